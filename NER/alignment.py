@@ -1,0 +1,93 @@
+"""Words to sub-words and back: which token carries a word's label, and what was cut."""
+
+from common.cli import UserError
+
+OUTSIDE = "O"
+
+
+class WordTokenizer:
+    """Tokenize word by word: the ids of joint tokenization, for all tokenizers, and the owners.
+
+    BioGPT's tokenizer cannot say which word a piece belongs to, and its Moses step would split a
+    text's words otherwise than the same words alone. Each distinct word is tokenized once.
+    """
+
+    def __init__(self, tokenizer, max_length: int):
+        self.tokenizer = tokenizer
+        self.pieces: dict[str, list[int]] = {}
+        whole, bare = tokenizer(["a"], is_split_into_words=True)["input_ids"], self._word("a")
+        at = next(i for i in range(len(whole)) if whole[i : i + len(bare)] == bare)
+        self.head, self.tail = whole[:at], whole[at + len(bare) :]  # [CLS], [SEP]; none; </s>
+        self.room = max_length - len(self.head) - len(self.tail)
+        if self.room < 1:
+            raise UserError(
+                f"--max_length {max_length} leaves no room for a word. Use a larger one."
+            )
+
+    def _word(self, word: str) -> list[int]:
+        if word not in self.pieces:
+            self.pieces[word] = self.tokenizer(
+                [word], is_split_into_words=True, add_special_tokens=False
+            )["input_ids"]
+        return self.pieces[word]
+
+    def __call__(self, words: list[str]) -> tuple[list[int], list[int | None]]:
+        """`input_ids`, and for each word its number of pieces, or None if it was cut.
+
+        A word is kept whole or cut; from the first that does not fit, all are cut. A sentence
+        without a single piece has no ids at all: there is nothing for a model to read.
+        """
+        ids: list[int] = []
+        counts: list[int | None] = []
+        for word in words:
+            pieces = self._word(word)
+            if len(ids) + len(pieces) > self.room:
+                break
+            ids += pieces
+            counts.append(len(pieces))
+        counts += [None] * (len(words) - len(counts))
+        return [*self.head, *ids, *self.tail] if ids else [], counts
+
+
+def encode(sentences: list[list[str]], tokenizer, max_length: int) -> tuple[list[dict], dict]:
+    """Encode sentences; also count what the model will not see.
+
+    Returns, a sentence: `input_ids`, and `positions`, the index of each word's first sub-word or
+    None (cut, or a word that tokenizes to nothing). The counts: `sentences`, `words`,
+    `truncated_words`, `truncated_sentences`, `empty_words`, `empty_sentences`.
+    """
+    split = WordTokenizer(tokenizer, max_length)
+    encoded = []
+    counts = dict.fromkeys(
+        ("words", "truncated_words", "truncated_sentences", "empty_words", "empty_sentences"), 0
+    )
+    for words in sentences:
+        ids, pieces = split(words)
+        position, positions = len(split.head), []
+        for n in pieces:
+            positions.append(position if n else None)
+            position += n or 0
+        encoded.append({"input_ids": ids, "positions": positions})
+        counts["words"] += len(words)
+        counts["truncated_words"] += pieces.count(None)
+        counts["truncated_sentences"] += None in pieces
+        counts["empty_words"] += pieces.count(0)
+        counts["empty_sentences"] += not words
+    return encoded, {"sentences": len(sentences), **counts}
+
+
+def token_labels(example: dict, labels: list[int]) -> list[int]:
+    """A word's label on its first sub-word, -100 on every other token. `labels`: one a word."""
+    tokens = [-100] * len(example["input_ids"])
+    for position, label in zip(example["positions"], labels, strict=True):
+        if position is not None:
+            tokens[position] = label
+    return tokens
+
+
+def word_labels(example: dict, token_predictions, names: list[str]) -> list[str]:
+    """The label at each word's first sub-word; `O` where the model saw nothing of the word."""
+    return [
+        OUTSIDE if position is None else names[token_predictions[position]]
+        for position in example["positions"]
+    ]

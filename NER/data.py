@@ -1,0 +1,156 @@
+"""The NER task: BioNLP2004 or your own data, its labels, encoding, predictions and scores."""
+
+from collections import Counter
+from pathlib import Path
+from typing import NamedTuple
+
+from common.cli import UserError
+from common.hub import cached_or_download
+from common.reading import find_split
+from NER import alignment, demo, scores
+from NER.reading import read_file, read_folder
+from NER.scores import OUTSIDE, to_iob2, word_class
+
+TASK = "NER"
+MODEL_TASK = "TokenClassification"
+MAIN_METRIC = "entity_f1"
+SUMMARY = ("entity_f1", "entity_f1_strict", "macro_f1", "micro_f1_without_o")  # printed at the end
+HUB_ID, HUB_REVISION = "tner/bionlp2004", "refs/convert/parquet"
+# dataset/label.json of tner/bionlp2004; its parquet files hold the numbers alone.
+BIONLP2004 = ["O", "B-DNA", "I-DNA", "B-protein", "I-protein", "B-cell_type", "I-cell_type",
+              "B-cell_line", "I-cell_line", "B-RNA", "I-RNA"]  # fmt: skip
+STUDY_ORDER = ("DNA", "protein", "cell_type", "cell_line", "RNA")
+
+
+class Example(NamedTuple):
+    """A sentence: its words and their gold tags in IOB2."""
+
+    id: str
+    words: list[str]
+    tags: list[str]
+
+
+class Data(NamedTuple):
+    """The splits train, dev, test; and the classes that a model's outputs stand for."""
+
+    name: str
+    splits: dict[str, list[Example]]
+    labels: list[str]
+    iob2: bool  # whether labels are IOB2 tags, or the study's: O and the entity types
+
+
+def dataset_name(args) -> str:
+    """The data set's name in the result path."""
+    own = args.data_dir.resolve().name if args.data_dir else "bionlp2004"
+    return "demo" if args.demo else args.dataset_name or own
+
+
+def load(args) -> Data:
+    """The data set that `args` (demo, data_dir, dataset_name, label_scheme) name.
+
+    Raises UserError if it cannot be had or read.
+    """
+    names, name = None, dataset_name(args)
+    if args.demo:
+        rows = demo.splits()
+        rows = {split: [(r["tokens"], r["tags"]) for r in rows[split]] for split in rows}
+    elif args.data_dir:
+        rows, names = read_folder(args.data_dir)
+    else:
+        rows = _from_hub()
+    splits = {
+        split: [
+            Example(f"{split}-{i}", words, _iob(tags, f"{split}, example {i}"))
+            for i, (words, tags) in enumerate(sentences)
+        ]
+        for split, sentences in rows.items()
+    }
+    declared = [_iob([tag], "label.json") for tag in names or ()]
+    used = [example.tags for examples in splits.values() for example in examples]
+    types = {word_class(tag) for tags in declared + used for tag in tags} - {OUTSIDE}
+    if not types:
+        raise UserError(f"{name}: no entity in any split, only O. There is nothing to learn.")
+    known = [kind for kind in STUDY_ORDER if kind in types]
+    types = known + sorted(types - set(known))
+    iob2 = args.label_scheme == "iob2"
+    classes = [f"{prefix}-{kind}" for kind in types for prefix in "BI"] if iob2 else types
+    return Data(name, splits, [OUTSIDE, *classes], iob2)
+
+
+def _iob(tags: list[str], place: str) -> list[str]:
+    """Checked tags; bare types (`protein`) become IOB2, a run of one type one entity."""
+    bare = [tag for tag in tags if tag != OUTSIDE and tag[:2] not in ("B-", "I-")]
+    if not bare and not {"B-", "I-"} & set(tags):
+        return tags
+    if len(bare) < len(tags) - tags.count(OUTSIDE) or any(tag[1:2] in ("-", "") for tag in bare):
+        raise UserError(
+            f"{place}: tags {sorted(set(tags))} are not IOB2 (O, B-type, I-type). Convert the file "
+            "(S- to B-, E- to I-, and the like)."
+        )
+    return to_iob2(tags)
+
+
+def _from_hub() -> dict[str, list[tuple[list[str], list[str]]]]:
+    """BioNLP2004 from the Hub's parquet conversion; `datasets` refuses its loading script."""
+    from huggingface_hub import snapshot_download
+
+    def files(local_files_only: bool) -> dict[str, list[Path]]:
+        folder = snapshot_download(
+            HUB_ID, repo_type="dataset", revision=HUB_REVISION, allow_patterns="*.parquet",
+            local_files_only=local_files_only,
+        )  # fmt: skip
+        patterns = ("{}.parquet", "*/{}/*.parquet", "{}/*.parquet", "*/{}-*.parquet")
+        found = {s: find_split(Path(folder), s, patterns) for s in ("train", "dev", "test")}
+        if not all(found.values()):  # a download that was broken off
+            raise FileNotFoundError(f"no {[s for s in found if not found[s]]} in {folder}")
+        return found
+
+    found = cached_or_download(HUB_ID, files, repo_type="dataset", revision=HUB_REVISION)
+    by_id = dict(enumerate(BIONLP2004))
+    return {s: [row for file in found[s] for row in read_file(file, by_id)] for s in found}
+
+
+def stratum(example: Example) -> str:
+    """What subsets are stratified by: the set of entity types in the sentence."""
+    return "+".join(sorted({word_class(tag) for tag in example.tags} - {OUTSIDE})) or OUTSIDE
+
+
+def encode(
+    data: Data, examples: list[Example], tokenizer, max_length: int
+) -> tuple[list[dict], dict]:
+    """`input_ids`, `labels` (a token) and `positions` (a word) of each sentence, and the counts."""
+    encoded, counts = alignment.encode([e.words for e in examples], tokenizer, max_length)
+    number = {label: i for i, label in enumerate(data.labels)}
+    for example, row in zip(examples, encoded, strict=True):
+        tags = example.tags if data.iob2 else map(word_class, example.tags)
+        row["labels"] = alignment.token_labels(row, [number[tag] for tag in tags])
+    return encoded, counts
+
+
+def decode(data: Data, encoded: list[dict], logits: list) -> list[list[str]]:
+    """IOB2 tags of each sentence's words, from the logits `[tokens, labels]` of each."""
+    found = [
+        alignment.word_labels(row, values.argmax(-1), data.labels)
+        for row, values in zip(encoded, logits, strict=True)
+    ]
+    return found if data.iob2 else [to_iob2(classes) for classes in found]
+
+
+def majority(train: list[Example], examples: list[Example]) -> list[list[str]]:
+    """Predictions of the baseline: the most frequent class of a training word, for every word."""
+    classes = Counter(word_class(tag) for example in train for tag in example.tags)
+    best = classes.most_common(1)[0][0] if classes else OUTSIDE
+    return [to_iob2([best] * len(example.words)) for example in examples]
+
+
+def score(examples: list[Example], predicted: list[list[str]]) -> dict[str, float]:
+    """Word- and entity-level scores, see `NER.scores.score`."""
+    return scores.score([example.tags for example in examples], predicted)
+
+
+def predictions(examples: list[Example], predicted: list[list[str]]) -> list[dict]:
+    """Rows of predictions.jsonl: id, and gold and predicted IOB2 tags."""
+    return [
+        {"id": e.id, "gold": e.tags, "predicted": tags}
+        for e, tags in zip(examples, predicted, strict=True)
+    ]

@@ -1,0 +1,101 @@
+"""Fine-tune a model on NER with a percentage of the training data, and score it.
+
+    python fine-tuning.py --training_size 30 --model_name biobert
+    python fine-tuning.py --demo --training_size 30 --model_name biobert
+
+Writes results/<dataset>/<model>/<size>/seed-<n>/fine-tuning/: config.json, checkpoint/,
+history.csv, learning_curve.png, predictions.jsonl, metrics.json. Killed, the same command goes on.
+"""
+
+import sys
+from pathlib import Path
+
+if __name__ == "__main__":  # run as a file: import from the repository, not from this folder
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from common import cli, models, results
+from NER import data
+
+DEMO = {"learning_rate": 5e-4, "num_train_epochs": 5}  # what miniatures need
+
+
+def parse_args(argv):
+    parser = cli.Parser(__doc__)
+    cli.add_common_arguments(parser)
+    cli.add_training_arguments(parser, DEMO)
+    parser.add_argument(
+        "--label_scheme",
+        choices=("io", "iob2"),
+        default="io",
+        help="classes to learn: O and the entity types (io, the study's), or B-/I- tags (iob2)",
+    )
+    return cli.parse(parser, argv, Path(__file__).parent)
+
+
+@cli.command
+def main(argv=None):
+    args = parse_args(argv)
+    run = results.Run(args, data, models.folder_name(args), args.training_size, "fine-tuning")
+    if metrics := run.finished():
+        return report(run, metrics, "finished earlier; --overwrite repeats it")
+
+    from common import figures, subsample, training
+
+    machine = training.machine(args.device, args.precision)
+    dataset = data.load(args)
+    strata = [data.stratum(example) for example in dataset.splits["train"]]
+    indices = subsample.subset(strata, args.training_size, args.seed)
+    examples = dataset.splits | {"train": [dataset.splits["train"][i] for i in indices]}
+
+    training.seed(args.seed)
+    model, tokenizer = models.load_task_model(args, data.MODEL_TASK, dataset.labels)
+    encoded, counts = {}, {}
+    for split in examples:
+        limit = min(args.max_length, model.config.max_position_embeddings)
+        encoded[split], counts[split] = data.encode(dataset, examples[split], tokenizer, limit)
+
+    def predict(split):
+        found = training.predict(model, encoded[split], args.batch_size, machine, split)
+        return data.decode(dataset, encoded[split], found)
+
+    def dev_scores():
+        return data.score(examples["dev"], predict("dev")) if "dev" in examples else {}
+
+    subset = subsample.describe(indices, strata)
+    made_of = {"sha256": results.fingerprint(dataset.splits), "subset": subset, "counts": counts}
+    with run.open(made_of, labels=dataset.labels, max_length=limit, machine=machine.describe()):
+        metrics = {"trained": bool(indices), "train_examples": len(indices)}
+        if indices:
+            history, totals = training.fit(
+                model, encoded["train"], args, machine, dev_scores, data.MAIN_METRIC, run.folder
+            )
+            metrics |= totals
+            results.save_model(run.folder / "checkpoint", model, tokenizer)
+            results.write_history(run.folder / "history.csv", run.about, history)
+            figures.learning_curve(run.folder, data.SUMMARY)
+        for split in (split for split in ("dev", "test") if split in examples):
+            predicted = predict(split)
+            scores = data.score(examples[split], predicted) | counts[split]
+            guess = data.majority(examples["train"] or dataset.splits["train"], examples[split])
+            majority = data.score(examples[split], guess)
+            scores |= {f"majority_{name}": majority[name] for name in data.SUMMARY}
+            metrics |= results.prefixed(split, scores)
+        rows = data.predictions(examples["test"], predicted)
+        results.write_jsonl(run.folder / "predictions.jsonl", rows)
+        metrics |= results.prefixed("train", counts["train"]) | training.usage(model, machine)
+        metrics = run.finish(metrics)
+    report(run, metrics, "done")
+
+
+def report(run, metrics, state):
+    """The final summary: what was trained on what, its scores, where it lies, what comes next."""
+    about = f"{metrics['model']} on {metrics['dataset']}, {metrics['training_size']} %"
+    print(f"\n{data.TASK} fine-tuning, {about} ({metrics['train_examples']} examples): {state}")
+    if not metrics["trained"]:
+        print("The head is untrained (size 0): these are the scores of chance, and no checkpoint.")
+    print(results.score_table(metrics, data.SUMMARY))
+    print(f"results: {run.folder}\nnext:    {run.command('probing')}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,183 @@
+"""What the scripts share at the command line: argument groups, and user errors -> exit code 2.
+
+Imports the standard library alone, so that `--help` and a wrong flag answer at once.
+"""
+
+import argparse
+import errno
+import functools
+import logging
+import math
+import re
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+TRAINING_SIZES = (0, 10, 30, 50, 100)
+log = logging.getLogger(__name__)
+
+
+class UserError(Exception):
+    """Something the user can mend. The message names the thing, the place, and what to type."""
+
+
+# What the operating system refuses that a user can mend: space, quota, size limit, permission.
+_MENDABLE = {
+    errno.ENOSPC: "free some space",
+    errno.EDQUOT: "free some of your quota",
+    errno.EFBIG: "raise the limit on file sizes (ulimit -f)",
+    errno.EACCES: "make it writable, or choose another --output_dir",
+    errno.EPERM: "make it writable, or choose another --output_dir",
+    errno.EROFS: "choose another --output_dir",
+    errno.ENOTDIR: "a file stands where a folder is needed: move it, or choose another folder",
+    errno.EEXIST: "a file stands where a folder is needed: move it, or choose another folder",
+}
+
+
+def command(main):
+    """Decorate a script's `main(argv=None)`: 0 when done; `SystemExit` 2 (user) or 130 (Ctrl-C).
+
+    Anything else is a bug and keeps its traceback (exit code 1).
+    """
+
+    @functools.wraps(main)
+    def run(argv: list[str] | None = None) -> int:
+        logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+        for chatty in ("httpx", "httpx2", "huggingface_hub", "datasets", "filelock", "matplotlib"):
+            logging.getLogger(chatty).setLevel(logging.ERROR)
+        try:
+            main(argv)
+            return 0
+        except UserError as error:
+            message = str(error)
+        except OSError as error:
+            if error.errno not in _MENDABLE:
+                raise
+            where = f" {error.filename}" if error.filename else ""
+            message = (
+                f"cannot use{where}: {error.strerror}. Please {_MENDABLE[error.errno]}, and type "
+                "the same command again: it goes on from what is complete."
+            )
+        except KeyboardInterrupt:
+            print("\ninterrupted: the same command goes on from here.", file=sys.stderr)
+            raise SystemExit(130) from None
+        print(f"error: {message}", file=sys.stderr)
+        raise SystemExit(2)
+
+    return run
+
+
+class Parser(argparse.ArgumentParser):
+    """`argparse`, with one line for an error and the script's docstring as its help."""
+
+    def __init__(self, doc: str):
+        super().__init__(
+            description=doc,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+
+    def error(self, message: str):
+        self.exit(2, f"error: {message} (all flags: python {self.prog} --help)\n")
+
+
+def number(kind, low, high=math.inf, open_low=False):
+    """An argparse type: an `int` or `float` between `low` and `high`."""
+
+    def parse(text: str):
+        try:
+            value = kind(text)
+        except ValueError:
+            value = math.nan
+        if not (low < value if open_low else low <= value) or not value <= high:
+            least = f"above {low}" if open_low else f"of at least {low}"
+            most = f" and at most {high}" if high != math.inf else ""
+            name = "a whole number" if kind is int else "a number"
+            raise argparse.ArgumentTypeError(f"{text!r} is not {name} {least}{most}")
+        return value
+
+    return parse
+
+
+def add_common_arguments(parser: Parser, max_length: int = 512, batch_size: int = 16) -> None:
+    """Model, data, output and machine: the flags of all scripts."""
+    group = parser.add_argument_group("model and data")
+    group.add_argument(
+        "--model_name",
+        default="biobert",
+        metavar="NAME",
+        help="bert, biobert, gpt2, biogpt; or a Hub id (owner/name) or local folder of a BERT-, "
+        "GPT-2- or BioGPT-like model (default: biobert)",
+    )
+    group.add_argument("--data_dir", type=Path, help="folder with your own train, dev and test")
+    group.add_argument("--dataset_name", help="name in the result path (default: the folder's)")
+    group.add_argument(
+        "--demo",
+        action="store_true",
+        help="generated corpus and miniature models, made on the spot: no download, CPU, minutes",
+    )
+    group.add_argument(
+        "--max_length",
+        type=number(int, 4),
+        default=max_length,
+        help=f"sub-words a model sees of one input, at most (default: {max_length}, or the "
+        "model's own limit where that is less); what is cut is counted",
+    )
+    group = parser.add_argument_group("output")
+    group.add_argument(
+        "--output_dir", type=Path, help="root of the results (default: results/ in the task folder)"
+    )
+    group.add_argument("--overwrite", action="store_true", help="replace what an earlier run left")
+    group = parser.add_argument_group("machine")
+    group.add_argument("--seed", type=number(int, 0, 2**32 - 1), default=42, help="(default: 42)")
+    group.add_argument("--batch_size", type=number(int, 1), default=batch_size,
+                       help=f"(default: {batch_size})")  # fmt: skip
+    group.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps ...")
+    group.add_argument(
+        "--precision",
+        choices=("auto", "fp32", "bf16", "fp16"),
+        default="auto",
+        help="auto: bf16 where the hardware has it natively, else fp32",
+    )
+
+
+def add_training_arguments(parser: Parser, demo: dict) -> None:
+    """Fine-tuning flags. `demo`: the defaults that differ for miniature models."""
+    group = parser.add_argument_group("fine-tuning")
+    group.add_argument(
+        "--training_size",
+        type=int,
+        choices=TRAINING_SIZES,
+        default=100,
+        help="percentage of the training data (default: 100); 0 scores the untrained head",
+    )
+
+    def add(flag, kind, default, text):
+        shown = f"{default}; {demo[flag]} with --demo" if flag in demo else f"{default}"
+        group.add_argument(f"--{flag}", type=kind, help=f"{text} (default: {shown})")
+        parser.fallbacks[flag] = (default, demo.get(flag, default))
+
+    parser.fallbacks = {}
+    add("learning_rate", number(float, 0, open_low=True), 2e-5, "peak learning rate of AdamW")
+    add("num_train_epochs", number(int, 1), 3, "passes over the subset; the best on dev is kept")
+    add("warmup_ratio", number(float, 0, 1), 0.1, "share of the steps with a rising rate")
+    add("weight_decay", number(float, 0), 0.01, "of weights; biases and norms have none")
+    add("max_grad_norm", number(float, 0, open_low=True), 1.0, "gradients are clipped to this norm")
+    add("save_minutes", number(float, 0), 10.0, "also save the state every so often, to resume")
+
+
+def parse(parser: Parser, argv: list[str] | None, task_folder: Path) -> argparse.Namespace:
+    """Parse and resolve: demo defaults, absolute paths, output root. `SystemExit` 2 if wrong."""
+    args = parser.parse_args(argv)
+    for flag, (default, demo) in getattr(parser, "fallbacks", {}).items():
+        if getattr(args, flag) is None:
+            setattr(args, flag, demo if args.demo else default)
+    if args.demo and (args.data_dir or args.dataset_name):
+        parser.error("--demo brings its own data: leave out --data_dir and --dataset_name")
+    if args.dataset_name is not None and not re.fullmatch(r"\w[\w.+-]*", args.dataset_name):
+        parser.error(f"--dataset_name {args.dataset_name!r}: letters, digits, '.', '_', '-', '+'")
+    args.custom_output_dir = args.output_dir is not None
+    args.output_dir = (args.output_dir or task_folder / "results").expanduser().absolute()
+    if args.data_dir:
+        args.data_dir = args.data_dir.expanduser().absolute()
+    return args

@@ -1,0 +1,225 @@
+"""Run folders: where results go, what is written in which order, and what counts as finished.
+
+`config.json` is written first and `metrics.json` last; both appear whole or not at all. A folder
+with metrics.json is a result; one without is unfinished and is gone on with.
+"""
+
+import csv
+import hashlib
+import json
+import logging
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterable
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+
+from common.cli import ROOT, UserError
+
+log = logging.getLogger(__name__)
+# Flags that change where or how a run is made, not what it is.
+_NOT_SETTINGS = ("output_dir", "custom_output_dir", "overwrite", "device", "save_minutes")
+
+
+class Run:
+    """One cell of the study: its folder, and what identifies it in every table.
+
+    The folder is `<output_dir>/<dataset>/<model>/<size>/seed-<n>/<step>`.
+    """
+
+    def __init__(self, args, data, model: str, size: int | str, step: str):
+        """`data` is the task's module, `model` a folder name, `size` a percentage or "random"."""
+        self.args, self.step = args, step
+        dataset = data.dataset_name(args)
+        self.about = {"task": data.TASK, "dataset": dataset, "model": model,
+                      "training_size": size, "seed": args.seed}  # fmt: skip
+        self.folder = args.output_dir / dataset / model / str(size) / f"seed-{args.seed}" / step
+
+    def finished(self) -> dict | None:
+        """The metrics of a finished run; None if there is none, or with `--overwrite`.
+
+        Raises UserError if what lies there, finished or not, was made with other settings.
+        """
+        if self.args.overwrite:
+            return None
+        config = read_json(self.folder / "config.json")
+        if config is not None and (other := self._differences(config)):
+            raise UserError(
+                f"{self.folder} holds a run with other settings: {', '.join(other)}. Add "
+                "--overwrite to replace it, or give another --output_dir."
+            )
+        return read_json(self.folder / "metrics.json")
+
+    def _differences(self, config: dict) -> list[str]:
+        there, here = config.get("arguments", {}), arguments(self.args)
+        return [
+            f"--{flag} {there.get(flag)} (now {here[flag]})"
+            for flag in here
+            if flag not in _NOT_SETTINGS and here[flag] != there.get(flag)
+        ]
+
+    @contextmanager
+    def open(self, data: dict, **more):
+        """Lock the folder, clear it if it is not to be gone on with, write config.json.
+
+        `data` describes what the run is made of: an unfinished run is gone on with only where it,
+        and the arguments, are the same. `more` goes into config.json. Raises UserError if another
+        process is at work in the folder.
+        """
+        from filelock import FileLock, Timeout
+
+        self.folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.folder / ".lock")
+        try:
+            lock.acquire(timeout=0)  # given back by the system, however the process ends
+        except Timeout:
+            raise UserError(
+                f"another process is at work in {self.folder}. Wait for it, or give another "
+                "--output_dir."
+            ) from None
+        try:
+            earlier = read_json(self.folder / "config.json") or {}
+            if self.args.overwrite or earlier.get("data") != data or self._differences(earlier):
+                (self.folder / "metrics.json").unlink(missing_ok=True)  # first: no result any more
+                for entry in self.folder.iterdir():
+                    if entry.name != ".lock":
+                        shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+            config = {**self.about, "step": self.step, "arguments": arguments(self.args),
+                      "data": data, **more, **environment()}  # fmt: skip
+            write_json(self.folder / "config.json", config)
+            yield
+        finally:
+            lock.release()
+
+    def command(self, step: str) -> str:
+        """The command line of another step for the same model, data and size."""
+        args, parts = self.args, [f"python {step}.py"]
+        for flag in ("training_size", "model_name", "data_dir", "dataset_name", "seed"):
+            value = getattr(args, flag, None)
+            if value is not None and (flag != "seed" or value != 42):
+                parts.append(f"--{flag} {shlex.quote(str(value))}")
+        if args.custom_output_dir:
+            parts.append(f"--output_dir {shlex.quote(str(args.output_dir))}")
+        return " ".join(parts + ["--demo"] * args.demo)
+
+    def finish(self, metrics: dict) -> dict:
+        """Write metrics.json, which marks completion, then remove what was kept for a resume."""
+        metrics = self.about | metrics
+        write_json(self.folder / "metrics.json", metrics)
+        for leftover in self.folder.glob("*.pt"):
+            leftover.unlink()
+        return metrics
+
+
+def arguments(args) -> dict:
+    """Every resolved argument, as JSON values."""
+    return {k: str(v) if isinstance(v, Path) else v for k, v in sorted(vars(args).items())}
+
+
+def environment() -> dict:
+    """What a rerun elsewhere would need to know: commit, versions, platform."""
+    packages = ("torch", "transformers", "tokenizers", "numpy", "scikit-learn")
+    git = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=40"]
+    try:
+        commit = subprocess.run(git, capture_output=True, text=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.TimeoutExpired):
+        commit = ""
+    return {
+        "git_commit": commit or None,
+        "python": sys.version.split()[0],
+        "platform": sys.platform,
+        **{name: version(name) for name in packages},
+    }
+
+
+def fingerprint(splits: dict[str, list]) -> str:
+    """A hash of all examples, to know the same data again."""
+    return hashlib.sha256(repr(sorted(splits.items())).encode()).hexdigest()
+
+
+def prefixed(prefix: str, values: dict) -> dict:
+    """`values` with `prefix_` before every key."""
+    return {f"{prefix}_{key}": value for key, value in values.items()}
+
+
+def read_json(path: Path) -> dict | None:
+    """The object in `path`; None if it is missing, or (with a warning) if it is not whole."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except ValueError:
+        log.warning("%s is damaged and is passed over", path)
+        return None
+
+
+@contextmanager
+def replacing(path: Path):
+    """Yield a temporary path beside `path`, moved into its place at the end: all or nothing."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        yield temporary
+        if temporary.is_file():
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())
+        elif path.is_dir():  # a folder cannot replace a folder that holds something
+            shutil.rmtree(path)
+        temporary.replace(path)
+    finally:
+        if temporary.is_dir():
+            shutil.rmtree(temporary)
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: dict) -> None:
+    """Write `value` as indented JSON, atomically. NaN is an error: it is no JSON."""
+    text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False)
+    with replacing(path) as temporary:
+        temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def write_jsonl(path: Path, rows: Iterable[dict]) -> None:
+    """Write one JSON object a line, atomically."""
+    with replacing(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
+def write_csv(path: Path, rows: list[dict]) -> None:
+    """Write `rows` (all with the keys of the first) as CSV with a header, atomically."""
+    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def score_table(metrics: dict, scores: Iterable[str]) -> str:
+    """A run's main scores as text: by split, each beside the majority baseline's."""
+    splits = [split for split in ("dev", "test") if f"{split}_{next(iter(scores))}" in metrics]
+    columns = [f"{split}{kind}" for split in splits for kind in ("", "_majority")]
+    lines = [f"{'':22}" + "".join(f"{column.replace('_', ' '):>15}" for column in columns)]
+    for score in scores:
+        values = (metrics[f"{column}_{score}"] for column in columns)
+        lines.append(f"{score:22}" + "".join(f"{value:15.4f}" for value in values))
+    return "\n".join(lines)
+
+
+def save_model(folder: Path, model, tokenizer) -> None:
+    """A checkpoint that `from_pretrained` loads, in its place at once or not at all."""
+    with replacing(folder) as temporary:
+        model.save_pretrained(temporary)
+        tokenizer.save_pretrained(temporary)
+
+
+def write_history(path: Path, about: dict, history: list[dict]) -> None:
+    """history.csv: one measurement a row, from `{split: {metric: value}}` of each epoch."""
+    rows = [
+        about | {"epoch": epoch, "split": split, "metric": metric, "value": value}
+        for epoch, measured in enumerate(history, 1)
+        for split, values in measured.items()
+        for metric, value in values.items()
+    ]
+    write_csv(path, rows)

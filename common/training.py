@@ -1,0 +1,347 @@
+"""Device, precision, seeds; the train and predict loops. The only code that knows of CUDA."""
+
+import ctypes
+import logging
+import platform
+import resource
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from common.batching import epoch_batches, pad, sorted_batches
+from common.cli import UserError
+from common.models import logits
+from common.results import replacing
+
+log = logging.getLogger(__name__)
+IGNORED = -100  # label of a token that has none
+CHECK_EVERY = 20  # steps between looks at the losses: each look waits for the device
+
+
+class Machine(NamedTuple):
+    """Where and in which precision a model runs."""
+
+    device: torch.device
+    precision: str  # fp32, bf16, fp16
+
+    def autocast(self):
+        """The context of a forward pass; weights stay in float32."""
+        dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.precision)
+        return torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None)
+
+    def describe(self) -> dict:
+        """For config.json."""
+        name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else None
+        threads = torch.get_num_threads()
+        return {"device": str(self.device), "name": name or platform.machine(),
+                "precision": self.precision, "threads": threads}  # fmt: skip
+
+
+def machine(device: str, precision: str) -> Machine:
+    """Resolve `--device` and `--precision` ("auto": cuda, mps or cpu; native bf16 or fp32).
+
+    Raises UserError if the device is not there.
+    """
+    if device == "auto":
+        mps = torch.backends.mps.is_available()
+        device = "cuda" if torch.cuda.is_available() else "mps" if mps else "cpu"
+    try:
+        chosen = torch.device(device)
+        torch.empty(1, device=chosen)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"--device {device} is not to be had here ({reason}). Leave it out, or --device cpu."
+        ) from None
+    if chosen.type == "cpu":
+        _keep_freed_memory()
+    if precision == "auto":
+        native = {
+            "cuda": lambda: torch.cuda.is_bf16_supported(including_emulation=False),
+            "cpu": lambda: (
+                torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+            ),
+        }.get(chosen.type, lambda: False)
+        precision = "bf16" if native() else "fp32"
+    return Machine(chosen, precision)
+
+
+def _keep_freed_memory() -> None:
+    """Let glibc reuse large blocks; fresh ones are zeroed page by page, 10 % of a training step."""
+    if sys.platform == "linux":
+        mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none
+        if mallopt:
+            mallopt(-4, 0)  # M_MMAP_MAX: never by mmap
+            mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: not given back
+
+
+def seed(value: int) -> None:
+    """Seed what a new head and dropout draw from; subsets and batches have their own generators."""
+    torch.manual_seed(value)
+
+
+def usage(model, machine: Machine) -> dict:
+    """The model's size and the most memory used: on the device for CUDA, else by the process."""
+    if machine.device.type == "cuda":
+        peak = torch.cuda.max_memory_allocated(machine.device) / 2**20
+    else:  # in KiB, on a Mac in bytes
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+        peak = peak / 2**10 if sys.platform == "darwin" else peak
+    return {"parameters": sum(p.numel() for p in model.parameters()), "peak_memory_mib": peak}
+
+
+def learning_rate(step: int, steps: int, peak: float, warmup_ratio: float) -> float:
+    """Linear warm-up to `peak` over `warmup_ratio` of `steps`, then linear decay to 0."""
+    warmup = int(steps * warmup_ratio)
+    if step < warmup:
+        return peak * (step + 1) / warmup
+    return peak * (steps - step) / max(1, steps - warmup)
+
+
+def fit(
+    model,
+    examples: list[dict],
+    args,
+    machine: Machine,
+    evaluate: Callable[[], dict],
+    main_metric: str,
+    folder: Path,
+) -> tuple[list[dict], dict]:
+    """Fine-tune `model` in place and leave the best epoch's weights in it.
+
+    `examples`: dicts of `input_ids`, `labels` (a number, or one a token with -100 for none); those
+    without any label are left out.
+    `evaluate()` gives the dev scores after an epoch; the first epoch with the highest
+    `main_metric` wins, or the last one where there are none. The state is saved in
+    `folder/state.pt` after every epoch and every `args.save_minutes`; a later call with the same
+    arguments goes on from there, in fp32 on a CPU bit for bit.
+
+    Returns the history (a dict of measurements an epoch) and the run's totals. Raises UserError
+    if the loss stops being a number, or if memory does not hold a single example.
+    """
+    device, pad_token_id = machine.device, model.config.pad_token_id
+    parameters = list(model.parameters())
+    groups = [  # biases and norms are vectors; decaying them only shrinks the output's scale
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": args.weight_decay},
+        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.AdamW(groups, lr=args.learning_rate, fused=True)
+    scaler = torch.amp.GradScaler(device.type, enabled=machine.precision == "fp16")
+    examples = [e for e in examples if _count_labels(e)]
+    if not examples:
+        raise UserError("no training example has a word that the tokenizer keeps. Give more data.")
+    lengths = [len(example["input_ids"]) for example in examples]
+    n_labels = [_count_labels(example) for example in examples]
+    steps = args.num_train_epochs * -(-len(examples) // args.batch_size)
+    state = {"step": 0, "epoch": 0, "batch": 0, "loss": 0.0, "seconds": 0.0, "history": [],
+             "best": None, "micro": args.batch_size}  # fmt: skip
+    if saved := _load_state(folder / "state.pt"):
+        model.load_state_dict(saved.pop("model"))
+        optimizer.load_state_dict(saved.pop("optimizer"))
+        scaler.load_state_dict(saved.pop("scaler"))
+        _set_rng(saved.pop("rng"), device)
+        state = saved
+        log.info("going on from epoch %d, step %d", state["epoch"] + 1, state["step"])
+
+    def train_batch(indices: list[int], micro: int) -> torch.Tensor:
+        """Gradients of the batch's mean loss over its labels, whatever the size of its pieces."""
+        optimizer.zero_grad()
+        total, count = 0.0, sum(n_labels[i] for i in indices)
+        for start in range(0, len(indices), micro):
+            piece = pad([examples[i] for i in indices[start : start + micro]], pad_token_id)
+            piece = {name: tensor.to(device) for name, tensor in piece.items()}
+            labels = piece.pop("labels").flatten()
+            with machine.autocast():
+                scores = logits(model, piece).float().flatten(0, -2)
+                loss = F.cross_entropy(scores, labels, ignore_index=IGNORED, reduction="sum")
+            loss = loss / count
+            scaler.scale(loss).backward()
+            total = total + loss.detach()
+        return total
+
+    def save(losses: list[torch.Tensor]) -> None:
+        _check(losses, state)
+        state["seconds"] += time.perf_counter() - clock[0]
+        clock[0] = time.perf_counter()
+        parts = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
+        parts |= {"scaler": scaler.state_dict(), "rng": _get_rng(device)}
+        _save_tensors(folder / "state.pt", state | parts)
+
+    clock, saved_at, losses = [time.perf_counter()], time.monotonic(), []
+    progress = tqdm(
+        total=args.num_train_epochs * len(examples),
+        initial=state["epoch"] * len(examples) + state["batch"] * args.batch_size,
+        desc="fine-tuning", unit=" examples", dynamic_ncols=True, smoothing=0.1,
+    )  # fmt: skip
+    model.to(device).train()
+    while state["epoch"] < args.num_train_epochs:
+        batches = epoch_batches(lengths, args.batch_size, args.seed, state["epoch"])
+        for indices in batches[state["batch"] :]:
+            rate = learning_rate(state["step"], steps, args.learning_rate, args.warmup_ratio)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            loss, state["micro"] = _in_memory(
+                lambda size, batch=indices: train_batch(batch, size), state["micro"], device
+            )
+            scaler.unscale_(optimizer)
+            torch.nn.utils.clip_grad_norm_(parameters, args.max_grad_norm)
+            scaler.step(optimizer)
+            scaler.update()
+            losses.append(loss)
+            state["step"] += 1
+            state["batch"] += 1
+            progress.update(len(indices))
+            if len(losses) == CHECK_EVERY:
+                progress.set_postfix(loss=f"{_check(losses, state):.3f}", refresh=False)
+            if time.monotonic() - saved_at > 60 * args.save_minutes:
+                save(losses)
+                saved_at = time.monotonic()
+        _check(losses, state)
+        optimizer.zero_grad()  # frees the gradients for the evaluation
+        train_loss, dev = state["loss"] / len(batches), evaluate()
+        model.train()
+        history = state["history"]
+        history.append({"train": {"loss": train_loss, "learning_rate": rate}, "dev": dev})
+        best = state["best"]
+        if not dev or best is None or dev[main_metric] > history[best]["dev"][main_metric]:
+            # A file of its own: until the state below is saved, the earlier best is still it.
+            state["best"] = state["epoch"]
+            _save_tensors(folder / f"epoch-{state['best']}.pt", model.state_dict())
+        state |= {"epoch": state["epoch"] + 1, "batch": 0, "loss": 0.0}
+        save(losses)
+        saved_at = time.monotonic()
+        if best is not None and best != state["best"]:
+            (folder / f"epoch-{best}.pt").unlink(missing_ok=True)
+        log.info("epoch %d: loss %.4f %s", state["epoch"], train_loss, _shown(dev, main_metric))
+    progress.close()
+    if state["best"] != state["epoch"] - 1:
+        model.load_state_dict(_load_state(folder / f"epoch-{state['best']}.pt"))
+    seconds = state["seconds"]
+    return state["history"], {
+        "best_epoch": state["best"] + 1,
+        "train_seconds": seconds,
+        "train_examples_per_second": args.num_train_epochs * len(examples) / seconds,
+        "train_tokens_per_second": args.num_train_epochs * sum(lengths) / seconds,
+        "micro_batch_size": state["micro"],
+    }
+
+
+def _count_labels(example: dict) -> int:
+    return int(np.count_nonzero(np.array(example["labels"]) != IGNORED))
+
+
+def _shown(dev: dict, main_metric: str) -> str:
+    return f"dev {main_metric} {dev[main_metric]:.4f}" if dev else ""
+
+
+def _check(losses: list[torch.Tensor], state: dict) -> float | None:
+    """Add the losses of the last steps to `state["loss"]`; UserError at the first NaN."""
+    values = torch.stack(losses).tolist() if losses else []
+    for back, value in enumerate(reversed(values)):
+        if not np.isfinite(value):
+            raise UserError(
+                f"the loss is {value} at step {state['step'] - back}. Use a lower --learning_rate, "
+                "or --precision fp32, with --overwrite."
+            )
+    state["loss"] += sum(values)
+    losses.clear()
+    return values[-1] if values else None
+
+
+def predict(
+    model, examples: list[dict], batch_size: int, machine: Machine, name: str
+) -> list[np.ndarray]:
+    """Logits of every example, float32, in the order given: `[labels]`, or `[tokens, labels]`.
+
+    Without dropout. An example without tokens has `[0, labels]`-like nothing: an empty array.
+    """
+    model.to(machine.device).eval()
+    found: list[np.ndarray] = [np.empty((0, model.config.num_labels), np.float32)] * len(examples)
+    lengths = [len(example["input_ids"]) for example in examples]
+    micro = batch_size
+
+    def run(indices: list[int], size: int) -> None:
+        for start in range(0, len(indices), size):
+            piece = indices[start : start + size]
+            batch = pad([{k: v for k, v in examples[i].items() if k in _INPUTS} for i in piece],
+                        model.config.pad_token_id)  # fmt: skip
+            batch = {key: tensor.to(machine.device) for key, tensor in batch.items()}
+            with machine.autocast():
+                scores = logits(model, batch)
+            scores = scores.float().cpu().numpy()
+            for row, i in zip(scores, piece, strict=True):
+                found[i] = row if row.ndim == 1 else row[: lengths[i]]
+
+    with torch.inference_mode(), tqdm(
+        total=len(examples), desc=name, unit=" examples", leave=False, dynamic_ncols=True
+    ) as progress:  # fmt: skip
+        for indices in sorted_batches(lengths, batch_size):
+            filled = [i for i in indices if lengths[i]]
+            if filled:
+                _, micro = _in_memory(
+                    lambda size, batch=filled: run(batch, size), micro, machine.device
+                )
+            progress.update(len(indices))
+    return found
+
+
+_INPUTS = ("input_ids", "token_type_ids")
+
+
+def _in_memory(run: Callable[[int], object], size: int, device: torch.device):
+    """`run(size)`, with half the size for as long as memory does not hold it; and that size."""
+    while True:
+        try:
+            return run(size), size
+        except (RuntimeError, MemoryError) as error:  # torch's out-of-memory is a RuntimeError
+            text = str(error).lower()
+            if not ("out of memory" in text or "allocate memory" in text
+                    or isinstance(error, MemoryError)):  # fmt: skip
+                raise
+        # Here the exception is gone, and with it the tensors that its traceback held.
+        if size == 1:
+            raise UserError(
+                f"{device} has too little memory for one example. Use a lower --max_length, "
+                "--precision bf16, or a smaller model."
+            )
+        size = -(-size // 2)
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+        log.warning("out of memory: %d examples at a time from here; the batch stays whole", size)
+
+
+def _get_rng(device: torch.device) -> dict:
+    """The states of the generators that dropout draws from."""
+    states = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        states["cuda"] = torch.cuda.get_rng_state(device)
+    return states
+
+
+def _set_rng(states: dict, device: torch.device) -> None:
+    torch.set_rng_state(states["cpu"])
+    if device.type == "cuda" and "cuda" in states:
+        torch.cuda.set_rng_state(states["cuda"], device)
+
+
+def _save_tensors(path: Path, value: dict) -> None:
+    """`torch.save`, atomically; a failed write is an OSError that names the file."""
+    with replacing(path) as temporary:
+        try:
+            torch.save(value, temporary)
+        except RuntimeError as error:  # how torch reports a full disk
+            with temporary.open("ab") as probe:
+                probe.write(b"\0" * 2**20)  # raises the OSError behind it, if there is one
+            raise UserError(f"cannot write {path}: {error}. Is the disk full?") from error
+
+
+def _load_state(path: Path) -> dict | None:
+    """The saved state, on the CPU; None if there is none."""
+    return torch.load(path, map_location="cpu", weights_only=True) if path.is_file() else None
