@@ -139,8 +139,9 @@ def encode(
     if room < 2:
         raise UserError(f"--max_length {max_length} leaves no room for a pair. Use a larger one.")
     texts = list(dict.fromkeys(t for e in examples for t in (e.premise, e.hypothesis)))
-    # Each text once: MedNLI's premises stand in three pairs each.
-    ids = dict(zip(texts, tokenizer(texts, add_special_tokens=False)["input_ids"], strict=True))
+    # Each text once: MedNLI's premises stand in three pairs each. At size 0 there are none.
+    found = tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
+    ids = dict(zip(texts, found, strict=True))
     encoded, truncated_tokens, truncated_pairs = [], 0, 0
     for example in examples:
         a, b = ids[example.premise], ids[example.hypothesis]

@@ -1,0 +1,15 @@
+"""Fixtures that more than one test file uses."""
+
+import functools
+
+import pytest
+
+from tests import tiny
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory):
+    """`checkpoint(kind)`: the folder of a one-layer miniature, made once. Not to be written in."""
+    return functools.cache(
+        lambda kind: tiny.make(kind, tmp_path_factory.mktemp("models") / kind, layers=1)
+    )

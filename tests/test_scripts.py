@@ -1,0 +1,201 @@
+"""The scripts end to end, as a user types them: on the demo, and on small sets with tiny models."""
+
+import importlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+TASKS = ("NER", "NLI")
+MAIN = {"NER": "entity_f1", "NLI": "accuracy"}
+
+
+def script(task, step="fine-tuning"):
+    return importlib.import_module(f"{task}.{step}").main
+
+
+def run_folder(output, model, size, step="fine-tuning", seed=42):
+    return output / "demo" / model / str(size) / f"seed-{seed}" / step
+
+
+def metrics(folder):
+    return json.loads((folder / "metrics.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def output(tmp_path_factory):
+    return tmp_path_factory.mktemp("results")
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_fine_tuning_writes_what_the_readme_says(task, output, capsys):
+    output = output / task
+    command = ["--demo", "--training_size", "30", "--model_name", "biobert"]
+    command += ["--output_dir", str(output)]
+    assert script(task)(command) == 0
+    shown = capsys.readouterr()
+    assert "probing.py --training_size 30 --model_name biobert" in shown.out
+    assert "examples/s" in shown.err and "loss=" in shown.err
+    folder = run_folder(output, "biobert", 30)
+    names = {entry.name for entry in folder.iterdir()} - {".lock"}
+    assert names == {
+        *("config.json", "metrics.json", "checkpoint"),
+        *("history.csv", "predictions.jsonl", "learning_curve.png"),
+    }
+
+    found = metrics(folder)
+    main = MAIN[task]
+    assert found["trained"] and found["test_" + main] > found["test_majority_" + main] + 0.1
+    assert all(0 <= value <= 1 for key, value in found.items() if main in key)
+    config = json.loads((folder / "config.json").read_text())
+    assert config["arguments"]["training_size"] == 30 and config["data"]["subset"]["size"] > 0
+
+    history = pd.read_csv(folder / "history.csv")
+    assert list(history.columns) == ["task", "dataset", "model", "training_size", "seed", "epoch",
+                                     "split", "metric", "value"]  # fmt: skip
+    assert set(history["epoch"]) == set(range(1, config["arguments"]["num_train_epochs"] + 1))
+    dev = history[(history["split"] == "dev") & (history["metric"] == main)].set_index("epoch")
+    assert dev["value"].idxmax() == found["best_epoch"]
+    assert dev["value"].max() == pytest.approx(found["dev_" + main])
+
+    rows = [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]
+    assert all(set(row) == {"id", "gold", "predicted"} for row in rows)
+    assert recomputed(task, rows) == pytest.approx(found["test_" + main])
+
+    before = (folder / "metrics.json").read_bytes()
+    assert script(task)(command) == 0
+    assert "finished earlier" in capsys.readouterr().out
+    assert (folder / "metrics.json").read_bytes() == before
+
+
+def recomputed(task, rows):
+    gold, predicted = [row["gold"] for row in rows], [row["predicted"] for row in rows]
+    if task == "NLI":
+        return sum(g == p for g, p in zip(gold, predicted, strict=True)) / len(rows)
+    from seqeval.metrics import f1_score
+
+    return f1_score(gold, predicted)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_the_checkpoint_predicts_what_the_run_did(task, output):
+    """Loaded by the library alone, it gives the logged predictions."""
+    import torch
+    import transformers
+
+    folder = run_folder(output / task, "biobert", 30)
+    kind = {"NER": "TokenClassification", "NLI": "SequenceClassification"}[task]
+    model = getattr(transformers, f"AutoModelFor{kind}").from_pretrained(folder / "checkpoint")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder / "checkpoint")
+    demo = importlib.import_module(f"{task}.demo")
+    rows = [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]
+    same = 0
+    for row, example in list(zip(rows, demo.splits()["test"], strict=True))[:40]:
+        if task == "NLI":
+            inputs = tokenizer(example["sentence1"], example["sentence2"], return_tensors="pt")
+        else:
+            inputs = tokenizer(example["tokens"], is_split_into_words=True, return_tensors="pt")
+        with torch.inference_mode():
+            labels = model(**inputs).logits[0].argmax(-1)
+        if task == "NLI":
+            same += model.config.id2label[labels.item()] == row["predicted"]
+        else:
+            words = inputs.word_ids()
+            first = [words.index(i) for i in range(len(example["tokens"]))]
+            classes = [model.config.id2label[labels[i].item()] for i in first]
+            same += classes == [
+                tag.removeprefix("B-").removeprefix("I-") for tag in row["predicted"]
+            ]
+    assert same >= 38  # the run's own precision may be bf16
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_size_zero_scores_the_untrained_head(task, output, capsys):
+    command = ["--demo", "--training_size", "0", "--model_name", "gpt2", "--output_dir"]
+    assert script(task)([*command, str(output / task)]) == 0
+    folder = run_folder(output / task, "gpt2", 0)
+    assert not (folder / "checkpoint").exists() and not (folder / "history.csv").exists()
+    found = metrics(folder)
+    assert found["trained"] is False and found["train_examples"] == 0
+    assert found["test_" + MAIN[task]] < 0.55
+    assert "untrained" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("model", ("bert", "gpt2", "biogpt"))
+def test_every_architecture_trains(task, model, output):
+    command = ["--demo", "--training_size", "10", "--model_name", model, "--output_dir"]
+    assert script(task)([*command, str(output / task), "--num_train_epochs", "1"]) == 0
+    assert metrics(run_folder(output / task, model, 10))["trained"]
+
+
+def test_iob2_scheme_learns_eleven_classes(output):
+    command = ["--demo", "--training_size", "10", "--label_scheme", "iob2", "--seed", "7"]
+    assert script("NER")([*command, "--output_dir", str(output / "NER")]) == 0
+    folder = run_folder(output / "NER", "biobert", 10, seed=7)
+    assert len(json.loads((folder / "config.json").read_text())["labels"]) == 11
+    assert metrics(folder)["test_entity_f1_strict"] <= metrics(folder)["test_entity_f1"]
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_as_printed_in_the_readme_and_killed(task, tmp_path):
+    """A subprocess in the task folder, killed once; then it ends as an uninterrupted run does."""
+    command = [sys.executable, "fine-tuning.py", "--demo", "--training_size", "10",
+               "--model_name", "biobert", "--precision", "fp32", "--device", "cpu"]  # fmt: skip
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+
+    def run(output, **options):
+        return subprocess.Popen(
+            [*command, "--output_dir", str(output), *options.pop("flags", ())],
+            cwd=ROOT / task, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            text=True, **options,
+        )  # fmt: skip
+
+    whole = run(tmp_path / "whole")
+    killed = run(tmp_path / "killed", flags=("--save_minutes", "0"))
+    folder = run_folder(tmp_path / "killed", "biobert", 10)
+    deadline = time.monotonic() + 120
+    while not (folder / "state.pt").exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    killed.send_signal(signal.SIGKILL)
+    killed.communicate()
+    assert (folder / "config.json").exists() and not (folder / "metrics.json").exists()
+    again = run(tmp_path / "killed")
+    out, err = again.communicate()
+    assert again.returncode == 0, err
+    assert "going on from" in err
+    assert whole.wait() == 0
+    one, two = (run_folder(tmp_path / name, "biobert", 10) for name in ("whole", "killed"))
+    for name in ("checkpoint/model.safetensors", "predictions.jsonl", "history.csv"):
+        assert (one / name).read_bytes() == (two / name).read_bytes(), name
+    timings = ("seconds", "per_second", "memory")
+    kept = [
+        {k: v for k, v in metrics(f).items() if not any(t in k for t in timings)}
+        for f in (one, two)
+    ]
+    assert kept[0] == kept[1]
+    assert "NER" in out or "NLI" in out
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_help_answers_at_once_and_shows_an_example(task):
+    started = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, str(ROOT / task / "fine-tuning.py"), "--help"],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert time.perf_counter() - started < 5  # the goal is 0.5 s; this only finds a heavy import
+    assert "python fine-tuning.py --training_size 30 --model_name biobert" in done.stdout
+    code = f"import sys; sys.argv=['x','--training_size','7']; import runpy; " \
+           f"runpy.run_path({str(ROOT / task / 'fine-tuning.py')!r}, run_name='__main__')"  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-c", code], capture_output=True, text=True
+    )
+    assert done.returncode == 2 and "torch" not in done.stderr and "numpy" not in done.stderr

@@ -1,0 +1,269 @@
+"""The loops: what padding, batch order, accumulation and an interruption must not change."""
+
+import argparse
+import copy
+
+import numpy as np
+import pytest
+import torch
+
+from common import models, training
+from common.batching import pad
+from common.cli import UserError
+from tests import tiny
+
+CPU = training.machine("cpu", "fp32")
+KINDS = ("bert", "gpt2", "biogpt")
+TASKS = ("SequenceClassification", "TokenClassification")
+
+
+def arguments(**changes):
+    values = {
+        "learning_rate": 1e-3, "num_train_epochs": 2, "batch_size": 4, "warmup_ratio": 0.1,
+        "weight_decay": 0.01, "max_grad_norm": 1.0, "save_minutes": 10.0, "seed": 1,
+    }  # fmt: skip
+    return argparse.Namespace(**values | changes)
+
+
+def load(tmp_path, kind, task, labels=3, seed=0):
+    folder = tmp_path / kind
+    if not folder.is_dir():
+        tiny.make(kind, folder)
+    args = argparse.Namespace(model_name=str(folder), demo=False)
+    training.seed(seed)
+    return models.load_task_model(args, task, [f"label-{i}" for i in range(labels)])
+
+
+def examples(n, task, vocabulary=300, labels=3, seed=0):
+    """Random token ids of mixed lengths; labels that follow from the first token."""
+    rng = np.random.default_rng(seed)
+    found = []
+    for _ in range(n):
+        ids = rng.integers(5, vocabulary, rng.integers(2, 12)).tolist()
+        label = ids[0] % labels
+        if task == "TokenClassification":
+            label = [i % labels if i % 2 else -100 for i in ids[:-1]] + [ids[-1] % labels]
+        found.append({"input_ids": ids, "labels": label})
+    return found
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_logits_do_not_depend_on_padding_or_order(tmp_path, kind, task):
+    model, _ = load(tmp_path, kind, task)
+    some = examples(9, task)
+    alone = [training.predict(model, [example], 1, CPU, "")[0] for example in some]
+    for batch_size in (2, 9):
+        together = training.predict(model, some[::-1], batch_size, CPU, "")[::-1]
+        for one, many in zip(alone, together, strict=True):
+            np.testing.assert_allclose(one, many, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_logits_equal_the_librarys(tmp_path, kind):
+    """One example at a time, where the library needs no pad token to find the last one."""
+    model, _ = load(tmp_path, kind, "SequenceClassification")
+    for example in examples(5, "SequenceClassification"):
+        ours = training.predict(model, [example], 1, CPU, "")[0]
+        with torch.inference_mode():
+            theirs = model(input_ids=torch.tensor([example["input_ids"]])).logits[0].numpy()
+        np.testing.assert_allclose(ours, theirs, atol=1e-5)
+
+
+def test_a_text_that_ends_in_the_pad_token_is_read_to_its_end(tmp_path):
+    model, tokenizer = load(tmp_path, "gpt2", "SequenceClassification")
+    ids = [20, 21, 22, tokenizer.pad_token_id]
+    with torch.inference_mode():
+        hidden = model.base_model(torch.tensor([ids])).last_hidden_state
+        expected = model.score(hidden[0, -1]).numpy()
+    found = training.predict(
+        model, [{"input_ids": ids}, {"input_ids": [7] * 9}], 2, CPU, ""
+    )  # fmt: skip
+    np.testing.assert_allclose(found[0], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_one_step_equals_plain_torch(tmp_path, task):
+    """`fit` with one step against AdamW and cross-entropy written out, without dropout."""
+    model, _ = load(tmp_path, "bert", task)
+    no_dropout(model)
+    plain = copy.deepcopy(model)
+    some = examples(4, task)
+    args = arguments(num_train_epochs=1, warmup_ratio=0.0)
+    history, _ = training.fit(model, some, args, CPU, dict, "", tmp_path)
+
+    batch = pad(some, 0)
+    labels = batch.pop("labels").flatten()
+    plain.train()
+    loss = torch.nn.functional.cross_entropy(plain(**batch).logits.view(len(labels), -1), labels)
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(plain.parameters(), 1.0)
+    decay = [p for p in plain.parameters() if p.ndim > 1]
+    rest = [p for p in plain.parameters() if p.ndim < 2]
+    groups = [{"params": decay, "weight_decay": 0.01}, {"params": rest, "weight_decay": 0.0}]
+    torch.optim.AdamW(groups, lr=1e-3).step()
+    assert history[0]["train"]["loss"] == pytest.approx(loss.item(), rel=1e-5)
+    assert_same_weights(model, plain)
+
+
+def assert_same_weights(ours, theirs):
+    """Within a tenth of one step (1e-3), which Adam makes however small a gradient is. A key's bias
+    shifts all scores of a query alike: its gradient is rounding noise, and is left out."""
+    for (name, one), other in zip(ours.named_parameters(), theirs.parameters(), strict=True):
+        if "key.bias" not in name:
+            torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
+
+
+def no_dropout(model):
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    for name in ("attention_probs_dropout_prob", "attn_pdrop"):
+        setattr(model.config, name, 0.0)
+    for module in model.modules():
+        if isinstance(getattr(module, "dropout", None), float):
+            module.dropout = 0.0
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_two_pieces_of_four_equal_a_batch_of_eight(tmp_path, monkeypatch, task):
+    """Out of memory at more than four examples: same weights as if all eight had fitted."""
+    whole, _ = load(tmp_path, "bert", task)
+    no_dropout(whole)
+    split = copy.deepcopy(whole)
+    some = examples(24, task)
+    args = arguments(batch_size=8)
+    history, _ = training.fit(whole, some, args, CPU, dict, "", fresh(tmp_path / "whole"))
+
+    seen = []
+
+    def short_of_memory(model, batch):
+        seen.append(len(batch["input_ids"]))
+        if seen[-1] > 4:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return models.logits(model, batch)
+
+    monkeypatch.setattr(training, "logits", short_of_memory)
+    again, totals = training.fit(split, some, args, CPU, dict, "", fresh(tmp_path / "split"))
+    assert seen[0] == 8 and set(seen[1:]) == {4} and totals["micro_batch_size"] == 4
+    losses = ([epoch["train"]["loss"] for epoch in run] for run in (history, again))
+    assert next(losses) == pytest.approx(next(losses), rel=1e-4)
+    assert_same_weights(split, whole)
+
+
+def fresh(folder):
+    folder.mkdir()
+    return folder
+
+
+def test_memory_for_not_even_one_example_is_a_user_error(tmp_path, monkeypatch):
+    def nothing_fits(model, batch):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr(training, "logits", nothing_fits)
+    model, _ = load(tmp_path, "bert", TASKS[0])
+    with pytest.raises(UserError, match="too little memory"):
+        training.fit(model, examples(8, TASKS[0]), arguments(), CPU, dict, "", tmp_path)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_eight_sentences_can_be_memorised(tmp_path, kind):
+    """The whole chain learns: a miniature reproduces the labels of eight random sentences."""
+    model, _ = load(tmp_path, kind, "TokenClassification")
+    some = examples(8, "TokenClassification")
+    args = arguments(learning_rate=5e-3, num_train_epochs=60)
+    history, _ = training.fit(model, some, args, CPU, dict, "", tmp_path)
+    for example, scores in zip(some, training.predict(model, some, 8, CPU, ""), strict=True):
+        gold = np.array(example["labels"])
+        assert (scores.argmax(-1) == gold)[gold != -100].all()
+    assert history[-1]["train"]["loss"] < 0.2 < history[0]["train"]["loss"]
+
+
+class Killed(BaseException):
+    """Stands for a process that stops at a point where nothing is cleaned up."""
+
+
+@pytest.mark.parametrize("stop_at", (1, 3, 6, 9, 10))
+def test_resumed_run_is_bit_identical(tmp_path, monkeypatch, stop_at):
+    """Stopped after any step, in the middle of an epoch too; dropout is on."""
+    some = examples(18, TASKS[1])
+    args = arguments(save_minutes=0.0)  # the state is saved after every step
+    scores = iter([0.3, 0.2] * 3)  # the first epoch is the best: its weights must survive
+
+    def run(folder, killed_at=None):
+        folder.mkdir(exist_ok=True)
+        model, _ = load(tmp_path, "bert", TASKS[1])
+        steps = [0]
+
+        def counting(model, batch):
+            steps[0] += 1
+            if steps[0] == killed_at:
+                raise Killed
+            return models.logits(model, batch)
+
+        monkeypatch.setattr(training, "logits", counting)
+        history, totals = training.fit(
+            model, some, args, CPU, lambda: {"f1": next(scores)}, "f1", folder
+        )
+        return model.state_dict(), history, totals["best_epoch"]
+
+    whole, history, best = run(tmp_path / "whole")
+    scores = iter([0.3, 0.2] * 3)
+    with pytest.raises(Killed):
+        run(tmp_path / "resumed", stop_at)
+    torch.manual_seed(999)  # a new process starts from another state
+    resumed, history_again, best_again = run(tmp_path / "resumed")
+    assert best == best_again == 1 and history == history_again
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def test_the_best_epoch_is_kept(tmp_path):
+    """Dev scores 0.1, 0.9, 0.9, 0.5: the weights after the second epoch, the first of the best."""
+    model, _ = load(tmp_path, "bert", TASKS[0])
+    after, scores = [], iter([0.1, 0.9, 0.9, 0.5])
+
+    def evaluate():
+        after.append(copy.deepcopy(model.state_dict()))
+        return {"accuracy": next(scores)}
+
+    some, args = examples(8, TASKS[0]), arguments(num_train_epochs=4)
+    _, totals = training.fit(model, some, args, CPU, evaluate, "accuracy", tmp_path)
+    assert totals["best_epoch"] == 2
+    assert all(torch.equal(after[1][name], value) for name, value in model.state_dict().items())
+
+
+def test_same_seed_same_weights_other_seed_others(tmp_path):
+    def run(seed):
+        folder = fresh(tmp_path / f"{len(list(tmp_path.iterdir()))}")
+        model, _ = load(tmp_path, "bert", TASKS[0], seed=seed)
+        training.fit(model, examples(8, TASKS[0]), arguments(seed=seed), CPU, dict, "", folder)
+        return model.classifier.weight
+
+    assert torch.equal(run(3), run(3))
+    assert not torch.equal(run(3), run(4))
+
+
+def test_learning_rate_rises_then_falls_to_zero():
+    rates = [training.learning_rate(step, 100, 2.0, 0.1) for step in range(100)]
+    assert rates[0] == pytest.approx(0.2) and rates[9] == 2.0 and rates[10] == 2.0
+    assert rates[99] == pytest.approx(2.0 / 90) and np.all(np.diff(rates[10:]) < 0)
+
+
+def test_an_example_without_tokens_has_no_prediction(tmp_path):
+    model, _ = load(tmp_path, "gpt2", TASKS[1])
+    found = training.predict(model, [{"input_ids": []}, {"input_ids": [5, 6]}], 2, CPU, "")
+    assert found[0].shape == (0, 3) and found[1].shape == (2, 3)
+
+
+def test_native_bf16_trains_close_to_fp32(tmp_path):
+    found = {}
+    for precision in ("fp32", "bf16"):
+        model, _ = load(tmp_path, "bert", TASKS[0])
+        no_dropout(model)
+        machine, folder = training.machine("cpu", precision), fresh(tmp_path / precision)
+        some = examples(16, TASKS[0])
+        history, _ = training.fit(model, some, arguments(), machine, dict, "", folder)
+        found[precision] = history[-1]["train"]["loss"]
+        assert all(p.dtype == torch.float32 for p in model.parameters())
+    assert found["bf16"] == pytest.approx(found["fp32"], rel=0.02)
+    assert found["bf16"] != found["fp32"]
