@@ -312,7 +312,7 @@ def test_truncation_equals_the_librarys_longest_first(kind):
                 assert row["input_ids"] == expected["input_ids"], (first, second, max_length)
                 if "token_type_ids" in row:
                     assert row["token_type_ids"] == expected["token_type_ids"]
-                exact += 1
+                exact += removed[-1] > 0
             else:
                 assert len(row["input_ids"]) == len(expected["input_ids"]) == max_length
                 ends = [ids[1:].index(tok.eos_token_id) for ids in
@@ -320,8 +320,7 @@ def test_truncation_equals_the_librarys_longest_first(kind):
                 assert 0 <= ends[1] - ends[0] <= 1
         assert counts["truncated_tokens"] == sum(removed)
         assert counts["truncated_pairs"] == sum(n > 0 for n in removed)
-        assert any(removed) or max_length > 40
-    assert exact > 200
+    assert exact > 50
 
 
 @pytest.mark.parametrize("kind", FAMILIES)
