@@ -52,8 +52,9 @@ class WordTokenizer:
 def encode(sentences: list[list[str]], tokenizer, max_length: int) -> tuple[list[dict], dict]:
     """Encode sentences; also count what the model will not see.
 
-    Returns, a sentence: `input_ids`, and `positions`, the index of each word's first sub-word or
-    None (cut, or a word that tokenizes to nothing). The counts: `sentences`, `words`,
+    Returns, a sentence: `input_ids`; `positions`, the index of each word's first sub-word or None
+    (cut, or a word that tokenizes to nothing); `pieces`, its number of sub-words (None if cut). The
+    counts: `sentences`, `words`,
     `truncated_words`, `truncated_sentences`, `empty_words`, `empty_sentences`.
     """
     split = WordTokenizer(tokenizer, max_length)
@@ -67,7 +68,7 @@ def encode(sentences: list[list[str]], tokenizer, max_length: int) -> tuple[list
         for n in pieces:
             positions.append(position if n else None)
             position += n or 0
-        encoded.append({"input_ids": ids, "positions": positions})
+        encoded.append({"input_ids": ids, "positions": positions, "pieces": pieces})
         counts["words"] += len(words)
         counts["truncated_words"] += pieces.count(None)
         counts["truncated_sentences"] += None in pieces
@@ -91,3 +92,16 @@ def word_labels(example: dict, token_predictions, names: list[str]) -> list[str]
         OUTSIDE if position is None else names[token_predictions[position]]
         for position in example["positions"]
     ]
+
+
+def units(example: dict, pooling: str) -> list[tuple[int, int]]:
+    """The (start, end) of the tokens that stand for each word that has any, in order.
+
+    `pooling`: "mean" all its sub-words, "first" or "last" one of them.
+    """
+    spans = [
+        (at, at + n) for at, n in zip(example["positions"], example["pieces"], strict=True) if n
+    ]
+    if pooling == "mean":
+        return spans
+    return [(a, a + 1) if pooling == "first" else (b - 1, b) for a, b in spans]

@@ -23,12 +23,7 @@ def parse_args(argv):
     parser = cli.Parser(__doc__)
     cli.add_common_arguments(parser)
     cli.add_training_arguments(parser, DEMO)
-    parser.add_argument(
-        "--label_scheme",
-        choices=("io", "iob2"),
-        default="io",
-        help="classes to learn: O and the entity types (io, the study's), or B-/I- tags (iob2)",
-    )
+    data.add_arguments(parser)
     return cli.parse(parser, argv, Path(__file__).parent)
 
 
@@ -82,15 +77,16 @@ def main(argv=None):
             metrics |= results.prefixed(split, scores)
         rows = data.predictions(examples["test"], predicted)
         results.write_jsonl(run.folder / "predictions.jsonl", rows)
-        metrics |= results.prefixed("train", counts["train"]) | training.usage(model, machine)
+        metrics |= results.prefixed("train", counts["train"]) | training.peak_memory(machine)
+        metrics["parameters"] = model.num_parameters()
         metrics = run.finish(metrics)
     report(run, metrics, "done")
 
 
 def report(run, metrics, state):
     """The final summary: what was trained on what, its scores, where it lies, what comes next."""
-    about = f"{metrics['model']} on {metrics['dataset']}, {metrics['training_size']} %"
-    print(f"\n{data.TASK} fine-tuning, {about} ({metrics['train_examples']} examples): {state}")
+    examples = f"{metrics['train_examples']} training examples"
+    print(f"\n{data.TASK} fine-tuning, {run.title()}, {examples}: {state}")
     if not metrics["trained"]:
         print("The head is untrained (size 0): these are the scores of chance, and no checkpoint.")
     print(results.score_table(metrics, data.SUMMARY))

@@ -166,6 +166,101 @@ def add_training_arguments(parser: Parser, demo: dict) -> None:
     add("save_minutes", number(float, 0), 10.0, "also save the state every so often, to resume")
 
 
+def add_probing_arguments(parser: Parser, probes: tuple[str, ...], poolings: tuple[str, ...]):
+    """Probing flags; the first of `probes` and of `poolings` is the study's and the default."""
+    group = parser.add_argument_group("probing")
+    group.add_argument(
+        "--training_size",
+        type=int,
+        choices=TRAINING_SIZES,
+        default=0,
+        help="which encoder: fine-tuned on this percentage, or 0, the pre-trained (default: 0)",
+    )
+    text = f"(default: {probes[0]})"
+    group.add_argument("--probe", choices=probes, default=probes[0], help=text)
+    text = f"which tokens' vectors stand for a unit (default: {poolings[0]})"
+    group.add_argument("--pooling", choices=poolings, default=poolings[0], help=text)
+    group.add_argument(
+        "--layers", type=layer_list, default="all", help="all, last, or e.g. 0,6,12 (default: all)"
+    )
+    group.add_argument(
+        "--control", action="store_true", help="probe random labels too, and give the selectivity"
+    )
+    group.add_argument(
+        "--random_init", action="store_true", help="the same architecture with untrained weights"
+    )
+    group.add_argument(
+        "--max_train_examples",
+        type=number(int, 1),
+        metavar="N",
+        help="probe on a stratified part of the training split (default: all of it)",
+    )
+    group.add_argument(
+        "--keep_features", action="store_true", help="leave the layers' features on the disk"
+    )
+
+
+def add_attention_arguments(parser: Parser) -> None:
+    """Attention flags."""
+    group = parser.add_argument_group("attention")
+    group.add_argument(
+        "--training_sizes",
+        type=size_list,
+        default=[10, 30, 50, 100],
+        metavar="SIZES",
+        help="the fine-tuned models to compare with the pre-trained one, e.g. 10,30 (default: "
+        "10,30,50,100); 0 compares it with itself",
+    )
+    group.add_argument(
+        "--metrics",
+        type=metric_list,
+        default=["cosine"],
+        help="cosine of the maps (the study's); js: Jensen-Shannon divergence; entropy; e.g. "
+        "cosine,js,entropy (default: cosine)",
+    )
+    group.add_argument(
+        "--floor",
+        action="store_true",
+        help="also compare with an untrained encoder: unrelated models, too, score near 0.95",
+    )
+    group.add_argument(
+        "--drop_special",
+        action="store_true",
+        help="leave out special tokens and a causal model's first, and renormalise",
+    )
+    group.add_argument("--split", choices=("train", "dev", "test"), default="test")
+    group.add_argument(
+        "--max_examples", type=number(int, 1), metavar="N", help="the first N only (default: all)"
+    )
+
+
+def size_list(text: str) -> list[int]:
+    """An argparse type: training sizes with commas; once each, in order."""
+    allowed = ",".join(map(str, TRAINING_SIZES))
+    if not re.fullmatch(r"\d+(,\d+)*", text) or {*map(int, text.split(","))} - {*TRAINING_SIZES}:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no list of sizes. Take from {allowed}, with commas and no spaces: 10,30"
+        )
+    return sorted({int(size) for size in text.split(",")})
+
+
+def metric_list(text: str) -> list[str]:
+    """An argparse type: metrics of two attention maps, with commas; once each."""
+    allowed = ("cosine", "js", "entropy")
+    if set(text.split(",")) - set(allowed):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a list of metrics. Take from {','.join(allowed)}, without spaces."
+        )
+    return [metric for metric in allowed if metric in text.split(",")]
+
+
+def layer_list(text: str) -> str:
+    """An argparse type: "all", "last", or numbers with commas."""
+    if text in ("all", "last") or re.fullmatch(r"\d+(,\d+)*", text):
+        return text
+    raise argparse.ArgumentTypeError(f"{text!r} is not all, last, or numbers such as 0,6,12")
+
+
 def parse(parser: Parser, argv: list[str] | None, task_folder: Path) -> argparse.Namespace:
     """Parse and resolve: demo defaults, absolute paths, output root. `SystemExit` 2 if wrong."""
     args = parser.parse_args(argv)
@@ -176,6 +271,8 @@ def parse(parser: Parser, argv: list[str] | None, task_folder: Path) -> argparse
         parser.error("--demo brings its own data: leave out --data_dir and --dataset_name")
     if args.dataset_name is not None and not re.fullmatch(r"\w[\w.+-]*", args.dataset_name):
         parser.error(f"--dataset_name {args.dataset_name!r}: letters, digits, '.', '_', '-', '+'")
+    if getattr(args, "random_init", False) and args.training_size:
+        parser.error("--random_init is an untrained encoder: leave out --training_size")
     args.custom_output_dir = args.output_dir is not None
     args.output_dir = (args.output_dir or task_folder / "results").expanduser().absolute()
     if args.data_dir:

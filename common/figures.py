@@ -34,6 +34,175 @@ def learning_curve(folder: Path, metrics: tuple[str, ...]) -> None:
     _save(figure, folder / "learning_curve.png")
 
 
+def probing_layers(folder: Path, metrics: tuple[str, ...], random_init: Path) -> None:
+    """layers.png: test scores by layer, with majority, control and untrained encoder where run.
+
+    `random_init`: layers.csv of the untrained encoder, if it was probed.
+    """
+    import pandas as pd
+
+    table = pd.read_csv(folder / "layers.csv")
+    curves = [(table, str(table.iloc[0]["probe"]), "task", "probe", "C0", "o-"),
+              (table, str(table.iloc[0]["probe"]), "control", "control labels", "C1", "s--"),
+              (table, "majority", "task", "majority class", "black", ":")]  # fmt: skip
+    if random_init.is_file() and random_init != folder / "layers.csv":
+        other = pd.read_csv(random_init)
+        curves.append((other, curves[0][1], "task", "untrained encoder", "C2", "^--"))
+    figure, panels = _subplots(1, len(metrics), figsize=(4.5 * len(metrics), 4), squeeze=False)
+    for axes, metric in zip(panels[0], metrics, strict=True):
+        for source, probe, target, label, color, style in curves:
+            rows = source[(source["probe"] == probe) & (source["target"] == target)]
+            rows = rows[(rows["split"] == "test") & (rows["metric"] == metric)]
+            if len(rows):
+                axes.plot(rows["layer"], rows["value"], style, color=color, label=label, ms=4)
+        _layer_axes(axes, metric)
+    figure.suptitle(f"{_probing_title(table.iloc[0])}: {_size(table.iloc[0]['training_size'])}")
+    _save(figure, folder / "layers.png")
+
+
+def probing_sizes(model_folder: Path, seed: int, probe: str, metrics: tuple[str, ...]) -> None:
+    """layers_all_sizes.png: test scores by layer, a curve for each size probed so far."""
+    import pandas as pd
+
+    from common.cli import TRAINING_SIZES
+
+    figure, panels = _subplots(1, len(metrics), figsize=(4.5 * len(metrics), 4), squeeze=False)
+    majority = None
+    for i, size in enumerate(("random", *TRAINING_SIZES)):
+        folder = model_folder / str(size) / f"seed-{seed}" / "probing"
+        if not (folder / "metrics.json").is_file():
+            continue
+        table = pd.read_csv(folder / "layers.csv")
+        test = table[(table["split"] == "test") & (table["target"] == "task")]
+        majority = test[test["probe"] == "majority"]
+        style = {"color": "grey", "linestyle": "--"} if size == "random" else {"color": f"C{i}"}
+        for axes, metric in zip(panels[0], metrics, strict=True):
+            rows = test[(test["probe"] == probe) & (test["metric"] == metric)]
+            if len(rows):
+                axes.plot(
+                    rows["layer"], rows["value"], marker="o", ms=4, label=_size(size), **style
+                )
+    if majority is None:
+        return
+    for axes, metric in zip(panels[0], metrics, strict=True):
+        rows = majority[majority["metric"] == metric]
+        axes.plot(rows["layer"], rows["value"], ":", color="black", label="majority class")
+        _layer_axes(axes, metric)
+    figure.suptitle(f"{_probing_title({**majority.iloc[0], 'probe': probe})}: all sizes so far")
+    _save(figure, model_folder / "layers_all_sizes.png")
+
+
+def attention_heads(model_folder: Path, seed: int) -> None:
+    """heads.png of every size compared so far, on one colour scale; attention_all_sizes.png."""
+    import pandas as pd
+
+    from common.cli import TRAINING_SIZES
+
+    tables, floors = {}, {}
+    for size in TRAINING_SIZES:
+        folder = model_folder / str(size) / f"seed-{seed}" / "attention"
+        if (folder / "metrics.json").is_file():
+            tables[folder] = pd.read_csv(folder / "heads.csv")
+            if (folder / "floor.csv").is_file():
+                floors[folder] = pd.read_csv(folder / "floor.csv")
+    metrics = list(dict.fromkeys(m for t in tables.values() for m in t["metric"]))
+    metrics = [metric for metric in metrics if not metric.endswith("_std")]
+    ranges = {}
+    for metric in metrics:
+        values = pd.concat(t[t["metric"] == metric]["value"] for t in tables.values())
+        ranges[metric] = (values.min(), values.max())
+    for folder, table in tables.items():
+        _heat_maps(folder, table, ranges)
+    _attention_by_layer(model_folder, tables, floors, metrics)
+
+
+def _heat_maps(folder: Path, table, ranges: dict) -> None:
+    """One map a metric: layers from the top, heads from the left, each cell with its value."""
+    present = [metric for metric in ranges if (table["metric"] == metric).any()]
+    grids = {
+        metric: table[table["metric"] == metric].pivot(
+            index="layer", columns="head", values="value"
+        )
+        for metric in present
+    }
+    rows, columns = grids[present[0]].shape
+    width, height = 2.5 + 0.45 * columns, 1.8 + 0.32 * rows
+    figure, panels = _subplots(
+        len(present), 1, figsize=(width, height * len(present)), squeeze=False
+    )
+    for axes, metric in zip(panels[:, 0], present, strict=True):
+        grid, (low, high) = grids[metric], ranges[metric]
+        image = axes.imshow(grid, vmin=low, vmax=high, cmap="viridis", aspect="auto")
+        for y, x in ((y, x) for y in range(rows) for x in range(columns)):
+            value = grid.iloc[y, x]
+            dark = high > low and (value - low) / (high - low) < 0.6
+            text = f"{value:.3f}".removeprefix("0")
+            axes.text(x, y, text, ha="center", va="center", fontsize=6.5,
+                      color="white" if dark else "black")  # fmt: skip
+        axes.set_xticks(range(columns), grid.columns, fontsize=7)
+        axes.set_yticks(range(rows), grid.index, fontsize=7)
+        axes.set(xlabel="head", ylabel="layer (1 = first block)", title=_METRIC_NAMES[metric])
+        bar = figure.colorbar(image, ax=axes)
+        bar.set_label(f"{low:.3f} to {high:.3f}, all sizes of this model", fontsize=8)
+    row = table.iloc[0]
+    figure.suptitle(
+        f"{row['task']} attention, pre-trained against fine-tuned on {row['training_size']} %:\n"
+        f"{row['model']} on {row['dataset']}, seed {row['seed']}",
+        fontsize=10,
+    )
+    _save(figure, folder / "heads.png")
+
+
+_METRIC_NAMES = {
+    "cosine": "cosine similarity of the attention maps (1 = unchanged)",
+    "js": "Jensen-Shannon divergence of the attention (bits; 0 = unchanged, 1 = disjoint)",
+    "entropy_pretrained": "entropy of the attention, pre-trained (bits)",
+    "entropy_fine_tuned": "entropy of the attention, fine-tuned (bits)",
+}
+
+
+def _attention_by_layer(model_folder: Path, tables: dict, floors: dict, metrics: list) -> None:
+    figure, panels = _subplots(1, len(metrics), figsize=(5.5 * len(metrics), 4), squeeze=False)
+    for axes, metric in zip(panels[0], metrics, strict=True):
+        curves = [(table, _size(table.iloc[0]["training_size"]), "o-") for table in tables.values()]
+        curves += [
+            (table, "untrained encoder (floor)", "k:") for table in list(floors.values())[:1]
+        ]
+        for table, label, style in curves:
+            mean = table[table["metric"] == metric].groupby("layer")["value"].mean()
+            axes.plot(mean.index, mean.values, style, ms=4, label=label)
+        axes.set(xlabel="layer (1 = first block)", ylabel="mean over heads")
+        axes.set_title(_METRIC_NAMES[metric], fontsize=9)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize="small")
+    row = next(iter(tables.values())).iloc[0]
+    figure.suptitle(
+        f"{row['task']} attention, pre-trained against fine-tuned: {row['model']} on "
+        f"{row['dataset']}, seed {row['seed']}"
+    )
+    _save(figure, model_folder / "attention_all_sizes.png")
+
+
+def _size(size) -> str:
+    names = {"0": "pre-trained (0 %)", "random": "untrained encoder"}
+    return names.get(str(size), f"fine-tuned on {size} %")
+
+
+def _probing_title(row) -> str:
+    return (
+        f"{row['task']} probing ({row['probe']}): {row['model']} on {row['dataset']}, "
+        f"seed {row['seed']}"
+    )
+
+
+def _layer_axes(axes, metric: str) -> None:
+    axes.set(xlabel="layer (0 = embeddings)", ylabel=f"{metric.replace('_', ' ')} on test (0 to 1)")
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize="small")
+
+
 def _subplots(*shape, **options):
     """`plt.subplots` that needs no display."""
     import matplotlib

@@ -147,6 +147,41 @@ def load_task_model(args, task: str, labels: list[str]):
     return model, tokenizer
 
 
+def load_encoder(where: str, attention: str = "sdpa", random_init: bool = False):
+    """(encoder, tokenizer) of a model without its head, in float32, in eval mode.
+
+    `attention`: "sdpa" or, where attention maps are read, "eager". `random_init`: the same
+    architecture with new weights, from torch's global generator: seed it before. Raises UserError.
+    """
+    from transformers import AutoModel
+
+    config = load_config(where)
+    tokenizer = load_tokenizer(where, config)
+    options = {"attn_implementation": attention}
+    if config.model_type == "bert":
+        options["add_pooling_layer"] = (
+            False  # nothing here reads it, and not all checkpoints have it
+        )
+    if random_init:
+        encoder = AutoModel.from_config(config, **options).eval()
+    else:
+        encoder = _load_weights(AutoModel, where, **options)
+    encoder.config.pad_token_id = tokenizer.pad_token_id
+    return encoder, tokenizer
+
+
+def mark_special(encoded: list[dict], tokenizer, config) -> None:
+    """Add `special` to each example: its special tokens, and the first one of a causal model.
+
+    The first position of GPT-2 and BioGPT takes most of the attention whatever it holds (a sink).
+    """
+    special, causal = set(tokenizer.all_special_ids), config.model_type != "bert"
+    for row in encoded:
+        row["special"] = [
+            token in special or (causal and i == 0) for i, token in enumerate(row["input_ids"])
+        ]
+
+
 def _load_weights(auto_class, source: str, **options):
     import torch
 

@@ -70,10 +70,18 @@ def jsonl(path: Path, fields: tuple[str, ...]) -> Iterator[tuple[str, dict]]:
             continue
         try:
             row = json.loads(line)
+            if "\\u" in line:
+                json.dumps(row, ensure_ascii=False).encode()
         except json.JSONDecodeError as error:
             raise UserError(
                 f"{place} is not valid JSON ({error.msg}, column {error.colno}). Mend that line."
             ) from None
+        except UnicodeEncodeError:  # no tokenizer takes it
+            raise UserError(
+                f"{place} holds half a character (one of \\ud800-\\udfff alone). Mend that line."
+            ) from None
+        except (ValueError, RecursionError):  # a number of thousands of digits, thousands of "["
+            raise UserError(f"{place} is not valid JSON for an example. Mend that line.") from None
         if not isinstance(row, dict):
             raise UserError(f"{place} is not a JSON object. Each line must be one example.")
         for field in fields:

@@ -22,7 +22,8 @@ from common.cli import ROOT, UserError
 
 log = logging.getLogger(__name__)
 # Flags that change where or how a run is made, not what it is.
-_NOT_SETTINGS = ("output_dir", "custom_output_dir", "overwrite", "device", "save_minutes")
+_NOT_SETTINGS = ("output_dir", "custom_output_dir", "overwrite", "device", "save_minutes",
+                 "keep_features", "training_sizes")  # fmt: skip
 
 
 class Run:
@@ -39,14 +40,20 @@ class Run:
                       "training_size": size, "seed": args.seed}  # fmt: skip
         self.folder = args.output_dir / dataset / model / str(size) / f"seed-{args.seed}" / step
 
-    def finished(self) -> dict | None:
+    def finished(self, checkpoint: str | None = None) -> dict | None:
         """The metrics of a finished run; None if there is none, or with `--overwrite`.
 
-        Raises UserError if what lies there, finished or not, was made with other settings.
+        Raises UserError if what lies there, finished or not, was made with other settings or from
+        another `checkpoint`.
         """
         if self.args.overwrite:
             return None
         config = read_json(self.folder / "config.json")
+        if config is not None and config.get("checkpoint") != checkpoint_identity(checkpoint):
+            raise UserError(
+                f"{self.folder} was made from another fine-tuned model than lies there now. Add "
+                "--overwrite to replace it."
+            )
         if config is not None and (other := self._differences(config)):
             raise UserError(
                 f"{self.folder} holds a run with other settings: {', '.join(other)}. Add "
@@ -63,7 +70,7 @@ class Run:
         ]
 
     @contextmanager
-    def open(self, data: dict, **more):
+    def open(self, data: dict, checkpoint: str | None = None, **more):
         """Lock the folder, clear it if it is not to be gone on with, write config.json.
 
         `data` describes what the run is made of: an unfinished run is gone on with only where it,
@@ -89,30 +96,68 @@ class Run:
                     if entry.name != ".lock":
                         shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
             config = {**self.about, "step": self.step, "arguments": arguments(self.args),
-                      "data": data, **more, **environment()}  # fmt: skip
+                      "data": data, "checkpoint": checkpoint_identity(checkpoint),
+                      **more, **environment()}  # fmt: skip
             write_json(self.folder / "config.json", config)
             yield
         finally:
             lock.release()
 
+    def title(self) -> str:
+        """Which cell this is, in words."""
+        size = self.about["training_size"]
+        which = size if size == "random" else f"{size} %"
+        return f"{self.about['model']} on {self.about['dataset']}, {which}, seed {self.args.seed}"
+
     def command(self, step: str) -> str:
         """The command line of another step for the same model, data and size."""
-        args, parts = self.args, [f"python {step}.py"]
-        for flag in ("training_size", "model_name", "data_dir", "dataset_name", "seed"):
-            value = getattr(args, flag, None)
-            if value is not None and (flag != "seed" or value != 42):
-                parts.append(f"--{flag} {shlex.quote(str(value))}")
-        if args.custom_output_dir:
-            parts.append(f"--output_dir {shlex.quote(str(args.output_dir))}")
-        return " ".join(parts + ["--demo"] * args.demo)
+        args, size = self.args, self.about["training_size"]
+        flags = {"training_sizes" if step == "attention" else "training_size": size}
+        flags |= {"model_name": args.model_name, "data_dir": args.data_dir}
+        flags |= {"dataset_name": args.dataset_name, "seed": None if args.seed == 42 else args.seed}
+        flags["output_dir"] = args.output_dir if args.custom_output_dir else None
+        parts = [f"--{k} {shlex.quote(str(v))}" for k, v in flags.items() if v is not None]
+        return " ".join([f"python {step}.py", *parts, *["--demo"] * args.demo])
 
     def finish(self, metrics: dict) -> dict:
         """Write metrics.json, which marks completion, then remove what was kept for a resume."""
         metrics = self.about | metrics
         write_json(self.folder / "metrics.json", metrics)
-        for leftover in self.folder.glob("*.pt"):
-            leftover.unlink()
+        for leftover in [*self.folder.glob("*.pt"), self.folder / "layers"]:
+            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink(missing_ok=True)
         return metrics
+
+
+def checkpoints(runs: list[Run]) -> dict[Run, str | None]:
+    """The checkpoint of each cell's fine-tuning run; None for size 0 and an untrained encoder.
+
+    Raises UserError, with the commands that make them, if any of those runs is not finished.
+    """
+    folders = {
+        run: run.folder.parent / "fine-tuning"
+        for run in runs
+        if run.about["training_size"] not in (0, "random")
+    }
+    missing = [
+        run
+        for run, folder in folders.items()
+        if not (folder / "metrics.json").is_file() or not (folder / "checkpoint").is_dir()
+    ]
+    if missing:
+        sizes = ", ".join(f"{run.about['training_size']} %" for run in missing)
+        commands = "\n  ".join(run.command("fine-tuning") for run in missing)
+        raise UserError(
+            f"no fine-tuned {runs[0].about['model']} for {sizes} in "
+            f"{folders[missing[0]].parents[2]}. Make it first:\n  {commands}"
+        )
+    return {run: str(folders[run] / "checkpoint") if run in folders else None for run in runs}
+
+
+def checkpoint_identity(checkpoint: str | None) -> str | None:
+    """Tells a fine-tuned model from one made later in its place: a hash of its run's metrics."""
+    if checkpoint is None:
+        return None
+    return hashlib.sha256((Path(checkpoint).parent / "metrics.json").read_bytes()).hexdigest()
 
 
 def arguments(args) -> dict:

@@ -8,14 +8,12 @@ from collections.abc import Hashable, Sequence
 from common.cli import UserError
 
 
-def subset(strata: Sequence[Hashable], percentage: int, seed: int) -> list[int]:
-    """Indices of `percentage` % of the examples, in training order.
+def permutation(strata: Sequence[Hashable], seed: int) -> list[int]:
+    """All indices in a random order of which every prefix holds each stratum in proportion.
 
-    A prefix of one permutation, so that 10 % lies inside 30 % inside 50 % inside 100 %. In the
-    permutation the k-th of a stratum's n members stands near the fraction (k + u) / n, with one
-    random u a stratum: every prefix holds each stratum in proportion, to within one example, and
-    a stratum of a single example is as likely in any tenth as in any other. A pure function of its
-    arguments: the generator is private. Raises UserError if nothing is left.
+    The k-th of a stratum's n members stands near the fraction (k + u) / n, with one random u a
+    stratum: any prefix is within about one example of a stratum's share, and a stratum of a single
+    example is as likely in any tenth as in any other. The generator is private.
     """
     generator = random.Random(seed)
     members: dict[Hashable, list[int]] = {}
@@ -26,14 +24,29 @@ def subset(strata: Sequence[Hashable], percentage: int, seed: int) -> list[int]:
         generator.shuffle(indices)
         offset = generator.random()
         place.update({index: (k + offset) / len(indices) for k, index in enumerate(indices)})
-    chosen = sorted(place, key=lambda index: (place[index], index))
-    size = round(len(chosen) * percentage / 100)
+    return sorted(place, key=lambda index: (place[index], index))
+
+
+def subset(strata: Sequence[Hashable], percentage: int, seed: int) -> list[int]:
+    """Indices of `percentage` % of the examples: a prefix of `permutation`.
+
+    So 10 % lies inside 30 % inside 50 % inside 100 %. Raises UserError if nothing is left.
+    """
+    size = round(len(strata) * percentage / 100)
     if percentage and not size:
         raise UserError(
-            f"{percentage} % of {len(chosen)} training examples are none. Choose a larger "
+            f"{percentage} % of {len(strata)} training examples are none. Choose a larger "
             "--training_size, or give more data."
         )
-    return chosen[:size]
+    return permutation(strata, seed)[:size]
+
+
+def limited(splits: dict[str, list], stratum, most: int | None, seed: int) -> dict[str, list]:
+    """The splits with at most `most` training examples, a prefix of `permutation`; None: all."""
+    if most is None or most >= len(splits["train"]):
+        return splits
+    order = permutation([stratum(example) for example in splits["train"]], seed)
+    return splits | {"train": [splits["train"][i] for i in order[:most]]}
 
 
 def describe(indices: Sequence[int], strata: Sequence[Hashable]) -> dict:

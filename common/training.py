@@ -87,14 +87,14 @@ def seed(value: int) -> None:
     torch.manual_seed(value)
 
 
-def usage(model, machine: Machine) -> dict:
-    """The model's size and the most memory used: on the device for CUDA, else by the process."""
+def peak_memory(machine: Machine) -> dict:
+    """The most memory used so far: on the device for CUDA, else by the process."""
     if machine.device.type == "cuda":
         peak = torch.cuda.max_memory_allocated(machine.device) / 2**20
     else:  # in KiB, on a Mac in bytes
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
         peak = peak / 2**10 if sys.platform == "darwin" else peak
-    return {"parameters": sum(p.numel() for p in model.parameters()), "peak_memory_mib": peak}
+    return {"peak_memory_mib": peak}
 
 
 def learning_rate(step: int, steps: int, peak: float, warmup_ratio: float) -> float:
@@ -187,7 +187,7 @@ def fit(
             rate = learning_rate(state["step"], steps, args.learning_rate, args.warmup_ratio)
             for group in optimizer.param_groups:
                 group["lr"] = rate
-            loss, state["micro"] = _in_memory(
+            loss, state["micro"] = in_memory(
                 lambda size, batch=indices: train_batch(batch, size), state["micro"], device
             )
             scaler.unscale_(optimizer)
@@ -270,7 +270,7 @@ def predict(
     def run(indices: list[int], size: int) -> None:
         for start in range(0, len(indices), size):
             piece = indices[start : start + size]
-            batch = pad([{k: v for k, v in examples[i].items() if k in _INPUTS} for i in piece],
+            batch = pad([{k: v for k, v in examples[i].items() if k in INPUTS} for i in piece],
                         model.config.pad_token_id)  # fmt: skip
             batch = {key: tensor.to(machine.device) for key, tensor in batch.items()}
             with machine.autocast():
@@ -285,17 +285,17 @@ def predict(
         for indices in sorted_batches(lengths, batch_size):
             filled = [i for i in indices if lengths[i]]
             if filled:
-                _, micro = _in_memory(
+                _, micro = in_memory(
                     lambda size, batch=filled: run(batch, size), micro, machine.device
                 )
             progress.update(len(indices))
     return found
 
 
-_INPUTS = ("input_ids", "token_type_ids")
+INPUTS = ("input_ids", "token_type_ids")
 
 
-def _in_memory(run: Callable[[int], object], size: int, device: torch.device):
+def in_memory(run: Callable[[int], object], size: int, device: torch.device):
     """`run(size)`, with half the size for as long as memory does not hold it; and that size."""
     while True:
         try:

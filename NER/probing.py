@@ -1,0 +1,110 @@
+"""Probe what each layer of an encoder tells about NER: words' vectors and a BiLSTM-CRF.
+
+    python probing.py --training_size 30 --model_name biobert
+    python probing.py --demo --training_size 30 --model_name biobert --control
+
+The encoder is frozen: pre-trained (--training_size 0), fine-tuned (after fine-tuning.py), or
+untrained (--random_init). The probe trains on the whole training split. Writes
+results/<dataset>/<model>/<size>/seed-<n>/probing/: config.json, layers.csv, layers.png,
+metrics.json; and layers_all_sizes.png of the model. Killed, the same command goes on.
+"""
+
+import sys
+from pathlib import Path
+
+if __name__ == "__main__":  # run as a file: import from the repository, not from this folder
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from common import cli, models, results
+from NER import data
+
+
+def parse_args(argv):
+    parser = cli.Parser(__doc__)
+    cli.add_common_arguments(parser)
+    cli.add_probing_arguments(parser, ("bilstm-crf", "linear"), ("mean", "first", "last"))
+    data.add_arguments(parser)
+    return cli.parse(parser, argv, Path(__file__).parent)
+
+
+@cli.command
+def main(argv=None):
+    args = parse_args(argv)
+    size = "random" if args.random_init else args.training_size
+    run = results.Run(args, data, models.folder_name(args), size, "probing")
+    checkpoint = results.checkpoints([run])[run]
+    if metrics := run.finished(checkpoint):
+        return report(run, metrics, "finished earlier; --overwrite repeats it")
+
+    from tqdm import tqdm
+
+    from common import layers, representations, subsample, training
+    from NER import bilstm_crf
+
+    machine = training.machine(args.device, args.precision)
+    dataset = data.load(args)
+    examples = subsample.limited(dataset.splits, data.stratum, args.max_train_examples, args.seed)
+    training.seed(args.seed)
+    encoder, tokenizer = models.load_encoder(
+        checkpoint or models.source(args), random_init=args.random_init
+    )
+    chosen = layers.choose(args.layers, encoder.config.num_hidden_layers)
+    limit = min(args.max_length, encoder.config.max_position_embeddings)
+    encoded, counts = {}, {}
+    for split in examples:
+        encoded[split], cut = data.probe_inputs(examples[split], tokenizer, limit, args.pooling)
+        counts |= results.prefixed(split, cut)
+    rows = data.feature_rows(encoded)
+    gold = {layers.TASK: examples}
+    if args.control:  # a random tag a word type: only a probe with capacity of its own learns it
+        gold[layers.CONTROL] = data.control_tags(examples, args.seed)
+
+    def score(features, target):
+        """Probe some layers side by side; `{split: scores}` of each."""
+        splits = gold[target]
+        words, labels = data.probe_targets(
+            dataset, splits["train"], encoded["train"], rows["train"]
+        )
+        with tqdm(total=len(words), desc=f"{target}, {len(features)} layers") as progress:
+            probes = bilstm_crf.fit(
+                features, words, labels, len(dataset.labels), kind=args.probe, machine=machine,
+                seeds=[args.seed] * len(features), progress=progress.update,
+            )  # fmt: skip
+        found = [{} for _ in features]
+        for split in (split for split in ("dev", "test") if split in splits):
+            words = [row for row in rows[split] if row[0] < row[1]]
+            for i, predicted in enumerate(probes.predict(features, words)):
+                tags = data.decode_words(dataset, encoded[split], rows[split], predicted)
+                found[i][split] = data.score(splits[split], tags)
+        return found
+
+    made_of = {"sha256": results.fingerprint(examples), "counts": counts}
+    with run.open(made_of, checkpoint, max_length=limit, machine=machine.describe()):
+        scores = layers.Scores(run.folder, chosen)
+        if missing := scores.missing():
+            everything = [example for split in examples for example in encoded[split]]
+            features = representations.extract(
+                encoder, everything, chosen, machine, args.batch_size, run.folder / "features"
+            )
+            # In groups: what a group keeps in memory does not grow with the model's depth.
+            for start in range(0, len(missing), bilstm_crf.LAYERS_AT_ONCE):
+                group = missing[start : start + bilstm_crf.LAYERS_AT_ONCE]
+                by_target = {t: score([features[layer] for layer in group], t) for t in gold}
+                for i, layer in enumerate(group):
+                    scores.add(layer, {target: found[i] for target, found in by_target.items()})
+        metrics = layers.finish(run, scores, data, examples, counts, machine)
+    report(run, metrics, "done")
+
+
+def report(run, metrics, state):
+    """The final summary: which layer tells most, where the results lie, what comes next."""
+    print(f"\n{data.TASK} probing, {run.title()}: {state}")
+    print(
+        f"best layer on dev: {metrics['best_layer']} (0 embeddings, {metrics['last_layer']} last)"
+    )
+    print(results.score_table(metrics, data.SUMMARY))
+    print(f"results: {run.folder}\nnext:    {run.command('attention')}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

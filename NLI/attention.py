@@ -1,0 +1,87 @@
+"""Compare the attention of every head before and after fine-tuning on NLI.
+
+    python attention.py --training_sizes 10,30 --model_name biobert
+    python attention.py --demo --training_sizes 10,30 --model_name biobert --floor
+
+The same inputs (the test split) go through the pre-trained encoder and through those that
+fine-tuning.py made of it. Writes, for each size, results/<dataset>/<model>/<size>/seed-<n>/attention/:
+config.json, heads.csv, heads.png, metrics.json (floor.csv); and attention_all_sizes.png of the model.
+"""
+
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+
+if __name__ == "__main__":  # run as a file: import from the repository, not from this folder
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from common import cli, models, results
+from NLI import data
+
+
+def parse_args(argv):
+    parser = cli.Parser(__doc__)
+    cli.add_common_arguments(parser)
+    cli.add_attention_arguments(parser)
+    return cli.parse(parser, argv, Path(__file__).parent)
+
+
+@cli.command
+def main(argv=None):
+    args = parse_args(argv)
+    model_name = models.folder_name(args)
+    runs = [results.Run(args, data, model_name, size, "attention") for size in args.training_sizes]
+    checkpoints = results.checkpoints(runs)
+    finished = {run: run.finished(checkpoints[run]) for run in runs}
+    pending = [run for run in runs if not finished[run]]
+    if pending:
+        compare(args, pending, checkpoints)
+    report(args, runs, len(pending))
+
+
+def compare(args, runs, checkpoints):
+    """The same inputs through all encoders; the pre-trained one runs once beside all the others."""
+    from common import figures, head_similarity, heads, training
+
+    machine = training.machine(args.device, args.precision)
+    dataset = data.load(args)
+    if args.split not in dataset.splits:
+        raise cli.UserError(f"{dataset.name} has no {args.split} split. Choose another --split.")
+    examples = dataset.splits[args.split][: args.max_examples]
+    source = models.source(args)
+    training.seed(args.seed)
+    pretrained, tokenizer = models.load_encoder(source, "eager")
+    others = {run: models.load_encoder(checkpoints[run] or source, "eager")[0] for run in runs}
+    if args.floor:
+        others["floor"] = models.load_encoder(source, "eager", random_init=True)[0]
+    limit = min(args.max_length, pretrained.config.max_position_embeddings)
+    encoded, counts = data.encode(dataset, examples, tokenizer, limit)
+    models.mark_special(encoded, tokenizer, pretrained.config)
+
+    made_of = {"sha256": results.fingerprint({args.split: examples}), "counts": counts}
+    with ExitStack() as stack:
+        for run in runs:
+            described = {"max_length": limit, "machine": machine.describe()}
+            stack.enter_context(run.open(made_of, checkpoints[run], **described))
+        found = head_similarity.compare(
+            pretrained, others, encoded, machine, metrics=args.metrics,
+            drop_special=args.drop_special, pad_token_id=tokenizer.pad_token_id,
+            batch_size=args.batch_size,
+        )  # fmt: skip
+        for run in runs:
+            heads.finish(run, found[run], found.get("floor"), counts, machine)
+    figures.attention_heads(runs[0].folder.parents[2], args.seed)
+
+
+def report(args, runs, n_new):
+    """The final summary: how far each size's attention has moved, and where it lies."""
+    from common import heads
+
+    about = f"{runs[0].about['model']} on {runs[0].about['dataset']}, seed {args.seed}"
+    print(f"\n{data.TASK} attention, {about}: {n_new} of {len(runs)} sizes new")
+    print(heads.table(runs))
+    print("results:", *(run.folder for run in runs), sep="\n  ")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

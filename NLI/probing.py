@@ -1,0 +1,104 @@
+"""Probe what each layer of an encoder tells about NLI: `[u; v]` of the two sentences and an SVC.
+
+    python probing.py --training_size 30 --model_name biobert
+    python probing.py --demo --training_size 30 --model_name biobert --control
+
+The encoder is frozen: pre-trained (--training_size 0), fine-tuned (after fine-tuning.py), or
+untrained (--random_init). The probe trains on the whole training split. Writes
+results/<dataset>/<model>/<size>/seed-<n>/probing/: config.json, layers.csv, layers.png,
+metrics.json; and layers_all_sizes.png of the model. Killed, the same command goes on.
+"""
+
+import sys
+from pathlib import Path
+
+if __name__ == "__main__":  # run as a file: import from the repository, not from this folder
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from common import cli, models, results
+from NLI import data
+
+
+def parse_args(argv):
+    parser = cli.Parser(__doc__)
+    cli.add_common_arguments(parser)
+    cli.add_probing_arguments(parser, ("svc", "linear"), ("mean", "cls", "last"))
+    parser.add_argument("--standardize", action="store_true", help="scale features to variance 1")
+    return cli.parse(parser, argv, Path(__file__).parent)
+
+
+@cli.command
+def main(argv=None):
+    args = parse_args(argv)
+    size = "random" if args.random_init else args.training_size
+    run = results.Run(args, data, models.folder_name(args), size, "probing")
+    checkpoint = results.checkpoints([run])[run]
+    if metrics := run.finished(checkpoint):
+        return report(run, metrics, "finished earlier; --overwrite repeats it")
+
+    import numpy as np
+
+    from common import layers, representations, subsample, training
+    from NLI import svc_probe
+
+    machine = training.machine(args.device, args.precision)
+    dataset = data.load(args)
+    examples = subsample.limited(dataset.splits, data.stratum, args.max_train_examples, args.seed)
+    training.seed(args.seed)
+    encoder, tokenizer = models.load_encoder(
+        checkpoint or models.source(args), random_init=args.random_init
+    )
+    chosen = layers.choose(args.layers, encoder.config.num_hidden_layers)
+    limit = min(args.max_length, encoder.config.max_position_embeddings)
+    texts = list(dict.fromkeys(t for s in examples for e in examples[s] for t in e[1:3]))
+    encoded, counts = data.probe_inputs(texts, tokenizer, limit, args.pooling)
+    row = {text: i for i, text in enumerate(texts)}
+    pairs = {
+        split: np.array([(row[e.premise], row[e.hypothesis]) for e in examples[split]])
+        for split in examples
+    }
+    gold = {layers.TASK: examples}
+    if args.control:  # labels that have nothing to do with the text: only capacity learns them
+        gold[layers.CONTROL] = examples | {"train": data.permuted(examples["train"], args.seed)}
+    targets = {
+        target: np.array([dataset.labels.index(e.label) for e in splits["train"]])
+        for target, splits in gold.items()
+    }
+
+    def score(predicted):
+        return {
+            target: {
+                split: data.score(gold[target][split], [dataset.labels[i] for i in found])
+                for split, found in splits.items()
+            }
+            for target, splits in predicted.items()
+        }
+
+    made_of = {"sha256": results.fingerprint(examples), "counts": counts}
+    with run.open(made_of, checkpoint, max_length=limit, machine=machine.describe()):
+        scores = layers.Scores(run.folder, chosen)
+        if missing := scores.missing():
+            features = representations.extract(
+                encoder, encoded, chosen, machine, args.batch_size, run.folder / "features"
+            )
+            svc_probe.probe_layers(
+                {layer: features[layer] for layer in missing}, pairs, targets, kind=args.probe,
+                standardize=args.standardize, machine=machine,
+                on_done=lambda layer, predicted: scores.add(layer, score(predicted)),
+            )  # fmt: skip
+        metrics = layers.finish(run, scores, data, examples, counts, machine)
+    report(run, metrics, "done")
+
+
+def report(run, metrics, state):
+    """The final summary: which layer tells most, where the results lie, what comes next."""
+    print(f"\n{data.TASK} probing, {run.title()}: {state}")
+    print(
+        f"best layer on dev: {metrics['best_layer']} (0 embeddings, {metrics['last_layer']} last)"
+    )
+    print(results.score_table(metrics, data.SUMMARY))
+    print(f"results: {run.folder}\nnext:    {run.command('attention')}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

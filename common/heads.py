@@ -1,0 +1,66 @@
+"""What is written of two encoders' attention: heads.csv, floor.csv, metrics.json and the figures.
+
+Layers count from 1, the first block (0 is the embeddings, as in probing), heads from 1.
+"""
+
+from pathlib import Path
+
+from common.results import Run, read_json, write_csv
+
+N_MOST_CHANGED = 5
+
+
+def finish(run: Run, similarity, floor, counts: dict, machine) -> None:
+    """Write one size's results; `floor` (or None) is the comparison with an untrained encoder."""
+    from common import training
+
+    _write(run, run.folder / "heads.csv", similarity)
+    if floor is not None:
+        _write(run, run.folder / "floor.csv", floor)
+    metrics = {"split": run.args.split, "examples": similarity.n}
+    for prefix, found in (("", similarity), ("floor_", floor)):
+        for metric, mean in found.mean.items() if found is not None else ():
+            metrics[f"{prefix}{metric}"] = float(mean.mean())
+            by_layer = enumerate(mean.mean(1), 1)
+            metrics |= {f"{prefix}{metric}_layer_{n}": float(value) for n, value in by_layer}
+    first, mean = next(iter(similarity.mean.items()))
+    # A similarity is lowest, a divergence (and a difference) highest, where most has changed.
+    order = mean.ravel().argsort(kind="stable")
+    order = order if first == "cosine" else order[::-1]
+    metrics["most_changed_heads"] = [
+        {"layer": int(i // mean.shape[1]) + 1, "head": int(i % mean.shape[1]) + 1,
+         first: float(mean.ravel()[i])}
+        for i in order[:N_MOST_CHANGED]
+    ]  # fmt: skip
+    run.finish(metrics | counts | training.peak_memory(machine))
+
+
+def _write(run: Run, path: Path, similarity) -> None:
+    rows = []
+    for metric, mean in similarity.mean.items():
+        for name, values in ((metric, mean), (f"{metric}_std", similarity.std[metric])):
+            for (layer, head), value in zip(_cells(values), values.ravel(), strict=True):
+                where = {"layer": layer, "head": head, "metric": name, "value": float(value)}
+                rows.append(run.about | where)
+    write_csv(path, rows)
+
+
+def _cells(values):
+    layers, heads = values.shape
+    return [(layer, head) for layer in range(1, layers + 1) for head in range(1, heads + 1)]
+
+
+def table(runs: list[Run]) -> str:
+    """The mean and the most changed head of each size, as text."""
+    lines = []
+    for run in runs:
+        found = read_json(run.folder / "metrics.json")
+        head = found["most_changed_heads"][0]
+        metric = [name for name in head if name not in ("layer", "head")][0]
+        floor = found.get(f"floor_{metric}")
+        shown = "" if floor is None else f" (untrained encoder {floor:.4f})"
+        lines.append(
+            f"{run.about['training_size']:>4} %: mean {metric} {found[metric]:.4f}{shown}, most "
+            f"changed: layer {head['layer']}, head {head['head']}, {head[metric]:.4f}"
+        )
+    return "\n".join(lines)

@@ -1,0 +1,127 @@
+"""Frozen encoder -> pooled features of every layer, on disk as float16 memory maps."""
+
+import hashlib
+import json
+import logging
+import shutil
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from common import training
+from common.batching import pad, sorted_batches
+from common.cli import UserError
+from common.results import read_json, write_json
+
+log = logging.getLogger(__name__)
+
+
+def encoder_hash(encoder) -> str:
+    """SHA-256 over all weights, by name: the checkpoint's identity wherever it was loaded from."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(encoder.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def extract(
+    encoder, examples: list[dict], layers: list[int], machine, batch_size: int, folder: Path
+) -> dict[int, np.ndarray]:
+    """Features of the chosen layers: `{layer: [units, hidden]}`, float16, memory-mapped.
+
+    `examples`: dicts of `input_ids`, (`token_type_ids`,) and `units`, a list of (start, end) token
+    ranges; a unit's vector is the mean of its tokens' hidden states, in float32. The rows are the
+    units of all examples in order. Layer 0 is the embeddings, the last one what the model returns.
+    One pass serves all layers. What `folder` holds from an earlier call is used again if weights,
+    inputs, layers and precision are the same. Raises UserError if the disk is too small.
+    """
+    hidden, n = encoder.config.hidden_size, sum(len(e["units"]) for e in examples)
+    made_of = [encoder_hash(encoder), examples, layers, machine.precision]
+    key = hashlib.sha256(json.dumps(made_of).encode()).hexdigest()
+    files = {layer: folder / f"layer-{layer:02d}.npy" for layer in layers}
+    if (read_json(folder / "complete.json") or {}).get("key") == key:
+        log.info("using the features in %s", folder)
+        return {layer: np.load(file, mmap_mode="r") for layer, file in files.items()}
+    if folder.exists():
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True)
+    needed, free = len(layers) * n * hidden * 2, shutil.disk_usage(folder).free
+    log.info("features: %d layers x %d vectors x %d, %.2f GB on disk", len(layers), n, hidden,
+             needed / 1e9)  # fmt: skip
+    if needed > 0.95 * free:
+        raise UserError(
+            f"the features need {needed / 1e9:.1f} GB, {folder} has {free / 1e9:.1f} GB free. Free "
+            "some space, give another --output_dir, or fewer layers (--layers last)."
+        )
+    shape = (n, hidden)
+    maps = {
+        layer: np.lib.format.open_memmap(file, mode="w+", dtype=np.float16, shape=shape)
+        for layer, file in files.items()
+    }
+    _fill(encoder, examples, maps, machine, batch_size)
+    for array in maps.values():
+        array.flush()
+    write_json(folder / "complete.json", {"key": key})
+    return {layer: np.load(file, mmap_mode="r") for layer, file in files.items()}
+
+
+def _fill(encoder, examples: list[dict], maps: dict, machine, batch_size: int) -> None:
+    first = np.cumsum([0, *(len(example["units"]) for example in examples)])
+    encoder.to(machine.device).eval()
+    pad_token_id = encoder.config.pad_token_id or 0  # masked; any id will do
+    micro = batch_size
+
+    def run(indices: list[int], size: int) -> None:
+        for start in range(0, len(indices), size):
+            piece = indices[start : start + size]
+            rows = np.concatenate([np.arange(first[i], first[i + 1]) for i in piece])
+            for layer, vectors in pooled(
+                encoder, [examples[i] for i in piece], list(maps), machine, pad_token_id
+            ):
+                maps[layer][rows] = vectors
+
+    # Examples without a unit (no word that a model could see) have nothing to encode.
+    filled = [i for i, example in enumerate(examples) if example["units"]]
+    lengths = [len(examples[i]["input_ids"]) for i in filled]
+    with torch.inference_mode(), tqdm(
+        total=len(filled), desc="features", unit=" examples", dynamic_ncols=True
+    ) as progress:  # fmt: skip
+        for batch in sorted_batches(lengths, batch_size):
+            indices = [filled[i] for i in batch]
+            _, micro = training.in_memory(
+                lambda size, batch=indices: run(batch, size), micro, machine.device
+            )
+            progress.update(len(indices))
+
+
+def pooled(encoder, examples: list[dict], layers: list[int], machine, pad_token_id: int):
+    """Yield (layer, float16 array `[units, hidden]`) of one batch, pooled on the device.
+
+    Raises UserError for a value that float16 cannot hold.
+    """
+    inputs = [{k: v for k, v in e.items() if k in training.INPUTS} for e in examples]
+    batch = {k: v.to(machine.device) for k, v in pad(inputs, pad_token_id).items()}
+    width = batch["input_ids"].shape[1]
+    units = [(i * width + a, i * width + b) for i, e in enumerate(examples) for a, b in e["units"]]
+    starts, ends = torch.tensor(units, device=machine.device).T
+    options = {} if encoder.config.model_type == "bert" else {"use_cache": False}
+    with machine.autocast():
+        states = encoder(**batch, output_hidden_states=True, **options).hidden_states
+    if len(states) != encoder.config.num_hidden_layers + 1:
+        raise RuntimeError(f"{len(states)} hidden states from {type(encoder).__name__}")
+    # All units' tokens one after another: a mean is then a reduction of neighbours, in one order.
+    lengths = ends - starts
+    offsets = torch.repeat_interleave(starts - lengths.cumsum(0) + lengths, lengths)
+    tokens = offsets + torch.arange(len(offsets), device=machine.device)
+    for layer in layers:
+        chosen = states[layer].flatten(0, 1)[tokens].float()
+        vectors = torch.segment_reduce(chosen, "mean", lengths=lengths).to(torch.float16)
+        if not torch.isfinite(vectors).all():
+            raise UserError(
+                f"layer {layer} has values beyond float16 (65504) or NaN. Is the checkpoint sound? "
+                "Try --precision fp32."
+            )
+        yield layer, vectors.cpu().numpy()
