@@ -88,6 +88,21 @@ def test_positions_are_where_each_words_own_pieces_stand(kind):
                 assert row["input_ids"][position : position + len(alone)] == alone
 
 
+@pytest.mark.parametrize("kind", ("bert", "biobert", "gpt2"))
+def test_words_read_as_in_running_text(kind):
+    """They are not glued together: GPT-2's each begin with their space, the first too.
+
+    (BioGPT's Moses step splits running text otherwise than words.)
+    """
+    tok = tokenizer(kind)
+    for sentence in tiny.SENTENCES:
+        ids = alignment.encode([sentence.split()], tok, 10_000)[0][0]["input_ids"]
+        assert ids == tok(sentence)["input_ids"]
+        if kind == "gpt2":
+            pieces = tok.convert_ids_to_tokens(ids)
+            assert sum(piece.startswith("Ġ") for piece in pieces) == len(sentence.split())
+
+
 @pytest.mark.parametrize(
     ("kind", "word", "empty"),
     [("bert", "", 1), ("bert", "\u200b", 1), ("gpt2", "", 1), ("gpt2", "\u200b", 0)]
@@ -104,7 +119,7 @@ def test_zero_piece_words(kind, word, empty):
     }  # fmt: skip
     assert (middle["positions"][1] is None) == bool(empty)
     assert (alone["input_ids"] == []) == bool(empty)
-    assert none == {"input_ids": [], "positions": []}
+    assert none["input_ids"] == none["positions"] == []
     if empty:
         bare = alignment.encode([["The", "protein"]], tok, 50)[0][0]
         assert middle["input_ids"] == bare["input_ids"]

@@ -114,7 +114,7 @@ def ours(args):
         "padding": 1 - sum(lengths) / positions,
         "rate": rate,
         "share": flops / seconds / rate,
-        "peak_memory_mib": training.usage(model, machine)["peak_memory_mib"],
+        "peak_memory_mib": training.peak_memory(machine)["peak_memory_mib"],
     }
 
 

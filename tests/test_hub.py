@@ -1,0 +1,297 @@
+"""Loading from the Hub: fresh, cached, offline, and from a Hub that fails in every way it can.
+
+The Hub is the stand-in of `tests.hub`. Its clients read their environment when they are imported,
+so two helper processes (one that sees the Hub, one whose Hub refuses the connection) run the
+scripts; once a script runs as the README says it.
+"""
+
+import contextlib
+import importlib
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from unittest import mock
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from common import hub as client
+from tests import tiny
+from tests.hub import Hub
+
+ROOT = Path(__file__).resolve().parents[1]
+DATASET = "tner/bionlp2004"
+REFUSED = {"HF_ENDPOINT": "http://127.0.0.1:9"}  # nothing listens there
+QUICK = ("--device", "cpu", "--precision", "fp32", "--num_train_epochs", "1")
+
+
+# --- what runs in a helper process ---------------------------------------------------------------
+
+
+def fine_tune(argv, timeout=2) -> tuple[int, str, float]:
+    """NER/fine-tuning.py: exit code, stderr, seconds. Nobody sleeps between the retries."""
+    err, started, code = io.StringIO(), time.monotonic(), 0
+    with contextlib.redirect_stderr(err), contextlib.redirect_stdout(io.StringIO()):
+        try:
+            with mock.patch("time.sleep"), mock.patch("common.hub.TIMEOUT", timeout):
+                importlib.import_module("NER.fine-tuning").main([*QUICK, *argv])
+        except SystemExit as stop:
+            code = stop.code
+    return code, err.getvalue(), time.monotonic() - started
+
+
+def warm_up():
+    from transformers import AutoModelForTokenClassification, AutoTokenizer  # noqa: F401
+
+    from common import training  # noqa: F401
+
+
+def load(name, task):
+    """Weights as arrays, and the tokenizer's pieces of a text with capitals."""
+    import argparse
+
+    from common import models
+
+    args = argparse.Namespace(model_name=name, demo=False)
+    model, tokenizer = models.load_task_model(args, task, ["a", "b"])
+    weights = {key: value.numpy() for key, value in model.state_dict().items()}
+    return weights, tokenizer.tokenize("NF-kappa B and IL-2"), len(tokenizer)
+
+
+# --- fixtures ------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory):
+    """The stand-in Hub, with the study's data set and models as their repositories hold them."""
+    root = tmp_path_factory.mktemp("hub")
+    for kind, name in tiny.HUB_NAMES.items():
+        if kind != "uncased":
+            tiny.make(kind, root / "models" / name, layers=1)
+    for split in ("train", "validation", "test"):
+        folder = root / "datasets" / DATASET / "refs--convert--parquet" / "bionlp2004" / split
+        folder.mkdir(parents=True)
+        words = [text.split() for text in tiny.SENTENCES]
+        tags = [[(3, 4, 0, 1, 0, 9)[k % 6] for k in range(len(row))] for row in words]
+        tags = pyarrow.array(tags, pyarrow.list_(pyarrow.int32()))
+        table = pyarrow.table({"tokens": words, "tags": tags})
+        pyarrow.parquet.write_table(table, folder / "0000.parquet")
+    with Hub(root) as hub:
+        yield hub
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache") / "huggingface"
+
+
+@contextlib.contextmanager
+def helper(environment):
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        with mock.patch.dict(os.environ, environment, clear=True):
+            pool.submit(warm_up).result()  # starts the process, with this environment
+        yield pool.submit
+
+
+@pytest.fixture(scope="module")
+def online(served, cache):
+    with helper(served.env(cache)) as submit:
+        yield submit
+
+
+@pytest.fixture(scope="module")
+def offline(served, cache):
+    with helper(served.env(cache, **REFUSED)) as submit:
+        yield submit
+
+
+@pytest.fixture
+def hub(served):
+    """The Hub in order, with no request noted yet."""
+    served.mode, served.only = "ok", ""
+    served.requests.clear()
+    yield served
+    served.mode, served.only = "ok", ""
+
+
+@pytest.fixture
+def cold(cache):
+    shutil.rmtree(cache, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("own") / "data"
+    folder.mkdir()
+    for split in ("train", "validation", "test"):
+        row = {"tokens": ["IL-2", "gene"], "tags": ["B-DNA", "I-DNA"]}
+        (folder / f"{split}.jsonl").write_text(json.dumps(row) + "\n")
+    return folder
+
+
+def flags(out, *more, size=0):
+    return ["--training_size", str(size), "--output_dir", str(out), *map(str, more)]
+
+
+def check_refused(result, out, *named, seconds=15):
+    """Exit code 2, one message that names all of `named`, no result, and in time."""
+    code, err, took = result
+    assert code == 2, err
+    message = err.strip().splitlines()[-1]
+    assert message.startswith("error: ") and "Traceback" not in err and err.count("error: ") == 1
+    assert all(part in message for part in named), message
+    assert took < seconds and not out.exists()
+
+
+def no_conversion(requests):
+    """Neither the twin of pytorch_model.bin in another format is asked for, nor a commission."""
+    paths = [path for _, path in requests]
+    assert paths and not [p for p in paths if "/commits" in p or "discussions" in p or "/pr" in p]
+    return True
+
+
+# --- tests ---------------------------------------------------------------------------------------
+
+
+def test_from_a_fresh_machine_and_again_without_a_network(served, offline, cache, tmp_path):
+    """First as the README says it, from inside the task's folder; then with the Hub gone."""
+    shutil.rmtree(cache, ignore_errors=True)
+    served.requests.clear()
+    argv = flags(tmp_path / "out", size=10)
+    done = subprocess.run(
+        [sys.executable, "fine-tuning.py", "--model_name", "biobert", *QUICK, *argv],
+        cwd=ROOT / "NER", env=served.env(cache), capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
+    assert no_conversion(served.requests)
+    folder = tmp_path / "out" / "bionlp2004" / "biobert" / "10" / "seed-42" / "fine-tuning"
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert metrics["train_examples"] == 1 and metrics["test_sentences"] == len(tiny.SENTENCES)
+    saved = json.loads((folder / "checkpoint" / "config.json").read_text())
+    assert saved["label2id"] == {"O": 0, "DNA": 1, "protein": 2, "RNA": 3}
+
+    code, err, seconds = offline(fine_tune, flags(tmp_path / "again", size=10)).result()
+    assert code == 0 and seconds < 10, err
+    again = json.loads((tmp_path / "again" / folder.relative_to(tmp_path / "out") / "metrics.json")
+                       .read_text())  # fmt: skip
+    assert {k: v for k, v in again.items() if "f1" in k} == (
+        {k: v for k, v in metrics.items() if "f1" in k}
+    )
+
+
+def test_cached_costs_no_request(hub, cold, online, tmp_path):
+    assert online(fine_tune, flags(tmp_path / "first")).result()[0] == 0
+    assert no_conversion(hub.requests)
+    hub.requests.clear()
+    assert online(fine_tune, flags(tmp_path / "second")).result()[0] == 0
+    assert not hub.requests
+    hub.mode = "silent"
+    assert online(fine_tune, flags(tmp_path / "third")).result()[0] == 0
+
+
+def test_refused_and_not_cached(cold, offline, data_dir, tmp_path):
+    """The data set is asked for first; with one's own data, the model."""
+    out = tmp_path / "out"
+    result = offline(fine_tune, flags(out)).result()
+    check_refused(result, out, "data set tner/bionlp2004", "--data_dir", "--demo", "network")
+    result = offline(fine_tune, flags(out, "--data_dir", data_dir)).result()
+    check_refused(
+        result, out, "model dmis-lab/biobert-v1.1", "--demo", "--model_name with a local folder"
+    )
+
+
+@pytest.mark.parametrize("only", ["", "/api/models/"])
+def test_silent_and_not_cached(hub, cold, online, tmp_path, only):
+    assert 0 < client.TIMEOUT <= 10  # here it is 2
+    hub.mode, hub.only = "silent", only
+    out = tmp_path / "out"
+    result = online(fine_tune, flags(out)).result(timeout=60)
+    check_refused(result, out, "model dmis-lab" if only else DATASET, "--demo")
+
+
+def test_always_503(hub, cold, online, data_dir, tmp_path):
+    hub.mode = "503"
+    out = tmp_path / "out"
+    check_refused(online(fine_tune, flags(out)).result(), out, DATASET, "503", "--demo")
+    assert len(hub.requests) >= client.TRIES
+    result = online(fine_tune, flags(out, "--data_dir", data_dir)).result()
+    check_refused(result, out, "dmis-lab/biobert-v1.1", "503", "--demo")
+
+
+def test_503_once(hub, cold, online, tmp_path):
+    hub.mode = "503"
+    running = online(fine_tune, flags(tmp_path / "out"))
+    while not hub.requests:
+        time.sleep(0.001)
+    hub.mode = "ok"
+    assert running.result()[0] == 0
+
+
+def test_unknown_repository(hub, cold, online, data_dir, tmp_path):
+    out = tmp_path / "out"
+    argv = flags(out, "--data_dir", data_dir, "--model_name", "nobody/nothing")
+    result = online(fine_tune, argv).result()
+    check_refused(result, out, "model nobody/nothing", "not on the Hub", "spelling", seconds=5)
+
+
+@pytest.mark.parametrize("lost", ["vocab.txt", "pytorch_model.bin"])
+@pytest.mark.parametrize("mode", ["503", "cut"])
+def test_a_download_that_fails_half_way(hub, cold, online, data_dir, tmp_path, lost, mode):
+    """Never a tokenizer of five entries; and the same command goes on when the Hub is back."""
+    hub.mode, hub.only = mode, lost
+    out = tmp_path / "out"
+    argv = flags(out, "--data_dir", data_dir)
+    result = online(fine_tune, argv).result()
+    check_refused(result, out, "model dmis-lab/biobert-v1.1", "same command again", "--demo")
+    hub.mode = "ok"
+    code, err, _ = online(fine_tune, argv).result()
+    assert code == 0, err
+
+
+@pytest.mark.parametrize("kind", ["bert", "biobert", "gpt2", "biogpt"])
+def test_every_encoder_weight_is_loaded(hub, cold, online, kind):
+    """Under whatever names and in whatever format the repository holds them."""
+    name = tiny.HUB_NAMES[kind]
+    weights, _, size = online(load, name, "SequenceClassification").result()
+    stored = read_weights(hub.root / "models" / name)
+    assert no_conversion(hub.requests)
+    old = [key for key in stored if key.endswith((".gamma", ".beta"))]
+    assert bool(old) == (kind in ("bert", "biobert"))
+    unused = ("cls.", "output_projection.")
+    expected = {
+        key.replace(".gamma", ".weight").replace(".beta", ".bias"): value
+        for key, value in stored.items()
+        if not key.startswith(unused) and not key.endswith(".attn.bias")
+    }
+    prefix = "transformer." if kind == "gpt2" else ""
+    heads = {key for key in weights if key.startswith(("classifier.", "score."))}
+    assert {prefix + key for key in expected} == set(weights) - heads
+    for key, value in expected.items():
+        assert (weights[prefix + key] == value.numpy()).all(), key
+    config = json.loads((hub.root / "models" / name / "config.json").read_text())
+    assert size == config["vocab_size"]
+
+
+def read_weights(folder):
+    import torch
+    from safetensors.torch import load_file
+
+    if (folder / "model.safetensors").is_file():
+        return load_file(folder / "model.safetensors")
+    return torch.load(folder / "pytorch_model.bin", weights_only=True)
+
+
+def test_a_repository_with_a_vocabulary_alone_keeps_capitals(hub, cold, online):
+    name = tiny.HUB_NAMES["biobert-vocab-only"]
+    folder = hub.root / "models" / name
+    assert not list(folder.glob("tokenizer*"))
+    _, pieces, _ = online(load, name, "TokenClassification").result()
+    assert "".join(pieces).replace("##", "") == "NF-kappaBandIL-2"

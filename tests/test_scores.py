@@ -1,0 +1,496 @@
+"""Scores equal to scikit-learn's and seqeval's, and the label sets and splits they stand on."""
+
+import argparse
+import json
+import random
+import warnings
+from collections import Counter
+
+import pytest
+from seqeval.metrics import classification_report
+from seqeval.metrics.sequence_labeling import get_entities
+from seqeval.scheme import IOB2, Entities
+from sklearn import metrics
+from sklearn.model_selection import train_test_split
+
+from common.cli import UserError
+from NER import alignment
+from NER import data as ner
+from NER.scores import entities, score, to_iob2, word_class
+from NLI import data as nli
+
+TYPES = ("DNA", "protein", "cell_type", "B-cell-line")
+TAGS = ["O", *(f"{prefix}-{kind}" for kind in TYPES for prefix in "BI")]
+
+
+def random_tags(rng, longest=12, outside=0.3):
+    """Any tags in any order: I- after O, after another type, at the start."""
+    n = rng.randint(0, longest)
+    return ["O" if rng.random() < outside else rng.choice(TAGS) for _ in range(n)]
+
+
+def valid_tags(rng, longest=12):
+    return to_iob2([rng.choice(["O", "O", *TYPES]) for _ in range(rng.randint(0, longest))])
+
+
+def disturbed(tags, rng, share=0.3):
+    """A prediction that is often right."""
+    return [rng.choice(TAGS) if rng.random() < share else tag for tag in tags]
+
+
+def corpora(n, sentences=40):
+    """(gold, predicted): valid gold or any, predictions of any quality, in every other one a type
+    that the gold lacks."""
+    for seed in range(n):
+        rng = random.Random(seed)
+        gold = [(valid_tags if seed % 3 else random_tags)(rng) for _ in range(sentences)]
+        if seed % 2:
+            gold = [["O" if tag.endswith("DNA") else tag for tag in tags] for tags in gold]
+        yield gold, [disturbed(tags, rng, share=seed / n) for tags in gold]
+
+
+# --- NER: entities
+
+
+def conlleval(tags):
+    return {(kind, start, end + 1) for kind, start, end in get_entities(tags)}
+
+
+def strict_iob2(tags):
+    found = Entities([tags], IOB2).entities[0]
+    return {(entity.tag, entity.start, entity.end) for entity in found}
+
+
+@pytest.mark.parametrize("make", (random_tags, valid_tags))
+def test_entities_equal_seqevals(make):
+    rng = random.Random(0)
+    different = 0
+    for _ in range(5000):
+        tags = make(rng)
+        assert entities(tags) == conlleval(tags), tags
+        assert entities(tags, strict=True) == strict_iob2(tags), tags
+        different += entities(tags) != entities(tags, strict=True)
+    assert (different > 2000) == (make is random_tags)  # valid tags: no difference
+
+
+@pytest.mark.parametrize(
+    ("tags", "loose", "strict"),
+    [
+        ("", [], []),
+        ("O O", [], []),
+        ("B-a I-a O B-a", [("a", 0, 2), ("a", 3, 4)], [("a", 0, 2), ("a", 3, 4)]),
+        ("B-a B-a", [("a", 0, 1), ("a", 1, 2)], [("a", 0, 1), ("a", 1, 2)]),
+        ("I-a I-a", [("a", 0, 2)], []),
+        ("O I-a B-a", [("a", 1, 2), ("a", 2, 3)], [("a", 2, 3)]),
+        ("B-a I-b I-b", [("a", 0, 1), ("b", 1, 3)], [("a", 0, 1)]),
+        ("B-a I-b I-a", [("a", 0, 1), ("b", 1, 2), ("a", 2, 3)], [("a", 0, 1)]),
+        ("B-B-cell I-B-cell B-I-x", [("B-cell", 0, 2), ("I-x", 2, 3)],
+         [("B-cell", 0, 2), ("I-x", 2, 3)]),
+    ],
+)  # fmt: skip
+def test_entities_by_hand(tags, loose, strict):
+    assert entities(tags.split()) == set(loose)
+    assert entities(tags.split(), strict=True) == set(strict)
+
+
+def report(gold, predicted, **options):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # seqeval's, on what is undefined
+        return classification_report(gold, predicted, output_dict=True, zero_division=0, **options)
+
+
+@pytest.mark.parametrize("strict", (False, True))
+def test_entity_scores_equal_seqevals(strict):
+    options = {"mode": "strict", "scheme": IOB2} if strict else {}
+    suffix = "_strict" if strict else ""
+    compared = set()
+    for gold, predicted in corpora(60):
+        expected = report(gold, predicted, **options)
+        found = score(gold, predicted)
+        for row in ("micro avg", *TYPES):
+            if row not in expected:
+                continue
+            name = suffix if row == "micro avg" else f"{suffix}_{row}"
+            for metric, key in (("precision",) * 2, ("recall",) * 2, ("f1", "f1-score")):
+                value = found[f"entity_{metric}{name}"]
+                assert value == pytest.approx(expected[row][key], abs=1e-12), (row, metric)
+                compared.add(value)
+        named = {k.removeprefix(f"entity_f1{suffix}_") for k in found if k.startswith("entity_f1")}
+        assert {row for row in TYPES if row in expected} <= named
+    assert len(compared) > 200  # many different scores, not 0 and 1 alone
+    assert {0.0, 1.0} <= compared
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_a_perfect_and_a_hopeless_prediction(kind):
+    gold = [["O", f"B-{kind}", f"I-{kind}", "O"], [f"B-{kind}"]]
+    perfect = score(gold, gold)
+    assert perfect["entity_f1"] == perfect["entity_f1_strict"] == perfect["macro_f1"] == 1
+    assert perfect[f"entity_f1_{kind}"] == perfect[f"f1_{kind}"] == 1
+    other = [["B-other", "O", "O", "O"], ["O"]]
+    hopeless = score(gold, other)
+    assert hopeless["entity_f1"] == hopeless["entity_recall"] == hopeless["entity_precision"] == 0
+    assert hopeless["micro_f1_without_o"] == 0
+
+
+# --- NER: words
+
+
+def test_word_scores_equal_scikit_learns():
+    compared = set()
+    for gold, predicted in corpora(60):
+        found = score(gold, predicted)
+        y = [
+            [t if t == "O" else t[2:] for tags in side for t in tags] for side in (gold, predicted)
+        ]
+        names = sorted({*y[0], *y[1]})
+        types = [name for name in names if name != "O"]
+        expected = {
+            "macro_f1": metrics.f1_score(*y, average="macro"),
+            "micro_f1": metrics.accuracy_score(*y),
+            "macro_f1_without_o": metrics.f1_score(*y, labels=types, average="macro"),
+            "micro_f1_without_o": metrics.f1_score(*y, labels=types, average="micro"),
+        }
+        each = metrics.f1_score(*y, labels=names, average=None)
+        expected |= {f"f1_{name}": f1 for name, f1 in zip(names, each, strict=True)}
+        words = {k: v for k, v in found.items() if not k.startswith("entity_")}
+        assert words == pytest.approx(expected, abs=1e-12)
+        compared |= set(words.values())
+    assert len(compared) > 300
+
+
+# --- NER: the six-class run, which has no B- and I-, against IOB2 gold
+
+
+def io_prediction(classes):
+    """What a run with the study's classes yields: through `decode`, from logits."""
+    import numpy as np
+
+    labels = ["O", *ner.STUDY_ORDER]
+    data = ner.Data("x", {}, labels, False)
+    encoded = [{"input_ids": [1] * len(c), "positions": list(range(len(c)))} for c in classes]
+    logits = [np.eye(6)[[labels.index(name) for name in c]].reshape(-1, 6) for c in classes]
+    return ner.decode(data, encoded, logits)
+
+
+IO_CASES = {
+    # gold, predicted classes, then entity precision, recall, F1 of seqeval's default mode
+    "single": ("B-DNA I-DNA O", "DNA DNA O", (1, 1, 1)),
+    "adjacent of one type merge": ("B-DNA I-DNA B-DNA", "DNA DNA DNA", (0, 0, 0)),
+    "adjacent of two types do not": ("B-DNA B-RNA I-RNA", "DNA RNA RNA", (1, 1, 1)),
+    "merged beside a right one": ("B-DNA B-DNA O B-RNA", "DNA DNA O RNA", (1 / 2, 1 / 3, 0.4)),
+    "DNA taken for RNA": ("B-DNA I-DNA O", "RNA RNA O", (0, 0, 0)),
+    "half an entity": ("B-protein I-protein O", "protein O O", (0, 0, 0)),
+    "one too long": ("B-protein O B-RNA", "protein protein RNA", (1 / 2, 1 / 2, 1 / 2)),
+    "no prediction": ("B-DNA I-DNA O", "O O O", (0, 0, 0)),
+    "no gold entity": ("O O O", "DNA O O", (0, 0, 0)),
+    "neither": ("O O O", "O O O", (0, 0, 0)),
+    "empty sentence": ("", "", (0, 0, 0)),
+}
+
+
+@pytest.mark.parametrize(("gold", "classes", "expected"), IO_CASES.values(), ids=IO_CASES)
+def test_six_class_predictions_against_iob2_gold(gold, classes, expected):
+    gold, predicted = [gold.split(), []], io_prediction([classes.split(), []])
+    found = score(gold, predicted)
+    for suffix in ("", "_strict"):  # io predictions are valid IOB2: the two agree
+        values = [found[f"entity_{metric}{suffix}"] for metric in ("precision", "recall", "f1")]
+        assert values == pytest.approx(expected)
+    assert all(0 <= value <= 1 for value in found.values())
+
+
+def test_the_trap_of_bare_labels_in_seqeval():
+    """Bare DNA and RNA are both "NA" to seqeval, and a confusion of the two counts as right."""
+    gold, predicted = [["DNA", "DNA", "O"]], [["RNA", "RNA", "O"]]
+    assert report(gold, predicted)["micro avg"]["f1-score"] == 1
+    found = score([to_iob2(gold[0])], [to_iob2(predicted[0])])
+    assert found["entity_f1"] == found["f1_DNA"] == found["entity_f1_DNA"] == 0
+    assert found["micro_f1"] == pytest.approx(1 / 3)
+
+
+def test_six_class_scores_equal_seqevals_on_random_sentences():
+    rng = random.Random(0)
+    merged = 0
+    for _ in range(30):
+        gold = [valid_tags(rng) for _ in range(30)]
+        gold = [[t.replace("B-cell-line", "cell_line") for t in tags] for tags in gold]
+        # Some more entities that touch: under io they merge.
+        gold = [[t.replace("I-", "B-") if rng.random() < 0.3 else t for t in tags] for tags in gold]
+        classes = [
+            [rng.choice(ner.STUDY_ORDER) if rng.random() < 0.2 else word_class(t) for t in tags]
+            for tags in gold
+        ]
+        found, predicted = score(gold, io_prediction(classes)), io_prediction(classes)
+        expected = report(gold, predicted)["micro avg"]
+        assert found["entity_f1"] == pytest.approx(expected["f1-score"], abs=1e-12)
+        assert found["entity_recall"] == pytest.approx(expected["recall"], abs=1e-12)
+        # seqeval on I- tags is the same prediction: an I- run is one entity.
+        inside = [["O" if c == "O" else f"I-{c}" for c in row] for row in classes]
+        assert report(gold, inside)["micro avg"]["f1-score"] == pytest.approx(found["entity_f1"])
+        perfect = score(gold, io_prediction([[word_class(t) for t in tags] for tags in gold]))
+        assert perfect["micro_f1"] == 1
+        touching = any(
+            two[0] == "B" and two[2:] == one[2:] and one != "O"
+            for tags in gold
+            for one, two in zip(tags, tags[1:], strict=False)
+        )
+        # What six classes cannot express costs entity score, and nothing else does.
+        assert (perfect["entity_f1"] < 1) == touching
+        merged += touching
+    assert merged > 20
+
+
+def test_cut_words_are_scored_as_outside_and_cost_recall():
+    gold = ["B-DNA", "I-DNA", "O", "B-RNA"]
+    row = {"positions": [1, 2, 3, None]}  # the last word was cut
+    tags = alignment.word_labels(row, [9, 1, 1, 0, 9], ["O", "DNA", "RNA"])
+    found = score([gold], [to_iob2(tags)])
+    assert (found["entity_precision"], found["entity_recall"]) == (1, 1 / 2)
+    assert found["micro_f1"] == 3 / 4
+    assert found["entity_recall_RNA"] == found["f1_RNA"] == 0
+
+
+def test_no_sentence_at_all():
+    found = score([], [])
+    assert found["entity_f1"] == found["macro_f1"] == found["micro_f1_without_o"] == 0
+
+
+def test_gold_and_prediction_of_other_lengths_are_a_bug():
+    with pytest.raises(ValueError):
+        score([["O"]], [["O"], ["O"]])
+    with pytest.raises(ValueError):
+        score([["O", "O"]], [["O"]])
+
+
+@pytest.mark.parametrize("classes", ([], ["O"], ["a", "a", "b", "O", "b"], ["B-cell", "B-cell"]))
+def test_to_iob2_and_back(classes):
+    tags = to_iob2(classes)
+    assert [word_class(tag) for tag in tags] == classes
+    for i, tag in enumerate(tags):
+        begins = classes[i] != "O" and (i == 0 or classes[i - 1] != classes[i])
+        assert tag[0] == ("B" if begins else "O" if classes[i] == "O" else "I")
+
+
+def test_majority_of_ner():
+    def example(tags):
+        return ner.Example("0", ["w"] * len(tags), tags)
+
+    train = [example(["O", "B-DNA", "I-DNA"])]
+    assert ner.majority(train, [example(["O", "O"])]) == [["B-DNA", "I-DNA"]]
+    assert ner.majority([], [example(["O", "O"])]) == [["O", "O"]]
+
+
+# --- NER: label sets
+
+WORDS = [["a", "b", "c"], ["d"]]
+
+
+def load_ner(folder, scheme="io"):
+    return ner.load(
+        argparse.Namespace(demo=False, data_dir=folder, dataset_name=None, label_scheme=scheme)
+    )
+
+
+def write_jsonl(folder, tags, label_json=None, name="{}.jsonl"):
+    rows = [{"tokens": w, "tags": t} for w, t in zip(WORDS, tags, strict=True)]
+    for split in ("train", "valid", "test"):
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        (folder / name.format(split)).write_text(text, encoding="utf-8")
+    if label_json:
+        (folder / "label.json").write_text(json.dumps(label_json), encoding="utf-8")
+    return folder
+
+
+def write_conll(folder, tags):
+    text = "-DOCSTART- X O\n\n"
+    for words, row in zip(WORDS, tags, strict=True):
+        text += "".join(f"{w} NN {t}\n" for w, t in zip(words, row, strict=True)) + "\n"
+    for split in ("train", "dev", "test"):
+        (folder / f"{split}.conll").write_text(text, encoding="utf-8")
+    return folder
+
+
+def write_parquet(folder, tags, label_json=None):
+    import pyarrow
+    from pyarrow import parquet
+
+    for split in ("train", "validation", "test"):
+        parquet.write_table(
+            pyarrow.table({"tokens": WORDS, "tags": tags}), folder / f"{split}.parquet"
+        )
+    if label_json:
+        (folder / "label.json").write_text(json.dumps(label_json), encoding="utf-8")
+    return folder
+
+
+HYPHENS = [["B-B-cell-line", "I-B-cell-line", "O"], ["B-x"]]
+SHUFFLED = {"I-x": 0, "B-x": 7, "I-B-cell-line": 3, "O": 5, "B-B-cell-line": 1}
+NUMBERS = [[SHUFFLED[tag] for tag in row] for row in HYPHENS]
+WAYS = {
+    "numbers": lambda folder: write_jsonl(folder, NUMBERS, SHUFFLED),
+    "numbers, .json": lambda folder: write_jsonl(folder, NUMBERS, SHUFFLED, "{}.json"),
+    "names": lambda folder: write_jsonl(folder, HYPHENS),
+    "names and a map": lambda folder: write_jsonl(folder, HYPHENS, SHUFFLED),
+    "parquet numbers": lambda folder: write_parquet(folder, NUMBERS, SHUFFLED),
+    "parquet names": lambda folder: write_parquet(folder, HYPHENS),
+    "conll": lambda folder: write_conll(folder, HYPHENS),
+}
+
+
+@pytest.mark.parametrize("scheme", ("io", "iob2"))
+@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
+def test_any_label_set_in_any_format(tmp_path, way, scheme):
+    data = load_ner(way(tmp_path), scheme)
+    assert (
+        data.labels
+        == {
+            "io": ["O", "B-cell-line", "x"],
+            "iob2": ["O", "B-B-cell-line", "I-B-cell-line", "B-x", "I-x"],
+        }[scheme]
+    )
+    assert list(data.splits) == ["train", "dev", "test"]
+    for examples in data.splits.values():
+        assert [e.words for e in examples] == WORDS
+        assert [e.tags for e in examples] == HYPHENS
+    assert [ner.stratum(e) for e in data.splits["train"]] == ["B-cell-line", "x"]
+
+
+@pytest.mark.parametrize("scheme", ("io", "iob2"))
+def test_a_type_called_b_cell(tmp_path, scheme):
+    """`B-B-cell` is the type `B-cell`, whose io class is not the beginning of a `cell`."""
+    import numpy as np
+
+    tags = [["B-B-cell", "I-B-cell", "B-cell"], ["I-cell"]]
+    data = load_ner(write_jsonl(tmp_path, tags), scheme)
+    types = {word_class(label) if scheme == "iob2" else label for label in data.labels}
+    assert types == {"O", "B-cell", "cell"}
+    examples = data.splits["test"]
+    classes = [t if scheme == "iob2" else t[2:] for row in tags for t in row]
+    encoded = [{"positions": [0, 1, 2]}, {"positions": [0]}]
+    values = np.eye(len(data.labels))[[data.labels.index(c) for c in classes]]
+    decoded = ner.decode(data, encoded, [values[:3], values[3:]])
+    found = ner.score(examples, decoded)
+    assert found["entity_f1"] == found["micro_f1"] == 1
+    assert found["entity_f1_B-cell"] == found["entity_f1_cell"] == found["f1_B-cell"] == 1
+
+
+def test_bare_tags_become_iob2(tmp_path):
+    data = load_ner(write_conll(tmp_path, [["protein", "protein", "O"], ["DNA"]]))
+    assert data.labels == ["O", "DNA", "protein"]  # the study's order, not the alphabet's
+    assert [e.tags for e in data.splits["train"]] == [["B-protein", "I-protein", "O"], ["B-DNA"]]
+
+
+def test_bare_names_in_label_json(tmp_path):
+    names = {"O": 2, "virus": 0, "protein": 1}
+    data = load_ner(write_jsonl(tmp_path, [[0, 0, 2], [1]], names), "iob2")
+    assert data.labels == ["O", "B-protein", "I-protein", "B-virus", "I-virus"]
+    assert [e.tags for e in data.splits["test"]] == [["B-virus", "I-virus", "O"], ["B-protein"]]
+
+
+def test_a_declared_type_that_never_occurs_is_a_class(tmp_path):
+    data = load_ner(write_jsonl(tmp_path, [[1, 2, 0], [0]], {"O": 0, "B-x": 1, "I-x": 2, "B-y": 3}))
+    assert data.labels == ["O", "x", "y"]
+
+
+def test_the_studys_classes_and_the_fields_eleven(tmp_path):
+    label_json = {name: i for i, name in enumerate(ner.BIONLP2004)}
+    folder = write_jsonl(tmp_path, [[9, 10, 0], [0]], label_json)
+    assert load_ner(folder).labels == ["O", "DNA", "protein", "cell_type", "cell_line", "RNA"]
+    assert load_ner(folder, "iob2").labels == ner.BIONLP2004
+
+
+@pytest.mark.parametrize(
+    "tags", [[["S-x", "B-x", "O"], ["O"]], [["B-x", "x", "O"], ["O"]], [["L-x", "U-y", "O"], ["O"]]]
+)
+def test_other_schemes_are_refused(tmp_path, tags):
+    with pytest.raises(UserError, match="not IOB2"):
+        load_ner(write_jsonl(tmp_path, tags))
+
+
+# --- NLI
+
+
+def pairs(labels):
+    return [nli.Example(str(i), "a", "b", label) for i, label in enumerate(labels)]
+
+
+@pytest.mark.filterwarnings("ignore:A single label")
+@pytest.mark.parametrize("gold_labels", (nli.LABELS, nli.LABELS[:2], nli.LABELS[1:], ["neutral"]))
+@pytest.mark.parametrize("predicted_labels", (nli.LABELS, nli.LABELS[:2], ["neutral"]))
+def test_nli_scores_equal_scikit_learns(gold_labels, predicted_labels):
+    for seed in range(5):
+        rng = random.Random(seed)
+        gold, predicted = rng.choices(gold_labels, k=60), rng.choices(predicted_labels, k=60)
+        found = nli.score(pairs(gold), predicted)
+        names = [name for name in nli.LABELS if name in {*gold, *predicted}]
+        rows = metrics.classification_report(
+            gold, predicted, labels=names, output_dict=True, zero_division=0
+        )
+        expected = {
+            "accuracy": metrics.accuracy_score(gold, predicted),
+            "macro_f1": metrics.f1_score(gold, predicted, average="macro", zero_division=0),
+        }
+        for name in names:
+            expected[f"precision_{name}"] = rows[name]["precision"]
+            expected[f"recall_{name}"] = rows[name]["recall"]
+            expected[f"f1_{name}"] = rows[name]["f1-score"]
+        matrix = metrics.confusion_matrix(gold, predicted, labels=names)
+        for g, row in zip(names, matrix.tolist(), strict=True):
+            for p, n in zip(names, row, strict=True):
+                expected[f"confusion_{g}_{p}"] = n
+        assert found == pytest.approx(expected, abs=1e-12)
+
+
+def test_two_way_set_is_not_punished_for_the_label_it_lacks():
+    gold = ["entailment", "neutral"] * 5
+    found = nli.score(pairs(gold), gold)
+    assert found["accuracy"] == found["macro_f1"] == 1
+    assert not any("contradiction" in key for key in found)
+
+
+def test_majority_of_nli():
+    train = pairs(["neutral", "entailment", "neutral"])
+    assert nli.majority(train, pairs(["entailment"] * 2)) == ["neutral", "neutral"]
+
+
+def write_nli(folder, labels, name):
+    rows = [
+        {"gold_label": label, "sentence1": f"p{i}", "sentence2": f"h{i}", "pairID": f"id-{i}"}
+        for i, label in enumerate(labels)
+    ]
+    (folder / name).write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+def load_nli(folder):
+    return nli.load(argparse.Namespace(demo=False, data_dir=folder, dataset_name=None)).splits
+
+
+@pytest.mark.parametrize("name", ("train.jsonl", "mli_train_v1.jsonl"))
+@pytest.mark.parametrize("seed", (0, 1))
+def test_a_train_file_alone_is_split_80_20_as_in_the_study(tmp_path, name, seed):
+    labels = random.Random(seed).choices(nli.LABELS, [3, 2, 1], k=203)
+    write_nli(tmp_path, labels, name)
+    numbers = train_test_split(list(range(203)), test_size=0.2, stratify=labels, random_state=42)
+    splits = load_nli(tmp_path)
+    assert list(splits) == ["train", "test"]
+    for split, expected in zip(("train", "test"), numbers, strict=True):
+        assert [e.id for e in splits[split]] == [f"id-{i}" for i in expected]
+        assert [e.premise for e in splits[split]] == [f"p{i}" for i in expected]
+        assert [e.label for e in splits[split]] == [labels[i] for i in expected]
+        counts, totals = Counter(labels[i] for i in expected), Counter(labels)
+        share = len(expected) / 203
+        assert all(abs(counts[label] - totals[label] * share) <= 1 for label in nli.LABELS)
+
+
+def test_three_files_are_taken_as_they_are(tmp_path):
+    for n, split in enumerate(("train", "dev", "test"), 3):
+        write_nli(tmp_path, nli.LABELS[:2] * n, f"mli_{split}_v1.jsonl")
+    assert {s: len(examples) for s, examples in load_nli(tmp_path).items()} == {
+        "train": 6, "dev": 8, "test": 10,
+    }  # fmt: skip
+
+
+def test_too_few_examples_to_split_is_a_user_error(tmp_path):
+    write_nli(tmp_path, ["neutral"] * 5 + ["entailment"], "train.jsonl")
+    with pytest.raises(UserError, match="too few"):
+        load_nli(tmp_path)
