@@ -1,5 +1,6 @@
 """The NER task: BioNLP2004 or your own data, its labels, encoding, predictions and scores."""
 
+import random
 from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
@@ -15,6 +16,7 @@ TASK = "NER"
 MODEL_TASK = "TokenClassification"
 MAIN_METRIC = "entity_f1"
 SUMMARY = ("entity_f1", "entity_f1_strict", "macro_f1", "micro_f1_without_o")  # printed at the end
+PROBE_METRICS = ("entity_f1", "macro_f1", "micro_f1")  # drawn by layer
 HUB_ID, HUB_REVISION = "tner/bionlp2004", "refs/convert/parquet"
 # dataset/label.json of tner/bionlp2004; its parquet files hold the numbers alone.
 BIONLP2004 = ["O", "B-DNA", "I-DNA", "B-protein", "I-protein", "B-cell_type", "I-cell_type",
@@ -37,6 +39,16 @@ class Data(NamedTuple):
     splits: dict[str, list[Example]]
     labels: list[str]
     iob2: bool  # whether labels are IOB2 tags, or the study's: O and the entity types
+
+
+def add_arguments(parser) -> None:
+    """The flag that only this task's scripts have."""
+    parser.add_argument(
+        "--label_scheme",
+        choices=("io", "iob2"),
+        default="io",
+        help="classes to learn: O and the entity types (io, the study's), or B-/I- tags (iob2)",
+    )
 
 
 def dataset_name(args) -> str:
@@ -134,6 +146,68 @@ def decode(data: Data, encoded: list[dict], logits: list) -> list[list[str]]:
         for row, values in zip(encoded, logits, strict=True)
     ]
     return found if data.iob2 else [to_iob2(classes) for classes in found]
+
+
+def probe_inputs(examples: list[Example], tokenizer, max_length: int, pooling: str):
+    """What the frozen encoder reads: `input_ids` and `units` (words) of each sentence; the counts.
+
+    The units of all sentences, in order, are the rows of the features; a word that was cut or
+    tokenizes to nothing has none (`positions` says which).
+    """
+    encoded, counts = alignment.encode([e.words for e in examples], tokenizer, max_length)
+    for row in encoded:
+        row["units"] = alignment.units(row, pooling)
+    return encoded, counts
+
+
+def feature_rows(encoded: dict[str, list[dict]]) -> dict[str, list[tuple[int, int]]]:
+    """Where each sentence's words lie in the features of all splits, one after another."""
+    rows, start = {}, 0
+    for split, examples in encoded.items():
+        rows[split] = []
+        for example in examples:
+            rows[split].append((start, start + len(example["units"])))
+            start = rows[split][-1][1]
+    return rows
+
+
+def probe_targets(data: Data, examples: list[Example], encoded: list[dict], rows: list) -> tuple:
+    """The rows and labels of the words that have a vector, of each sentence that has any."""
+    number = {label: i for i, label in enumerate(data.labels)}
+    sentences, labels = [], []
+    for example, row, (start, end) in zip(examples, encoded, rows, strict=True):
+        tags = example.tags if data.iob2 else map(word_class, example.tags)
+        if start < end:
+            sentences.append((start, end))
+            known = zip(tags, row["positions"], strict=True)
+            labels.append([number[tag] for tag, position in known if position is not None])
+    return sentences, labels
+
+
+def decode_words(data: Data, encoded: list[dict], rows: list, predicted: list) -> list[list[str]]:
+    """IOB2 tags of all words, from the label numbers of those that have a vector; else `O`."""
+    found, left = [], iter(predicted)
+    for row, (start, end) in zip(encoded, rows, strict=True):
+        known = iter(next(left) if start < end else ())
+        names = [OUTSIDE if p is None else data.labels[next(known)] for p in row["positions"]]
+        found.append(names if data.iob2 else to_iob2(names))
+    return found
+
+
+def control_tags(splits: dict[str, list[Example]], seed: int) -> dict[str, list[Example]]:
+    """The splits with random tags: one a word type, drawn from the training words' classes.
+
+    The control task of Hewitt & Liang (2019): it can be learned from a word's identity alone.
+    """
+    generator = random.Random(seed)
+    classes = Counter(word_class(tag) for example in splits["train"] for tag in example.tags)
+    names, weights = zip(*sorted(classes.items()), strict=True)
+    types = sorted({word for examples in splits.values() for e in examples for word in e.words})
+    drawn = dict(zip(types, generator.choices(names, weights, k=len(types)), strict=True))
+    return {
+        split: [e._replace(tags=to_iob2([drawn[word] for word in e.words])) for e in examples]
+        for split, examples in splits.items()
+    }
 
 
 def majority(train: list[Example], examples: list[Example]) -> list[list[str]]:

@@ -4,6 +4,7 @@ MedNLI is credentialed: its text never reaches a log, a result file or an error 
 """
 
 import os
+import random
 from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
@@ -16,6 +17,7 @@ TASK = "NLI"
 MODEL_TASK = "SequenceClassification"
 MAIN_METRIC = "accuracy"
 SUMMARY = ("accuracy", "macro_f1")  # printed at the end
+PROBE_METRICS = ("accuracy", "macro_f1")  # drawn by layer
 LABELS = ["entailment", "contradiction", "neutral"]  # 0, 1, 2 as in the study
 FIELDS = ("gold_label", "sentence1", "sentence2")
 SPLIT_SEED = 42  # of the 80/20 split of a train file alone: the study's, whatever --seed is
@@ -97,8 +99,9 @@ def _example(row: dict, place: str, number: str) -> Example:
             raise UserError(f"{place}: {field!r} is not a string. Mend that example.")
     label = row["gold_label"]
     if label not in LABELS:
-        # A long "label" is a misplaced text, which must not be shown.
-        shown = repr(label) if len(label) <= 20 else f"of {len(label)} characters"
+        # Several words, or many characters, are a misplaced text, which must not be shown.
+        word = len(label) <= 20 and len(label.split()) <= 1
+        shown = repr(label) if word else f"of {len(label)} characters"
         raise UserError(f"{place}: unknown gold_label {shown}; allowed: {', '.join(LABELS)}.")
     return Example(str(row.get("pairID", number)), row["sentence1"], row["sentence2"], label)
 
@@ -158,6 +161,26 @@ def encode(
     return encoded, {"pairs": len(examples), **counts}
 
 
+def probe_inputs(texts: list[str], tokenizer, max_length: int, pooling: str):
+    """What the frozen encoder reads: `input_ids` of each text encoded alone, and its one unit.
+
+    `pooling`: "mean" over all real tokens, "cls" the first, "last" the last of them. The counts:
+    `texts`, `truncated_texts`, `truncated_tokens`.
+    """
+    encoded, over = [], []
+    for ids in tokenizer(texts, add_special_tokens=True)["input_ids"]:
+        tail = ids[len(ids) - 1 :] if ids[-1:] == [tokenizer.sep_token_id] else []
+        over.append(max(0, len(ids) - max_length))
+        if over[-1]:  # the closing [SEP] of BERT stays
+            ids = ids[: max_length - len(tail)] + tail
+        ids = ids or [tokenizer.eos_token_id]  # an empty text in GPT-2
+        n = len(ids)
+        unit = {"mean": (0, n), "cls": (0, 1), "last": (n - 1, n)}[pooling]
+        encoded.append({"input_ids": ids, "units": [unit]})
+    cut = {"truncated_texts": sum(map(bool, over)), "truncated_tokens": sum(over)}
+    return encoded, {"texts": len(texts), **cut}
+
+
 def _frame(tokenizer) -> tuple[list[int], list[int], list[int], bool]:
     """The special tokens before, between and after the two texts, and whether there are types."""
     bare = tokenizer("a", add_special_tokens=False)["input_ids"]
@@ -181,6 +204,13 @@ def truncate(a: list[int], b: list[int], room: int) -> tuple[list[int], list[int
 def decode(data: Data, encoded: list[dict], logits: list) -> list[str]:
     """The label of each pair, from its logits `[labels]`."""
     return [data.labels[scores.argmax()] for scores in logits]
+
+
+def permuted(examples: list[Example], seed: int) -> list[Example]:
+    """The control's training examples: the same texts, their labels shuffled among them."""
+    labels = [example.label for example in examples]
+    random.Random(seed).shuffle(labels)
+    return [e._replace(label=label) for e, label in zip(examples, labels, strict=True)]
 
 
 def majority(train: list[Example], examples: list[Example]) -> list[str]:
