@@ -4,8 +4,9 @@
     python attention.py --demo --training_sizes 10,30 --model_name biobert --floor
 
 The same inputs (the test split) go through the pre-trained encoder and through those that
-fine-tuning.py made of it. Writes, for each size, results/<dataset>/<model>/<size>/seed-<n>/attention/:
-config.json, heads.csv, heads.png, metrics.json (floor.csv); and attention_all_sizes.png of the model.
+fine-tuning.py made of it. For each size it writes, in results/<dataset>/<model>/<size>/seed-<n>/
+attention/: config.json, heads.csv, (floor.csv,) heads.png, metrics.json; and, for the model,
+attention_all_sizes.png.
 """
 
 import sys

@@ -71,13 +71,10 @@ def load(args) -> Data:
     else:
         rows = _from_hub()
     splits = {
-        split: [
-            Example(f"{split}-{i}", words, _iob(tags, f"{split}, example {i}"))
-            for i, (words, tags) in enumerate(sentences)
-        ]
+        split: [Example(f"{split}-{i}", words, tags) for i, (words, tags) in enumerate(sentences)]
         for split, sentences in rows.items()
     }
-    declared = [_iob([tag], "label.json") for tag in names or ()]
+    declared = [to_iob2([tag]) if tag[:2] not in ("B-", "I-") else [tag] for tag in names or ()]
     used = [example.tags for examples in splits.values() for example in examples]
     types = {word_class(tag) for tags in declared + used for tag in tags} - {OUTSIDE}
     if not types:
@@ -87,19 +84,6 @@ def load(args) -> Data:
     iob2 = args.label_scheme == "iob2"
     classes = [f"{prefix}-{kind}" for kind in types for prefix in "BI"] if iob2 else types
     return Data(name, splits, [OUTSIDE, *classes], iob2)
-
-
-def _iob(tags: list[str], place: str) -> list[str]:
-    """Checked tags; bare types (`protein`) become IOB2, a run of one type one entity."""
-    bare = [tag for tag in tags if tag != OUTSIDE and tag[:2] not in ("B-", "I-")]
-    if not bare and not {"B-", "I-"} & set(tags):
-        return tags
-    if len(bare) < len(tags) - tags.count(OUTSIDE) or any(tag[1:2] in ("-", "") for tag in bare):
-        raise UserError(
-            f"{place}: tags {sorted(set(tags))} are not IOB2 (O, B-type, I-type). Convert the file "
-            "(S- to B-, E- to I-, and the like)."
-        )
-    return to_iob2(tags)
 
 
 def _from_hub() -> dict[str, list[tuple[list[str], list[str]]]]:

@@ -18,6 +18,9 @@ if __name__ == "__main__":  # run as a file: import from the repository, not fro
 from common import cli, models, results
 from NER import data
 
+EPOCHS = 3  # of the probe
+LAYERS_AT_ONCE = 5  # probed side by side; a killed run keeps the groups that were done
+
 
 def parse_args(argv):
     parser = cli.Parser(__doc__)
@@ -65,10 +68,11 @@ def main(argv=None):
         words, labels = data.probe_targets(
             dataset, splits["train"], encoded["train"], rows["train"]
         )
-        with tqdm(total=len(words), desc=f"{target}, {len(features)} layers") as progress:
+        name = f"{target} labels, {len(features)} layers"
+        with tqdm(total=EPOCHS * len(words), desc=name, unit=" sentences") as progress:
             probes = bilstm_crf.fit(
-                features, words, labels, len(dataset.labels), kind=args.probe, machine=machine,
-                seeds=[args.seed] * len(features), progress=progress.update,
+                features, words, labels, len(dataset.labels), kind=args.probe, epochs=EPOCHS,
+                seeds=[args.seed] * len(features), machine=machine, progress=progress.update,
             )  # fmt: skip
         found = [{} for _ in features]
         for split in (split for split in ("dev", "test") if split in splits):
@@ -86,9 +90,8 @@ def main(argv=None):
             features = representations.extract(
                 encoder, everything, chosen, machine, args.batch_size, run.folder / "features"
             )
-            # In groups: what a group keeps in memory does not grow with the model's depth.
-            for start in range(0, len(missing), bilstm_crf.LAYERS_AT_ONCE):
-                group = missing[start : start + bilstm_crf.LAYERS_AT_ONCE]
+            for start in range(0, len(missing), LAYERS_AT_ONCE):
+                group = missing[start : start + LAYERS_AT_ONCE]
                 by_target = {t: score([features[layer] for layer in group], t) for t in gold}
                 for i, layer in enumerate(group):
                     scores.add(layer, {target: found[i] for target, found in by_target.items()})

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from common.cli import UserError
 from common.reading import check_folder, find_split, jsonl, lines
+from NER.scores import OUTSIDE, to_iob2
 
 PATTERNS = (
     *("{}.jsonl", "{}.json"),
@@ -53,7 +54,20 @@ def read_file(path: Path, by_id: dict[int, str] | None) -> Iterator[tuple[list[s
         if not isinstance(tags, list) or len(tags) != len(words):
             n = len(tags) if isinstance(tags, list) else "no list of"
             raise UserError(f"{place}: {len(words)} tokens but {n} tags. Each token needs one tag.")
-        yield words, [_name(tag, by_id, place) for tag in tags]
+        yield words, _iob([_name(tag, by_id, place) for tag in tags], place)
+
+
+def _iob(tags: list[str], place: str) -> list[str]:
+    """Checked tags; bare types (`protein`) become IOB2, a run of one type one entity."""
+    bare = [tag for tag in tags if tag != OUTSIDE and tag[:2] not in ("B-", "I-")]
+    if not bare and not {"B-", "I-"} & set(tags):
+        return tags
+    if len(bare) < len(tags) - tags.count(OUTSIDE) or any(tag[1:2] in ("-", "") for tag in bare):
+        raise UserError(
+            f"{place}: tags {', '.join(sorted(set(tags)))} are not IOB2 (O, B-type, I-type). "
+            "Convert the file (S- to B-, E- to I-, and the like)."
+        )
+    return to_iob2(tags)
 
 
 def _name(tag, by_id: dict[int, str] | None, place: str) -> str:

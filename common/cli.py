@@ -31,6 +31,7 @@ _MENDABLE = {
     errno.EROFS: "choose another --output_dir",
     errno.ENOTDIR: "a file stands where a folder is needed: move it, or choose another folder",
     errno.EEXIST: "a file stands where a folder is needed: move it, or choose another folder",
+    errno.ENAMETOOLONG: "use shorter names (--dataset_name, --output_dir, the model's folder)",
 }
 
 
@@ -246,12 +247,17 @@ def size_list(text: str) -> list[int]:
 
 def metric_list(text: str) -> list[str]:
     """An argparse type: metrics of two attention maps, with commas; once each."""
-    allowed = ("cosine", "js", "entropy")
-    if set(text.split(",")) - set(allowed):
+    columns = {
+        "cosine": ["cosine"],
+        "js": ["js"],
+        "entropy": ["entropy_pretrained", "entropy_fine_tuned"],
+    }
+    chosen = text.split(",")
+    if set(chosen) - set(columns):
         raise argparse.ArgumentTypeError(
-            f"{text!r} is not a list of metrics. Take from {','.join(allowed)}, without spaces."
+            f"{text!r} is no list of metrics. Take from {','.join(columns)}, without spaces."
         )
-    return [metric for metric in allowed if metric in text.split(",")]
+    return [column for metric in columns if metric in chosen for column in columns[metric]]
 
 
 def layer_list(text: str) -> str:

@@ -1,5 +1,6 @@
 """The Hugging Face Hub: the cache first, then one bounded question, then the download."""
 
+import logging
 import os
 import time
 
@@ -8,6 +9,7 @@ from common.cli import UserError
 # A repository with pytorch_model.bin alone would make transformers fetch or commission a
 # converted twin in the background, and the process would wait for it at its end.
 os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
+log = logging.getLogger(__name__)
 TIMEOUT = 10  # seconds for the first answer
 TRIES = 3  # a hub that answers "5xx" once is asked again
 
@@ -42,6 +44,7 @@ def cached_or_download(name: str, load, repo_type: str = "model", revision: str 
         try:
             # The one request whose time can be bounded: a silent server hangs from_pretrained.
             HfApi().repo_info(name, repo_type=repo_type, revision=revision, timeout=TIMEOUT)
+            log.info("getting the %s %s from the Hub", kind, name)
             return load(local_files_only=False)
         except GatedRepoError:
             raise UserError(

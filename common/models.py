@@ -29,7 +29,9 @@ MIN_COVERAGE = 0.9
 def folder_name(args) -> str:
     """What the model of `--model_name` is called in the results: a short name, or the id with "--".
 
-    Raises UserError if it is none of: a name in MODELS, a local folder, an id with one "/".
+    A local folder goes by its own and its parent's name; `args.model_name` becomes its whole path,
+    so that two folders of one name are told apart. Raises UserError if it is none of: a name in
+    MODELS, a local folder, an id with one "/".
     """
     name = args.model_name
     if name in MODELS:
@@ -40,8 +42,8 @@ def folder_name(args) -> str:
     if folder.is_dir():
         if not (folder / "config.json").is_file():
             raise UserError(f"{name} holds no config.json: it is no model folder.")
-        # The whole path, since so many folders are called "model" or "checkpoint".
-        return str(folder.resolve()).strip("/").replace("/", "--")
+        args.model_name = str(folder.resolve())
+        return "--".join(folder.resolve().parts[-2:]).strip("/")
     if re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name) and ".." not in name:
         return name.replace("/", "--")
     raise UserError(
@@ -54,10 +56,7 @@ def source(args) -> str:
     """Where to load `--model_name` from: a Hub id or a folder. With --demo, makes the miniature."""
     if args.demo:
         return str(demo.miniature(args.model_name, CACHE))
-    folder = Path(args.model_name).expanduser()
-    if args.model_name in MODELS:
-        return MODELS[args.model_name]
-    return str(folder.absolute()) if folder.is_dir() else args.model_name
+    return MODELS.get(args.model_name, args.model_name)
 
 
 def load_config(source: str):

@@ -9,6 +9,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -214,6 +215,9 @@ def replacing(path: Path):
         elif path.is_dir():  # a folder cannot replace a folder that holds something
             shutil.rmtree(path)
         temporary.replace(path)
+    except OSError as error:
+        error.filename = error.filename or str(path)  # a failed write does not say where
+        raise
     finally:
         if temporary.is_dir():
             shutil.rmtree(temporary)
@@ -254,8 +258,16 @@ def score_table(metrics: dict, scores: Iterable[str]) -> str:
 
 def save_model(folder: Path, model, tokenizer) -> None:
     """A checkpoint that `from_pretrained` loads, in its place at once or not at all."""
+    from safetensors import SafetensorError
+
     with replacing(folder) as temporary:
-        model.save_pretrained(temporary)
+        try:
+            model.save_pretrained(temporary)
+        except SafetensorError as error:  # hides what the operating system said in its text
+            if code := re.search(r"os error (\d+)", str(error)):
+                number = int(code[1])
+                raise OSError(number, os.strerror(number), str(folder)) from error
+            raise
         tokenizer.save_pretrained(temporary)
 
 

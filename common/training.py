@@ -55,8 +55,8 @@ def machine(device: str, precision: str) -> Machine:
     try:
         chosen = torch.device(device)
         torch.empty(1, device=chosen)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
+    except (RuntimeError, AssertionError, NotImplementedError, ImportError) as error:
+        reason = str(error).splitlines()[0].split(". ")[0][:150]
         raise UserError(
             f"--device {device} is not to be had here ({reason}). Leave it out, or --device cpu."
         ) from None
@@ -241,15 +241,15 @@ def _shown(dev: dict, main_metric: str) -> str:
     return f"dev {main_metric} {dev[main_metric]:.4f}" if dev else ""
 
 
+_REMEDY = "Use a lower --learning_rate, or --precision fp32, with --overwrite."
+
+
 def _check(losses: list[torch.Tensor], state: dict) -> float | None:
     """Add the losses of the last steps to `state["loss"]`; UserError at the first NaN."""
     values = torch.stack(losses).tolist() if losses else []
-    for back, value in enumerate(reversed(values)):
+    for step, value in enumerate(values, state["step"] - len(values) + 1):
         if not np.isfinite(value):
-            raise UserError(
-                f"the loss is {value} at step {state['step'] - back}. Use a lower --learning_rate, "
-                "or --precision fp32, with --overwrite."
-            )
+            raise UserError(f"the loss is {value} at step {step}. {_REMEDY}")
     state["loss"] += sum(values)
     losses.clear()
     return values[-1] if values else None
@@ -276,6 +276,8 @@ def predict(
             with machine.autocast():
                 scores = logits(model, batch)
             scores = scores.float().cpu().numpy()
+            if not np.isfinite(scores).all():
+                raise UserError(f"the model's predictions are not numbers any more. {_REMEDY}")
             for row, i in zip(scores, piece, strict=True):
                 found[i] = row if row.ndim == 1 else row[: lengths[i]]
 

@@ -1,0 +1,293 @@
+"""Word probes: the CRF against enumeration, the BiLSTM against torch's, layers against alone."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from torch.nn.utils import rnn
+
+from common import training
+from common.cli import UserError
+from NER import bilstm_crf
+from NER.bilstm_crf import fit, log_partition, path_score, viterbi
+
+CPU = training.machine("cpu", "fp32")
+LAYERS, BATCH, LABELS = 2, 7, 3
+
+
+def some_crf(lengths, seed=0, layers=LAYERS, labels=LABELS):
+    """Emissions `[layers, batch, words, labels]`, parameters, mask; all random, in float64."""
+    g = torch.Generator().manual_seed(seed)
+    shapes = [(len(lengths), max(lengths), labels), (labels, labels), (labels,), (labels,)]
+    emissions, *parameters = (
+        (2 * torch.randn((layers, *shape), generator=g, dtype=torch.float64)).requires_grad_()
+        for shape in shapes
+    )
+    return emissions, parameters, torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
+
+
+def all_paths(emissions, transitions, start, end, length):
+    """Every path of one sentence of one layer, and its score, by plain addition."""
+    paths = list(itertools.product(range(emissions.shape[-1]), repeat=length))
+    scores = [
+        start[path[0]] + end[path[-1]] + sum(emissions[t, tag] for t, tag in enumerate(path))
+        + sum(transitions[a, b] for a, b in itertools.pairwise(path))
+        for path in paths
+    ]  # fmt: skip
+    return paths, torch.stack(scores)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_crf_equals_enumeration(seed):
+    lengths = np.random.default_rng(seed).integers(1, 6, BATCH).tolist()
+    emissions, parameters, mask = some_crf(lengths, seed)
+    tags = torch.zeros(mask.shape, dtype=torch.long)  # padding: any; labels 1, 2 unseen if seed 0
+    for row, length in zip(tags, lengths, strict=True):
+        row[:length] = torch.randint(1 if seed == 0 else LABELS, (length,))
+    log_z = log_partition(emissions, *parameters, mask)
+    gold = path_score(emissions, tags, *parameters, mask)
+    best = viterbi(emissions, *parameters, mask)
+    expected = []
+    for layer, i in itertools.product(range(LAYERS), range(BATCH)):
+        one = [p[layer] for p in parameters]
+        paths, scores = all_paths(emissions[layer, i], *one, lengths[i])
+        at = paths.index(tuple(tags[i, : lengths[i]].tolist()))
+        assert abs(log_z[layer, i] - scores.logsumexp(0)) < 1e-10
+        assert abs(gold[layer, i] - scores[at]) < 1e-10
+        assert tuple(best[layer, i, : lengths[i]].tolist()) == paths[scores.argmax()]
+        assert not best[layer, i, lengths[i] :].any()
+        expected.append(scores.logsumexp(0) - scores[at])
+    inputs = [emissions, *parameters]
+    ours = torch.autograd.grad((log_z - gold).sum(), inputs)
+    theirs = torch.autograd.grad(sum(expected), inputs)
+    for name, a, b in zip(("emissions", "transitions", "start", "end"), ours, theirs, strict=True):
+        torch.testing.assert_close(a, b, msg=lambda text, name=name: f"{name}: {text}")
+    assert not ours[0][:, ~mask].any()  # padding has no gradient
+
+
+def test_crf_survives_forbidden_moves_and_large_scores():
+    emissions, (transitions, start, end), mask = some_crf([4, 1, 3])
+    with torch.no_grad():
+        transitions[:, 0, 1] = -1e4  # as good as forbidden
+        emissions *= 100
+    log_z = log_partition(emissions.float(), transitions.float(), start.float(), end.float(), mask)
+    exact = log_partition(emissions, transitions, start, end, mask)
+    torch.testing.assert_close(log_z.double(), exact, rtol=1e-6, atol=1e-3)
+    log_z.sum().backward()
+    assert all(x.grad.isfinite().all() for x in (emissions, transitions, start, end))
+    best = viterbi(emissions, transitions, start, end, mask)
+    moves = (best[..., :-1] == 0) & (best[..., 1:] == 1) & mask[:, 1:]
+    assert not moves.any()
+
+
+@pytest.mark.parametrize("row", [[1, 0, 1, 1], [0, 1, 1, 1], [0, 0, 0, 0]])
+def test_a_mask_with_holes_is_refused(row):
+    emissions, parameters, mask = some_crf([4, 4])
+    mask[1] = torch.tensor(row)
+    tags = torch.zeros(mask.shape, dtype=torch.long)
+    for run in (
+        lambda: log_partition(emissions, *parameters, mask),
+        lambda: viterbi(emissions, *parameters, mask),
+        lambda: path_score(emissions, tags, *parameters, mask),
+    ):
+        with pytest.raises(ValueError, match="mask"):
+            run()
+
+
+@pytest.mark.parametrize("tag", [-100, -1, LABELS])
+def test_a_tag_out_of_range_is_refused_but_not_at_the_padding(tag):
+    emissions, parameters, mask = some_crf([4, 2])
+    tags = torch.ones(mask.shape, dtype=torch.long)
+    expected = path_score(emissions, tags, *parameters, mask)
+    tags[1, 2:] = tag
+    assert torch.equal(path_score(emissions, tags, *parameters, mask), expected)
+    tags[1, 1] = tag
+    with pytest.raises(ValueError, match="tag"):
+        path_score(emissions, tags, *parameters, mask)
+
+
+@pytest.mark.parametrize("lengths", [[5, 3, 1, 4], [1, 1], [6]])
+def test_bilstm_equals_torch(lengths):
+    """Output and all gradients, in float64, against packed sequences, one layer at a time."""
+    torch.manual_seed(0)
+    size, hidden, words = 6, 4, max(lengths)
+    x = torch.randn(LAYERS, words, len(lengths), size, dtype=torch.float64)
+    theirs = [torch.nn.LSTM(size, hidden, bidirectional=True).double() for _ in range(LAYERS)]
+
+    def ours_of(kind):
+        """`[layers, 2, ..., 4n]`: torch orders the gates i, f, g, o."""
+        both = [[getattr(m, f"{kind}_l0{d}").detach() for d in ("", "_reverse")] for m in theirs]
+        i, f, g, o = torch.stack([torch.stack(pair) for pair in both]).chunk(4, 2)
+        return torch.cat([i, f, o, g], 2)
+
+    weight = ours_of("weight_ih").flatten(1, 2).mT.requires_grad_()
+    bias = (ours_of("bias_ih") + ours_of("bias_hh")).flatten(1).unsqueeze(1).requires_grad_()
+    recurrent = ours_of("weight_hh").mT.contiguous().requires_grad_()
+    found = bilstm_crf.bilstm(x, torch.tensor(lengths), weight, bias, recurrent)
+    mask = (torch.arange(words)[:, None] < torch.tensor(lengths))[..., None]
+    factors = torch.randn_like(found) * mask
+    (found * factors).sum().backward()
+    for layer, lstm in enumerate(theirs):
+        packed = rnn.pack_padded_sequence(x[layer], lengths, enforce_sorted=False)
+        expected, _ = rnn.pad_packed_sequence(lstm(packed)[0])
+        torch.testing.assert_close(found[layer] * mask, expected)
+        (expected * factors[layer]).sum().backward()
+    torch.testing.assert_close(weight.grad, ours_grad(theirs, "weight_ih").flatten(1, 2).mT)
+    torch.testing.assert_close(bias.grad[:, 0], ours_grad(theirs, "bias_ih").flatten(1))
+    torch.testing.assert_close(recurrent.grad, ours_grad(theirs, "weight_hh").mT)
+
+
+def ours_grad(lstms, kind):
+    both = [[getattr(m, f"{kind}_l0{d}").grad for d in ("", "_reverse")] for m in lstms]
+    i, f, g, o = torch.stack([torch.stack(pair) for pair in both]).chunk(4, 2)
+    return torch.cat([i, f, o, g], 2)
+
+
+def some_task(n=150, size=16, layers=1, labels=4, longest=9, seed=0, noise=0.5):
+    """Float16 features that encode each word's label, sentences, and labels that hang together."""
+    rng = np.random.default_rng(seed)
+    lengths = rng.integers(1, longest, n)
+    ends = np.cumsum(lengths)
+    sentences = list(zip((ends - lengths).tolist(), ends.tolist(), strict=True))
+    gold = [rng.choice(labels, length, p=[0.55, *[0.45 / (labels - 1)] * (labels - 1)])
+            for length in lengths]  # fmt: skip
+    means = rng.normal(size=(layers, labels, size))
+    flat = np.concatenate(gold)
+    features = means[:, flat] + noise * rng.normal(size=(layers, len(flat), size))
+    return list(features.astype(np.float16)), sentences, gold
+
+
+def accuracy(predicted, gold):
+    return np.mean(np.concatenate(predicted) == np.concatenate(gold))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("kind", bilstm_crf.KINDS)
+def test_learns_what_the_features_encode_and_no_more(kind, precision):
+    machine = training.machine("cpu", precision)
+    layers, sentences, gold = some_task(500, layers=2)
+    layers[1] = np.random.default_rng(1).normal(size=layers[1].shape).astype(np.float16)
+    settings = {"kind": kind, "seeds": [1, 2], "machine": machine, "batch_size": 8}
+    rate = 1e-2 if kind == "linear" else 1e-3
+    probes = fit(layers, sentences[:400], gold[:400], 4, learning_rate=rate, **settings)
+    informed, noise = probes.predict(layers, sentences[400:])
+    majority = np.mean(np.concatenate(gold[400:]) == 0)
+    assert accuracy(informed, gold[400:]) > 0.97
+    assert abs(accuracy(noise, gold[400:]) - majority) < 0.06
+
+
+def test_the_crf_learns_the_order_of_labels():
+    """Labels 0 1 2 0 1 2 ...: noise but for a sentence's first word; a linear probe cannot."""
+    rng = np.random.default_rng(0)
+    gold = [(rng.integers(3) + np.arange(6)) % 3 for _ in range(300)]
+    features = rng.normal(size=(300, 6, 8))
+    for vectors, tags in zip(features, gold, strict=True):
+        vectors[0] = 0
+        vectors[0, tags[0]] = 4
+    features = [features.reshape(-1, 8).astype(np.float16)]
+    sentences = [(6 * i, 6 * i + 6) for i in range(300)]
+    scores = {}
+    for kind in bilstm_crf.KINDS:
+        probes = fit(features, sentences[:250], gold[:250], 3, kind=kind, seeds=[0], machine=CPU,
+                     batch_size=4, epochs=5)  # fmt: skip
+        scores[kind] = accuracy(probes.predict(features, sentences[250:])[0], gold[250:])
+    assert scores["bilstm-crf"] > 0.97 and scores["linear"] < 0.7
+
+
+@pytest.mark.parametrize("kind", bilstm_crf.KINDS)
+def test_layers_in_lockstep_equal_each_alone(kind):
+    layers, sentences, gold = some_task(60, layers=3)
+    settings = {"kind": kind, "machine": CPU, "batch_size": 16}
+    together = fit(layers, sentences, gold, 4, seeds=[5, 6, 7], **settings)
+    for i, layer in enumerate(layers):
+        alone = fit([layer], sentences, gold, 4, seeds=[5 + i], **settings)
+        for name, weight in alone.weights.items():
+            torch.testing.assert_close(together.weights[name][i], weight[0], rtol=1e-4, atol=1e-6)
+        found, same = alone.predict([layer], sentences), together.predict(layers, sentences)
+        for a, b in zip(found[0], same[i], strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("kind", bilstm_crf.KINDS)
+def test_training_does_not_depend_on_the_pieces_of_a_batch(kind, monkeypatch):
+    """One sentence at a time has no padding: the same step as a whole batch with its padding."""
+    layers, sentences, gold = some_task(40, layers=2)
+    settings = {"kind": kind, "seeds": [1, 2], "machine": CPU, "batch_size": 16}
+    whole = fit(layers, sentences, gold, 4, **settings)
+    monkeypatch.setattr(bilstm_crf, "ROOM", 1)
+    single = fit(layers, sentences, gold, 4, **settings)
+    for name, weight in whole.weights.items():
+        torch.testing.assert_close(single.weights[name], weight, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_scores_do_not_depend_on_companions(precision):
+    machine = training.machine("cpu", precision)
+    layers, sentences, gold = some_task(30, layers=2)
+    probes = fit(layers, sentences, gold, 4, seeds=[1, 2], machine=machine, epochs=1)
+    with torch.no_grad():
+        together, mask = probes._emissions(layers, sentences, range(30))
+        for i, (start, end) in enumerate(sentences):
+            alone, _ = probes._emissions(layers, sentences, [i])
+            tolerance = 1e-5 if precision == "fp32" else 2e-2
+            assert (together[:, i, : end - start] - alone[:, 0]).abs().max() < tolerance
+            assert mask[i].sum() == end - start
+
+
+def test_deterministic_and_seeded():
+    layers, sentences, gold = some_task(40, layers=2)
+
+    def run(seeds, batch_seed=0):
+        torch.rand(3), np.random.rand(3)  # global generators play no part
+        settings = {"seeds": seeds, "batch_seed": batch_seed, "machine": CPU, "batch_size": 8}
+        return fit(layers, sentences, gold, 4, **settings).weights
+
+    first, again = run([1, 2]), run([1, 2])
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    for other in (run([3, 4]), run([1, 2], batch_seed=1)):
+        assert not any(torch.allclose(first[name], other[name]) for name in first)
+
+
+@pytest.mark.parametrize("kind", bilstm_crf.KINDS)
+def test_single_words_progress_memory_maps_and_order(tmp_path, kind, recwarn):
+    layers, sentences, gold = some_task(50, longest=2)
+    assert {end - start for start, end in sentences} == {1}
+    np.save(tmp_path / "layer.npy", layers[0])
+    layers = [np.load(tmp_path / "layer.npy", mmap_mode="r")]
+    seen = []
+    settings = {"kind": kind, "batch_size": 16, "seeds": [0], "machine": CPU, "epochs": 2}
+    probes = fit(layers, sentences, gold, 4, progress=seen.append, **settings)
+    assert sum(seen) == 100 and len(seen) == 8
+    found = probes.predict(layers, sentences)[0]
+    backwards = probes.predict(layers, sentences[::-1], batch_size=7)[0][::-1]
+    np.testing.assert_array_equal(found, backwards)
+    assert probes.predict(layers, []) == [[]]
+    assert found[0].shape == (1,) and found[0].dtype == np.int64
+    as_tensors = probes.predict([torch.tensor(layers[0])], sentences)[0]
+    np.testing.assert_array_equal(found, as_tensors)
+    assert not recwarn.list
+
+
+def test_what_does_not_fit_is_refused():
+    layers, sentences, gold = some_task(5, layers=2)
+
+    def refused(match, error=ValueError, **changes):
+        given = {"features": layers, "sentences": sentences, "labels": gold, "n_labels": 4,
+                 "seeds": [0, 0], "machine": CPU} | changes  # fmt: skip
+        with pytest.raises(error, match=match):
+            fit(**given)
+
+    for bad in (-100, 4):
+        tags = [*gold[:4], np.where(np.arange(len(gold[4])) == 0, bad, gold[4])]
+        refused("sentence 4: .* labels", labels=tags)
+    refused("sentence 2: .* labels", labels=[*gold[:2], gold[2][:0], *gold[3:]])
+    refused("5 sentences with 4", labels=gold[:4])
+    refused("0 sentences", sentences=[], labels=[])
+    refused("sentence 1: rows", sentences=[sentences[0], (3, 3), *sentences[2:]])
+    refused("sentence 0: rows", sentences=[(0, 10**6), *sentences[1:]])
+    refused("feature matrices", seeds=[0])
+    refused("feature matrices", features=[layers[0], layers[1][:, :5]])
+    refused("kind", kind="crf")
+    infinite = [layers[0], np.full_like(layers[1], np.inf)]
+    refused("probe 2 of 2", UserError, features=infinite)
