@@ -1,0 +1,211 @@
+"""Features against a plain loop over the library's own outputs, one example and layer at a time."""
+
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from common import layers, models, representations, training
+from common.cli import UserError
+from NER import data as ner
+from NLI import data as nli
+
+CPU = training.machine("cpu", "fp32")
+KINDS = ("bert", "gpt2", "biogpt")
+WORDS = [
+    ["IL-2", "gene", "expression", "requires", "NF-kappa", "B", "."],
+    ["The", "\u200b", "", "glucocorticoid", "receptor"],  # BERT has no piece for the second word
+    ["", ""],
+    [],
+    ["cells"],
+    [*("transcription-factor-binding" for _ in range(60)), "cut"],
+]
+TEXTS = ["Chest pain.", "The patient denies fever and chills.", "", "x " * 300]
+
+
+@pytest.fixture(params=KINDS)
+def loaded(request, checkpoint):
+    return models.load_encoder(str(checkpoint(request.param)))
+
+
+def example(words):
+    return ner.Example("", words, ["O"] * len(words))
+
+
+def states(encoder, ids):
+    """Every layer's `[tokens, hidden]` of one example without padding, in float64."""
+    with torch.inference_mode():
+        found = encoder(input_ids=torch.tensor([ids]), output_hidden_states=True).hidden_states
+    return [state[0].double().numpy() for state in found]
+
+
+def extract(encoder, encoded, folder, chosen=None, batch_size=4, machine=CPU):
+    chosen = list(range(encoder.config.num_hidden_layers + 1)) if chosen is None else chosen
+    return representations.extract(encoder, encoded, chosen, machine, batch_size, folder)
+
+
+@pytest.mark.parametrize("pooling", ("mean", "first", "last"))
+def test_words_equal_a_plain_loop(loaded, tmp_path, pooling):
+    encoder, tokenizer = loaded
+    encoded, counts = ner.probe_inputs([example(w) for w in WORDS], tokenizer, 40, pooling)
+    features = extract(encoder, encoded, tmp_path / "features")
+    expected = {layer: [] for layer in features}
+    seen = 0
+    for words in WORDS:
+        # Independent of NER.alignment: pieces word by word, until the room of 40 is used up.
+        pieces = [tokenizer([w], is_split_into_words=True, add_special_tokens=False)["input_ids"]
+                  for w in words]  # fmt: skip
+        frame = tokenizer(["x"], is_split_into_words=True)["input_ids"]
+        bare = tokenizer(["x"], is_split_into_words=True, add_special_tokens=False)["input_ids"]
+        head = frame.index(bare[0])
+        tail = frame[head + len(bare) :]
+        ids, spans = frame[:head], []
+        for piece in pieces:
+            if len(ids) + len(piece) + len(tail) > 40:
+                break
+            if piece:
+                spans.append((len(ids), len(ids) + len(piece)))
+            ids = ids + piece
+        if not spans:
+            continue
+        for layer, state in enumerate(states(encoder, ids + tail)):
+            for a, b in spans:
+                vector = {"mean": state[a:b].mean(0), "first": state[a], "last": state[b - 1]}
+                expected[layer].append(vector[pooling])
+        seen += len(spans)
+    assert seen and counts["truncated_words"] > 0 and counts["empty_words"] > 0
+    for layer, vectors in features.items():
+        assert vectors.dtype == np.float16 and len(vectors) == seen
+        np.testing.assert_allclose(vectors, expected[layer], atol=2e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize("pooling", ("mean", "cls", "last"))
+def test_sentences_equal_a_plain_loop(loaded, tmp_path, pooling):
+    encoder, tokenizer = loaded
+    encoded, counts = nli.probe_inputs(TEXTS, tokenizer, 50, pooling)
+    features = extract(encoder, encoded, tmp_path / "features")
+    assert counts["truncated_texts"] == 1 and max(len(e["input_ids"]) for e in encoded) == 50
+    for row, text in enumerate(TEXTS[:2]):
+        for layer, state in enumerate(states(encoder, tokenizer(text)["input_ids"])):
+            vector = {"mean": state.mean(0), "cls": state[0], "last": state[-1]}[pooling]
+            np.testing.assert_allclose(features[layer][row], vector, atol=2e-3, rtol=1e-3)
+
+
+def test_features_do_not_depend_on_batches_or_order(loaded, tmp_path):
+    encoder, tokenizer = loaded
+    encoded, _ = nli.probe_inputs(TEXTS + ["One more.", "And another one."], tokenizer, 50, "mean")
+    one = extract(encoder, encoded, tmp_path / "one", batch_size=1)
+    many = extract(encoder, encoded[::-1], tmp_path / "many", batch_size=6)
+    for layer in one:
+        np.testing.assert_allclose(one[layer], many[layer][::-1], atol=2e-3, rtol=1e-3)
+
+
+def test_bf16_is_close_to_fp32(loaded, tmp_path):
+    encoder, tokenizer = loaded
+    encoded, _ = nli.probe_inputs(TEXTS, tokenizer, 50, "mean")
+    exact = extract(encoder, encoded, tmp_path / "fp32")
+    bf16 = extract(encoder, encoded, tmp_path / "bf16", machine=training.machine("cpu", "bf16"))
+    for layer in exact:
+        a, b = (np.array(f[layer], np.float64) for f in (exact, bf16))
+        cosine = (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
+        assert cosine.min() > 0.999
+
+
+def test_features_are_used_again_only_for_the_same_inputs(checkpoint, tmp_path, monkeypatch):
+    encoder, tokenizer = models.load_encoder(str(checkpoint("bert")))
+    encoded, _ = nli.probe_inputs(TEXTS, tokenizer, 50, "mean")
+    passes = []
+    pooled = representations.pooled
+    monkeypatch.setattr(
+        representations, "pooled", lambda *given: passes.append(1) or pooled(*given)
+    )
+
+    def ran(**changes):
+        passes.clear()
+        given = {"encoder": encoder, "encoded": encoded, "folder": tmp_path / "f"} | changes
+        extract(**given)
+        return bool(passes)
+
+    assert ran() and not ran()
+    assert ran(chosen=[1]) and ran()
+    assert ran(encoded=encoded[:2]) and ran()
+    assert ran(machine=training.machine("cpu", "bf16")) and ran()
+    with torch.no_grad():
+        encoder.embeddings.word_embeddings.weight[7, 3] += 1e-3
+    assert ran() and not ran()
+    (tmp_path / "f" / "complete.json").unlink()  # killed before the end
+    assert ran()
+
+
+def test_a_disk_too_small_is_refused_before_anything_runs(checkpoint, tmp_path, monkeypatch):
+    encoder, tokenizer = models.load_encoder(str(checkpoint("bert")))
+    encoded, _ = nli.probe_inputs(TEXTS, tokenizer, 50, "mean")
+    usage = shutil.disk_usage(tmp_path)._replace(free=100)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    with pytest.raises(UserError, match="--layers last"):
+        extract(encoder, encoded, tmp_path / "f")
+    assert not list((tmp_path / "f").glob("*.npy"))
+
+
+def test_values_beyond_float16_are_refused(checkpoint, tmp_path):
+    encoder, tokenizer = models.load_encoder(str(checkpoint("bert")))
+    encoded, _ = nli.probe_inputs(TEXTS[:1], tokenizer, 50, "mean")
+    with torch.no_grad():
+        encoder.encoder.layer[-1].output.LayerNorm.bias.fill_(1e6)
+    with pytest.raises(UserError, match="float16"):
+        extract(encoder, encoded, tmp_path / "f")
+
+
+def test_a_fine_tuned_checkpoint_is_read_without_its_head(checkpoint, tmp_path):
+    """The encoder of a saved task model has the task model's weights, for all architectures."""
+    import argparse
+
+    for kind in KINDS:
+        for task in ("SequenceClassification", "TokenClassification"):
+            args = argparse.Namespace(model_name=str(checkpoint(kind)), demo=False)
+            model, tokenizer = models.load_task_model(args, task, ["a", "b"])
+            with torch.no_grad():
+                for weight in model.base_model.parameters():
+                    weight.mul_(1.1)
+            model.save_pretrained(tmp_path / kind / task)
+            tokenizer.save_pretrained(tmp_path / kind / task)
+            encoder, _ = models.load_encoder(str(tmp_path / kind / task))
+            weights = model.base_model.state_dict()
+            assert all(torch.equal(weights[k], v) for k, v in encoder.state_dict().items())
+
+
+def test_random_init_has_other_weights_and_follows_the_seed(checkpoint):
+    where = str(checkpoint("gpt2"))
+    pretrained, _ = models.load_encoder(where)
+    found = []
+    for seed in (1, 1, 2):
+        training.seed(seed)
+        found.append(models.load_encoder(where, random_init=True)[0].wte.weight)
+    assert torch.equal(found[0], found[1]) and not torch.equal(found[0], found[2])
+    assert not torch.equal(found[0], pretrained.wte.weight)
+
+
+def test_choice_of_layers():
+    assert layers.choose("all", 2) == [0, 1, 2] and layers.choose("last", 12) == [12]
+    assert layers.choose("6,0,6", 12) == [0, 6]
+    with pytest.raises(UserError, match="0 .embeddings. to 12"):
+        layers.choose("13", 12)
+
+
+def test_control_tags_are_one_a_word_type_and_follow_the_distribution():
+    words = [f"w{i}" for i in range(2000)]
+    tags = [("B-protein" if i % 4 == 0 else "O") for i in range(2000)]
+    splits = {
+        "train": [ner.Example("a", words[:1500], tags[:1500])],
+        "test": [ner.Example("b", words[1000:], tags[1000:])],
+    }
+    control = ner.control_tags(splits, 1)
+    kinds = {}
+    for split in control.values():
+        for e in split:
+            for word, tag in zip(e.words, e.tags, strict=True):
+                assert kinds.setdefault(word, tag[2:] or tag) == (tag[2:] or tag)
+    share = sum(kind == "protein" for kind in kinds.values()) / len(kinds)
+    assert 0.2 < share < 0.3
+    assert control == ner.control_tags(splits, 1) != ner.control_tags(splits, 2)
