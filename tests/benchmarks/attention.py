@@ -27,7 +27,7 @@ def main():
     parser.add_argument(
         "--data_dir", type=Path, help="with train.jsonl and test.jsonl", required=True
     )
-    parser.add_argument("--examples", type=int, default=128)
+    parser.add_argument("--examples", type=int, default=256)
     parser.add_argument("--batch_size", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--device", default="auto")

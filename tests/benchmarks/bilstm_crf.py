@@ -5,8 +5,9 @@
 
 `plain`: nn.LSTM on packed sequences, and a CRF that loops in Python over sentences and words.
 `pytorch-crf`: the same nn.LSTM, its CRF. Both in float32. Vectors are noise around a direction for
-each label; labels follow a random chain. Each side runs in a process of its own, in turn; ratios
-are of the medians, of wall time and of processor time (for shared machines). A fifth of the sentences is held out for the accuracy.
+each label; labels follow a random chain. A fifth of the sentences is held out for the accuracy.
+Each side runs in a process of its own, in turn; ratios are of the medians, of wall time and of
+processor time (with OMP_NUM_THREADS=1 the one to read where others use the machine too).
 """
 
 import argparse

@@ -1,0 +1,178 @@
+"""The NLI probe against `SVC()`: one layer, then all layers in parallel and one after another.
+
+    python tests/benchmarks/svc_probe.py --data_dir FOLDER [--model FOLDER]
+
+Real pairs; mean-pooled sentence vectors of a BERT-like encoder (default: BERT-base from its
+configuration with random weights). Each side runs in a process of its own, which reports its peak
+memory.
+"""
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from NLI.svc_probe import features, probe, probe_layers  # noqa: E402
+
+SPLITS = ("train", "dev", "test")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data_dir", type=Path, required=True)
+    parser.add_argument("--n", type=int, default=7573, help="training pairs")
+    parser.add_argument("--model", help="folder of a BERT-like encoder")
+    parser.add_argument("--layer", type=int, default=-1, help="the one compared with SVC()")
+    parser.add_argument("--device", default="cpu", help="of our kernel matrices")
+    parser.add_argument("--side", help="(one run, by the script itself)")
+    parser.add_argument("--folder", type=Path, help="(of the features)")
+    args = parser.parse_args()
+    if args.side:
+        globals()[args.side](args)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        args.folder = Path(folder)
+        run("extract", args)
+        ours, plain = run("ours", args), run("plain", args)
+        found, wanted = (np.load(args.folder / f"{side}.npz") for side in ("ours", "plain"))
+        differ = {split: int((found[split] != wanted[split]).sum()) for split in ("dev", "test")}
+        print(f"fit + predict dev + test: SVC() {plain['seconds']:.1f} s, ours "
+              f"{ours['seconds']:.1f} s: {plain['seconds'] / ours['seconds']:.1f}x")  # fmt: skip
+        print(f"processor seconds: {plain['processor'] / ours['processor']:.1f}x")
+        print(f"predictions that differ: {differ} of {[len(wanted[s]) for s in differ]}")
+        single, parallel = run("single", args), run("parallel", args)
+        print(f"all layers: {single['seconds'] / parallel['seconds']:.2f}x faster in parallel")
+
+
+def run(side: str, args) -> dict:
+    """Run one side in a fresh process; its report."""
+    command = [sys.executable, __file__, "--side", side, "--data_dir", str(args.data_dir)]
+    command += ["--n", str(args.n), "--layer", str(args.layer), "--folder", str(args.folder)]
+    command += ["--device", args.device, *(["--model", args.model] if args.model else [])]
+    output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+    result = json.loads(output.splitlines()[-1])
+    print(side, {key: round(value, 2) for key, value in result.items()}, flush=True)
+    return result
+
+
+def report(seconds: float, processor: float, **more) -> None:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+    result = {"seconds": seconds, "processor": processor, "peak_memory_mib": peak}
+    print(json.dumps(result | more))
+
+
+def extract(args) -> None:
+    """Write every layer's features, the pairs and the labels into `args.folder`."""
+    import torch
+    import transformers
+    from tokenizers import BertWordPieceTokenizer
+
+    started = time.perf_counter()
+    rows = {
+        split: [json.loads(line) for line in (args.data_dir / f"{split}.jsonl").open()]
+        for split in SPLITS
+    }
+    rows["train"] = rows["train"][: args.n]
+    texts = [r[key] for s in SPLITS for r in rows[s] for key in ("sentence1", "sentence2")]
+    numbers = {text: i for i, text in enumerate(dict.fromkeys(texts))}
+    texts = list(numbers)
+    if args.model:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(args.model)
+        model = transformers.AutoModel.from_pretrained(args.model)
+    else:
+        pieces = BertWordPieceTokenizer(lowercase=False)
+        pieces.train_from_iterator(texts, vocab_size=28996, show_progress=False)
+        pieces.save_model(str(args.folder))
+        tokenizer = transformers.BertTokenizer.from_pretrained(args.folder, do_lower_case=False)
+        transformers.set_seed(0)
+        model = transformers.BertModel(transformers.BertConfig(vocab_size=28996))
+    model.eval()
+    order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
+    layers = model.config.num_hidden_layers + 1
+    found = np.zeros((layers, len(texts), model.config.hidden_size), np.float16)
+    for start in range(0, len(order), 32):
+        some = order[start : start + 32]
+        batch = tokenizer([texts[i] for i in some], return_tensors="pt", padding=True,
+                          truncation=True, max_length=128)  # fmt: skip
+        with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
+            states = model(**batch, output_hidden_states=True).hidden_states
+        mask = batch["attention_mask"][..., None]
+        for layer, state in enumerate(states):
+            found[layer, some] = ((state.float() * mask).sum(1) / mask.sum(1)).numpy()
+    for layer, array in enumerate(found):
+        np.save(args.folder / f"layer-{layer:02d}.npy", array)
+    labels = sorted({row["gold_label"] for row in rows["train"]})
+    y = {f"labels-{s}": [labels.index(row["gold_label"]) for row in rows[s]] for s in SPLITS}
+    pairs = {s: [(numbers[r["sentence1"]], numbers[r["sentence2"]]) for r in rows[s]] for s in rows}
+    np.savez(args.folder / "pairs.npz", **pairs, **y)
+    report(time.perf_counter() - started, time.process_time(), sentences=len(texts), layers=layers)
+
+
+def load(args):
+    """`{layer: sentences}`, pairs, training labels."""
+    saved = np.load(args.folder / "pairs.npz")
+    files = sorted(args.folder.glob("layer-*.npy"))
+    layers = {layer: np.load(file, mmap_mode="r") for layer, file in enumerate(files)}
+    return layers, {split: saved[split] for split in SPLITS}, saved["labels-train"]
+
+
+def compare(name: str, args, predictions) -> None:
+    """Time `predictions(sentences, pairs, labels)` and save what it returns."""
+    import sklearn.svm  # noqa: F401  (not what is to be timed)
+
+    layers, pairs, labels = load(args)
+    sentences = list(layers.values())[args.layer]
+    started, processor = time.perf_counter(), time.process_time()
+    found = predictions(sentences, pairs, labels)
+    report(time.perf_counter() - started, time.process_time() - processor)
+    np.savez(args.folder / f"{name}.npz", **found)
+
+
+def ours(args) -> None:
+    from common import training
+
+    machine = training.machine(args.device, "fp32")
+    compare("ours", args, lambda x, pairs, y: probe(x, pairs, {"task": y}, machine=machine)["task"])
+
+
+def plain(args) -> None:
+    from sklearn.svm import SVC
+
+    def predictions(sentences, pairs, labels):
+        model = SVC().fit(features(sentences, pairs["train"]), labels)
+        return {s: model.predict(features(sentences, pairs[s])) for s in ("dev", "test")}
+
+    compare("plain", args, predictions)
+
+
+def all_layers(args, memory_bytes: int | None) -> None:
+    import sklearn.svm  # noqa: F401
+
+    from common import training
+
+    layers, pairs, labels = load(args)
+    machine = training.machine(args.device, "fp32")
+    started, processor = time.perf_counter(), time.process_time()
+    probe_layers(layers, pairs, {"task": labels}, machine=machine, memory_bytes=memory_bytes)
+    report(time.perf_counter() - started, time.process_time() - processor,
+           layers=len(layers), cores=os.cpu_count())  # fmt: skip
+
+
+def single(args) -> None:
+    all_layers(args, memory_bytes=1)
+
+
+def parallel(args) -> None:
+    all_layers(args, memory_bytes=None)
+
+
+if __name__ == "__main__":
+    main()

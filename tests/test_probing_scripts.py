@@ -1,0 +1,175 @@
+"""probing.py and attention.py end to end, on small data and tiny models, and what they refuse."""
+
+import importlib
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from tests.test_bad_input import ROW, write_jsonl
+
+MAIN = {"NER": "entity_f1", "NLI": "accuracy"}
+KEYS = ["task", "dataset", "model", "training_size", "seed"]
+
+
+def run(task, step, *argv):
+    return importlib.import_module(f"{task}.{step}").main([str(flag) for flag in argv])
+
+
+@pytest.fixture(scope="module", params=("NER", "NLI"))
+def trained(request, checkpoint, tmp_path_factory):
+    """(task, flags, folder of the model's results) with a model fine-tuned on 30 %."""
+    task, root = request.param, tmp_path_factory.mktemp(f"probing-{request.param}")
+    data = root / "data"
+    data.mkdir()
+    for split, n in (("train", 60), ("dev", 15), ("test", 15)):
+        write_jsonl(data / f"{split}.jsonl", [ROW[task](i) for i in range(n)])
+    if task == "NER":
+        (data / "label.json").write_text(
+            json.dumps({"O": 0, "B-protein": 1, "I-protein": 2, "B-DNA": 3})
+        )
+    model = checkpoint("biobert")
+    flags = ("--data_dir", data, "--model_name", model, "--output_dir", root / "out",
+             "--device", "cpu", "--precision", "fp32")  # fmt: skip
+    assert run(task, "fine-tuning", *flags, "--training_size", 30) == 0
+    return task, flags, root / "out" / "data" / "--".join(model.parts[-2:])
+
+
+def cell(folder, size, step):
+    return folder / str(size) / "seed-42" / step
+
+
+def metrics(folder):
+    return json.loads((folder / "metrics.json").read_text())
+
+
+def test_probing(trained, capsys):
+    task, flags, folder = trained
+    for size in (0, 30):
+        assert run(task, "probing", *flags, "--training_size", size, "--control") == 0
+    assert run(task, "probing", *flags, "--random_init", "--control") == 0
+    assert "attention.py --training_sizes" in capsys.readouterr().out
+    assert (folder / "layers_all_sizes.png").stat().st_size > 10_000
+    for size in (0, 30, "random"):
+        here = cell(folder, size, "probing")
+        assert {p.name for p in here.iterdir()} - {".lock"} == {
+            "config.json", "metrics.json", "layers.csv", "layers.png"
+        }  # fmt: skip
+        table = pd.read_csv(here / "layers.csv")
+        assert list(table.columns) == [
+            *KEYS,
+            "layer",
+            "probe",
+            "target",
+            "split",
+            "metric",
+            "value",
+        ]
+        assert set(table["layer"]) == {0, 1}
+        assert set(table["target"]) == {"task", "control", "selectivity"}
+        assert {"dev", "test"} <= set(table["split"]) and set(table["task"]) == {task}
+        own = table[table["probe"] != "majority"]
+        chosen = own[(own["split"] == "test") & (own["layer"] == 1)]
+        value = chosen.pivot(index="metric", columns="target", values="value")
+        shared = value.dropna()
+        np.testing.assert_allclose(shared["selectivity"], shared["task"] - shared["control"])
+        found = metrics(here)
+        assert found["last_layer"] == 1 and found["best_layer"] in (0, 1)
+        assert found[f"test_{MAIN[task]}_last_layer"] == value["task"][MAIN[task]]
+        dev = own[(own["split"] == "dev") & (own["target"] == "task")]
+        dev = dev[dev["metric"] == MAIN[task]].set_index("layer")["value"]
+        assert dev.idxmax() == found["best_layer"]
+
+
+def test_a_probe_that_was_killed_keeps_its_layers(trained, monkeypatch, tmp_path):
+    task, flags, _ = trained
+    from common import layers
+
+    flags = [*flags[:4], "--output_dir", tmp_path, *flags[6:]]
+    if task == "NER":
+        monkeypatch.setattr(importlib.import_module("NER.probing"), "LAYERS_AT_ONCE", 1)
+    kept, add = [], layers.Scores.add
+
+    def killed_at_second(self, layer, scores):
+        if kept:
+            raise KeyboardInterrupt
+        kept.append(layer)
+        add(self, layer, scores)
+
+    monkeypatch.setattr(layers.Scores, "add", killed_at_second)
+    with pytest.raises(SystemExit) as stop:
+        run(task, "probing", *flags)
+    assert stop.value.code == 130 and not list(tmp_path.rglob("metrics.json"))
+    again = []
+    monkeypatch.setattr(layers.Scores, "add", lambda *given: again.append(given[1]) or add(*given))
+    assert run(task, "probing", *flags) == 0
+    assert sorted(kept + again) == [0, 1] and len(again) == 1
+    here = next(tmp_path.rglob("metrics.json")).parent
+    assert not (here / "features").exists() and not (here / "layers").exists()
+    whole = tmp_path / "whole"
+    assert run(task, "probing", *flags[:4], "--output_dir", whole, *flags[6:]) == 0
+    one, two = (pd.read_csv(next(f.rglob("layers.csv"))) for f in (here, whole))
+    np.testing.assert_allclose(one["value"], two["value"], atol=1e-12)
+
+
+def test_attention(trained, capsys):
+    task, flags, folder = trained
+    more = ("--metrics", "cosine,js,entropy", "--floor")
+    assert run(task, "attention", *flags, "--training_sizes", "30,0", *more) == 0
+    assert (folder / "attention_all_sizes.png").stat().st_size > 10_000
+    for size in (0, 30):
+        here = cell(folder, size, "attention")
+        names = {"config.json", "metrics.json", "heads.csv", "floor.csv", "heads.png"}
+        assert {p.name for p in here.iterdir()} - {".lock"} == names
+        table = pd.read_csv(here / "heads.csv")
+        assert list(table.columns) == [*KEYS, "layer", "head", "metric", "value"]
+        assert set(table["layer"]) == {1} and set(table["head"]) == {1, 2}
+        cosine = table[table["metric"] == "cosine"]["value"]
+        found = metrics(here)
+        assert found["cosine"] == pytest.approx(cosine.mean()) and found["examples"] == 15
+        assert found["most_changed_heads"][0]["cosine"] == cosine.min()
+        if size == 0:
+            assert (cosine == 1).all() and found["js"] == 0
+        else:
+            assert (cosine < 1).all() and found["js"] > 0
+        assert found["floor_cosine"] < 1
+    before = (cell(folder, 0, "attention") / "metrics.json").stat().st_mtime_ns
+    assert run(task, "attention", *flags, "--training_sizes", "0,30", *more) == 0
+    assert "0 of 2 sizes new" in capsys.readouterr().out
+    assert (cell(folder, 0, "attention") / "metrics.json").stat().st_mtime_ns == before
+
+
+def refused(capsys, task, step, *argv):
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stop:
+        run(task, step, *argv)
+    shown = capsys.readouterr().err
+    assert stop.value.code == 2 and "Traceback" not in shown and "error: " in shown
+    return shown
+
+
+def test_missing_checkpoints_are_named_with_their_commands(trained, capsys):
+    task, flags, _ = trained
+    shown = refused(capsys, task, "attention", *flags, "--training_sizes", "10,30,50")
+    for size in (10, 50):
+        assert f"fine-tuning.py --training_size {size} --model_name" in shown
+    assert "--training_size 30" not in shown
+    shown = refused(capsys, task, "probing", *flags, "--training_size", 50)
+    assert "fine-tuning.py --training_size 50" in shown
+
+
+@pytest.mark.parametrize("text", ("10, 30", "10,20", "10;30", "", "all", "10,"))
+def test_a_wrong_list_of_sizes_shows_the_right_form(trained, capsys, text):
+    task, flags, _ = trained
+    assert "10,30" in refused(capsys, task, "attention", *flags, "--training_sizes", text)
+
+
+def test_a_model_fine_tuned_again_is_noticed(trained, capsys, tmp_path):
+    task, flags, _ = trained
+    flags = [*flags[:4], "--output_dir", tmp_path, *flags[6:], "--training_size", 10]
+    epochs = ("--num_train_epochs", 1)
+    assert run(task, "fine-tuning", *flags, *epochs) == 0
+    assert run(task, "probing", *flags, "--layers", "last") == 0
+    assert run(task, "fine-tuning", *flags, *epochs, "--overwrite", "--learning_rate", 1e-3) == 0
+    assert "--overwrite" in refused(capsys, task, "probing", *flags, "--layers", "last")
