@@ -19,7 +19,7 @@ def learning_curve(folder: Path, metrics: tuple[str, ...]) -> None:
     dev = table[table["split"] == "dev"]
     for metric in metrics if len(dev) else ():
         rows = dev[dev["metric"] == metric]
-        right.plot(rows["epoch"], rows["value"], marker="o", label=metric.replace("_", " "))
+        right.plot(rows["epoch"], rows["value"], marker="o", label=_name(metric))
     right.set(xlabel="epoch", ylabel="score (0 to 1)", ylim=(0, 1))
     right.set_title("scores on dev" if len(dev) else "no dev split")
     if len(dev):
@@ -27,10 +27,7 @@ def learning_curve(folder: Path, metrics: tuple[str, ...]) -> None:
     for axes in (left, right):
         axes.set_xticks(sorted(table["epoch"].unique()))
         axes.grid(alpha=0.3)
-    figure.suptitle(
-        f"{run['task']} fine-tuning: {run['model']} on {run['dataset']}, "
-        f"{run['training_size']} % of the training data, seed {run['seed']}"
-    )
+    _title(figure, f"fine-tuning on {run['training_size']} % of the training data", run)
     _save(figure, folder / "learning_curve.png")
 
 
@@ -56,7 +53,8 @@ def probing_layers(folder: Path, metrics: tuple[str, ...], random_init: Path) ->
             if len(rows):
                 axes.plot(rows["layer"], rows["value"], style, color=color, label=label, ms=4)
         _layer_axes(axes, metric)
-    figure.suptitle(f"{_probing_title(table.iloc[0])}: {_size(table.iloc[0]['training_size'])}")
+    row = table.iloc[0]
+    _title(figure, f"probing ({row['probe']}), {_size(row['training_size'])}", row)
     _save(figure, folder / "layers.png")
 
 
@@ -88,7 +86,7 @@ def probing_sizes(model_folder: Path, seed: int, probe: str, metrics: tuple[str,
         rows = majority[majority["metric"] == metric]
         axes.plot(rows["layer"], rows["value"], ":", color="black", label="majority class")
         _layer_axes(axes, metric)
-    figure.suptitle(f"{_probing_title({**majority.iloc[0], 'probe': probe})}: all sizes so far")
+    _title(figure, f"probing ({probe}), all sizes so far", majority.iloc[0])
     _save(figure, model_folder / "layers_all_sizes.png")
 
 
@@ -145,11 +143,7 @@ def _heat_maps(folder: Path, table, ranges: dict) -> None:
         bar = figure.colorbar(image, ax=axes)
         bar.set_label(f"{low:.3f} to {high:.3f}, all sizes of this model", fontsize=8)
     row = table.iloc[0]
-    figure.suptitle(
-        f"{row['task']} attention, pre-trained against fine-tuned on {row['training_size']} %:\n"
-        f"{row['model']} on {row['dataset']}, seed {row['seed']}",
-        fontsize=10,
-    )
+    _title(figure, f"attention, pre-trained against {_size(row['training_size'])}", row)
     _save(figure, folder / "heads.png")
 
 
@@ -166,7 +160,7 @@ def _attention_by_layer(model_folder: Path, tables: dict, floors: dict, metrics:
     for axes, metric in zip(panels[0], metrics, strict=True):
         curves = [(table, _size(table.iloc[0]["training_size"]), "o-") for table in tables.values()]
         curves += [
-            (table, "untrained encoder (floor)", "k:") for table in list(floors.values())[:1]
+            (table, "untrained encoder, to compare", "k:") for table in list(floors.values())[:1]
         ]
         for table, label, style in curves:
             mean = table[table["metric"] == metric].groupby("layer")["value"].mean()
@@ -177,10 +171,7 @@ def _attention_by_layer(model_folder: Path, tables: dict, floors: dict, metrics:
         axes.grid(alpha=0.3)
         axes.legend(fontsize="small")
     row = next(iter(tables.values())).iloc[0]
-    figure.suptitle(
-        f"{row['task']} attention, pre-trained against fine-tuned: {row['model']} on "
-        f"{row['dataset']}, seed {row['seed']}"
-    )
+    _title(figure, "attention, pre-trained against fine-tuned", row)
     _save(figure, model_folder / "attention_all_sizes.png")
 
 
@@ -189,15 +180,18 @@ def _size(size) -> str:
     return names.get(str(size), f"fine-tuned on {size} %")
 
 
-def _probing_title(row) -> str:
-    return (
-        f"{row['task']} probing ({row['probe']}): {row['model']} on {row['dataset']}, "
-        f"seed {row['seed']}"
-    )
+def _title(figure, what: str, row) -> None:
+    """Two lines: what is shown, and of which run (`row` of its CSV)."""
+    run = f"{row['model']} on {row['dataset']}, seed {row['seed']}"
+    figure.suptitle(f"{row['task']} {what}\n{run}", fontsize=10)
+
+
+def _name(metric: str) -> str:
+    return metric.replace("_", " ").replace("f1", "F1")
 
 
 def _layer_axes(axes, metric: str) -> None:
-    axes.set(xlabel="layer (0 = embeddings)", ylabel=f"{metric.replace('_', ' ')} on test (0 to 1)")
+    axes.set(xlabel="layer (0 = embeddings)", ylabel=f"{_name(metric)} on test")
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.grid(alpha=0.3)
     axes.legend(fontsize="small")

@@ -219,7 +219,8 @@ def fit(
         saved_at = time.monotonic()
         if best is not None and best != state["best"]:
             (folder / f"epoch-{best}.pt").unlink(missing_ok=True)
-        log.info("epoch %d: loss %.4f %s", state["epoch"], train_loss, _shown(dev, main_metric))
+        score = f"dev {main_metric} {dev[main_metric]:.4f}" if dev else ""
+        progress.write(f"epoch {state['epoch']}: loss {train_loss:.4f} {score}", sys.stderr)
     progress.close()
     if state["best"] != state["epoch"] - 1:
         model.load_state_dict(_load_state(folder / f"epoch-{state['best']}.pt"))
@@ -235,10 +236,6 @@ def fit(
 
 def _count_labels(example: dict) -> int:
     return int(np.count_nonzero(np.array(example["labels"]) != IGNORED))
-
-
-def _shown(dev: dict, main_metric: str) -> str:
-    return f"dev {main_metric} {dev[main_metric]:.4f}" if dev else ""
 
 
 _REMEDY = "Use a lower --learning_rate, or --precision fp32, with --overwrite."
