@@ -34,15 +34,15 @@ def main(argv=None):
     if metrics := run.finished():
         return report(run, metrics, "finished earlier; --overwrite repeats it")
 
-    from common import figures, subsample, training
+    from common import figures, machines, subsample, training
 
-    machine = training.machine(args.device, args.precision)
+    machine = machines.choose(args.device, args.precision)
     dataset = data.load(args)
     strata = [data.stratum(example) for example in dataset.splits["train"]]
     indices = subsample.subset(strata, args.training_size, args.seed)
     examples = dataset.splits | {"train": [dataset.splits["train"][i] for i in indices]}
 
-    training.seed(args.seed)
+    machines.seed(args.seed)
     model, tokenizer = models.load_task_model(args, data.MODEL_TASK, dataset.labels)
     encoded, counts = {}, {}
     for split in examples:
@@ -77,7 +77,7 @@ def main(argv=None):
             metrics |= results.prefixed(split, scores)
         rows = data.predictions(examples["test"], predicted)
         results.write_jsonl(run.folder / "predictions.jsonl", rows)
-        metrics |= results.prefixed("train", counts["train"]) | training.peak_memory(machine)
+        metrics |= results.prefixed("train", counts["train"]) | machines.peak_memory(machine)
         metrics["parameters"] = model.num_parameters()
         metrics = run.finish(metrics)
     report(run, metrics, "done")

@@ -42,15 +42,15 @@ def main(argv=None):
 
 def compare(args, runs, checkpoints):
     """The same inputs through all encoders; the pre-trained one runs once beside all the others."""
-    from common import figures, head_similarity, heads, training
+    from common import figures, head_similarity, heads, machines
 
-    machine = training.machine(args.device, args.precision)
+    machine = machines.choose(args.device, args.precision)
     dataset = data.load(args)
     if args.split not in dataset.splits:
         raise cli.UserError(f"{dataset.name} has no {args.split} split. Choose another --split.")
     examples = dataset.splits[args.split][: args.max_examples]
     source = models.source(args)
-    training.seed(args.seed)
+    machines.seed(args.seed)
     pretrained, tokenizer = models.load_encoder(source, "eager")
     others = {run: models.load_encoder(checkpoints[run] or source, "eager")[0] for run in runs}
     if args.floor:

@@ -38,13 +38,13 @@ def main(argv=None):
 
     import numpy as np
 
-    from common import layers, representations, subsample, training
+    from common import layers, machines, representations, subsample
     from NLI import svc_probe
 
-    machine = training.machine(args.device, args.precision)
+    machine = machines.choose(args.device, args.precision)
     dataset = data.load(args)
     examples = subsample.limited(dataset.splits, data.stratum, args.max_train_examples, args.seed)
-    training.seed(args.seed)
+    machines.seed(args.seed)
     encoder, tokenizer = models.load_encoder(
         checkpoint or models.source(args), random_init=args.random_init
     )

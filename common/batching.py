@@ -3,6 +3,7 @@
 import random
 from collections.abc import Sequence
 
+INPUTS = ("input_ids", "token_type_ids")  # what a model reads of an example
 # A pool of this many batches is shuffled, then sorted by length: large enough for little padding,
 # small enough that an example meets others in every epoch.
 POOL = 64

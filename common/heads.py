@@ -12,7 +12,7 @@ N_MOST_CHANGED = 5
 
 def finish(run: Run, similarity, floor, counts: dict, machine) -> None:
     """Write one size's results; `floor` (or None) is the comparison with an untrained encoder."""
-    from common import training
+    from common import machines
 
     _write(run, run.folder / "heads.csv", similarity)
     if floor is not None:
@@ -32,7 +32,7 @@ def finish(run: Run, similarity, floor, counts: dict, machine) -> None:
          first: float(mean.ravel()[i])}
         for i in order[:N_MOST_CHANGED]
     ]  # fmt: skip
-    run.finish(metrics | counts | training.peak_memory(machine))
+    run.finish(metrics | counts | machines.peak_memory(machine))
 
 
 def _write(run: Run, path: Path, similarity) -> None:

@@ -99,7 +99,7 @@ class Scores:
 
 def finish(run: Run, scores: Scores, data, examples: dict, counts: dict, machine) -> dict:
     """Write layers.csv, the figures and metrics.json of a run whose layers are all probed."""
-    from common import figures, training
+    from common import figures, machines
 
     majority = {
         split: data.score(examples[split], data.majority(examples["train"], examples[split]))
@@ -113,7 +113,7 @@ def finish(run: Run, scores: Scores, data, examples: dict, counts: dict, machine
     for split in (split for split in ("dev", "test") if split in majority):
         metrics |= {f"{split}_majority_{m}": majority[split][m] for m in data.SUMMARY}
     metrics["train_examples"] = len(examples["train"])
-    metrics = run.finish(metrics | training.peak_memory(machine))
+    metrics = run.finish(metrics | machines.peak_memory(machine))
     figures.probing_sizes(model_folder, seed, run.args.probe, data.PROBE_METRICS)
     if not run.args.keep_features:
         shutil.rmtree(run.folder / "features", ignore_errors=True)

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from common import training
-from common.batching import pad, sorted_batches
+from common import machines
+from common.batching import INPUTS, pad, sorted_batches
 from common.cli import UserError
 from common.results import read_json, write_json
 
@@ -91,7 +91,7 @@ def _fill(encoder, examples: list[dict], maps: dict, machine, batch_size: int) -
     ) as progress:  # fmt: skip
         for batch in sorted_batches(lengths, batch_size):
             indices = [filled[i] for i in batch]
-            _, micro = training.in_memory(
+            _, micro = machines.in_memory(
                 lambda size, batch=indices: run(batch, size), micro, machine.device
             )
             progress.update(len(indices))
@@ -102,7 +102,7 @@ def pooled(encoder, examples: list[dict], layers: list[int], machine, pad_token_
 
     Raises UserError for a value that float16 cannot hold.
     """
-    inputs = [{k: v for k, v in e.items() if k in training.INPUTS} for e in examples]
+    inputs = [{k: v for k, v in e.items() if k in INPUTS} for e in examples]
     batch = {k: v.to(machine.device) for k, v in pad(inputs, pad_token_id).items()}
     width = batch["input_ids"].shape[1]
     units = [(i * width + a, i * width + b) for i, e in enumerate(examples) for a, b in e["units"]]

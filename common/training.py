@@ -1,100 +1,26 @@
-"""Device, precision, seeds; the train and predict loops. The only code that knows of CUDA."""
+"""The train and predict loops; they know nothing of tasks, and of devices only `Machine`."""
 
-import ctypes
 import logging
-import platform
-import resource
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from common.batching import epoch_batches, pad, sorted_batches
+from common import machines
+from common.batching import INPUTS, epoch_batches, pad, sorted_batches
 from common.cli import UserError
+from common.machines import Machine
 from common.models import logits
 from common.results import replacing
 
 log = logging.getLogger(__name__)
 IGNORED = -100  # label of a token that has none
 CHECK_EVERY = 20  # steps between looks at the losses: each look waits for the device
-
-
-class Machine(NamedTuple):
-    """Where and in which precision a model runs."""
-
-    device: torch.device
-    precision: str  # fp32, bf16, fp16
-
-    def autocast(self):
-        """The context of a forward pass; weights stay in float32."""
-        dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.precision)
-        return torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None)
-
-    def describe(self) -> dict:
-        """For config.json."""
-        name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else None
-        threads = torch.get_num_threads()
-        return {"device": str(self.device), "name": name or platform.machine(),
-                "precision": self.precision, "threads": threads}  # fmt: skip
-
-
-def machine(device: str, precision: str) -> Machine:
-    """Resolve `--device` and `--precision` ("auto": cuda, mps or cpu; native bf16 or fp32).
-
-    Raises UserError if the device is not there.
-    """
-    if device == "auto":
-        mps = torch.backends.mps.is_available()
-        device = "cuda" if torch.cuda.is_available() else "mps" if mps else "cpu"
-    try:
-        chosen = torch.device(device)
-        torch.empty(1, device=chosen)
-    except (RuntimeError, AssertionError, NotImplementedError, ImportError) as error:
-        reason = str(error).splitlines()[0].split(". ")[0][:150]
-        raise UserError(
-            f"--device {device} is not to be had here ({reason}). Leave it out, or --device cpu."
-        ) from None
-    if chosen.type == "cpu":
-        _keep_freed_memory()
-    if precision == "auto":
-        native = {
-            "cuda": lambda: torch.cuda.is_bf16_supported(including_emulation=False),
-            "cpu": lambda: (
-                torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-            ),
-        }.get(chosen.type, lambda: False)
-        precision = "bf16" if native() else "fp32"
-    return Machine(chosen, precision)
-
-
-def _keep_freed_memory() -> None:
-    """Let glibc reuse large blocks; fresh ones are zeroed page by page, 10 % of a training step."""
-    if sys.platform == "linux":
-        mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none
-        if mallopt:
-            mallopt(-4, 0)  # M_MMAP_MAX: never by mmap
-            mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: not given back
-
-
-def seed(value: int) -> None:
-    """Seed what a new head and dropout draw from; subsets and batches have their own generators."""
-    torch.manual_seed(value)
-
-
-def peak_memory(machine: Machine) -> dict:
-    """The most memory used so far: on the device for CUDA, else by the process."""
-    if machine.device.type == "cuda":
-        peak = torch.cuda.max_memory_allocated(machine.device) / 2**20
-    else:  # in KiB, on a Mac in bytes
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
-        peak = peak / 2**10 if sys.platform == "darwin" else peak
-    return {"peak_memory_mib": peak}
 
 
 def learning_rate(step: int, steps: int, peak: float, warmup_ratio: float) -> float:
@@ -146,7 +72,7 @@ def fit(
         model.load_state_dict(saved.pop("model"))
         optimizer.load_state_dict(saved.pop("optimizer"))
         scaler.load_state_dict(saved.pop("scaler"))
-        _set_rng(saved.pop("rng"), device)
+        machines.set_rng(saved.pop("rng"), device)
         state = saved
         log.info("going on from epoch %d, step %d", state["epoch"] + 1, state["step"])
 
@@ -171,7 +97,7 @@ def fit(
         state["seconds"] += time.perf_counter() - clock[0]
         clock[0] = time.perf_counter()
         parts = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
-        parts |= {"scaler": scaler.state_dict(), "rng": _get_rng(device)}
+        parts |= {"scaler": scaler.state_dict(), "rng": machines.get_rng(device)}
         _save_tensors(folder / "state.pt", state | parts)
 
     clock, saved_at, losses = [time.perf_counter()], time.monotonic(), []
@@ -187,7 +113,7 @@ def fit(
             rate = learning_rate(state["step"], steps, args.learning_rate, args.warmup_ratio)
             for group in optimizer.param_groups:
                 group["lr"] = rate
-            loss, state["micro"] = in_memory(
+            loss, state["micro"] = machines.in_memory(
                 lambda size, batch=indices: train_batch(batch, size), state["micro"], device
             )
             scaler.unscale_(optimizer)
@@ -284,50 +210,11 @@ def predict(
         for indices in sorted_batches(lengths, batch_size):
             filled = [i for i in indices if lengths[i]]
             if filled:
-                _, micro = in_memory(
+                _, micro = machines.in_memory(
                     lambda size, batch=filled: run(batch, size), micro, machine.device
                 )
             progress.update(len(indices))
     return found
-
-
-INPUTS = ("input_ids", "token_type_ids")
-
-
-def in_memory(run: Callable[[int], object], size: int, device: torch.device):
-    """`run(size)`, with half the size for as long as memory does not hold it; and that size."""
-    while True:
-        try:
-            return run(size), size
-        except (RuntimeError, MemoryError) as error:  # torch's out-of-memory is a RuntimeError
-            text = str(error).lower()
-            if not ("out of memory" in text or "allocate memory" in text
-                    or isinstance(error, MemoryError)):  # fmt: skip
-                raise
-        # Here the exception is gone, and with it the tensors that its traceback held.
-        if size == 1:
-            raise UserError(
-                f"{device} has too little memory for one example. Use a lower --max_length, "
-                "--precision bf16, or a smaller model."
-            )
-        size = -(-size // 2)
-        if device.type == "cuda":
-            torch.cuda.empty_cache()
-        log.warning("out of memory: %d examples at a time from here; the batch stays whole", size)
-
-
-def _get_rng(device: torch.device) -> dict:
-    """The states of the generators that dropout draws from."""
-    states = {"cpu": torch.get_rng_state()}
-    if device.type == "cuda":
-        states["cuda"] = torch.cuda.get_rng_state(device)
-    return states
-
-
-def _set_rng(states: dict, device: torch.device) -> None:
-    torch.set_rng_state(states["cpu"])
-    if device.type == "cuda" and "cuda" in states:
-        torch.cuda.set_rng_state(states["cuda"], device)
 
 
 def _save_tensors(path: Path, value: dict) -> None:

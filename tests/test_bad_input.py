@@ -31,7 +31,7 @@ QUICK = ("--device", "cpu", "--precision", "fp32", "--num_train_epochs", "1")
 
 
 # What a progress bar, shown while a run works, may leave on the screen.
-PROGRESS = re.compile(r"[^\r\n]*examples/s\]|\x1b\[A")
+PROGRESS = re.compile(r"[^\r\n]*examples/s\]|\x1b\[A|epoch \d+: loss[^\r\n]*")
 
 
 def ner_row(i: int) -> dict:

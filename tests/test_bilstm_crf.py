@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch.nn.utils import rnn
 
-from common import training
+from common import machines
 from common.cli import UserError
 from NER import bilstm_crf
 from NER.bilstm_crf import fit, log_partition, path_score, viterbi
 
-CPU = training.machine("cpu", "fp32")
+CPU = machines.choose("cpu", "fp32")
 LAYERS, BATCH, LABELS = 2, 7, 3
 
 
@@ -164,7 +164,7 @@ def accuracy(predicted, gold):
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("kind", bilstm_crf.KINDS)
 def test_learns_what_the_features_encode_and_no_more(kind, precision):
-    machine = training.machine("cpu", precision)
+    machine = machines.choose("cpu", precision)
     layers, sentences, gold = some_task(500, layers=2)
     layers[1] = np.random.default_rng(1).normal(size=layers[1].shape).astype(np.float16)
     settings = {"kind": kind, "seeds": [1, 2], "machine": machine, "batch_size": 8}
@@ -222,7 +222,7 @@ def test_training_does_not_depend_on_the_pieces_of_a_batch(kind, monkeypatch):
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_scores_do_not_depend_on_companions(precision):
-    machine = training.machine("cpu", precision)
+    machine = machines.choose("cpu", precision)
     layers, sentences, gold = some_task(30, layers=2)
     probes = fit(layers, sentences, gold, 4, seeds=[1, 2], machine=machine, epochs=1)
     with torch.no_grad():

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from common import head_similarity, training
+from common import head_similarity, machines
 from common.cli import UserError
 from common.head_similarity import METRICS, compare, distributions, head_metrics
 from tests import tiny
 
-CPU = training.machine("cpu", "fp32")
+CPU = machines.choose("cpu", "fp32")
 KINDS = ("bert", "gpt2", "biogpt")
 LAYERS, HEADS = 3, 2
 
@@ -179,7 +179,7 @@ def test_examples_of_empty_rows_only_do_not_count():
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_model_against_itself(encoder, kind, precision):
     """Exactly: of the same weights loaded twice, in batches."""
-    machine, some = training.machine("cpu", precision), examples()
+    machine, some = machines.choose("cpu", precision), examples()
     for drop_special in (False, True):
         found = similarity(
             encoder(kind), encoder(kind), some, machine=machine, drop_special=drop_special
@@ -192,7 +192,7 @@ def test_a_model_against_itself(encoder, kind, precision):
 def test_bfloat16_is_close(encoder, kind):
     before, after, some = encoder(kind), encoder(kind, seed=1), examples()
     exact = similarity(before, after, some)
-    found = similarity(before, after, some, machine=training.machine("cpu", "bf16"))
+    found = similarity(before, after, some, machine=machines.choose("cpu", "bf16"))
     for metric in METRICS:
         np.testing.assert_allclose(found.mean[metric], exact.mean[metric], atol=0.03)
 

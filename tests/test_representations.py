@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from common import layers, models, representations, training
+from common import layers, machines, models, representations
 from common.cli import UserError
 from NER import data as ner
 from NLI import data as nli
 
-CPU = training.machine("cpu", "fp32")
+CPU = machines.choose("cpu", "fp32")
 KINDS = ("bert", "gpt2", "biogpt")
 WORDS = [
     ["IL-2", "gene", "expression", "requires", "NF-kappa", "B", "."],
@@ -105,7 +105,7 @@ def test_bf16_is_close_to_fp32(loaded, tmp_path):
     encoder, tokenizer = loaded
     encoded, _ = nli.probe_inputs(TEXTS, tokenizer, 50, "mean")
     exact = extract(encoder, encoded, tmp_path / "fp32")
-    bf16 = extract(encoder, encoded, tmp_path / "bf16", machine=training.machine("cpu", "bf16"))
+    bf16 = extract(encoder, encoded, tmp_path / "bf16", machine=machines.choose("cpu", "bf16"))
     for layer in exact:
         a, b = (np.array(f[layer], np.float64) for f in (exact, bf16))
         cosine = (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
@@ -130,7 +130,7 @@ def test_features_are_used_again_only_for_the_same_inputs(checkpoint, tmp_path, 
     assert ran() and not ran()
     assert ran(chosen=[1]) and ran()
     assert ran(encoded=encoded[:2]) and ran()
-    assert ran(machine=training.machine("cpu", "bf16")) and ran()
+    assert ran(machine=machines.choose("cpu", "bf16")) and ran()
     with torch.no_grad():
         encoder.embeddings.word_embeddings.weight[7, 3] += 1e-3
     assert ran() and not ran()
@@ -180,7 +180,7 @@ def test_random_init_has_other_weights_and_follows_the_seed(checkpoint):
     pretrained, _ = models.load_encoder(where)
     found = []
     for seed in (1, 1, 2):
-        training.seed(seed)
+        machines.seed(seed)
         found.append(models.load_encoder(where, random_init=True)[0].wte.weight)
     assert torch.equal(found[0], found[1]) and not torch.equal(found[0], found[2])
     assert not torch.equal(found[0], pretrained.wte.weight)

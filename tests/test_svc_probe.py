@@ -11,7 +11,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 
 from common.cli import UserError
-from common.training import Machine
+from common.machines import Machine
 from NLI import svc_probe
 from NLI.svc_probe import features, probe, probe_layers
 

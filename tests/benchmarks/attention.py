@@ -101,9 +101,9 @@ def prepare(args):
     import torch
     import transformers
 
-    from common import training
+    from common import machines
 
-    models, machine = [], training.machine(args.device, "fp32")
+    models, machine = [], machines.choose(args.device, "fp32")
     for seed in (0, 1):
         torch.manual_seed(seed)
         model = transformers.AutoModel.from_config(
@@ -122,10 +122,10 @@ def timed(run, n):
 
 
 def ours(args):
-    from common import head_similarity, training
+    from common import head_similarity, machines
 
     (pretrained, other), pairs, _ = prepare(args)
-    machine = training.machine(args.device, args.side)
+    machine = machines.choose(args.device, args.side)
 
     def compare(pairs):
         return head_similarity.compare(
@@ -136,7 +136,7 @@ def ours(args):
     compare(pairs[:4])  # warms up
     mean, seconds = timed(lambda: compare(pairs).mean, len(pairs))
     return seconds | {
-        "peak_memory_mib": training.peak_memory(machine)["peak_memory_mib"],
+        "peak_memory_mib": machines.peak_memory(machine)["peak_memory_mib"],
         "mean": {metric: value.mean() for metric, value in mean.items()},
     }
 
@@ -146,7 +146,7 @@ def plain(args):
     import torch
     from sklearn.metrics.pairwise import cosine_similarity
 
-    from common import training
+    from common import machines
 
     (pretrained, other), pairs, machine = prepare(args)
 
@@ -177,7 +177,7 @@ def plain(args):
         loop(pairs[:4])  # warms up
         mean, seconds = timed(lambda: loop(pairs), len(pairs))
     return seconds | {
-        "peak_memory_mib": training.peak_memory(machine)["peak_memory_mib"],
+        "peak_memory_mib": machines.peak_memory(machine)["peak_memory_mib"],
         "mean": {"cosine": float(mean.mean())},
     }
 

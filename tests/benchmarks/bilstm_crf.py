@@ -96,13 +96,13 @@ def write_features(args, folder: Path):
 def run(args) -> dict:
     import torch
 
-    from common import training
+    from common import machines
 
     features = [np.load(args.folder / f"{i}.npy", mmap_mode="r") for i in range(args.layers)]
     sentences, labels = sizes(args)
     cut = args.sentences * 4 // 5
     train, test = (sentences[:cut], labels[:cut]), (sentences[cut:], labels[cut:])
-    machine = training.machine(args.device, args.precision)  # also lets memory be reused
+    machine = machines.choose(args.device, args.precision)  # also lets memory be reused
     group = args.group if args.side == "ours" else 1
     scores, fit_seconds, cpu_seconds, predict_seconds = [], 0.0, 0.0, 0.0
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10

@@ -31,13 +31,13 @@ def main():
     import transformers
     from fine_tuning import prepare
 
-    from common import training
+    from common import machines
     from NER import data
 
     _, task_model, tokenizer, examples = prepare(args, args.sentences)
     encoder = transformers.BertModel(task_model.config, add_pooling_layer=False).eval()
     encoded, _ = data.probe_inputs(examples, tokenizer, 512, "mean")
-    machines = {name: training.machine(args.device, name) for name in ("fp32", "bf16")}
+    machines = {name: machines.choose(args.device, name) for name in ("fp32", "bf16")}
     seconds = {"plain": [], "fp32": [], "bf16": []}
     for _ in range(args.rounds):
         part = encoded[: args.plain_sentences]

@@ -83,11 +83,11 @@ def prepare(args, n):
 
 
 def ours(args):
-    from common import batching, training
+    from common import batching, machines, training
     from NER import data
 
     dataset, model, tokenizer, examples = prepare(args, args.batch_size * args.batches)
-    machine = training.machine(args.device, "auto")
+    machine = machines.choose(args.device, "auto")
     flags = {"learning_rate": 2e-5, "num_train_epochs": 1, "warmup_ratio": 0.1, "seed": 0,
              "weight_decay": 0.01, "max_grad_norm": 1.0, "save_minutes": 60}  # fmt: skip
     flags = argparse.Namespace(**flags, batch_size=args.batch_size)
@@ -114,7 +114,7 @@ def ours(args):
         "padding": 1 - sum(lengths) / positions,
         "rate": rate,
         "share": flops / seconds / rate,
-        "peak_memory_mib": training.peak_memory(machine)["peak_memory_mib"],
+        "peak_memory_mib": machines.peak_memory(machine)["peak_memory_mib"],
     }
 
 

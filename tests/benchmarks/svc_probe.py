@@ -137,9 +137,9 @@ def compare(name: str, args, predictions) -> None:
 
 
 def ours(args) -> None:
-    from common import training
+    from common import machines
 
-    machine = training.machine(args.device, "fp32")
+    machine = machines.choose(args.device, "fp32")
     compare("ours", args, lambda x, pairs, y: probe(x, pairs, {"task": y}, machine=machine)["task"])
 
 
@@ -156,10 +156,10 @@ def plain(args) -> None:
 def all_layers(args, memory_bytes: int | None) -> None:
     import sklearn.svm  # noqa: F401
 
-    from common import training
+    from common import machines
 
     layers, pairs, labels = load(args)
-    machine = training.machine(args.device, "fp32")
+    machine = machines.choose(args.device, "fp32")
     started, processor = time.perf_counter(), time.process_time()
     probe_layers(layers, pairs, {"task": labels}, machine=machine, memory_bytes=memory_bytes)
     report(time.perf_counter() - started, time.process_time() - processor,
