@@ -72,7 +72,8 @@ def main(argv=None):
         with tqdm(total=EPOCHS * len(words), desc=name, unit=" sentences") as progress:
             probes = bilstm_crf.fit(
                 features, words, labels, len(dataset.labels), kind=args.probe, epochs=EPOCHS,
-                seeds=[args.seed] * len(features), machine=machine, progress=progress.update,
+                seeds=[args.seed] * len(features), batch_seed=args.seed, machine=machine,
+                progress=progress.update,
             )  # fmt: skip
         found = [{} for _ in features]
         for split in (split for split in ("dev", "test") if split in splits):
@@ -82,7 +83,9 @@ def main(argv=None):
                 found[i][split] = data.score(splits[split], tags)
         return found
 
-    made_of = {"sha256": results.fingerprint(examples), "counts": counts}
+    made_of = {"sha256": results.fingerprint(examples), "counts": counts,
+               "labels": dataset.labels, "precision": machine.precision,
+               "encoder": representations.encoder_hash(encoder)}  # fmt: skip
     with run.open(made_of, checkpoint, max_length=limit, machine=machine.describe()):
         scores = layers.Scores(run.folder, chosen)
         if missing := scores.missing():
@@ -103,11 +106,12 @@ def main(argv=None):
 def report(run, metrics, state):
     """The final summary: which layer tells most, where the results lie, what comes next."""
     print(f"\n{data.TASK} probing, {run.title()}: {state}")
-    print(
-        f"best layer on dev: {metrics['best_layer']} (0 embeddings, {metrics['last_layer']} last)"
-    )
+    best, last = metrics["best_layer"], metrics["last_layer"]
+    print(f"best layer (on dev, if there is one): {best}; 0 is the embeddings, {last} the last")
     print(results.score_table(metrics, data.SUMMARY))
-    print(f"results: {run.folder}\nnext:    {run.command('attention')}")
+    print(f"results: {run.folder}")
+    if not run.args.random_init:
+        print(f"next:    {run.command('attention')}")
 
 
 if __name__ == "__main__":

@@ -37,12 +37,16 @@ def main(argv=None):
     pending = [run for run in runs if not finished[run]]
     if pending:
         compare(args, pending, checkpoints)
+    if pending or not all((run.folder / "heads.png").is_file() for run in runs):
+        from common import figures
+
+        figures.attention_heads(runs[0].folder.parents[2], runs[0].folder)
     report(args, runs, len(pending))
 
 
 def compare(args, runs, checkpoints):
     """The same inputs through all encoders; the pre-trained one runs once beside all the others."""
-    from common import figures, head_similarity, heads, machines
+    from common import head_similarity, heads, machines
 
     machine = machines.choose(args.device, args.precision)
     dataset = data.load(args)
@@ -71,7 +75,6 @@ def compare(args, runs, checkpoints):
         )  # fmt: skip
         for run in runs:
             heads.finish(run, found[run], found.get("floor"), counts, machine)
-    figures.attention_heads(runs[0].folder.parents[2], args.seed)
 
 
 def report(args, runs, n_new):

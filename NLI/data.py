@@ -88,9 +88,12 @@ def _read_folder(folder: Path) -> dict[str, list[Example]]:
 
 
 def _read(path: Path, split: str) -> list[Example]:
-    return [
+    found = [
         _example(row, place, f"{split}-{i}") for i, (place, row) in enumerate(jsonl(path, FIELDS))
     ]
+    if not found:
+        raise UserError(f"{path} holds no example. Put the {split} pairs there.")
+    return found
 
 
 def _example(row: dict, place: str, number: str) -> Example:
@@ -103,7 +106,7 @@ def _example(row: dict, place: str, number: str) -> Example:
         word = len(label) <= 20 and len(label.split()) <= 1
         shown = repr(label) if word else f"of {len(label)} characters"
         raise UserError(f"{place}: unknown gold_label {shown}; allowed: {', '.join(LABELS)}.")
-    return Example(str(row.get("pairID", number)), row["sentence1"], row["sentence2"], label)
+    return Example(str(row.get("pairID") or number), row["sentence1"], row["sentence2"], label)
 
 
 def _split_train(examples: list[Example], path: Path) -> dict[str, list[Example]]:

@@ -56,8 +56,9 @@ def main(argv=None):
         return data.score(examples["dev"], predict("dev")) if "dev" in examples else {}
 
     subset = subsample.describe(indices, strata)
-    made_of = {"sha256": results.fingerprint(dataset.splits), "subset": subset, "counts": counts}
-    with run.open(made_of, labels=dataset.labels, max_length=limit, machine=machine.describe()):
+    made_of = {"sha256": results.fingerprint(dataset.splits), "subset": subset, "counts": counts,
+               "labels": dataset.labels, "precision": machine.precision}  # fmt: skip
+    with run.open(made_of, max_length=limit, machine=machine.describe()):
         metrics = {"trained": bool(indices), "train_examples": len(indices)}
         if indices:
             history, totals = training.fit(

@@ -74,7 +74,9 @@ def main(argv=None):
             for target, splits in predicted.items()
         }
 
-    made_of = {"sha256": results.fingerprint(examples), "counts": counts}
+    made_of = {"sha256": results.fingerprint(examples), "counts": counts,
+               "labels": dataset.labels, "precision": machine.precision,
+               "encoder": representations.encoder_hash(encoder)}  # fmt: skip
     with run.open(made_of, checkpoint, max_length=limit, machine=machine.describe()):
         scores = layers.Scores(run.folder, chosen)
         if missing := scores.missing():
@@ -93,11 +95,12 @@ def main(argv=None):
 def report(run, metrics, state):
     """The final summary: which layer tells most, where the results lie, what comes next."""
     print(f"\n{data.TASK} probing, {run.title()}: {state}")
-    print(
-        f"best layer on dev: {metrics['best_layer']} (0 embeddings, {metrics['last_layer']} last)"
-    )
+    best, last = metrics["best_layer"], metrics["last_layer"]
+    print(f"best layer (on dev, if there is one): {best}; 0 is the embeddings, {last} the last")
     print(results.score_table(metrics, data.SUMMARY))
-    print(f"results: {run.folder}\nnext:    {run.command('attention')}")
+    print(f"results: {run.folder}")
+    if not run.args.random_init:
+        print(f"next:    {run.command('attention')}")
 
 
 if __name__ == "__main__":

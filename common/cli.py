@@ -8,10 +8,14 @@ import errno
 import functools
 import logging
 import math
+import os
 import re
 import sys
 from pathlib import Path
 
+# Before torch is imported: a thread that waits must not spin. Where other work takes a core,
+# spinning made small models 60 times slower; sleeping costs a tenth where nothing else runs.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 ROOT = Path(__file__).resolve().parents[1]
 TRAINING_SIZES = (0, 10, 30, 50, 100)
 log = logging.getLogger(__name__)

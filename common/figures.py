@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from common.results import read_json, replacing
+
 
 def learning_curve(folder: Path, metrics: tuple[str, ...]) -> None:
     """learning_curve.png: training loss (left), dev scores (right) by epoch, from history.csv."""
@@ -42,7 +44,8 @@ def probing_layers(folder: Path, metrics: tuple[str, ...], random_init: Path) ->
     curves = [(table, str(table.iloc[0]["probe"]), "task", "probe", "C0", "o-"),
               (table, str(table.iloc[0]["probe"]), "control", "control labels", "C1", "s--"),
               (table, "majority", "task", "majority class", "black", ":")]  # fmt: skip
-    if random_init.is_file() and random_init != folder / "layers.csv":
+    untrained = random_init.is_file() and random_init.parent != folder
+    if untrained and _comparable(random_init.parent, folder):
         other = pd.read_csv(random_init)
         curves.append((other, curves[0][1], "task", "untrained encoder", "C2", "^--"))
     figure, panels = _subplots(1, len(metrics), figsize=(4.5 * len(metrics), 4), squeeze=False)
@@ -58,17 +61,33 @@ def probing_layers(folder: Path, metrics: tuple[str, ...], random_init: Path) ->
     _save(figure, folder / "layers.png")
 
 
-def probing_sizes(model_folder: Path, seed: int, probe: str, metrics: tuple[str, ...]) -> None:
-    """layers_all_sizes.png: test scores by layer, a curve for each size probed so far."""
+def _comparable(folder: Path, run_folder: Path) -> bool:
+    """Whether two runs of a step differ in nothing but the size, and what does not matter here."""
+    names = ("training_size", "training_sizes", "random_init", "control", "layers", "metrics")
+    names += ("overwrite", "output_dir", "custom_output_dir", "keep_features", "floor", "device")
+    configs = (read_json(f / "config.json") for f in (folder, run_folder))
+    one, two = ((config or {}).get("arguments", {}) for config in configs)
+    return all(one.get(k) == two.get(k) for k in {*one, *two} - {*names})
+
+
+def probing_sizes(model_folder: Path, run_folder: Path, metrics: tuple[str, ...]) -> None:
+    """layers_all_sizes.png: test scores by layer, a curve for each size probed so far.
+
+    Only the sizes that were probed as the one in `run_folder` was.
+    """
     import pandas as pd
 
     from common.cli import TRAINING_SIZES
 
+    seed, probe = (
+        run_folder.parent.name,
+        str(pd.read_csv(run_folder / "layers.csv")["probe"].iloc[0]),
+    )
     figure, panels = _subplots(1, len(metrics), figsize=(4.5 * len(metrics), 4), squeeze=False)
     majority = None
     for i, size in enumerate(("random", *TRAINING_SIZES)):
-        folder = model_folder / str(size) / f"seed-{seed}" / "probing"
-        if not (folder / "metrics.json").is_file():
+        folder = model_folder / str(size) / seed / "probing"
+        if not (folder / "layers.csv").is_file() or not _comparable(folder, run_folder):
             continue
         table = pd.read_csv(folder / "layers.csv")
         test = table[(table["split"] == "test") & (table["target"] == "task")]
@@ -90,16 +109,19 @@ def probing_sizes(model_folder: Path, seed: int, probe: str, metrics: tuple[str,
     _save(figure, model_folder / "layers_all_sizes.png")
 
 
-def attention_heads(model_folder: Path, seed: int) -> None:
-    """heads.png of every size compared so far, on one colour scale; attention_all_sizes.png."""
+def attention_heads(model_folder: Path, run_folder: Path) -> None:
+    """heads.png of every size compared so far, on one colour scale; attention_all_sizes.png.
+
+    Only the sizes that were compared as the one in `run_folder` was.
+    """
     import pandas as pd
 
     from common.cli import TRAINING_SIZES
 
     tables, floors = {}, {}
     for size in TRAINING_SIZES:
-        folder = model_folder / str(size) / f"seed-{seed}" / "attention"
-        if (folder / "metrics.json").is_file():
+        folder = model_folder / str(size) / run_folder.parent.name / "attention"
+        if (folder / "metrics.json").is_file() and _comparable(folder, run_folder):
             tables[folder] = pd.read_csv(folder / "heads.csv")
             if (folder / "floor.csv").is_file():
                 floors[folder] = pd.read_csv(folder / "floor.csv")
@@ -209,8 +231,6 @@ def _subplots(*shape, **options):
 
 def _save(figure, png: Path) -> None:
     from matplotlib import pyplot
-
-    from common.results import replacing
 
     with replacing(png) as temporary:
         figure.savefig(temporary, dpi=150, format="png")

@@ -18,21 +18,29 @@ def finish(run: Run, similarity, floor, counts: dict, machine) -> None:
     if floor is not None:
         _write(run, run.folder / "floor.csv", floor)
     metrics = {"split": run.args.split, "examples": similarity.n}
+    metrics |= {"skipped_examples": similarity.skipped, "empty_rows": similarity.empty_rows}
     for prefix, found in (("", similarity), ("floor_", floor)):
         for metric, mean in found.mean.items() if found is not None else ():
-            metrics[f"{prefix}{metric}"] = float(mean.mean())
-            by_layer = enumerate(mean.mean(1), 1)
-            metrics |= {f"{prefix}{metric}_layer_{n}": float(value) for n, value in by_layer}
+            metrics[f"{prefix}{metric}"] = _mean(mean)
+            by_layer = enumerate(mean, 1)
+            metrics |= {f"{prefix}{metric}_layer_{n}": _mean(row) for n, row in by_layer}
     first, mean = next(iter(similarity.mean.items()))
     # A similarity is lowest, a divergence (and a difference) highest, where most has changed.
     order = mean.ravel().argsort(kind="stable")
     order = order if first == "cosine" else order[::-1]
+    order = [i for i in order if mean.ravel()[i] == mean.ravel()[i]]  # NaN: a head never compared
     metrics["most_changed_heads"] = [
         {"layer": int(i // mean.shape[1]) + 1, "head": int(i % mean.shape[1]) + 1,
          first: float(mean.ravel()[i])}
         for i in order[:N_MOST_CHANGED]
     ]  # fmt: skip
     run.finish(metrics | counts | machines.peak_memory(machine))
+
+
+def _mean(values) -> float | None:
+    """Over the heads that were compared at all; None (null) where none was."""
+    known = values[values == values]
+    return float(known.mean()) if known.size else None
 
 
 def _write(run: Run, path: Path, similarity) -> None:

@@ -113,8 +113,7 @@ def finish(run: Run, scores: Scores, data, examples: dict, counts: dict, machine
     for split in (split for split in ("dev", "test") if split in majority):
         metrics |= {f"{split}_majority_{m}": majority[split][m] for m in data.SUMMARY}
     metrics["train_examples"] = len(examples["train"])
-    metrics = run.finish(metrics | machines.peak_memory(machine))
-    figures.probing_sizes(model_folder, seed, run.args.probe, data.PROBE_METRICS)
+    figures.probing_sizes(model_folder, run.folder, data.PROBE_METRICS)
     if not run.args.keep_features:
         shutil.rmtree(run.folder / "features", ignore_errors=True)
-    return metrics
+    return run.finish(metrics | machines.peak_memory(machine))

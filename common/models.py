@@ -152,6 +152,7 @@ def load_encoder(where: str, attention: str = "sdpa", random_init: bool = False)
     `attention`: "sdpa" or, where attention maps are read, "eager". `random_init`: the same
     architecture with new weights, from torch's global generator: seed it before. Raises UserError.
     """
+    import torch
     from transformers import AutoModel
 
     config = load_config(where)
@@ -162,7 +163,7 @@ def load_encoder(where: str, attention: str = "sdpa", random_init: bool = False)
             False  # nothing here reads it, and not all checkpoints have it
         )
     if random_init:
-        encoder = AutoModel.from_config(config, **options).eval()
+        encoder = AutoModel.from_config(config, dtype=torch.float32, **options).eval()
     else:
         encoder = _load_weights(AutoModel, where, **options)
     encoder.config.pad_token_id = tokenizer.pad_token_id
@@ -174,7 +175,9 @@ def mark_special(encoded: list[dict], tokenizer, config) -> None:
 
     The first position of GPT-2 and BioGPT takes most of the attention whatever it holds (a sink).
     """
-    special, causal = set(tokenizer.all_special_ids), config.model_type != "bert"
+    ends = {tokenizer.bos_token_id, tokenizer.eos_token_id}
+    unknown = {tokenizer.unk_token_id} - ends  # a word that the tokenizer does not know is a word
+    special, causal = set(tokenizer.all_special_ids) - unknown, config.model_type != "bert"
     for row in encoded:
         row["special"] = [
             token in special or (causal and i == 0) for i, token in enumerate(row["input_ids"])

@@ -112,13 +112,14 @@ def pooled(encoder, examples: list[dict], layers: list[int], machine, pad_token_
         states = encoder(**batch, output_hidden_states=True, **options).hidden_states
     if len(states) != encoder.config.num_hidden_layers + 1:
         raise RuntimeError(f"{len(states)} hidden states from {type(encoder).__name__}")
-    # All units' tokens one after another: a mean is then a reduction of neighbours, in one order.
-    lengths = ends - starts
+    lengths = ends - starts  # the tokens of all units, one after another, and whose they are
     offsets = torch.repeat_interleave(starts - lengths.cumsum(0) + lengths, lengths)
     tokens = offsets + torch.arange(len(offsets), device=machine.device)
+    owner = torch.repeat_interleave(lengths)
     for layer in layers:
         chosen = states[layer].flatten(0, 1)[tokens].float()
-        vectors = torch.segment_reduce(chosen, "mean", lengths=lengths).to(torch.float16)
+        sums = chosen.new_zeros(len(lengths), chosen.shape[1]).index_add_(0, owner, chosen)
+        vectors = (sums / lengths[:, None]).to(torch.float16)
         if not torch.isfinite(vectors).all():
             raise UserError(
                 f"layer {layer} has values beyond float16 (65504) or NaN. Is the checkpoint sound? "

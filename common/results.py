@@ -90,6 +90,11 @@ class Run:
                 "--output_dir."
             ) from None
         try:
+            if (self.folder / "metrics.json").exists() and not self.args.overwrite:
+                raise UserError(
+                    f"another process has just finished {self.folder}. Type the command again to "
+                    "see its result."
+                )
             earlier = read_json(self.folder / "config.json") or {}
             if self.args.overwrite or earlier.get("data") != data or self._differences(earlier):
                 (self.folder / "metrics.json").unlink(missing_ok=True)  # first: no result any more
@@ -117,8 +122,12 @@ class Run:
         flags |= {"model_name": args.model_name, "data_dir": args.data_dir}
         flags |= {"dataset_name": args.dataset_name, "seed": None if args.seed == 42 else args.seed}
         flags["output_dir"] = args.output_dir if args.custom_output_dir else None
+        flags["label_scheme"] = getattr(args, "label_scheme", "io")
+        if flags["label_scheme"] == "io":
+            del flags["label_scheme"]
         parts = [f"--{k} {shlex.quote(str(v))}" for k, v in flags.items() if v is not None]
-        return " ".join([f"python {step}.py", *parts, *["--demo"] * args.demo])
+        script = os.path.relpath(ROOT / self.about["task"] / f"{step}.py")
+        return " ".join([f"python {script}", *parts, *["--demo"] * args.demo])
 
     def finish(self, metrics: dict) -> dict:
         """Write metrics.json, which marks completion, then remove what was kept for a resume."""
@@ -151,6 +160,15 @@ def checkpoints(runs: list[Run]) -> dict[Run, str | None]:
             f"no fine-tuned {runs[0].about['model']} for {sizes} in "
             f"{folders[missing[0]].parents[2]}. Make it first:\n  {commands}"
         )
+    for run, folder in folders.items():
+        there = (read_json(folder / "config.json") or {}).get("arguments", {})
+        here = arguments(run.args)
+        for flag in ("model_name", "data_dir", "demo", "label_scheme"):
+            if flag in here and there.get(flag) != here[flag]:
+                raise UserError(
+                    f"{folder} was made with --{flag} {there.get(flag)}, not {here[flag]}. Give "
+                    "the same flags, or another --output_dir to both steps."
+                )
     return {run: str(folders[run] / "checkpoint") if run in folders else None for run in runs}
 
 
@@ -206,7 +224,7 @@ def read_json(path: Path) -> dict | None:
 @contextmanager
 def replacing(path: Path):
     """Yield a temporary path beside `path`, moved into its place at the end: all or nothing."""
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         yield temporary
         if temporary.is_file():

@@ -123,8 +123,7 @@ def run(cells: list[Cell], steps: list[str], args) -> list[tuple[list[str], Path
 
     stop, failed = threading.Event(), []
     threads = str(max(1, (os.cpu_count() or 1) // args.jobs))
-    # Waiting threads must not spin: with several processes on a machine they take others' cores.
-    environment = {"OMP_NUM_THREADS": threads, "OMP_WAIT_POLICY": "PASSIVE"} | os.environ
+    environment = {"OMP_NUM_THREADS": threads} | os.environ
     progress = tqdm(total=len(cells) * len(steps), desc="study", unit=" steps", dynamic_ncols=True)
 
     def chain(cell: Cell) -> None:

@@ -53,6 +53,7 @@ def fit(
     if the loss stops being a number, or if memory does not hold a single example.
     """
     device, pad_token_id = machine.device, model.config.pad_token_id
+    model.to(device).train()  # before the optimizer's state, which goes where its parameters are
     parameters = list(model.parameters())
     groups = [  # biases and norms are vectors; decaying them only shrinks the output's scale
         {"params": [p for p in parameters if p.ndim > 1], "weight_decay": args.weight_decay},
@@ -106,7 +107,6 @@ def fit(
         initial=state["epoch"] * len(examples) + state["batch"] * args.batch_size,
         desc="fine-tuning", unit=" examples", dynamic_ncols=True, smoothing=0.1,
     )  # fmt: skip
-    model.to(device).train()
     while state["epoch"] < args.num_train_epochs:
         batches = epoch_batches(lengths, args.batch_size, args.seed, state["epoch"])
         for indices in batches[state["batch"] :]:
@@ -131,10 +131,13 @@ def fit(
                 saved_at = time.monotonic()
         _check(losses, state)
         optimizer.zero_grad()  # frees the gradients for the evaluation
-        train_loss, dev = state["loss"] / len(batches), evaluate()
+        train_loss, last_rate = state["loss"] / len(batches), optimizer.param_groups[0]["lr"]
+        stopped = time.perf_counter()
+        dev = evaluate()
+        clock[0] += time.perf_counter() - stopped  # not a part of the training's seconds
         model.train()
         history = state["history"]
-        history.append({"train": {"loss": train_loss, "learning_rate": rate}, "dev": dev})
+        history.append({"train": {"loss": train_loss, "learning_rate": last_rate}, "dev": dev})
         best = state["best"]
         if not dev or best is None or dev[main_metric] > history[best]["dev"][main_metric]:
             # A file of its own: until the state below is saved, the earlier best is still it.

@@ -4,6 +4,7 @@ import functools
 
 import pytest
 
+import common.cli  # noqa: F401  (sets what torch reads when it is imported)
 from tests import tiny
 
 

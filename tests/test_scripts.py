@@ -140,7 +140,7 @@ def test_iob2_scheme_learns_eleven_classes(output):
     command = ["--demo", "--training_size", "10", "--label_scheme", "iob2", "--seed", "7"]
     assert script("NER")([*command, "--output_dir", str(output / "NER")]) == 0
     folder = run_folder(output / "NER", "biobert", 10, seed=7)
-    assert len(json.loads((folder / "config.json").read_text())["labels"]) == 11
+    assert len(json.loads((folder / "config.json").read_text())["data"]["labels"]) == 11
     assert metrics(folder)["test_entity_f1_strict"] <= metrics(folder)["test_entity_f1"]
 
 

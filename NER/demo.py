@@ -1,0 +1,31 @@
+"""The demo's NER data: made-up molecular-biology sentences with BioNLP2004's five entity types."""
+
+import random
+
+from common.demo_text import POOLS, chunks
+
+SIZES = {"train": 1500, "dev": 250, "test": 350}
+
+
+def splits(seed: int = 0) -> dict[str, list[dict[str, list[str]]]]:
+    """Sentences by split, each {"tokens": [...], "tags": [...]} in IOB2.
+
+    No two splits share a gene or a cell line.
+    """
+    return {split: sentences(SIZES[split], split, seed) for split in POOLS}
+
+
+def sentences(n: int, split: str, seed: int) -> list[dict[str, list[str]]]:
+    rng = random.Random(f"NER-{split}-{seed}")
+    found = []
+    for _ in range(n):
+        tokens, tags = [], []
+        for words, kind in chunks(rng, pool=split):
+            tokens += words
+            tags += (
+                ["O"] * len(words)
+                if kind is None
+                else [f"B-{kind}"] + [f"I-{kind}"] * (len(words) - 1)
+            )
+        found.append({"tokens": tokens, "tags": tags})
+    return found

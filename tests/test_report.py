@@ -1,0 +1,396 @@
+"""The report of made-up result folders: its numbers, what it shows as missing, what it refuses."""
+
+import csv
+import json
+import random
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from common import report, results
+from NER import scores
+from NLI import data as nli
+
+LAYERS = 4
+SKILL = {"bert": 0.45, "biobert": 0.6, "gpt2": 0.3, "biogpt": 0.5}
+MAIN = {"NER": "entity_f1", "NLI": "accuracy"}
+
+
+def rows(task, skill, seed, n=60):
+    gold_of, choose = random.Random(0), random.Random(f"{skill} {seed}")
+    found = []
+    for i in range(n):
+        if task == "NLI":
+            gold, other = gold_of.choice(nli.LABELS), choose.choice(nli.LABELS)
+            predicted = gold if choose.random() < skill else other
+        else:
+            gold = [
+                "O",
+                gold_of.choice(["B-DNA", "B-protein"]),
+                "O",
+                gold_of.choice(["O", "B-RNA"]),
+            ]
+            predicted = [t if choose.random() < skill else "O" for t in gold]
+        found.append({"id": f"test-{i}", "gold": gold, "predicted": predicted})
+    return found
+
+
+def measure(task, table):
+    gold, predicted = [row["gold"] for row in table], [row["predicted"] for row in table]
+    if task == "NER":
+        return scores.score(gold, predicted)
+    return nli.score([nli.Example("", "", "", label) for label in gold], predicted)
+
+
+def write_run(root, task, dataset, model, size, seed, step, metrics, sha="a", **arguments):
+    folder = root / dataset / model / str(size) / f"seed-{seed}" / step
+    folder.mkdir(parents=True)
+    about = {"task": task, "dataset": dataset, "model": model, "training_size": size, "seed": seed}
+    config = {**about, "arguments": {"seed": seed, **arguments}, "data": {"sha256": sha}}
+    results.write_json(folder / "config.json", config)
+    results.write_json(folder / "metrics.json", about | metrics)
+    return folder, about
+
+
+def fine_tuned(root, task, dataset, model, size, seed=42, n=60, **more):
+    skill = 0.1 + SKILL.get(model, 0.4) * (size / 100) ** 0.3 if size else 0.05
+    table = rows(task, skill, seed, n)
+    found = measure(task, table)
+    metrics = {f"test_{name}": value for name, value in found.items()}
+    for name in ("macro_f1", MAIN[task]):
+        metrics[f"test_majority_{name}"] = 0.3 if task == "NLI" else 0.0
+    folder, _ = write_run(root, task, dataset, model, size, seed, "fine-tuning",
+                          metrics | {"trained": size > 0}, **more)  # fmt: skip
+    results.write_jsonl(folder / "predictions.jsonl", table)
+    return folder
+
+
+def probed(root, task, dataset, model, size, seed=42, control=True, **more):
+    main, skill = MAIN[task], 0.2 if size == "random" else 0.3 + size / 1000
+    task_scores = {n: skill + 0.07 * n - 0.02 * n**2 + seed / 1e4 for n in range(LAYERS + 1)}
+    best = max(task_scores, key=task_scores.get)
+    metrics = {"best_layer": best, "last_layer": LAYERS, "layers": LAYERS + 1,
+               f"test_{main}": task_scores[best], f"test_majority_{main}": 0.1,
+               f"test_{main}_last_layer": task_scores[LAYERS]}  # fmt: skip
+    if control:
+        metrics[f"test_selectivity_{main}"] = task_scores[best] - 0.15
+        metrics[f"test_selectivity_{main}_last_layer"] = task_scores[LAYERS] - 0.15
+    folder, about = write_run(root, task, dataset, model, size, seed, "probing", metrics, **more)
+    table = []
+    for layer, value in task_scores.items():
+        curves = {("svc", "task"): value, ("majority", "task"): 0.1}
+        if control:
+            curves |= {("svc", "control"): 0.15, ("svc", "selectivity"): value - 0.15}
+        for (probe, target), one in curves.items():
+            where = {"layer": layer, "probe": probe, "target": target}
+            for split in ("dev", "test"):
+                table.append(about | where | {"split": split, "metric": main, "value": one})
+    results.write_csv(folder / "layers.csv", table)
+    return folder
+
+
+def compared(root, task, dataset, model, size, seed=42, floor=True, **more):
+    by_layer = {n: 1 - size / 1000 * n for n in range(1, LAYERS + 1)}
+    metrics = {"cosine": sum(by_layer.values()) / LAYERS, "most_changed_heads": []}
+    metrics |= {f"cosine_layer_{n}": value for n, value in by_layer.items()}
+    if floor:
+        metrics |= {"floor_cosine": 0.4} | {f"floor_cosine_layer_{n}": 0.4 for n in by_layer}
+    return write_run(root, task, dataset, model, size, seed, "attention", metrics, **more)[0]
+
+
+def whole_study(root, task, dataset="demo", models=tuple(SKILL), sizes=(0, 10, 30, 50, 100)):
+    for model in models:
+        probed(root, task, dataset, model, "random")
+        for size in sizes:
+            fine_tuned(root, task, dataset, model, size, demo=True)
+            probed(root, task, dataset, model, size)
+            if size:
+                compared(root, task, dataset, model, size)
+
+
+def table(folder, name):
+    with (folder / f"{name}.csv").open(encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def page(folder):
+    return (folder / "report.md").read_text(encoding="utf-8")
+
+
+def metrics(folder):
+    return json.loads((folder / "metrics.json").read_text())
+
+
+@pytest.fixture(scope="module", params=("NER", "NLI"))
+def study(request, tmp_path_factory):
+    root = tmp_path_factory.mktemp("study")
+    whole_study(root, request.param)
+    assert report.main(["--tasks", request.param, "--output_dir", str(root)]) == 0
+    return request.param, root, root / "demo" / "report"
+
+
+def test_a_whole_study(study):
+    task, root, folder = study
+    text, main = page(folder), MAIN[task]
+    assert text.startswith(f"# {task} on demo") and "**Demo**" in text
+    assert "Passed over" not in text and "not the same" not in text
+    titles = re.findall(r"^## \d\. (.*)$", text, re.M)
+    assert titles == ["Downstream scores", "Learning curves", "Differences", "Probing",
+                      "Attention", "The link"]  # fmt: skip
+    for name in re.findall(r"\]\((.*?)\.png\)", text):
+        assert (folder / f"{name}.png").stat().st_size > 20_000
+        assert (folder / f"{name}.pdf").read_bytes()[:5] == b"%PDF-"
+    assert len(list(folder.glob("*.png"))) == 4
+    for name in re.findall(r"\((\w+)\.csv, \.tex\)", text):
+        assert table(folder, name) and (folder / f"{name}.tex").is_file()
+    found = {row["model"]: row for row in table(folder, f"scores_{main}")}
+    assert list(found) == list(SKILL)  # the study's order
+    for model, row in found.items():
+        cell = root / "demo" / model / "30" / "seed-42" / "fine-tuning"
+        value = metrics(cell)[f"test_{main}"]
+        assert float(row["30 %"]) == value
+        low, high = float(row["30 % low"]), float(row["30 % high"])
+        assert low < value < high
+        assert f"{value:.3f} [{low:.3f}, {high:.3f}]" in text
+
+
+def test_probing_and_attention_tables_hold_what_was_measured(study):
+    task, root, folder = study
+    main = MAIN[task]
+    for row in table(folder, "probing"):
+        size = {"untrained": "random"}.get(row["encoder"], row["encoder"].split(" ")[0])
+        found = metrics(root / "demo" / row["model"] / size / "seed-42" / "probing")
+        assert int(row["best layer (dev)"]) == found["best_layer"]
+        name = main.replace("_f1", " F1")
+        assert float(row[f"best layer: {name}"]) == found[f"test_{main}"]
+        assert float(row["selectivity, last layer"]) == found[f"test_selectivity_{main}_last_layer"]
+    rows = table(folder, "probing_gpt2")
+    assert [int(row["layer"]) for row in rows] == list(range(LAYERS + 1))
+    assert (
+        float(rows[4]["30 %"])
+        == metrics(root / "demo" / "gpt2" / "30" / "seed-42" / "probing")[f"test_{main}_last_layer"]
+    )
+    controlled = table(folder, "selectivity_gpt2")
+    for row, other in zip(rows, controlled, strict=True):
+        assert float(other["untrained"]) == pytest.approx(float(row["untrained"]) - 0.15)
+    found = metrics(root / "demo" / "gpt2" / "50" / "seed-42" / "attention")
+    row = table(folder, "attention_gpt2")[2]
+    assert float(row["50 %"]) == found["cosine_layer_3"] and float(row["floor (untrained)"]) == 0.4
+    row = next(r for r in table(folder, "attention") if (r["model"], r["size"]) == ("gpt2", "50 %"))
+    assert float(row["change (1 - cosine)"]) == pytest.approx(1 - found["cosine"])
+    assert row["most changed layer"] == "4"
+
+
+def test_differences_and_link(study):
+    _, _, folder = study
+    models, sizes = (table(folder, f"differences_{name}") for name in ("models", "sizes"))
+    assert len(models) == 6 * 4 and len(sizes) == 4 * 6  # not of the untrained heads
+    for row in models + sizes:
+        assert float(row["a less b low"]) <= float(row["a less b"]) <= float(row["a less b high"])
+        assert float(row["p"]) <= float(row["p (Holm)"]) <= 1
+    assert min(float(row["p (Holm)"]) for row in sizes) < 0.05
+    link = {(row["measure"], row["sizes"]): row for row in table(folder, "link")}
+    assert len(link) == 8
+    row = link["attention change (1 - mean cosine)", "10 to 100 %"]
+    assert row["n"] == "16" and 0 < float(row["Spearman"]) <= float(row["Spearman high"]) <= 1
+
+
+def test_latex_is_balanced_and_escaped(study):
+    _, _, folder = study
+    for path in folder.glob("*.tex"):
+        text = path.read_text(encoding="utf-8")
+        body = text.split("\n", 1)[1]
+        plain = re.sub(r"\\[{}%&_#$]", "", body)
+        assert plain.count("{") == plain.count("}") and "%" not in plain and "–" not in plain
+        assert "_" not in plain and plain.count("$") % 2 == 0
+        columns = len(re.search(r"\\begin\{tabular\}\{(l+)\}", plain)[1])
+        rows = [line for line in plain.splitlines() if line.endswith(r" \\")]
+        assert len(rows) > 1 and all(row.count(" & ") == columns - 1 for row in rows)
+        for name in ("table*", "tabular"):
+            assert f"\\begin{{{name}}}" in body and f"\\end{{{name}}}" in body
+
+
+def write(tmp_path, *more):
+    assert report.main(["--tasks", "NLI", "--output_dir", str(tmp_path), *more]) == 0
+    return tmp_path / "demo" / "report"
+
+
+def test_missing_cells_are_shown_as_missing(tmp_path):
+    fine_tuned(tmp_path, "NLI", "demo", "bert", 10)
+    fine_tuned(tmp_path, "NLI", "demo", "bert", 100)
+    fine_tuned(tmp_path, "NLI", "demo", "biobert", 100)
+    probed(tmp_path, "NLI", "demo", "biobert", 100, control=False)
+    folder = write(tmp_path)
+    text = page(folder)
+    assert re.search(r"\| bert \| – \| 0\.\d{3} \[.*?\] \| – \| – \| 0\.\d{3} \[", text)
+    assert re.search(
+        r"\| biobert \| 100 % \| 2 \| 0\.\d{3} \| 0\.\d{3} \| – \| – \| 0\.100 \|", text
+    )
+    assert "| attention change (1 - mean cosine) | 10 to 100 % | 0 | – | – |" in text
+    assert "| bert, 10 % | biobert, 10 % | – | – | – |" in text
+    assert "over 1 tests" in text and "differences_sizes.csv" in text
+    assert not (folder / "attention.png").exists() and "attention.png" not in text
+    row = table(folder, "scores_accuracy")[0]
+    assert row["30 %"] == "" and row["10 %"] != ""
+    assert "--" in (folder / "probing.tex").read_text()
+
+
+def test_seeds_give_mean_and_deviation(tmp_path):
+    cells = [fine_tuned(tmp_path, "NLI", "demo", "bert", 30, seed) for seed in (1, 2, 3)]
+    values = [metrics(cell)["test_accuracy"] for cell in cells]
+    fine_tuned(tmp_path, "NLI", "demo", "bert", 10)
+    (row,) = table(write(tmp_path), "scores_accuracy")
+    assert float(row["30 %"]) == pytest.approx(sum(values) / 3) and row["30 % n"] == "3"
+    assert float(row["30 % low"]) < float(row["30 %"]) < float(row["30 % high"])
+    assert row["10 % n"] == "1" and "10 % std" not in row and float(row["30 % std"]) > 0
+    assert re.search(r"0\.\d{3} ± 0\.\d{3} \(n=3\) \[0", page(tmp_path / "demo" / "report"))
+
+
+def test_two_data_sets_are_never_mixed(tmp_path, caplog, capsys):
+    fine_tuned(tmp_path, "NLI", "demo", "bert", 30)
+    fine_tuned(tmp_path, "NLI", "mednli", "bert", 100, n=80)
+    folder = write(tmp_path)
+    assert table(folder, "scores_accuracy")[0]["100 %"] == ""
+    assert table(tmp_path / "mednli" / "report", "scores_accuracy")[0]["30 %"] == ""
+    before = (folder / "report.md").stat().st_mtime_ns
+    write(tmp_path, "--dataset", "mednli")
+    assert (folder / "report.md").stat().st_mtime_ns == before
+    # Copied into the other's folder; another data set, or test split, under the same name.
+    (tmp_path / "mednli/bert/100").rename(tmp_path / "demo/bert/100")
+    fine_tuned(tmp_path, "NLI", "demo", "bert", 10)
+    fine_tuned(tmp_path, "NLI", "demo", "bert", 50, sha="b")
+    fine_tuned(tmp_path, "NLI", "demo", "gpt2", 50, n=80)
+    caplog.clear()
+    folder = write(tmp_path, "--dataset", "demo")
+    bert, gpt2 = table(folder, "scores_accuracy")
+    assert bert["30 %"] and bert["10 %"] and not (bert["50 %"] or bert["100 %"] or gpt2["50 %"])
+    for text in (page(folder), caplog.text):
+        assert "bert/100/seed-42/fine-tuning" in text and "of dataset mednli" in text
+        assert "bert/50/seed-42/fine-tuning" in text and "other data" in text
+        assert "gpt2/50/seed-42/fine-tuning" in text and "other test examples" in text
+
+
+@pytest.mark.parametrize(
+    "name, text",
+    (("metrics.json", '{"task": "NLI", "test_accu'), ("metrics.json", "[]"), ("metrics.json", ""),
+     ("metrics.json", "\xff\xfe"), ("metrics.json", None), ("config.json", "{"),
+     ("config.json", None), ("config.json", "{}")),
+)  # fmt: skip
+def test_a_damaged_or_unfinished_run_is_named_and_left_out(tmp_path, caplog, name, text):
+    fine_tuned(tmp_path, "NLI", "demo", "bert", 30)
+    path = fine_tuned(tmp_path, "NLI", "demo", "bert", 30, seed=1) / name
+    path.unlink() if text is None else path.write_text(text, encoding="latin-1")
+    folder = write(tmp_path)
+    assert table(folder, "scores_accuracy")[0]["30 % n"] == "1"
+    assert "bert/30/seed-1/fine-tuning" in caplog.text and name in caplog.text
+    assert "bert/30/seed-1/fine-tuning" in page(folder)
+
+
+@pytest.mark.parametrize("value", (None, "0.5", float("nan"), True, [0.5]))
+def test_a_score_that_is_no_number_is_left_out(tmp_path, caplog, value):
+    fine_tuned(tmp_path, "NLI", "demo", "bert", 30)
+    path = fine_tuned(tmp_path, "NLI", "demo", "bert", 30, seed=1) / "metrics.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"test_accuracy": value}))
+    assert table(write(tmp_path), "scores_accuracy")[0]["30 % n"] == "1"
+    assert "no number for test_accuracy" in caplog.text
+
+
+def test_damaged_predictions_and_layers(tmp_path, caplog):
+    cut = fine_tuned(tmp_path, "NLI", "demo", "bert", 30) / "predictions.jsonl"
+    cut.write_text(cut.read_text()[:-20])
+    fewer = fine_tuned(tmp_path, "NLI", "demo", "biobert", 30) / "predictions.jsonl"
+    fewer.write_text("\n".join(fewer.read_text().splitlines()[:-5]))  # whole lines are missing
+    other = fine_tuned(tmp_path, "NLI", "demo", "gpt2", 30) / "predictions.jsonl"
+    other.write_text(other.read_text().replace('"predicted": "neutral"', '"predicted": "x"'))
+    fine_tuned(tmp_path, "NLI", "demo", "biogpt", 30)
+    fine_tuned(tmp_path, "NLI", "demo", "biogpt", 50)
+    layers = probed(tmp_path, "NLI", "demo", "bert", 0) / "layers.csv"
+    layers.write_text(layers.read_text()[:-3])
+    folder = write(tmp_path)
+    found = {row["model"]: row for row in table(folder, "scores_accuracy")}
+    assert found["bert"]["30 %"] and not found["bert"]["30 % low"]  # a score without an interval
+    assert not found["biobert"]["30 %"]  # not of the same examples
+    assert not found["gpt2"]["30 %"]  # the two files disagree: which of them is right?
+    assert found["biogpt"]["30 % low"]
+    assert table(folder, "probing")[1]["best layer (dev)"] == "2"
+    assert not (folder / "probing_bert.csv").exists()
+    for name in ("bert/30", "biobert/30", "gpt2/30", "bert/0"):
+        assert f"{name}/seed-42" in caplog.text
+    assert "biogpt" not in caplog.text
+
+
+def test_settings_that_differ_are_listed(tmp_path):
+    fine_tuned(tmp_path, "NLI", "demo", "bert", 10, learning_rate=2e-5, device="cpu")
+    fine_tuned(tmp_path, "NLI", "demo", "bert", 30, learning_rate=1e-5, device="cuda")
+    text = page(write(tmp_path))
+    assert "fine-tuning, learning_rate: 1e-05 (1 runs), 2e-05 (1 runs)" in text
+    assert "cuda" not in text
+
+
+def test_a_model_with_awkward_characters(tmp_path):
+    name = "someone--a_model.v1+100%&#-with-a-very-long-name-indeed"
+    fine_tuned(tmp_path, "NLI", "demo", name, 100)
+    compared(tmp_path, "NLI", "demo", name, 100)
+    folder = write(tmp_path)
+    assert r"a\_model.v1+100\%\&\#-with" in (folder / "attention.tex").read_text()
+    assert (folder / "learning_curves.png").is_file()
+
+
+def refused(capsys, *argv):
+    with pytest.raises(SystemExit) as stop:
+        report.main(list(argv))
+    shown = capsys.readouterr().err
+    assert stop.value.code == 2 and "Traceback" not in shown
+    return shown
+
+
+def test_what_is_refused(tmp_path, capsys):
+    there = str(tmp_path)
+    assert "NER,NLI" in refused(capsys, "--tasks", "NER,QA", "--output_dir", there)
+    assert "NER,NLI" in refused(capsys, "--tasks", "", "--output_dir", there)
+    shown = refused(capsys, "--output_dir", there)
+    assert there in shown and "python NER/fine-tuning.py --demo" in shown
+    assert "no finished results" in refused(capsys, "--output_dir", str(tmp_path / "nowhere"))
+    cell = fine_tuned(tmp_path, "NLI", "demo", "bert", 30)
+    assert "demo" in refused(capsys, "--tasks", "NLI", "--dataset", "mednli", "--output_dir", there)
+    assert "no finished results" in refused(capsys, "--tasks", "NER", "--output_dir", there)
+    fine_tuned(tmp_path, "NER", "demo", "gpt2", 30)
+    assert "NER and NLI" in refused(capsys, "--tasks", "NLI", "--output_dir", there)
+    for path in cell.glob("*.json"):
+        path.write_text("{")
+    (tmp_path / "demo" / "gpt2").rename(tmp_path / "gpt2")
+    assert "no finished results" in refused(capsys, "--tasks", "NLI", "--output_dir", there)
+    assert not (tmp_path / "demo" / "report").exists()
+
+
+def test_each_task_has_its_folder_below_output_dir(tmp_path, capsys):
+    fine_tuned(tmp_path / "NER", "NER", "demo", "bert", 30)
+    fine_tuned(tmp_path / "NLI", "NLI", "demo", "bert", 30)
+    (tmp_path / "NLI" / "logs").mkdir()
+    assert report.main(["--output_dir", str(tmp_path)]) == 0
+    shown = capsys.readouterr().out
+    for task in ("NER", "NLI"):
+        assert str(tmp_path / task / "demo" / "report" / "report.md") in shown
+        assert page(tmp_path / task / "demo" / "report").startswith(f"# {task} on demo")
+
+
+def test_the_same_results_give_the_same_report(tmp_path):
+    whole_study(tmp_path, "NLI", models=("bert",), sizes=(0, 10))
+    one, two = ({p.name: p.read_bytes() for p in write(tmp_path).iterdir()} for _ in range(2))
+    assert one == two
+
+
+def test_no_model_code_is_imported(tmp_path):
+    fine_tuned(tmp_path, "NER", "demo", "bert", 30)
+    code = (
+        "import sys\nfrom common import report\nreport.main(sys.argv[1:])\n"
+        "print(sorted({'torch', 'transformers', 'datasets'} & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, "--tasks", "NER", "--output_dir", str(tmp_path)],
+        capture_output=True, text=True, cwd=Path(report.__file__).parents[1],
+    )  # fmt: skip
+    assert done.returncode == 0 and done.stdout.endswith("[]\n"), done.stdout + done.stderr

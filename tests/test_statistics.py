@@ -1,0 +1,209 @@
+"""Intervals and tests on synthetic data: equal to plain loops, and right as often as they say."""
+
+import itertools
+import random
+
+import numpy as np
+import pytest
+
+from common import statistics
+from NER import data, scores
+from NLI import data as nli
+
+TAGS = ["O", "O", "O", "B-protein", "I-protein", "B-DNA", "I-DNA"]
+
+
+def tag_rows(seed, n=40, p_copy=0.7):
+    """Rows of a made-up NER run: gold the same for each seed, predictions partly copied."""
+    gold_of, choose = random.Random(0), random.Random(seed)
+    rows = []
+    for i in range(n):
+        gold = [gold_of.choice(TAGS) for _ in range(gold_of.randint(1, 9))]
+        predicted = [t if choose.random() < p_copy else choose.choice(TAGS) for t in gold]
+        rows.append({"id": f"test-{i}", "gold": gold, "predicted": predicted})
+    return rows
+
+
+def label_rows(seed, n=50, p_right=0.6):
+    gold_of, choose = random.Random(0), random.Random(seed)
+    rows = []
+    for i in range(n):
+        gold = gold_of.choice(nli.LABELS)
+        predicted = gold if choose.random() < p_right else choose.choice(nli.LABELS)
+        rows.append({"id": f"test-{i}", "gold": gold, "predicted": predicted})
+    return rows
+
+
+def task_scores(rows):
+    """What the task itself reports of these rows."""
+    gold, predicted = [row["gold"] for row in rows], [row["predicted"] for row in rows]
+    if isinstance(gold[0], list):
+        return scores.score(gold, predicted)
+    return nli.score([nli.Example(r["id"], "", "", r["gold"]) for r in rows], predicted)
+
+
+@pytest.mark.parametrize("make", (tag_rows, label_rows))
+def test_scores_from_counts_equal_the_tasks_own(make):
+    for seed in range(5):
+        rows = make(seed)
+        expected, systems = task_scores(rows), statistics.counts(rows)
+        names = data.SUMMARY if make is tag_rows else nli.SUMMARY
+        assert set(systems) == set(names)  # an interval for every score that is printed
+        resampled = statistics.resample(list(systems.values()), 1)
+        for name, found in zip(systems, resampled, strict=True):
+            assert found.value == pytest.approx(expected[name], abs=1e-12), name
+
+
+@pytest.mark.parametrize("make", (tag_rows, label_rows))
+def test_equals_a_plain_loop(make):
+    """The interval of each score: draw examples, score them with the task's own code, repeat."""
+    rows, n = make(1, 25), 300
+    systems = statistics.counts(rows)
+    generator, plain = np.random.default_rng(0), []
+    for _ in range(n):
+        plain.append(task_scores([rows[i] for i in generator.integers(25, size=25)]))
+    resampled = statistics.resample(list(systems.values()), n)
+    for name, found in zip(systems, resampled, strict=True):
+        np.testing.assert_allclose(found.samples, [p[name] for p in plain], atol=1e-12)
+
+
+def test_several_runs_are_the_mean_of_theirs():
+    systems = [statistics.counts(tag_rows(seed))["entity_f1"] for seed in (1, 2, 3)]
+    runs = statistics.resample(systems, 50)
+    together = statistics.mean(runs)
+    np.testing.assert_allclose(together.samples, sum(run.samples for run in runs) / 3)
+    assert together.value == pytest.approx(sum(run.value for run in runs) / 3)
+    assert statistics.interval(together.samples)[0] < together.value
+
+
+def simulated_entities(generator, n, p_right):
+    """Counts of n sentences with 0 to 4 entities, of which a share is found."""
+    gold = generator.integers(0, 5, n)
+    right = generator.binomial(gold, p_right)
+    return np.stack([right, right + generator.poisson(0.5, n), gold], axis=1)
+
+
+def test_coverage_is_about_95_percent():
+    """The true value is the score of a very large sample."""
+    generator = np.random.default_rng(5)
+    truth = statistics.f1(simulated_entities(generator, 1_000_000, 0.7).sum(0))
+    inside = 0
+    for trial in range(400):
+        system = (simulated_entities(generator, 200, 0.7), statistics.f1)
+        found = statistics.resample([system], 400, seed=trial)[0]
+        low, high = statistics.interval(found.samples)
+        assert low < found.value < high
+        inside += low <= truth <= high
+    assert 0.90 < inside / 400 < 0.985
+
+
+def p_values(effect, trials=400, n=300):
+    """Paired tests of two systems with a shared difficulty of the sentences."""
+    generator, found = np.random.default_rng(7), []
+    for trial in range(trials):
+        gold = generator.integers(1, 5, n)
+        easy = generator.beta(4, 2, n)
+        systems = []
+        for p in (easy, np.clip(easy + effect, 0, 1)):
+            right = generator.binomial(gold, p)
+            wrong = generator.poisson(0.5, n)
+            systems.append((np.stack([right, right + wrong, gold], axis=1), statistics.f1))
+        a, b = statistics.resample(systems, 400, seed=trial)
+        found.append(statistics.paired_difference(a, b)[3])
+    return np.array(found)
+
+
+def test_p_values_are_uniform_under_the_null_and_small_under_an_effect():
+    p = p_values(0)
+    for level in (0.05, 0.25, 0.5, 0.75):  # about three standard errors
+        assert abs((p <= level).mean() - level) < 3.3 * np.sqrt(level * (1 - level) / len(p)), level
+    assert (p_values(0.12, 100) < 0.05).mean() > 0.9
+
+
+def test_paired_difference_of_the_same_and_of_opposite_systems():
+    rows = label_rows(3)
+    system = statistics.counts(rows)["accuracy"]
+    right = statistics.counts([row | {"predicted": row["gold"]} for row in rows])["accuracy"]
+    a, b, best = statistics.resample([system, system, right], 1000)
+    assert statistics.paired_difference(a, b) == (0, 0, 0, 1)
+    difference, low, high, p = statistics.paired_difference(best, a)
+    assert 0 < low < difference < high and p == 1 / 1001
+    assert statistics.paired_difference(a, best) == (-difference, -high, -low, p)
+
+
+def test_the_same_seed_gives_the_same():
+    system = statistics.counts(label_rows(1))["macro_f1"]
+    one, two = (statistics.resample([system], 200)[0] for _ in range(2))
+    np.testing.assert_array_equal(one.samples, two.samples)
+    other = statistics.resample([system], 200, seed=1)[0]
+    assert other.value == one.value and (other.samples != one.samples).any()
+    assert statistics.resample([system, system], 200)[1].samples.tolist() == one.samples.tolist()
+
+
+def test_degenerate_inputs():
+    right = {"id": "0", "gold": ["B-DNA", "O"], "predicted": ["B-DNA", "O"]}
+    for rows, expected in (
+        ([right], 1),
+        ([right] * 7, 1),
+        ([right | {"predicted": ["O", "O"]}], 0),
+        ([{"id": "0", "gold": ["O"], "predicted": ["O"]}], 0),  # no entity: 0 / 0
+        ([{"id": "0", "gold": [], "predicted": []}], 0),
+    ):
+        found, *others = statistics.resample(list(statistics.counts(rows).values()), 20)
+        assert np.isfinite([other.samples for other in others]).all()
+        assert (found.value, *statistics.interval(found.samples)) == (expected,) * 3
+    one = [
+        statistics.counts([row])["entity_f1"] for row in (right, right | {"predicted": ["O"] * 2})
+    ]
+    assert statistics.paired_difference(*statistics.resample(one, 100))[3] == 1  # one example
+    with pytest.raises(ValueError):
+        statistics.resample([(np.zeros((0, 3)), statistics.f1)])
+    with pytest.raises(ValueError):
+        statistics.resample([(np.ones((2, 3)), statistics.f1), (np.ones((3, 3)), statistics.f1)])
+
+
+@pytest.mark.parametrize(
+    "change", ({"gold": "neutral"}, {"predicted": ["O"] * 99}, {"gold": None, "predicted": None})
+)
+def test_rows_that_are_no_predictions_are_refused(change):
+    row = tag_rows(1, 1)[0]
+    for rows in ([row, row | change], [row | change], [], [{"id": "x", "gold": "neutral"}], [3]):
+        with pytest.raises(ValueError):
+            statistics.counts(rows)
+
+
+def test_mean_and_standard_deviation_over_seeds():
+    assert statistics.mean_std([0.5]) == (0.5, None, 1)
+    mean, std, n = statistics.mean_std([0.1, 0.2, 0.6])
+    assert (mean, n) == (pytest.approx(0.3), 3) and std == pytest.approx(np.sqrt(0.07))
+
+
+def test_holm():
+    found = statistics.holm([0.01, 0.04, 0.03, 0.005])  # R: p.adjust(c(...), "holm")
+    assert found == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert statistics.holm([0.6, 0.5]) == [1, 1] and statistics.holm([]) == []
+    p = np.random.default_rng(0).random(9) ** 4
+    for level in (0.01, 0.05, 0.2):  # rejects as Holm's steps do: the least first, until one fails
+        steps = [q <= level / (9 - i) for i, q in enumerate(sorted(p))]
+        rejected = len(list(itertools.takewhile(bool, steps)))
+        assert sum(np.array(statistics.holm(p)) <= level) == rejected
+
+
+def test_correlation_equals_scipy_and_covers():
+    from scipy import stats
+
+    generator = np.random.default_rng(2)
+    x = generator.integers(0, 6, 15)  # ties
+    y = x + generator.normal(0, 2, 15)
+    for kind, reference in (("spearman", stats.spearmanr), ("pearson", stats.pearsonr)):
+        value, low, high = statistics.correlation(x, y, kind)
+        assert value == pytest.approx(reference(x, y)[0]) and -1 <= low < value < high <= 1
+        drawn = np.random.default_rng(0).integers(15, size=(2000, 15))[:3]
+        few = [reference(x[d], y[d])[0] for d in drawn]
+        assert statistics.interval(np.array(few)) == pytest.approx(
+            statistics.correlation(x, y, kind, resamples=3)[1:]
+        )
+        assert statistics.correlation(x, -y, kind)[0] == pytest.approx(-value)
+    assert statistics.correlation([1, 2, 3], [10, 20, 90]) == (1, 1, 1)
+    for x, y in (([1, 2], [1, 2]), ([], []), ([1, 1, 1], [1, 2, 3]), ([1, 2, 3], [4, 4, 4])):
+        assert statistics.correlation(x, y) is None
