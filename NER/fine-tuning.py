@@ -16,7 +16,7 @@ if __name__ == "__main__":  # run as a file: import from the repository, not fro
 from common import cli, models, results
 from NER import data
 
-DEMO = {"learning_rate": 5e-4, "num_train_epochs": 5}  # what miniatures need
+DEMO = {"learning_rate": 1e-3, "num_train_epochs": 5}  # what miniatures need
 
 
 def parse_args(argv):

@@ -41,10 +41,6 @@ def drug(rng: random.Random) -> str:
     return start + rng.choice("pril olol statin azole micin zepam".split())
 
 
-def age(rng: random.Random) -> str:
-    return f"{rng.randint(21, 94)}-year-old"
-
-
 ENTITIES = ("DNA", "RNA", "protein", "cell_type", "cell_line")
 MOLECULAR = {
     "S": [
@@ -118,6 +114,9 @@ STATES = {
     "biomedical": [
         ("febrile", "afebrile", "fever"),
         ("icteric", "anicteric", "jaundice"),
+        ("somnolent", "alert", "drowsiness"),
+        ("incontinent", "continent", "leakage"),
+        ("diabetic", "normoglycemic", "hyperglycemia"),
         ("hypertensive", "normotensive", "hypertension"),
         ("dyspneic", "eupneic", "dyspnea"),
         ("delirious", "oriented", "confusion"),
@@ -132,6 +131,9 @@ STATES = {
         ("famous", "obscure", "renown"),
         ("lucky", "hapless", "fortune"),
         ("brave", "timid", "courage"),
+        ("merry", "gloomy", "joy"),
+        ("tired", "rested", "weariness"),
+        ("learned", "ignorant", "knowledge"),
     ],
 }
 LABS = {  # low and high values
@@ -163,7 +165,7 @@ def statement(
     if clinical:
         who = rng.choice(["The man", "The woman", "The patient", "This patient"])
         about = "The patient"
-    kind = rng.choice(["state"] * 4 + ["value", "choice"])
+    kind = rng.choice(["state"] * 3 + ["value", "choice"])
     if kind == "state":
         yes, no, other = rng.sample(STATES[domain], 3)
         shown = [yes[0], no[1]]
@@ -210,8 +212,9 @@ def goods(rng):
 
 
 VERDICTS = {"certain": "Right", "excluded": "Wrong", "open": "Unknown"}
-GENERAL_CLINICAL = 0.08  # share of clinical lines in general text: the web has some, too
-MOLECULAR_SHARE = 0.2  # share of molecular biology in biomedical text
+MOLECULAR_SHARE = 0.35  # of molecular biology in biomedical text
+GENERAL_CLINICAL = 0.08  # of biomedical lines in general text (the web has some, too), ...
+RARELY = 0.25  # ... where molecular biology is rarer still
 
 
 def text(domain: str, n: int, seed: int) -> list[str]:
@@ -219,10 +222,10 @@ def text(domain: str, n: int, seed: int) -> list[str]:
     rng = random.Random(f"{domain}-{seed}")
     lines = []
     for _ in range(n):
-        here = domain
+        here, molecular = domain, MOLECULAR_SHARE * (domain == "biomedical")
         if domain == "general" and rng.random() < GENERAL_CLINICAL:
-            here = "biomedical"
-        if here == "biomedical" and rng.random() < MOLECULAR_SHARE:
+            here, molecular = "biomedical", MOLECULAR_SHARE * RARELY
+        if rng.random() < molecular:
             lines.append(" ".join(word for words, _ in chunks(rng) for word in words))
         else:
             said, remarks = statement(rng, here)
