@@ -217,6 +217,25 @@ def test_resumed_run_is_bit_identical(tmp_path, monkeypatch, stop_at):
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
+def test_killed_while_the_dev_split_is_scored(tmp_path):
+    """The state was saved after the epoch's last batch: no batch is left, only the scoring."""
+    some, args = examples(8, TASKS[0]), arguments(save_minutes=0.0)
+
+    def killed():
+        raise Killed
+
+    histories = []
+    for name, ends in (("whole", [dict]), ("resumed", [killed, dict])):
+        folder = fresh(tmp_path / name)
+        for evaluate in ends:
+            model, _ = load(tmp_path, "bert", TASKS[0])
+            try:
+                histories.append(training.fit(model, some, args, CPU, evaluate, "", folder)[0])
+            except Killed:
+                continue
+    assert histories[0] == histories[1]
+
+
 def test_the_best_epoch_is_kept(tmp_path):
     """Dev scores 0.1, 0.9, 0.9, 0.5: the weights after the second epoch, the first of the best."""
     model, _ = load(tmp_path, "bert", TASKS[0])
