@@ -10,7 +10,6 @@ attention_all_sizes.png.
 """
 
 import sys
-from contextlib import ExitStack
 from pathlib import Path
 
 if __name__ == "__main__":  # run as a file: import from the repository, not from this folder
@@ -36,45 +35,14 @@ def main(argv=None):
     finished = {run: run.finished(checkpoints[run]) for run in runs}
     pending = [run for run in runs if not finished[run]]
     if pending:
-        compare(args, pending, checkpoints)
+        from common import heads
+
+        heads.compare(data, args, pending, checkpoints)
     if pending or not all((run.folder / "heads.png").is_file() for run in runs):
         from common import figures
 
         figures.attention_heads(runs[0].folder.parents[2], runs[0].folder)
     report(args, runs, len(pending))
-
-
-def compare(args, runs, checkpoints):
-    """The same inputs through all encoders; the pre-trained one runs once beside all the others."""
-    from common import head_similarity, heads, machines
-
-    machine = machines.choose(args.device, args.precision)
-    dataset = data.load(args)
-    if args.split not in dataset.splits:
-        raise cli.UserError(f"{dataset.name} has no {args.split} split. Choose another --split.")
-    examples = dataset.splits[args.split][: args.max_examples]
-    source = models.source(args)
-    machines.seed(args.seed)
-    pretrained, tokenizer = models.load_encoder(source, "eager")
-    others = {run: models.load_encoder(checkpoints[run] or source, "eager")[0] for run in runs}
-    if args.floor:
-        others["floor"] = models.load_encoder(source, "eager", random_init=True)[0]
-    limit = min(args.max_length, pretrained.config.max_position_embeddings)
-    encoded, counts = data.encode(dataset, examples, tokenizer, limit)
-    models.mark_special(encoded, tokenizer, pretrained.config)
-
-    made_of = {"sha256": results.fingerprint({args.split: examples}), "counts": counts}
-    with ExitStack() as stack:
-        for run in runs:
-            described = {"max_length": limit, "machine": machine.describe()}
-            stack.enter_context(run.open(made_of, checkpoints[run], **described))
-        found = head_similarity.compare(
-            pretrained, others, encoded, machine, metrics=args.metrics,
-            drop_special=args.drop_special, pad_token_id=tokenizer.pad_token_id,
-            batch_size=args.batch_size,
-        )  # fmt: skip
-        for run in runs:
-            heads.finish(run, found[run], found.get("floor"), counts, machine)
 
 
 def report(args, runs, n_new):

@@ -3,11 +3,50 @@
 Layers count from 1, the first block (0 is the embeddings, as in probing), heads from 1.
 """
 
+from contextlib import ExitStack
 from pathlib import Path
 
-from common.results import Run, read_json, write_csv
+from common import models
+from common.cli import UserError
+from common.results import Run, fingerprint, read_json, write_csv
 
 N_MOST_CHANGED = 5
+
+
+def compare(data, args, runs: list[Run], checkpoints: dict) -> None:
+    """The same inputs through all encoders; the pre-trained one runs once beside all the others.
+
+    `data` is the task's module. Writes the results of all `runs`. Raises UserError.
+    """
+    from common import head_similarity, machines
+
+    machine = machines.choose(args.device, args.precision)
+    dataset = data.load(args)
+    if args.split not in dataset.splits:
+        raise UserError(f"{dataset.name} has no {args.split} split. Choose another --split.")
+    examples = dataset.splits[args.split][: args.max_examples]
+    source = models.source(args)
+    machines.seed(args.seed)
+    pretrained, tokenizer = models.load_encoder(source, "eager")
+    others = {run: models.load_encoder(checkpoints[run] or source, "eager")[0] for run in runs}
+    if args.floor:
+        others["floor"] = models.load_encoder(source, "eager", random_init=True)[0]
+    limit = min(args.max_length, pretrained.config.max_position_embeddings)
+    encoded, counts = data.encode(dataset, examples, tokenizer, limit)
+    models.mark_special(encoded, tokenizer, pretrained.config)
+
+    made_of = {"sha256": fingerprint({args.split: examples}), "counts": counts}
+    with ExitStack() as stack:
+        for run in runs:
+            described = {"max_length": limit, "machine": machine.describe()}
+            stack.enter_context(run.open(made_of, checkpoints[run], **described))
+        found = head_similarity.compare(
+            pretrained, others, encoded, machine, metrics=args.metrics,
+            drop_special=args.drop_special, pad_token_id=tokenizer.pad_token_id,
+            batch_size=args.batch_size,
+        )  # fmt: skip
+        for run in runs:
+            finish(run, found[run], found.get("floor"), counts, machine)
 
 
 def finish(run: Run, similarity, floor, counts: dict, machine) -> None:
