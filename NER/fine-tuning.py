@@ -13,7 +13,7 @@ from pathlib import Path
 if __name__ == "__main__":  # run as a file: import from the repository, not from this folder
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from common import cli, models, results
+from common import cli, files, models, results
 from NER import data
 
 DEMO = {"learning_rate": 1e-3, "num_train_epochs": 5}  # what miniatures need
@@ -66,8 +66,8 @@ def main(argv=None):
                 model, encoded["train"], args, machine, dev_scores, data.MAIN_METRIC, run.folder
             )
             metrics |= totals
-            results.save_model(run.folder / "checkpoint", model, tokenizer)
-            results.write_history(run.folder / "history.csv", run.about, history)
+            files.save_model(run.folder / "checkpoint", model, tokenizer)
+            files.write_history(run.folder / "history.csv", run.about, history)
             figures.learning_curve(run.folder, data.SUMMARY)
         for split in (split for split in ("dev", "test") if split in examples):
             predicted = predict(split)
@@ -77,7 +77,7 @@ def main(argv=None):
             scores |= {f"majority_{name}": majority[name] for name in data.SUMMARY}
             metrics |= results.prefixed(split, scores)
         rows = data.predictions(examples["test"], predicted)
-        results.write_jsonl(run.folder / "predictions.jsonl", rows)
+        files.write_jsonl(run.folder / "predictions.jsonl", rows)
         metrics |= results.prefixed("train", counts["train"]) | machines.peak_memory(machine)
         metrics["parameters"] = model.num_parameters()
         metrics = run.finish(metrics)

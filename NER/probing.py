@@ -46,6 +46,7 @@ def main(argv=None):
 
     machine = machines.choose(args.device, args.precision)
     dataset = data.load(args)
+    run.check_data(checkpoint, dataset.splits)
     examples = subsample.limited(dataset.splits, data.stratum, args.max_train_examples, args.seed)
     machines.seed(args.seed)
     encoder, tokenizer = models.load_encoder(
@@ -99,7 +100,8 @@ def main(argv=None):
                 by_target = {t: score([features[layer] for layer in group], t) for t in gold}
                 for i, layer in enumerate(group):
                     scores.add(layer, {target: found[i] for target, found in by_target.items()})
-        metrics = layers.finish(run, scores, data, examples, counts, machine)
+        totals = counts | {"parameters": encoder.num_parameters()}
+        metrics = layers.finish(run, scores, data, examples, totals, machine)
     report(run, metrics, "done")
 
 

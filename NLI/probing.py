@@ -43,6 +43,7 @@ def main(argv=None):
 
     machine = machines.choose(args.device, args.precision)
     dataset = data.load(args)
+    run.check_data(checkpoint, dataset.splits)
     examples = subsample.limited(dataset.splits, data.stratum, args.max_train_examples, args.seed)
     machines.seed(args.seed)
     encoder, tokenizer = models.load_encoder(
@@ -88,7 +89,8 @@ def main(argv=None):
                 standardize=args.standardize, machine=machine,
                 on_done=lambda layer, predicted: scores.add(layer, score(predicted)),
             )  # fmt: skip
-        metrics = layers.finish(run, scores, data, examples, counts, machine)
+        totals = counts | {"parameters": encoder.num_parameters()}
+        metrics = layers.finish(run, scores, data, examples, totals, machine)
     report(run, metrics, "done")
 
 

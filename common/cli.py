@@ -64,7 +64,9 @@ def command(main):
                 "the same command again: it goes on from what is complete."
             )
         except KeyboardInterrupt:
-            print("\ninterrupted: the same command goes on from here.", file=sys.stderr)
+            overwrite = "--overwrite" in (sys.argv if argv is None else argv)
+            same = "the same command" + " without --overwrite" * overwrite
+            print(f"\ninterrupted: {same} goes on from here.", file=sys.stderr)
             raise SystemExit(130) from None
         print(f"error: {message}", file=sys.stderr)
         raise SystemExit(2)

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from common.results import read_json, replacing
+from common.files import read_json, replacing
 
 
 def learning_curve(folder: Path, metrics: tuple[str, ...]) -> None:

@@ -7,8 +7,10 @@ Jensen-Shannon divergence (Lin, 1991), the entropies and leaving out special tok
 
 import logging
 import math
+import time
 from collections.abc import Sequence
 from contextlib import nullcontext
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -19,10 +21,12 @@ from tqdm import tqdm
 from common import machines
 from common.batching import INPUTS, pad, sorted_batches
 from common.cli import UserError
+from common.files import replacing
 
 log = logging.getLogger(__name__)
 METRICS = ("cosine", "js", "entropy_pretrained", "entropy_fine_tuned")
 MAPS_BYTES = 2**29  # of both models' maps at once; a batch that has more runs in pieces
+SAVE_SECONDS = 20  # between two saves of the sums
 TINY = torch.finfo(torch.float32).tiny
 
 
@@ -48,6 +52,7 @@ def compare(
     drop_special: bool = False,
     pad_token_id: int,
     batch_size: int,
+    files: dict[object, Path] | None = None,
     name: str = "attention",
 ) -> dict[str, Similarity]:
     """Compare the heads of `pretrained` with those of each of `others`, over the real tokens.
@@ -62,7 +67,9 @@ def compare(
     - entropy_pretrained, entropy_fine_tuned: of either model's rows, in bits, mean over query rows
 
     A batch goes through each model once. Its maps are reduced on the device to one number a head,
-    of which only sums are kept: memory does not grow with `examples`.
+    of which only sums are kept: memory does not grow with `examples`. With `files`, a path for
+    each of `others`, the sums are saved there now and then; a later call with equal arguments goes
+    on from what it finds. Whoever calls removes the files.
 
     Raises ValueError for models that do not match or give no maps, UserError where no example has
     a token to compare, where a map holds NaN, or where memory does not hold a single example.
@@ -77,16 +84,16 @@ def compare(
         model.to(machine.device).eval()  # dropout would act on the maps
     layers, heads = shape = shapes[0]
 
-    def run(batch: list[dict], size: int) -> dict[str, list]:
+    def run(batch: list[dict], keys: list, size: int) -> dict[object, list]:
         """By model, (values of each metric, rows compared) of pieces of `size` examples."""
-        found = {key: [] for key in others}
+        found = {key: [] for key in keys}
         for start in range(0, len(batch), size):
             inputs, kept = _tensors(batch[start : start + size], pad_token_id, drop_special)
             inputs = {key: tensor.to(machine.device) for key, tensor in inputs.items()}
             kept = kept.to(machine.device)
             before = [distributions(m, kept) for m in attentions(pretrained, inputs, machine)]
-            for key, model in others.items():
-                after = attentions(model, inputs, machine)
+            for key in keys:
+                after = attentions(others[key], inputs, machine)
                 by_layer = [
                     head_metrics(a, distributions(b, kept), kept, metrics)
                     for a, b in zip(before, after, strict=True)
@@ -99,32 +106,56 @@ def compare(
     if not kept:
         raise UserError(f"{name}: none of {len(examples)} examples has a token to compare.")
     lengths = [len(examples[i]["input_ids"]) for i in kept]
-    sums = {key: np.zeros((3, len(metrics), *shape)) for key in others}  # of 1, x and x * x
-    empty_rows, limit = dict.fromkeys(others, 0), batch_size
-    skipped = len(examples) - len(kept)
+    skipped, limit, files = len(examples) - len(kept), batch_size, files or {}
+    states = {
+        key: _load(files.get(key))
+        or {"sums": np.zeros((3, len(metrics), *shape)), "empty_rows": 0, "batches": 0}
+        for key in others
+    }
+    saved_at = time.monotonic()
     with (
         torch.inference_mode(),
         tqdm(
             total=len(examples), initial=skipped, desc=name, unit=" examples", dynamic_ncols=True
         ) as progress,
     ):
-        for indices in sorted_batches(lengths, batch_size):
-            batch = [examples[kept[i]] for i in indices]
+        for number, indices in enumerate(sorted_batches(lengths, batch_size)):
+            keys = [key for key in others if states[key]["batches"] == number]
+            batch = [examples[kept[i]] for i in indices if keys]
             one = 2 * layers * heads * lengths[indices[0]] ** 2 * 4  # bytes of an example's maps
             wanted = max(1, min(limit, MAPS_BYTES // one))
             found, size = machines.in_memory(
-                lambda size, batch=batch: run(batch, size), wanted, machine.device
+                lambda size, batch=batch, keys=keys: run(batch, keys, size), wanted, machine.device
             )
             limit = size if size < wanted else limit
             for key, pieces in found.items():
+                state = states[key]
                 for values, rows, tokens in pieces:
-                    _add(sums[key], values, rows[:, None] > 0, name)
-                    empty_rows[key] += layers * heads * tokens - int(rows.sum())
+                    _add(state["sums"], values, rows[:, None] > 0, name)
+                    state["empty_rows"] += layers * heads * tokens - int(rows.sum())
+                state["batches"] = number + 1
+            if time.monotonic() - saved_at > SAVE_SECONDS:
+                for key, file in files.items():
+                    _save(file, states[key])
+                saved_at = time.monotonic()
             progress.update(len(indices))
     return {
-        key: Similarity(*_moments(sums[key], metrics), len(kept), skipped, empty_rows[key])
-        for key in others
+        key: Similarity(*_moments(s["sums"], metrics), len(kept), skipped, s["empty_rows"])
+        for key, s in states.items()
     }
+
+
+def _save(file: Path, state: dict) -> None:
+    with replacing(file) as temporary, temporary.open("wb") as opened:
+        np.savez(opened, **state)
+
+
+def _load(file: Path | None) -> dict | None:
+    """What `_save` wrote, or None."""
+    if file is None or not file.is_file():
+        return None
+    with np.load(file) as saved:
+        return {key: value if value.ndim else int(value) for key, value in saved.items()}
 
 
 def attentions(model, inputs: dict, machine: machines.Machine) -> tuple[torch.Tensor, ...]:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from common import models
 from common.cli import UserError
-from common.results import Run, fingerprint, read_json, write_csv
+from common.files import read_json, write_csv
+from common.results import Run, fingerprint
 
 N_MOST_CHANGED = 5
 
@@ -22,6 +23,8 @@ def compare(data, args, runs: list[Run], checkpoints: dict) -> None:
 
     machine = machines.choose(args.device, args.precision)
     dataset = data.load(args)
+    for run in runs:
+        run.check_data(checkpoints[run], dataset.splits)
     if args.split not in dataset.splits:
         raise UserError(f"{dataset.name} has no {args.split} split. Choose another --split.")
     examples = dataset.splits[args.split][: args.max_examples]
@@ -30,12 +33,18 @@ def compare(data, args, runs: list[Run], checkpoints: dict) -> None:
     pretrained, tokenizer = models.load_encoder(source, "eager")
     others = {run: models.load_encoder(checkpoints[run] or source, "eager")[0] for run in runs}
     if args.floor:
+        machines.seed(args.seed)  # the untrained encoder that probing --random_init has, too
         others["floor"] = models.load_encoder(source, "eager", random_init=True)[0]
     limit = min(args.max_length, pretrained.config.max_position_embeddings)
     encoded, counts = data.encode(dataset, examples, tokenizer, limit)
     models.mark_special(encoded, tokenizer, pretrained.config)
 
-    made_of = {"sha256": fingerprint({args.split: examples}), "counts": counts}
+    made_of = {"sha256": fingerprint({args.split: examples}), "counts": counts,
+               "precision": machine.precision}  # fmt: skip
+    totals = counts | {"parameters": pretrained.num_parameters()}
+    files = {key: key.folder / "sums.npz" for key in runs}
+    if args.floor:  # one comparison, whichever sizes it is written beside
+        files["floor"] = runs[0].folder / "floor-sums.npz"
     with ExitStack() as stack:
         for run in runs:
             described = {"max_length": limit, "machine": machine.describe()}
@@ -43,13 +52,13 @@ def compare(data, args, runs: list[Run], checkpoints: dict) -> None:
         found = head_similarity.compare(
             pretrained, others, encoded, machine, metrics=args.metrics,
             drop_special=args.drop_special, pad_token_id=tokenizer.pad_token_id,
-            batch_size=args.batch_size,
+            batch_size=args.batch_size, files=files,
         )  # fmt: skip
         for run in runs:
-            finish(run, found[run], found.get("floor"), counts, machine)
+            finish(run, found[run], found.get("floor"), totals, machine)
 
 
-def finish(run: Run, similarity, floor, counts: dict, machine) -> None:
+def finish(run: Run, similarity, floor, totals: dict, machine) -> None:
     """Write one size's results; `floor` (or None) is the comparison with an untrained encoder."""
     from common import machines
 
@@ -73,7 +82,7 @@ def finish(run: Run, similarity, floor, counts: dict, machine) -> None:
          first: float(mean.ravel()[i])}
         for i in order[:N_MOST_CHANGED]
     ]  # fmt: skip
-    run.finish(metrics | counts | machines.peak_memory(machine))
+    run.finish(metrics | totals | machines.peak_memory(machine))
 
 
 def _mean(values) -> float | None:

@@ -8,7 +8,8 @@ import shutil
 from pathlib import Path
 
 from common.cli import UserError
-from common.results import Run, read_json, write_csv, write_json
+from common.files import read_json, write_csv, write_json
+from common.results import Run
 
 TASK, CONTROL, SELECTIVITY = "task", "control", "selectivity"
 
@@ -97,7 +98,7 @@ class Scores:
         return found
 
 
-def finish(run: Run, scores: Scores, data, examples: dict, counts: dict, machine) -> dict:
+def finish(run: Run, scores: Scores, data, examples: dict, totals: dict, machine) -> dict:
     """Write layers.csv, the figures and metrics.json of a run whose layers are all probed."""
     from common import figures, machines
 
@@ -109,7 +110,7 @@ def finish(run: Run, scores: Scores, data, examples: dict, counts: dict, machine
     model_folder, seed = run.folder.parents[2], run.args.seed
     random_init = model_folder / "random" / f"seed-{seed}" / "probing" / "layers.csv"
     figures.probing_layers(run.folder, data.PROBE_METRICS, random_init)
-    metrics = scores.summary(data.MAIN_METRIC, data.SUMMARY) | counts
+    metrics = scores.summary(data.MAIN_METRIC, data.SUMMARY) | totals
     for split in (split for split in ("dev", "test") if split in majority):
         metrics |= {f"{split}_majority_{m}": majority[split][m] for m in data.SUMMARY}
     metrics["train_examples"] = len(examples["train"])

@@ -44,7 +44,7 @@ def choose(device: str, precision: str) -> Machine:
         device = "cuda" if torch.cuda.is_available() else "mps" if mps else "cpu"
     try:
         chosen = torch.device(device)
-        torch.empty(1, device=chosen)
+        torch.zeros(1, device=chosen).item()  # meta, too, has no values
     except (RuntimeError, AssertionError, NotImplementedError, ImportError) as error:
         reason = str(error).splitlines()[0].split(". ")[0][:150]
         raise UserError(

@@ -98,7 +98,7 @@ def datasets(folder: Path, task: str) -> list[Path]:
 def write(results) -> Path:
     """The report of one task on one data set, all or nothing; returns the path of its page."""
     from common import report_figures, report_tables
-    from common.results import replacing, write_csv
+    from common.files import replacing, write_csv
 
     with replacing(results.folder / "report") as folder:
         shutil.rmtree(folder, ignore_errors=True)

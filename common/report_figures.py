@@ -4,8 +4,8 @@ from pathlib import Path
 
 from common import report_tables as tables
 from common.cli import TRAINING_SIZES
+from common.files import replacing
 from common.report_cells import UNTRAINED, Results
-from common.results import replacing
 
 _MARKERS = dict(zip(TRAINING_SIZES, "ovs^D", strict=True))
 

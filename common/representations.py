@@ -13,7 +13,7 @@ from tqdm import tqdm
 from common import machines
 from common.batching import INPUTS, pad, sorted_batches
 from common.cli import UserError
-from common.results import read_json, write_json
+from common.files import read_json, write_json
 
 log = logging.getLogger(__name__)
 

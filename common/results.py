@@ -4,27 +4,25 @@
 with metrics.json is a result; one without is unfinished and is gone on with.
 """
 
-import csv
 import hashlib
-import json
-import logging
 import os
-import re
 import shlex
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterable
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 
 from common.cli import ROOT, UserError
+from common.files import read_json, write_json
 
-log = logging.getLogger(__name__)
 # Flags that change where or how a run is made, not what it is.
 _NOT_SETTINGS = ("output_dir", "custom_output_dir", "overwrite", "device", "save_minutes",
                  "keep_features", "training_sizes")  # fmt: skip
+ASIDE = ".replaced"  # an earlier result, until the run that takes its place has finished
 
 
 class Run:
@@ -40,6 +38,7 @@ class Run:
         self.about = {"task": data.TASK, "dataset": dataset, "model": model,
                       "training_size": size, "seed": args.seed}  # fmt: skip
         self.folder = args.output_dir / dataset / model / str(size) / f"seed-{args.seed}" / step
+        self.started = time.perf_counter()
 
     def finished(self, checkpoint: str | None = None) -> dict | None:
         """The metrics of a finished run; None if there is none, or with `--overwrite`.
@@ -75,8 +74,9 @@ class Run:
         """Lock the folder, clear it if it is not to be gone on with, write config.json.
 
         `data` describes what the run is made of: an unfinished run is gone on with only where it,
-        and the arguments, are the same. `more` goes into config.json. Raises UserError if another
-        process is at work in the folder.
+        and the arguments, are the same. `more` goes into config.json. A result that is to be
+        replaced is put aside, and back if the new run ends in an error that the user can mend.
+        Raises UserError if another process is at work in the folder.
         """
         from filelock import FileLock, Timeout
 
@@ -97,17 +97,41 @@ class Run:
                 )
             earlier = read_json(self.folder / "config.json") or {}
             if self.args.overwrite or earlier.get("data") != data or self._differences(earlier):
-                (self.folder / "metrics.json").unlink(missing_ok=True)  # first: no result any more
-                for entry in self.folder.iterdir():
-                    if entry.name != ".lock":
-                        shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+                self._clear()
             config = {**self.about, "step": self.step, "arguments": arguments(self.args),
                       "data": data, "checkpoint": checkpoint_identity(checkpoint),
                       **more, **environment()}  # fmt: skip
             write_json(self.folder / "config.json", config)
-            yield
+            try:
+                yield
+            except (UserError, OSError):
+                if (aside := self.folder / ASIDE).is_dir():
+                    self._remove()
+                    last = aside / "metrics.json"
+                    for entry in sorted(aside.iterdir(), key=lambda e: e == last):
+                        entry.rename(self.folder / entry.name)
+                    aside.rmdir()
+                raise
         finally:
             lock.release()
+
+    def _entries(self) -> list[Path]:
+        # A probe's features are known by a hash of all they depend on, and kept on demand.
+        return [e for e in self.folder.iterdir() if e.name not in (".lock", ASIDE, "features")]
+
+    def _clear(self) -> None:
+        """Put a finished run aside; remove an unfinished one."""
+        finished, aside = self.folder / "metrics.json", self.folder / ASIDE
+        if not finished.exists():
+            return self._remove()
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir()
+        for entry in sorted(self._entries(), key=lambda e: e != finished):  # it first: no result
+            entry.rename(aside / entry.name)
+
+    def _remove(self) -> None:
+        for entry in self._entries():
+            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
 
     def title(self) -> str:
         """Which cell this is, in words."""
@@ -129,11 +153,28 @@ class Run:
         script = os.path.relpath(ROOT / self.about["task"] / f"{step}.py")
         return " ".join([f"python {script}", *parts, *["--demo"] * args.demo])
 
+    def check_data(self, checkpoint: str | None, splits: dict[str, list]) -> None:
+        """Raises UserError if `checkpoint` was fine-tuned on other data than `splits`."""
+        if checkpoint is None:
+            return
+        folder = Path(checkpoint).parent
+        made_of = (read_json(folder / "config.json") or {}).get("data", {})
+        if made_of.get("sha256") != fingerprint(splits):
+            raise UserError(
+                f"{folder} was made from other data than lies there now. Make it again:\n"
+                f"  {self.command('fine-tuning')} --overwrite\n"
+                "or give other data a name of their own (--dataset_name)."
+            )
+
     def finish(self, metrics: dict) -> dict:
-        """Write metrics.json, which marks completion, then remove what was kept for a resume."""
-        metrics = self.about | metrics
+        """Write metrics.json, which marks completion, then remove what was kept for a resume.
+
+        `seconds` is what this process took; what a killed run had done before is not in it.
+        """
+        metrics = self.about | metrics | {"seconds": time.perf_counter() - self.started}
         write_json(self.folder / "metrics.json", metrics)
-        for leftover in [*self.folder.glob("*.pt"), self.folder / "layers"]:
+        kept = [self.folder / name for name in ("layers", ASIDE)]
+        for leftover in [*self.folder.glob("*.pt"), *self.folder.glob("*.npz"), *kept]:
             shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink(missing_ok=True)
         return metrics
 
@@ -210,59 +251,6 @@ def prefixed(prefix: str, values: dict) -> dict:
     return {f"{prefix}_{key}": value for key, value in values.items()}
 
 
-def read_json(path: Path) -> dict | None:
-    """The object in `path`; None if it is missing, or (with a warning) if it is not whole."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    except ValueError:
-        log.warning("%s is damaged and is passed over", path)
-        return None
-
-
-@contextmanager
-def replacing(path: Path):
-    """Yield a temporary path beside `path`, moved into its place at the end: all or nothing."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        if temporary.is_file():
-            with temporary.open("rb+") as file:
-                os.fsync(file.fileno())
-        elif path.is_dir():  # a folder cannot replace a folder that holds something
-            shutil.rmtree(path)
-        temporary.replace(path)
-    except OSError as error:
-        error.filename = error.filename or str(path)  # a failed write does not say where
-        raise
-    finally:
-        if temporary.is_dir():
-            shutil.rmtree(temporary)
-        temporary.unlink(missing_ok=True)
-
-
-def write_json(path: Path, value: dict) -> None:
-    """Write `value` as indented JSON, atomically. NaN is an error: it is no JSON."""
-    text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False)
-    with replacing(path) as temporary:
-        temporary.write_text(text + "\n", encoding="utf-8")
-
-
-def write_jsonl(path: Path, rows: Iterable[dict]) -> None:
-    """Write one JSON object a line, atomically."""
-    with replacing(path) as temporary, temporary.open("w", encoding="utf-8") as file:
-        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-
-
-def write_csv(path: Path, rows: list[dict]) -> None:
-    """Write `rows` (all with the keys of the first) as CSV with a header, atomically."""
-    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
-
-
 def score_table(metrics: dict, scores: Iterable[str]) -> str:
     """A run's main scores as text: by split, each beside the majority baseline's."""
     splits = [split for split in ("dev", "test") if f"{split}_{next(iter(scores))}" in metrics]
@@ -272,29 +260,3 @@ def score_table(metrics: dict, scores: Iterable[str]) -> str:
         values = (metrics[f"{column}_{score}"] for column in columns)
         lines.append(f"{score:22}" + "".join(f"{value:15.4f}" for value in values))
     return "\n".join(lines)
-
-
-def save_model(folder: Path, model, tokenizer) -> None:
-    """A checkpoint that `from_pretrained` loads, in its place at once or not at all."""
-    from safetensors import SafetensorError
-
-    with replacing(folder) as temporary:
-        try:
-            model.save_pretrained(temporary)
-        except SafetensorError as error:  # hides what the operating system said in its text
-            if code := re.search(r"os error (\d+)", str(error)):
-                number = int(code[1])
-                raise OSError(number, os.strerror(number), str(folder)) from error
-            raise
-        tokenizer.save_pretrained(temporary)
-
-
-def write_history(path: Path, about: dict, history: list[dict]) -> None:
-    """history.csv: one measurement a row, from `{split: {metric: value}}` of each epoch."""
-    rows = [
-        about | {"epoch": epoch, "split": split, "metric": metric, "value": value}
-        for epoch, measured in enumerate(history, 1)
-        for split, values in measured.items()
-        for metric, value in values.items()
-    ]
-    write_csv(path, rows)

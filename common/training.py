@@ -14,9 +14,9 @@ from tqdm import tqdm
 from common import machines
 from common.batching import INPUTS, epoch_batches, pad, sorted_batches
 from common.cli import UserError
+from common.files import replacing
 from common.machines import Machine
 from common.models import logits
-from common.results import replacing
 
 log = logging.getLogger(__name__)
 IGNORED = -100  # label of a token that has none

@@ -19,7 +19,7 @@ import pyarrow.parquet
 import pytest
 import torch
 
-from common import figures, models, results, training
+from common import figures, files, models, results, training
 from tests import tiny
 
 TASKS = ("NER", "NLI")
@@ -643,11 +643,11 @@ WRITES = {
     "config.json": (results, "write_json", 0),
     "epoch-0.pt": (training, "_save_tensors", 0),
     "state.pt": (training, "_save_tensors", 300_000),
-    "checkpoint": (results, "save_model", 0),
-    "checkpoint's weights": (results, "save_model", 20_000),
-    "history.csv": (results, "write_history", 0),
+    "checkpoint": (files, "save_model", 0),
+    "checkpoint's weights": (files, "save_model", 20_000),
+    "history.csv": (files, "write_history", 0),
     "learning_curve.png": (figures, "learning_curve", 0),
-    "predictions.jsonl": (results, "write_jsonl", 0),
+    "predictions.jsonl": (files, "write_jsonl", 0),
     "metrics.json": (results.Run, "finish", 0),
 }
 

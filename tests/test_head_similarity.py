@@ -288,3 +288,30 @@ def test_what_cannot_be_compared(encoder):
     broken.encoder.layer[1].attention.self.query.weight.data.fill_(float("nan"))
     with pytest.raises(UserError, match="layer 2 has NaN"):
         similarity(before, broken, some)
+
+
+def test_killed_and_called_again_goes_on(encoder, monkeypatch, tmp_path):
+    before, others = encoder("bert"), {"a": encoder("bert", 1), "b": encoder("bert", 2)}
+    some, run = examples(12), {"metrics": METRICS, "pad_token_id": 0, "batch_size": 2}
+    whole = compare(before, others, some, CPU, **run)
+    files = {key: tmp_path / f"{key}.npz" for key in others}
+    monkeypatch.setattr(head_similarity, "SAVE_SECONDS", 0)
+    calls, real = [], head_similarity.attentions
+
+    def counted(model, *rest):
+        calls.append(model)
+        if len(calls) == 10:  # three models a batch: the fourth batch's first
+            raise KeyboardInterrupt
+        return real(model, *rest)
+
+    monkeypatch.setattr(head_similarity, "attentions", counted)
+    with pytest.raises(KeyboardInterrupt):
+        compare(before, others, some, CPU, files=files, **run)
+    files["b"].unlink()  # as if only "a" had been compared before
+    again = compare(before, others, some, CPU, files=files, **run)
+    assert [calls[10:].count(model) for model in (before, *others.values())] == [6, 3, 6]
+    for key in others:
+        assert again[key].n == whole[key].n and again[key].empty_rows == whole[key].empty_rows
+        for metric in METRICS:
+            np.testing.assert_array_equal(again[key].mean[metric], whole[key].mean[metric])
+            np.testing.assert_array_equal(again[key].std[metric], whole[key].std[metric])

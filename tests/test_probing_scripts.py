@@ -76,6 +76,7 @@ def test_probing(trained, capsys):
         np.testing.assert_allclose(shared["selectivity"], shared["task"] - shared["control"])
         found = metrics(here)
         assert found["last_layer"] == 1 and found["best_layer"] in (0, 1)
+        assert found["seconds"] > 0 and found["parameters"] > 1000
         assert found[f"test_{MAIN[task]}_last_layer"] == value["task"][MAIN[task]]
         dev = own[(own["split"] == "dev") & (own["target"] == "task")]
         dev = dev[dev["metric"] == MAIN[task]].set_index("layer")["value"]
@@ -133,7 +134,7 @@ def test_attention(trained, capsys):
             assert (cosine == 1).all() and found["js"] == 0
         else:
             assert (cosine < 1).all() and found["js"] > 0
-        assert found["floor_cosine"] < 1
+        assert found["floor_cosine"] < 1 and found["seconds"] > 0 and found["parameters"] > 1000
     before = (cell(folder, 0, "attention") / "metrics.json").stat().st_mtime_ns
     assert run(task, "attention", *flags, "--training_sizes", "0,30", *more) == 0
     assert "0 of 2 sizes new" in capsys.readouterr().out
@@ -173,3 +174,69 @@ def test_a_model_fine_tuned_again_is_noticed(trained, capsys, tmp_path):
     assert run(task, "probing", *flags, "--layers", "last") == 0
     assert run(task, "fine-tuning", *flags, *epochs, "--overwrite", "--learning_rate", 1e-3) == 0
     assert "--overwrite" in refused(capsys, task, "probing", *flags, "--layers", "last")
+
+
+def test_data_edited_after_fine_tuning_is_noticed(trained, capsys):
+    task, flags, _ = trained
+    train = flags[1] / "train.jsonl"
+    text = train.read_text()
+    lines = text.splitlines(keepends=True)
+    train.write_text("".join(lines[1:]))
+    try:
+        for step, sizes in (("probing", "--training_size"), ("attention", "--training_sizes")):
+            shown = refused(capsys, task, step, *flags, sizes, 30, "--overwrite")
+            assert "other data" in shown and "fine-tuning.py --training_size 30" in shown
+    finally:
+        train.write_text(text)
+
+
+def test_features_are_kept_on_demand_and_used_again(trained, monkeypatch, tmp_path):
+    task, flags, _ = trained
+    from common import representations
+
+    flags = [*flags[:4], "--output_dir", tmp_path, *flags[6:], "--layers", "last"]
+    assert run(task, "probing", *flags, "--keep_features") == 0
+    here = next(tmp_path.rglob("metrics.json")).parent
+    first = (here / "layers.csv").read_text()
+    assert len(list(here.glob("features/*.npy"))) == 1
+    monkeypatch.setattr(representations, "_fill", lambda *args: pytest.fail("encoded again"))
+    assert run(task, "probing", *flags, "--overwrite") == 0
+    assert (here / "layers.csv").read_text() == first and not (here / "features").exists()
+
+
+def test_a_result_is_back_when_its_replacement_cannot_be_made(
+    trained, capsys, monkeypatch, tmp_path
+):
+    task, flags, _ = trained
+    from common import representations
+    from common.cli import UserError
+
+    flags = [*flags[:4], "--output_dir", tmp_path, *flags[6:], "--layers", "last"]
+    assert run(task, "probing", *flags) == 0
+    here = next(tmp_path.rglob("metrics.json")).parent
+
+    def contents():
+        return {p.name: p.read_bytes() for p in here.iterdir() if p.is_file()}
+
+    first = contents()
+
+    def too_small(*args):
+        assert not (here / "metrics.json").exists()  # unfinished to whoever looks
+        raise UserError("no space")
+
+    monkeypatch.setattr(representations, "extract", too_small)
+    refused(capsys, task, "probing", *flags, "--overwrite", "--probe", "linear")
+    assert contents() == first and not list(here.glob(".replaced*"))
+
+    def interrupted(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(representations, "extract", interrupted)
+    with pytest.raises(SystemExit) as stop:
+        run(task, "probing", *flags, "--overwrite", "--probe", "linear")
+    assert stop.value.code == 130
+    assert "without --overwrite goes on" in capsys.readouterr().err
+    monkeypatch.undo()
+    assert run(task, "probing", *flags, "--probe", "linear") == 0
+    assert contents().keys() == first.keys() and contents() != first
+    assert not (here / ".replaced").exists()

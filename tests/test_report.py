@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from common import report, results
+from common import files, report
 from NER import scores
 from NLI import data as nli
 
@@ -50,8 +50,8 @@ def write_run(root, task, dataset, model, size, seed, step, metrics, sha="a", **
     folder.mkdir(parents=True)
     about = {"task": task, "dataset": dataset, "model": model, "training_size": size, "seed": seed}
     config = {**about, "arguments": {"seed": seed, **arguments}, "data": {"sha256": sha}}
-    results.write_json(folder / "config.json", config)
-    results.write_json(folder / "metrics.json", about | metrics)
+    files.write_json(folder / "config.json", config)
+    files.write_json(folder / "metrics.json", about | metrics)
     return folder, about
 
 
@@ -64,7 +64,7 @@ def fine_tuned(root, task, dataset, model, size, seed=42, n=60, **more):
         metrics[f"test_majority_{name}"] = 0.3 if task == "NLI" else 0.0
     folder, _ = write_run(root, task, dataset, model, size, seed, "fine-tuning",
                           metrics | {"trained": size > 0}, **more)  # fmt: skip
-    results.write_jsonl(folder / "predictions.jsonl", table)
+    files.write_jsonl(folder / "predictions.jsonl", table)
     return folder
 
 
@@ -88,7 +88,7 @@ def probed(root, task, dataset, model, size, seed=42, control=True, **more):
             where = {"layer": layer, "probe": probe, "target": target}
             for split in ("dev", "test"):
                 table.append(about | where | {"split": split, "metric": main, "value": one})
-    results.write_csv(folder / "layers.csv", table)
+    files.write_csv(folder / "layers.csv", table)
     return folder
 
 

@@ -1,0 +1,92 @@
+"""Files that appear whole or not at all: JSON, CSV, a model's checkpoint."""
+
+import csv
+import json
+import logging
+import os
+import re
+import shutil
+from collections.abc import Iterable
+from contextlib import contextmanager
+from pathlib import Path
+
+log = logging.getLogger(__name__)
+
+
+def read_json(path: Path) -> dict | None:
+    """The object in `path`; None if it is missing, or (with a warning) if it is not whole."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except ValueError:
+        log.warning("%s is damaged and is passed over", path)
+        return None
+
+
+@contextmanager
+def replacing(path: Path):
+    """Yield a temporary path beside `path`, moved into its place at the end: all or nothing."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        if temporary.is_file():
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())
+        elif path.is_dir():  # a folder cannot replace a folder that holds something
+            shutil.rmtree(path)
+        temporary.replace(path)
+    except OSError as error:
+        error.filename = error.filename or str(path)  # a failed write does not say where
+        raise
+    finally:
+        if temporary.is_dir():
+            shutil.rmtree(temporary)
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: dict) -> None:
+    """Write `value` as indented JSON, atomically. NaN is an error: it is no JSON."""
+    text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False)
+    with replacing(path) as temporary:
+        temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def write_jsonl(path: Path, rows: Iterable[dict]) -> None:
+    """Write one JSON object a line, atomically."""
+    with replacing(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
+def write_csv(path: Path, rows: list[dict]) -> None:
+    """Write `rows` (all with the keys of the first) as CSV with a header, atomically."""
+    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def save_model(folder: Path, model, tokenizer) -> None:
+    """A checkpoint that `from_pretrained` loads, in its place at once or not at all."""
+    from safetensors import SafetensorError
+
+    with replacing(folder) as temporary:
+        try:
+            model.save_pretrained(temporary)
+        except SafetensorError as error:  # hides what the operating system said in its text
+            if code := re.search(r"os error (\d+)", str(error)):
+                number = int(code[1])
+                raise OSError(number, os.strerror(number), str(folder)) from error
+            raise
+        tokenizer.save_pretrained(temporary)
+
+
+def write_history(path: Path, about: dict, history: list[dict]) -> None:
+    """history.csv: one measurement a row, from `{split: {metric: value}}` of each epoch."""
+    rows = [
+        about | {"epoch": epoch, "split": split, "metric": metric, "value": value}
+        for epoch, measured in enumerate(history, 1)
+        for split, values in measured.items()
+        for metric, value in values.items()
+    ]
+    write_csv(path, rows)
