@@ -36,7 +36,7 @@ def main(argv=None):
 
     from common import figures, machines, subsample, training
 
-    machine = machines.choose(args.device, args.precision)
+    machine = machines.choose(args.device, args.precision, torchrun=True)
     dataset = data.load(args)
     strata = [data.stratum(example) for example in dataset.splits["train"]]
     indices = subsample.subset(strata, args.training_size, args.seed)
@@ -66,17 +66,20 @@ def main(argv=None):
                 model, encoded["train"], args, machine, dev_scores, data.MAIN_METRIC, run.folder
             )
             metrics |= totals
+        predicted = {split: predict(split) for split in ("dev", "test") if split in examples}
+        if machine.rank:
+            return  # of torchrun's processes the first one writes
+        if indices:
             files.save_model(run.folder / "checkpoint", model, tokenizer)
             files.write_history(run.folder / "history.csv", run.about, history)
             figures.learning_curve(run.folder, data.SUMMARY)
-        for split in (split for split in ("dev", "test") if split in examples):
-            predicted = predict(split)
-            scores = data.score(examples[split], predicted) | counts[split]
+        for split, found in predicted.items():
+            scores = data.score(examples[split], found) | counts[split]
             guess = data.majority(examples["train"] or dataset.splits["train"], examples[split])
             majority = data.score(examples[split], guess)
             scores |= {f"majority_{name}": majority[name] for name in data.SUMMARY}
             metrics |= results.prefixed(split, scores)
-        rows = data.predictions(examples["test"], predicted)
+        rows = data.predictions(examples["test"], predicted["test"])
         files.write_jsonl(run.folder / "predictions.jsonl", rows)
         metrics |= results.prefixed("train", counts["train"]) | machines.peak_memory(machine)
         metrics["parameters"] = model.num_parameters()

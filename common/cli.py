@@ -4,6 +4,7 @@ Imports the standard library alone, so that `--help` and a wrong flag answer at 
 """
 
 import argparse
+import contextlib
 import errno
 import functools
 import logging
@@ -11,12 +12,14 @@ import math
 import os
 import re
 import sys
+import time
 from pathlib import Path
 
 # Before torch is imported: a thread that waits must not spin. Where other work takes a core,
 # spinning made small models 60 times slower; sleeping costs a tenth where nothing else runs.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 ROOT = Path(__file__).resolve().parents[1]
+RANK = int(os.environ.get("RANK", 0))  # which of the processes that torchrun started
 TRAINING_SIZES = (0, 10, 30, 50, 100)
 log = logging.getLogger(__name__)
 
@@ -47,11 +50,14 @@ def command(main):
 
     @functools.wraps(main)
     def run(argv: list[str] | None = None) -> int:
-        logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+        logging.basicConfig(
+            level=logging.ERROR if RANK else logging.INFO, format="%(message)s", stream=sys.stderr
+        )
         for chatty in ("httpx", "httpx2", "huggingface_hub", "datasets", "filelock", "matplotlib"):
             logging.getLogger(chatty).setLevel(logging.ERROR)
         try:
-            main(argv)
+            with contextlib.redirect_stdout(None) if RANK else contextlib.nullcontext():
+                main(argv)
             return 0
         except UserError as error:
             message = str(error)
@@ -68,6 +74,8 @@ def command(main):
             same = "the same command" + " without --overwrite" * overwrite
             print(f"\ninterrupted: {same} goes on from here.", file=sys.stderr)
             raise SystemExit(130) from None
+        if RANK:  # where the first process has the same error, torchrun ends this one meanwhile
+            time.sleep(3)
         print(f"error: {message}", file=sys.stderr)
         raise SystemExit(2)
 

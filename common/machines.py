@@ -1,7 +1,9 @@
 """Device, precision, seeds and memory: the only code that knows of CUDA."""
 
+import atexit
 import ctypes
 import logging
+import os
 import platform
 import resource
 import sys
@@ -10,6 +12,7 @@ from typing import NamedTuple
 
 import torch
 
+from common import cli
 from common.cli import UserError
 
 log = logging.getLogger(__name__)
@@ -20,6 +23,8 @@ class Machine(NamedTuple):
 
     device: torch.device
     precision: str  # fp32, bf16, fp16
+    rank: int = 0  # which of the processes that torchrun started; the first one writes
+    processes: int = 1
 
     def autocast(self):
         """The context of a forward pass; weights stay in float32."""
@@ -31,14 +36,21 @@ class Machine(NamedTuple):
         name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else None
         threads = torch.get_num_threads()
         return {"device": str(self.device), "name": name or platform.machine(),
-                "precision": self.precision, "threads": threads}  # fmt: skip
+                "precision": self.precision, "threads": threads,
+                "processes": self.processes}  # fmt: skip
 
 
-def choose(device: str, precision: str) -> Machine:
+def choose(device: str, precision: str, torchrun: bool = False) -> Machine:
     """Resolve `--device` and `--precision` ("auto": cuda, mps or cpu; native bf16 or fp32).
 
-    Raises UserError if the device is not there.
+    With `torchrun`, processes that torchrun started join, each with a GPU of its own. Raises
+    UserError if the device is not there, or for several processes without `torchrun`.
     """
+    processes, rank = int(os.environ.get("WORLD_SIZE", 1)), cli.RANK
+    if processes > 1 and not torchrun:
+        raise UserError("only fine-tuning.py runs under torchrun. Start this step with python.")
+    if processes > 1 and device in ("auto", "cuda") and torch.cuda.is_available():
+        device = f"cuda:{os.environ['LOCAL_RANK']}"
     if device == "auto":
         mps = torch.backends.mps.is_available()
         device = "cuda" if torch.cuda.is_available() else "mps" if mps else "cpu"
@@ -60,7 +72,29 @@ def choose(device: str, precision: str) -> Machine:
             ),
         }.get(chosen.type, lambda: False)
         precision = "bf16" if native() else "fp32"
-    return Machine(chosen, precision)
+    if processes > 1:
+        if chosen.type == "cuda":
+            torch.cuda.set_device(chosen)
+        torch.distributed.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+        atexit.register(torch.distributed.destroy_process_group)
+    return Machine(chosen, precision, rank, processes)
+
+
+def add_up(machine: Machine, tensors: list[torch.Tensor]) -> None:
+    """Replace each tensor by its sum over torchrun's processes."""
+    if machine.processes > 1:
+        works = [torch.distributed.all_reduce(tensor, async_op=True) for tensor in tensors]
+        for work in works:
+            work.wait()
+
+
+def gather(machine: Machine, value: dict) -> dict:
+    """The dicts of torchrun's processes as one; they wait for each other here."""
+    if machine.processes == 1:
+        return value
+    found: list = [None] * machine.processes
+    torch.distributed.all_gather_object(found, value)
+    return {key: item for part in found for key, item in part.items()}
 
 
 def _keep_freed_memory() -> None:

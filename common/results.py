@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 
-from common.cli import ROOT, UserError
+from common.cli import RANK, ROOT, UserError
 from common.files import read_json, write_json
 
 # Flags that change where or how a run is made, not what it is.
@@ -76,10 +76,13 @@ class Run:
         `data` describes what the run is made of: an unfinished run is gone on with only where it,
         and the arguments, are the same. `more` goes into config.json. A result that is to be
         replaced is put aside, and back if the new run ends in an error that the user can mend.
-        Raises UserError if another process is at work in the folder.
+        Raises UserError if another run is at work in the folder.
         """
         from filelock import FileLock, Timeout
 
+        if RANK:  # under torchrun the first process writes
+            yield
+            return
         self.folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(self.folder / ".lock")
         try:

@@ -47,7 +47,8 @@ def fit(
     `evaluate()` gives the dev scores after an epoch; the first epoch with the highest
     `main_metric` wins, or the last one where there are none. The state is saved in
     `folder/state.pt` after every epoch and every `args.save_minutes`; a later call with the same
-    arguments goes on from there, in fp32 on a CPU bit for bit.
+    arguments goes on from there, in fp32 on a CPU bit for bit. Under torchrun each process takes
+    its share of every batch, gradients are added up, and the first process writes.
 
     Returns the history (a dict of measurements an epoch) and the run's totals. Raises UserError
     if the loss stops being a number, or if memory does not hold a single example.
@@ -69,6 +70,7 @@ def fit(
     steps = args.num_train_epochs * -(-len(examples) // args.batch_size)
     state = {"step": 0, "epoch": 0, "batch": 0, "loss": 0.0, "seconds": 0.0, "history": [],
              "best": None, "micro": args.batch_size}  # fmt: skip
+    machines.gather(machine, {})  # the first process has cleared the folder
     if saved := _load_state(folder / "state.pt"):
         model.load_state_dict(saved.pop("model"))
         optimizer.load_state_dict(saved.pop("optimizer"))
@@ -76,13 +78,16 @@ def fit(
         machines.set_rng(saved.pop("rng"), device)
         state = saved
         log.info("going on from epoch %d, step %d", state["epoch"] + 1, state["step"])
+    if machine.rank:  # the same weights, but its own dropout
+        machines.seed(args.seed + machine.rank + state["step"])
 
     def train_batch(indices: list[int], micro: int) -> torch.Tensor:
         """Gradients of the batch's mean loss over its labels, whatever the size of its pieces."""
         optimizer.zero_grad()
-        total, count = 0.0, sum(n_labels[i] for i in indices)
-        for start in range(0, len(indices), micro):
-            piece = pad([examples[i] for i in indices[start : start + micro]], pad_token_id)
+        total, count = torch.zeros((), device=device), sum(n_labels[i] for i in indices)
+        share = indices[machine.rank :: machine.processes]
+        for start in range(0, len(share), micro):
+            piece = pad([examples[i] for i in share[start : start + micro]], pad_token_id)
             piece = {name: tensor.to(device) for name, tensor in piece.items()}
             labels = piece.pop("labels").flatten()
             with machine.autocast():
@@ -90,13 +95,23 @@ def fit(
                 loss = F.cross_entropy(scores, labels, ignore_index=IGNORED, reduction="sum")
             loss = loss / count
             scaler.scale(loss).backward()
-            total = total + loss.detach()
+            total += loss.detach()
         return total
+
+    def sum_over_processes(loss: torch.Tensor) -> None:
+        # Not DistributedDataParallel: it sums within the backward pass, where a process that runs
+        # out of memory, or whose share of a last batch is empty, would leave the others waiting.
+        if machine.processes > 1:
+            for p in parameters:
+                p.grad = torch.zeros_like(p) if p.grad is None else p.grad
+            machines.add_up(machine, [loss, *(p.grad for p in parameters)])
 
     def save(losses: list[torch.Tensor]) -> None:
         _check(losses, state)
         state["seconds"] += time.perf_counter() - clock[0]
         clock[0] = time.perf_counter()
+        if machine.rank:
+            return
         parts = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
         parts |= {"scaler": scaler.state_dict(), "rng": machines.get_rng(device)}
         _save_tensors(folder / "state.pt", state | parts)
@@ -106,6 +121,7 @@ def fit(
         total=args.num_train_epochs * len(examples),
         initial=state["epoch"] * len(examples) + state["batch"] * args.batch_size,
         desc="fine-tuning", unit=" examples", dynamic_ncols=True, smoothing=0.1,
+        disable=machine.rank > 0,
     )  # fmt: skip
     while state["epoch"] < args.num_train_epochs:
         batches = epoch_batches(lengths, args.batch_size, args.seed, state["epoch"])
@@ -116,6 +132,7 @@ def fit(
             loss, state["micro"] = machines.in_memory(
                 lambda size, batch=indices: train_batch(batch, size), state["micro"], device
             )
+            sum_over_processes(loss)
             scaler.unscale_(optimizer)
             torch.nn.utils.clip_grad_norm_(parameters, args.max_grad_norm)
             scaler.step(optimizer)
@@ -142,14 +159,16 @@ def fit(
         if not dev or best is None or dev[main_metric] > history[best]["dev"][main_metric]:
             # A file of its own: until the state below is saved, the earlier best is still it.
             state["best"] = state["epoch"]
-            _save_tensors(folder / f"epoch-{state['best']}.pt", model.state_dict())
+            if not machine.rank:
+                _save_tensors(folder / f"epoch-{state['best']}.pt", model.state_dict())
         state |= {"epoch": state["epoch"] + 1, "batch": 0, "loss": 0.0}
         save(losses)
         saved_at = time.monotonic()
-        if best is not None and best != state["best"]:
+        if best is not None and best != state["best"] and not machine.rank:
             (folder / f"epoch-{best}.pt").unlink(missing_ok=True)
         score = f"dev {main_metric} {dev[main_metric]:.4f}" if dev else ""
-        progress.write(f"epoch {state['epoch']}: loss {train_loss:.4f} {score}", sys.stderr)
+        if not machine.rank:
+            progress.write(f"epoch {state['epoch']}: loss {train_loss:.4f} {score}", sys.stderr)
     progress.close()
     if state["best"] != state["epoch"] - 1:
         model.load_state_dict(_load_state(folder / f"epoch-{state['best']}.pt"))
@@ -187,9 +206,10 @@ def predict(
     """Logits of every example, float32, in the order given: `[labels]`, or `[tokens, labels]`.
 
     Without dropout. An example without tokens has `[0, labels]`-like nothing: an empty array.
+    Under torchrun each process predicts some batches, and all get all logits.
     """
     model.to(machine.device).eval()
-    found: list[np.ndarray] = [np.empty((0, model.config.num_labels), np.float32)] * len(examples)
+    found: dict[int, np.ndarray] = {}
     lengths = [len(example["input_ids"]) for example in examples]
     micro = batch_size
 
@@ -208,16 +228,19 @@ def predict(
                 found[i] = row if row.ndim == 1 else row[: lengths[i]]
 
     with torch.inference_mode(), tqdm(
-        total=len(examples), desc=name, unit=" examples", leave=False, dynamic_ncols=True
+        total=len(examples), desc=name, unit=" examples", leave=False, dynamic_ncols=True,
+        disable=machine.rank > 0,
     ) as progress:  # fmt: skip
-        for indices in sorted_batches(lengths, batch_size):
+        for indices in sorted_batches(lengths, batch_size)[machine.rank :: machine.processes]:
             filled = [i for i in indices if lengths[i]]
             if filled:
                 _, micro = machines.in_memory(
                     lambda size, batch=filled: run(batch, size), micro, machine.device
                 )
-            progress.update(len(indices))
-    return found
+            progress.update(machine.processes * len(indices))
+    nothing = np.empty((0, model.config.num_labels), np.float32)
+    found = machines.gather(machine, found)
+    return [found.get(i, nothing) for i in range(len(examples))]
 
 
 def _save_tensors(path: Path, value: dict) -> None:
