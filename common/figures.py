@@ -58,6 +58,7 @@ def probing_layers(folder: Path, metrics: tuple[str, ...], random_init: Path) ->
         _layer_axes(axes, metric)
     row = table.iloc[0]
     _title(figure, f"probing ({row['probe']}), {_size(row['training_size'])}", row)
+    _legend(figure)
     _save(figure, folder / "layers.png")
 
 
@@ -106,6 +107,7 @@ def probing_sizes(model_folder: Path, run_folder: Path, metrics: tuple[str, ...]
         axes.plot(rows["layer"], rows["value"], ":", color="black", label="majority class")
         _layer_axes(axes, metric)
     _title(figure, f"probing ({probe}), all sizes so far", majority.iloc[0])
+    _legend(figure)
     _save(figure, model_folder / "layers_all_sizes.png")
 
 
@@ -191,9 +193,9 @@ def _attention_by_layer(model_folder: Path, tables: dict, floors: dict, metrics:
         axes.set_title(_METRIC_NAMES[metric], fontsize=9)
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.3)
-        axes.legend(fontsize="small")
     row = next(iter(tables.values())).iloc[0]
     _title(figure, "attention, pre-trained against fine-tuned", row)
+    _legend(figure)
     _save(figure, model_folder / "attention_all_sizes.png")
 
 
@@ -208,6 +210,13 @@ def _title(figure, what: str, row) -> None:
     figure.suptitle(f"{row['task']} {what}\n{run}", fontsize=10)
 
 
+def _legend(figure) -> None:
+    """One for all panels, below them, where it hides no curve."""
+    pairs = (zip(*axes.get_legend_handles_labels(), strict=True) for axes in figure.axes)
+    handles = {label: handle for panel in pairs for handle, label in panel}
+    figure.legend(handles.values(), handles, loc="outside lower center", ncols=4, fontsize="small")
+
+
 def _name(metric: str) -> str:
     return metric.replace("_", " ").replace("f1", "F1")
 
@@ -216,7 +225,6 @@ def _layer_axes(axes, metric: str) -> None:
     axes.set(xlabel="layer (0 = embeddings)", ylabel=f"{_name(metric)} on test")
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.grid(alpha=0.3)
-    axes.legend(fontsize="small")
 
 
 def _subplots(*shape, **options):

@@ -74,7 +74,11 @@ class Scores:
         """`{split: {metric: task less control}}` of the scores that both have."""
         task, control = (self.by_layer[layer].get(target, {}) for target in (TASK, CONTROL))
         return {
-            split: {m: task[split][m] - v for m, v in values.items() if m in task[split]}
+            split: {
+                m: task[split][m] - v
+                for m, v in values.items()
+                if m in task[split] and "confusion" not in m  # counts, no scores
+            }
             for split, values in control.items()
         }
 

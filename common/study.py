@@ -11,12 +11,16 @@ stops; the same command goes on. At the end it writes the report (python -m comm
 """
 
 import argparse
+import contextlib
+import multiprocessing
 import os
+import runpy
 import shlex
+import signal
 import subprocess
 import sys
-import threading
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections import deque
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,6 +28,8 @@ from common import cli, models
 
 TASKS = ("NER", "NLI")
 STEPS = ("fine-tuning", "probing", "attention")
+PRELOADED = [f"transformers.models.{name}.modeling_{name}" for name in ("bert", "gpt2", "biogpt")]
+PRELOADED += ["sklearn.svm", "seqeval.metrics", "pandas", "matplotlib.pyplot"]
 
 
 class Cell(NamedTuple):
@@ -43,6 +49,10 @@ class Cell(NamedTuple):
         if args.output_dir:
             command += ["--output_dir", str(args.output_dir / self.task)]
         return command + ["--demo"] * args.demo + args.flags
+
+    def title(self) -> str:
+        """For the progress bar."""
+        return f"{self.task} {self.model} {self.size} %"
 
     def log(self, step: str, args) -> Path:
         """Where a step's output goes."""
@@ -118,44 +128,64 @@ def main(argv=None):
 
 
 def run(cells: list[Cell], steps: list[str], args) -> list[tuple[list[str], Path]]:
-    """Run all cells, `args.jobs` at a time; returns the failed steps with their logs."""
+    """Run all cells, `args.jobs` at a time; returns the failed steps with their logs.
+
+    Each step is a process of its own, forked from one that has imported the libraries: that takes
+    longer than a miniature's whole step.
+    """
     from tqdm import tqdm
 
-    stop, failed = threading.Event(), []
-    threads = str(max(1, (os.cpu_count() or 1) // args.jobs))
-    environment = {"OMP_NUM_THREADS": threads} | os.environ
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // args.jobs)))
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOADED)
+    waiting, running, failed = deque((cell, steps) for cell in cells), {}, []
     progress = tqdm(total=len(cells) * len(steps), desc="study", unit=" steps", dynamic_ncols=True)
 
-    def chain(cell: Cell) -> None:
-        for number, step in enumerate(steps):
-            if stop.is_set():
-                return
-            command, log = cell.command(step, args), cell.log(step, args)
-            log.parent.mkdir(parents=True, exist_ok=True)
-            with log.open("w") as output:
-                done = subprocess.run(
-                    [sys.executable, *command[1:]], stdout=output, stderr=subprocess.STDOUT,
-                    stdin=subprocess.DEVNULL, env=environment,
-                )  # fmt: skip
-            progress.update()
-            if done.returncode and not stop.is_set():
-                failed.append((command, log))
-                if step == "fine-tuning":  # the other steps read its checkpoint
-                    progress.update(len(steps) - number - 1)
-                    return
+    def start(cell: Cell, left: list[str]) -> None:
+        command, log = cell.command(left[0], args), cell.log(left[0], args)
+        process = context.Process(target=run_script, args=(command[1:], log))
+        process.start()
+        running[process.sentinel] = process, cell, left, command, log
 
-    with ThreadPoolExecutor(args.jobs) as pool:
-        futures = [pool.submit(chain, cell) for cell in cells]
-        try:
-            for future in as_completed(futures):
-                future.result()
-        except BaseException:  # Ctrl-C reaches the children too; here only no new ones start
-            stop.set()
-            pool.shutdown(cancel_futures=True)
-            raise
-        finally:
-            progress.close()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # stop as by Ctrl-C
+    try:
+        while waiting or running:
+            while waiting and len(running) < args.jobs:
+                start(*waiting.popleft())
+            progress.set_postfix_str(
+                ", ".join(f"{r[1].title()} {r[2][0]}" for r in running.values())
+            )
+            for sentinel in wait(list(running)):
+                process, cell, left, command, log = running.pop(sentinel)
+                process.join()
+                done, left = 1, left[1:]
+                if process.exitcode:
+                    failed.append((command, log))
+                    progress.write(f"failed: {shlex.join(command)}", sys.stderr)
+                    if command[1].endswith("fine-tuning.py"):  # the others read its checkpoint
+                        done, left = 1 + len(left), []
+                progress.update(done)
+                if left:
+                    waiting.appendleft((cell, left))
+    finally:
+        for process, *_ in running.values():
+            with contextlib.suppress(ProcessLookupError):  # it has just ended
+                os.kill(process.pid, signal.SIGINT)
+        for process, *_ in running.values():
+            process.join(30)
+            process.kill()
+        progress.close()
     return failed
+
+
+def run_script(command: list[str], log: Path) -> None:
+    """Become `python command`, with its output in `log`."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("w") as output:
+        os.dup2(output.fileno(), 1)
+        os.dup2(output.fileno(), 2)
+    sys.argv = command
+    runpy.run_path(command[0], run_name="__main__")
 
 
 def report(args) -> None:
