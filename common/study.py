@@ -1,6 +1,6 @@
 """The whole grid of the study in one command: every task, model, size, seed and step.
 
-    python -m common.study --demo --jobs 2
+    python -m common.study --demo --controls --jobs 2
     python -m common.study --tasks NER --model_names bert,biobert --seeds 42,43
     python -m common.study --list        (a command line a cell, for GNU parallel or a Slurm array)
     python -m common.study --steps fine-tuning -- --num_train_epochs 5
@@ -12,6 +12,7 @@ stops; the same command goes on. At the end it writes the report (python -m comm
 
 import argparse
 import contextlib
+import importlib
 import multiprocessing
 import os
 import runpy
@@ -28,6 +29,8 @@ from common import cli, models
 
 TASKS = ("NER", "NLI")
 STEPS = ("fine-tuning", "probing", "attention")
+UNTRAINED = "random"
+CONTROLS = {"probing": "--control", "attention": "--floor"}
 PRELOADED = [f"transformers.models.{name}.modeling_{name}" for name in ("bert", "gpt2", "biogpt")]
 PRELOADED += ["sklearn.svm", "seqeval.metrics", "pandas", "matplotlib.pyplot"]
 
@@ -37,22 +40,24 @@ class Cell(NamedTuple):
 
     task: str
     model: str
-    size: int
+    size: int | str  # "random": the untrained encoder, which is only probed
     seed: int
 
     def command(self, step: str, args) -> list[str]:
         """The command line of a step."""
+        command = ["python", os.path.relpath(cli.ROOT / self.task / f"{step}.py")]
         size = "--training_sizes" if step == "attention" else "--training_size"
-        script = os.path.relpath(cli.ROOT / self.task / f"{step}.py")
-        command = ["python", script, size, str(self.size), "--model_name", self.model]
-        command += ["--seed", str(self.seed)]
+        command += ["--random_init"] if self.size == UNTRAINED else [size, str(self.size)]
+        command += ["--model_name", self.model, "--seed", str(self.seed)]
+        if args.controls and step in CONTROLS:
+            command.append(CONTROLS[step])
         if args.output_dir:
             command += ["--output_dir", str(args.output_dir / self.task)]
         return command + ["--demo"] * args.demo + args.flags
 
     def title(self) -> str:
         """For the progress bar."""
-        return f"{self.task} {self.model} {self.size} %"
+        return f"{self.task} {self.model} {self.size}" + " %" * (self.size != UNTRAINED)
 
     def log(self, step: str, args) -> Path:
         """Where a step's output goes."""
@@ -82,15 +87,24 @@ def parse_args(argv):
     argv = list(sys.argv[1:] if argv is None else argv)
     cut = argv.index("--") if "--" in argv else len(argv)
     parser = cli.Parser(__doc__)
+    parser.prog, parser.usage = (
+        "-m common.study",
+        "python %(prog)s [flags] [-- flags of the scripts]",
+    )
     add = parser.add_argument
-    add("--tasks", type=values(str, TASKS), default=list(TASKS), help="(default: all)")
-    add("--model_names", type=values(str), default=list(models.MODELS), help="(default: the four)")
-    sizes = cli.TRAINING_SIZES
-    add("--training_sizes", type=values(int, sizes), default=list(sizes), help="(default: all)")
-    add("--seeds", type=values(int), default=[42], help="(default: 42)")
-    add("--steps", type=values(str, STEPS), default=list(STEPS), help="(default: all)")
+    for flag, kind, allowed, default in (
+        ("--tasks", str, TASKS, TASKS),
+        ("--model_names", str, (), tuple(models.MODELS)),
+        ("--training_sizes", int, cli.TRAINING_SIZES, cli.TRAINING_SIZES),
+        ("--seeds", int, (), (42,)),
+        ("--steps", str, STEPS, STEPS),
+    ):
+        shown = f"(default: {','.join(map(str, default))})"
+        add(flag, type=values(kind, allowed), default=list(default), metavar="A,B,...", help=shown)
     add("--jobs", type=cli.number(int, 1), default=1, help="cells at a time (default: 1)")
     add("--output_dir", type=Path, help="root of the results; each task has a folder there")
+    text = "also probe random labels and untrained encoders, and give attention's floor"
+    add("--controls", action="store_true", help=text)
     add("--demo", action="store_true", help="generated corpus and miniature models")
     add("--list", action="store_true", help="print a command line for each cell and run nothing")
     args = parser.parse_args(argv[:cut])
@@ -100,6 +114,10 @@ def parse_args(argv):
     for one in given:  # UserError at once, not in every cell; a local folder gets its whole path
         models.folder_name(one)
     args.model_names = [one.model_name for one in given]
+    for task in args.tasks:  # so do flags that a script does not know
+        for step in args.steps:
+            _, sys.argv[0], *flags = Cell(task, args.model_names[0], 0, 0).command(step, args)
+            importlib.import_module(f"{task}.{step}").parse_args(flags)
     return args
 
 
@@ -107,18 +125,19 @@ def parse_args(argv):
 def main(argv=None):
     args = parse_args(argv)
     steps = [step for step in STEPS if step in args.steps]
+    sizes = [UNTRAINED] * (args.controls and "probing" in steps) + args.training_sizes
     cells = [
-        Cell(task, model, size, seed)
+        (Cell(task, model, size, seed), ["probing"] if size == UNTRAINED else steps)
         for seed in args.seeds
-        for size in args.training_sizes
+        for size in sizes
         for task in args.tasks
         for model in args.model_names
     ]
     if args.list:
-        for cell in cells:
-            print(" && ".join(shlex.join(cell.command(step, args)) for step in steps))
+        for cell, its_steps in cells:
+            print(" && ".join(shlex.join(cell.command(step, args)) for step in its_steps))
         return
-    failed = run(cells, steps, args)
+    failed = run(cells, args)
     report(args)
     if failed:
         lines = "\n".join(f"  {shlex.join(command)}\n    log: {log}" for command, log in failed)
@@ -127,8 +146,8 @@ def main(argv=None):
         raise SystemExit(1)
 
 
-def run(cells: list[Cell], steps: list[str], args) -> list[tuple[list[str], Path]]:
-    """Run all cells, `args.jobs` at a time; returns the failed steps with their logs.
+def run(cells: list[tuple[Cell, list[str]]], args) -> list[tuple[list[str], Path]]:
+    """Run all cells' steps, `args.jobs` cells at a time; returns what failed, with its log.
 
     Each step is a process of its own, forked from one that has imported the libraries: that takes
     longer than a miniature's whole step.
@@ -138,8 +157,9 @@ def run(cells: list[Cell], steps: list[str], args) -> list[tuple[list[str], Path
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // args.jobs)))
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOADED)
-    waiting, running, failed = deque((cell, steps) for cell in cells), {}, []
-    progress = tqdm(total=len(cells) * len(steps), desc="study", unit=" steps", dynamic_ncols=True)
+    waiting, running, failed = deque(cells), {}, []
+    total = sum(len(steps) for _, steps in cells)
+    progress = tqdm(total=total, desc="study", unit=" steps", dynamic_ncols=True)
 
     def start(cell: Cell, left: list[str]) -> None:
         command, log = cell.command(left[0], args), cell.log(left[0], args)

@@ -25,11 +25,12 @@ from tests.test_bad_input import write_data
         ("--steps", "probing,plotting", "fine-tuning,probing,attention"),
         ("--seeds", "one", "commas"),
         ("--jobs", "0", "at least 1"),
+        ("--", "--num_train_epochs 5", "python probing.py --help"),
     ),
 )
 def test_what_it_does_not_know(capsys, flag, value, named):
     with pytest.raises(SystemExit) as stop:
-        study.main([flag, value])
+        study.main([flag, *value.split()] if flag == "--" else [flag, value])
     shown = capsys.readouterr().err
     assert stop.value.code == 2 and named in shown and "Traceback" not in shown
 
@@ -49,6 +50,17 @@ def test_list_prints_every_cell_once_with_its_steps_in_order(capsys):
             assert command[-3:] == ["--demo", "--batch_size", "8"]
             scripts.add(command[1])
     assert len(scripts) == 6
+
+
+def test_controls_probe_the_untrained_encoder_too(capsys):
+    sizes = ("--training_sizes", "0,10", "--tasks", "NLI", "--model_names", "bert")
+    assert study.main(["--list", "--controls", *sizes]) == 0
+    first, *lines = capsys.readouterr().out.splitlines()
+    assert "probing.py --random_init" in first and " && " not in first and len(lines) == 2
+    for line in (first, *lines):
+        for command in line.split(" && "):
+            assert ("--control" in command) == ("probing.py" in command)
+            assert ("--floor" in command) == ("attention.py" in command)
 
 
 @pytest.fixture
@@ -98,6 +110,7 @@ def test_ctrl_c_stops_the_steps(grid):
     command, folder = grid
     names = str(folder / "models" / "good")
     command[command.index("--model_names") + 1] = names
+    command[3:3] = ["--steps", "fine-tuning"]
     command += ["--num_train_epochs", "100000", "--save_minutes", "0"]
     command[command.index("--training_sizes") + 1] = "30"
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=ROOT)
