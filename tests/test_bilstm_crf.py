@@ -10,7 +10,8 @@ from torch.nn.utils import rnn
 from common import machines
 from common.cli import UserError
 from NER import bilstm_crf
-from NER.bilstm_crf import fit, log_partition, path_score, viterbi
+from NER.bilstm_crf import fit
+from NER.crf import log_partition, path_score, viterbi
 
 CPU = machines.choose("cpu", "fp32")
 LAYERS, BATCH, LABELS = 2, 7, 3
