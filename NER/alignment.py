@@ -1,8 +1,7 @@
 """Words to sub-words and back: which token carries a word's label, and what was cut."""
 
 from common.cli import UserError
-
-OUTSIDE = "O"
+from NER.scores import OUTSIDE
 
 
 class WordTokenizer:

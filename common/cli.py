@@ -53,7 +53,7 @@ def command(main):
         logging.basicConfig(
             level=logging.ERROR if RANK else logging.INFO, format="%(message)s", stream=sys.stderr
         )
-        for chatty in ("httpx", "httpx2", "huggingface_hub", "datasets", "filelock", "matplotlib"):
+        for chatty in ("httpx", "httpx2", "huggingface_hub", "filelock", "matplotlib"):
             logging.getLogger(chatty).setLevel(logging.ERROR)
         try:
             with contextlib.redirect_stdout(None) if RANK else contextlib.nullcontext():
