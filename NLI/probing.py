@@ -76,6 +76,7 @@ def main(argv=None):
         }
 
     made_of = {"sha256": results.fingerprint(examples), "counts": counts,
+               "full_sha256": results.fingerprint(dataset.splits),
                "labels": dataset.labels, "precision": machine.precision,
                "encoder": representations.encoder_hash(encoder)}  # fmt: skip
     with run.open(made_of, checkpoint, max_length=limit, machine=machine.describe()):

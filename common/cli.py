@@ -19,7 +19,8 @@ from pathlib import Path
 # spinning made small models 60 times slower; sleeping costs a tenth where nothing else runs.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 ROOT = Path(__file__).resolve().parents[1]
-RANK = int(os.environ.get("RANK", 0))  # which of the processes that torchrun started
+PROCESSES = int(os.environ.get("WORLD_SIZE") or 1)  # that torchrun started together
+RANK = int(os.environ.get("RANK") or 0) if PROCESSES > 1 else 0  # which of them this is
 TRAINING_SIZES = (0, 10, 30, 50, 100)
 log = logging.getLogger(__name__)
 

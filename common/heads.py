@@ -19,7 +19,7 @@ def compare(data, args, runs: list[Run], checkpoints: dict) -> None:
 
     `data` is the task's module. Writes the results of all `runs`. Raises UserError.
     """
-    from common import head_similarity, machines
+    from common import head_similarity, machines, representations
 
     machine = machines.choose(args.device, args.precision)
     dataset = data.load(args)
@@ -40,7 +40,8 @@ def compare(data, args, runs: list[Run], checkpoints: dict) -> None:
     models.mark_special(encoded, tokenizer, pretrained.config)
 
     made_of = {"sha256": fingerprint({args.split: examples}), "counts": counts,
-               "precision": machine.precision}  # fmt: skip
+               "precision": machine.precision,
+               "encoder": representations.encoder_hash(pretrained)}  # fmt: skip
     totals = counts | {"parameters": pretrained.num_parameters()}
     files = {key: key.folder / "sums.npz" for key in runs}
     if args.floor:  # one comparison, whichever sizes it is written beside
@@ -72,16 +73,22 @@ def finish(run: Run, similarity, floor, totals: dict, machine) -> None:
             metrics[f"{prefix}{metric}"] = _mean(mean)
             by_layer = enumerate(mean, 1)
             metrics |= {f"{prefix}{metric}_layer_{n}": _mean(row) for n, row in by_layer}
-    first, mean = next(iter(similarity.mean.items()))
-    # A similarity is lowest, a divergence (and a difference) highest, where most has changed.
-    order = mean.ravel().argsort(kind="stable")
-    order = order if first == "cosine" else order[::-1]
-    order = [i for i in order if mean.ravel()[i] == mean.ravel()[i]]  # NaN: a head never compared
+    means = similarity.mean
+    if "cosine" in means:
+        name, values = "cosine", means["cosine"]
+    elif "js" in means:
+        name, values = "js", means["js"]
+    else:
+        name = "entropy_change"
+        values = abs(means["entropy_fine_tuned"] - means["entropy_pretrained"])
+    metrics[name] = _mean(values)
+    order = (values if name == "cosine" else -values).ravel().argsort(kind="stable")
+    heads = _cells(values)
     metrics["most_changed_heads"] = [
-        {"layer": int(i // mean.shape[1]) + 1, "head": int(i % mean.shape[1]) + 1,
-         first: float(mean.ravel()[i])}
+        {"layer": heads[i][0], "head": heads[i][1], name: float(values.ravel()[i])}
         for i in order[:N_MOST_CHANGED]
-    ]  # fmt: skip
+        if values.ravel()[i] == values.ravel()[i]  # NaN: a head never compared
+    ]
     run.finish(metrics | totals | machines.peak_memory(machine))
 
 

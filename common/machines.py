@@ -46,9 +46,12 @@ def choose(device: str, precision: str, torchrun: bool = False) -> Machine:
     With `torchrun`, processes that torchrun started join, each with a GPU of its own. Raises
     UserError if the device is not there, or for several processes without `torchrun`.
     """
-    processes, rank = int(os.environ.get("WORLD_SIZE", 1)), cli.RANK
-    if processes > 1 and not torchrun:
-        raise UserError("only fine-tuning.py runs under torchrun. Start this step with python.")
+    processes, started = cli.PROCESSES, "TORCHELASTIC_RUN_ID" in os.environ
+    if processes > 1 and not (torchrun and started):
+        raise UserError(
+            f"WORLD_SIZE is {processes}, but only fine-tuning.py runs in several processes, and "
+            "torchrun starts them. Start this step with python, and unset WORLD_SIZE."
+        )
     if processes > 1 and device in ("auto", "cuda") and torch.cuda.is_available():
         device = f"cuda:{os.environ['LOCAL_RANK']}"
     if device == "auto":
@@ -77,7 +80,7 @@ def choose(device: str, precision: str, torchrun: bool = False) -> Machine:
             torch.cuda.set_device(chosen)
         torch.distributed.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
         atexit.register(torch.distributed.destroy_process_group)
-    return Machine(chosen, precision, rank, processes)
+    return Machine(chosen, precision, cli.RANK, processes)
 
 
 def add_up(machine: Machine, tensors: list[torch.Tensor]) -> None:

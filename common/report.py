@@ -147,7 +147,9 @@ be this seed's.
 PROBING = """\
 A probe on frozen vectors. "untrained" is the same architecture with random weights, 0 % the
 pre-trained model, the others were fine-tuned. The best layer is chosen on dev, its score is that on
-test. Selectivity is the score less that on random labels: near 0, the probe learned by itself.
+test. Selectivity is the score less that of the same probe trained on random labels. NER: each word
+type has a random tag; near 0, the probe could have learned its labels word by word. NLI: the labels
+for training are permuted, so that the control guesses; selectivity is what is gained over that.
 """
 ATTENTION = """\
 Mean cosine of the attention maps of the fine-tuned and the pre-trained model over real tokens,

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from common import statistics
 from common.models import MODELS
+from common.results import checkpoint_identity
 
 log = logging.getLogger(__name__)
 STEPS = ("fine-tuning", "probing", "attention")
@@ -174,7 +175,15 @@ class Results:
         missing = [key for key in needed[run.step] if key not in run.metrics]
         if missing:
             self._note(run.folder, f"metrics.json has no {missing[0]}")
-        return not missing
+        fine_tuned = run.folder.parent / "fine-tuning"
+        outdated = (
+            run.config.get("checkpoint")
+            and (fine_tuned / "metrics.json").is_file()
+            and (run.config["checkpoint"] != checkpoint_identity(fine_tuned / "checkpoint"))
+        )
+        if outdated:
+            self._note(run.folder, "made from another fine-tuned model than lies there now")
+        return not missing and not outdated
 
     def _alike(self, runs: list[Run], step: str, key, what: str) -> list[Run]:
         """Of a step's runs, those whose `key` is the most frequent; two data sets are not mixed."""
@@ -251,4 +260,4 @@ def _made_from(run: Run):
     """What identifies a run's data. A limited probe's subset depends on the seed: its size does."""
     limit = run.config["arguments"].get("max_train_examples")
     data = run.config.get("data") or {}
-    return f"{limit} examples" if limit else data.get("sha256")
+    return (limit, data.get("full_sha256")) if limit else data.get("sha256")

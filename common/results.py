@@ -22,7 +22,8 @@ from common.files import read_json, write_json
 # Flags that change where or how a run is made, not what it is.
 _NOT_SETTINGS = ("output_dir", "custom_output_dir", "overwrite", "device", "save_minutes",
                  "keep_features", "training_sizes")  # fmt: skip
-ASIDE = ".replaced"  # an earlier result, until the run that takes its place has finished
+# An earlier result, until the run that takes its place has finished; and on its way there.
+ASIDE, MOVING = ".replaced", ".replacing"
 
 
 class Run:
@@ -55,11 +56,16 @@ class Run:
                 "--overwrite to replace it."
             )
         if config is not None and (other := self._differences(config)):
+            earlier = self.folder / ASIDE
+            hint = f" (An earlier result is still in {earlier}.)" * earlier.is_dir()
             raise UserError(
                 f"{self.folder} holds a run with other settings: {', '.join(other)}. Add "
-                "--overwrite to replace it, or give another --output_dir."
+                f"--overwrite to replace it, or give another --output_dir.{hint}"
             )
-        return read_json(self.folder / "metrics.json")
+        metrics = read_json(self.folder / "metrics.json")
+        if metrics is not None:
+            self._tidy()  # in case it was killed between writing them and this
+        return metrics
 
     def _differences(self, config: dict) -> list[str]:
         there, here = config.get("arguments", {}), arguments(self.args)
@@ -75,8 +81,8 @@ class Run:
 
         `data` describes what the run is made of: an unfinished run is gone on with only where it,
         and the arguments, are the same. `more` goes into config.json. A result that is to be
-        replaced is put aside, and back if the new run ends in an error that the user can mend.
-        Raises UserError if another run is at work in the folder.
+        replaced is put aside until the new one is finished, and comes back if the new run ends in
+        an error of the user's. Raises UserError if another run is at work in the folder.
         """
         from filelock import FileLock, Timeout
 
@@ -98,39 +104,49 @@ class Run:
                     f"another process has just finished {self.folder}. Type the command again to "
                     "see its result."
                 )
+            for left in self.folder.glob(".*.tmp"):  # of a write that was killed
+                shutil.rmtree(left) if left.is_dir() else left.unlink()
+            if (self.folder / "metrics.json").exists() or (self.folder / MOVING).exists():
+                self._put_aside()
             earlier = read_json(self.folder / "config.json") or {}
             if self.args.overwrite or earlier.get("data") != data or self._differences(earlier):
-                self._clear()
+                self._remove()
             config = {**self.about, "step": self.step, "arguments": arguments(self.args),
                       "data": data, "checkpoint": checkpoint_identity(checkpoint),
                       **more, **environment()}  # fmt: skip
             write_json(self.folder / "config.json", config)
             try:
                 yield
-            except (UserError, OSError):
-                if (aside := self.folder / ASIDE).is_dir():
-                    self._remove()
-                    last = aside / "metrics.json"
-                    for entry in sorted(aside.iterdir(), key=lambda e: e == last):
-                        entry.rename(self.folder / entry.name)
-                    aside.rmdir()
+            except UserError:
+                self._put_back()
                 raise
         finally:
             lock.release()
 
     def _entries(self) -> list[Path]:
         # A probe's features are known by a hash of all they depend on, and kept on demand.
-        return [e for e in self.folder.iterdir() if e.name not in (".lock", ASIDE, "features")]
+        apart = (".lock", ASIDE, MOVING, "features")
+        return [entry for entry in self.folder.iterdir() if entry.name not in apart]
 
-    def _clear(self) -> None:
-        """Put a finished run aside; remove an unfinished one."""
-        finished, aside = self.folder / "metrics.json", self.folder / ASIDE
-        if not finished.exists():
-            return self._remove()
+    def _put_aside(self) -> None:
+        """Killed in the midst of it, the next call goes on; config.json is then still the old."""
+        aside, moving = self.folder / ASIDE, self.folder / MOVING
+        moving.mkdir(exist_ok=True)
+        first = self.folder / "metrics.json"  # without it, there is no result any more
+        for entry in sorted(self._entries(), key=lambda entry: entry != first):
+            entry.rename(moving / entry.name)
         shutil.rmtree(aside, ignore_errors=True)
-        aside.mkdir()
-        for entry in sorted(self._entries(), key=lambda e: e != finished):  # it first: no result
-            entry.rename(aside / entry.name)
+        moving.rename(aside)
+
+    def _put_back(self) -> None:
+        aside = self.folder / ASIDE
+        if not (aside / "config.json").exists() or (self.folder / "metrics.json").exists():
+            return
+        self._remove()
+        last = aside / "metrics.json"
+        for entry in sorted(aside.iterdir(), key=lambda entry: entry == last):
+            entry.rename(self.folder / entry.name)
+        aside.rmdir()
 
     def _remove(self) -> None:
         for entry in self._entries():
@@ -176,10 +192,14 @@ class Run:
         """
         metrics = self.about | metrics | {"seconds": time.perf_counter() - self.started}
         write_json(self.folder / "metrics.json", metrics)
-        kept = [self.folder / name for name in ("layers", ASIDE)]
-        for leftover in [*self.folder.glob("*.pt"), *self.folder.glob("*.npz"), *kept]:
-            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink(missing_ok=True)
+        self._tidy()
         return metrics
+
+    def _tidy(self) -> None:
+        shutil.rmtree(self.folder / ASIDE, ignore_errors=True)
+        for leftover in (f for end in ("pt", "npz") for f in self.folder.glob(f"*.{end}")):
+            leftover.unlink(missing_ok=True)
+        shutil.rmtree(self.folder / "layers", ignore_errors=True)
 
 
 def checkpoints(runs: list[Run]) -> dict[Run, str | None]:
@@ -220,7 +240,11 @@ def checkpoint_identity(checkpoint: str | None) -> str | None:
     """Tells a fine-tuned model from one made later in its place: a hash of its run's metrics."""
     if checkpoint is None:
         return None
-    return hashlib.sha256((Path(checkpoint).parent / "metrics.json").read_bytes()).hexdigest()
+    folder = Path(checkpoint).parent
+    try:
+        return hashlib.sha256((folder / "metrics.json").read_bytes()).hexdigest()
+    except FileNotFoundError:
+        raise UserError(f"{folder} is just being made again. Wait for it to finish.") from None
 
 
 def arguments(args) -> dict:

@@ -21,6 +21,7 @@ import signal
 import subprocess
 import sys
 from collections import deque
+from multiprocessing import forkserver
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import NamedTuple
@@ -138,12 +139,14 @@ def main(argv=None):
             print(" && ".join(shlex.join(cell.command(step, args)) for step in its_steps))
         return
     failed = run(cells, args)
-    report(args)
+    code = report(args)
     if failed:
         lines = "\n".join(f"  {shlex.join(command)}\n    log: {log}" for command, log in failed)
         print(f"\n{len(failed)} steps failed; the same command tries them again:\n{lines}",
               file=sys.stderr)  # fmt: skip
         raise SystemExit(1)
+    if code:
+        raise SystemExit(code)
 
 
 def run(cells: list[tuple[Cell, list[str]]], args) -> list[tuple[list[str], Path]]:
@@ -157,6 +160,9 @@ def run(cells: list[tuple[Cell, list[str]]], args) -> list[tuple[list[str], Path
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // args.jobs)))
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOADED)
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)  # for that process: this one tells all
+    forkserver.ensure_running()
+    signal.signal(signal.SIGINT, handler)
     waiting, running, failed = deque(cells), {}, []
     total = sum(len(steps) for _, steps in cells)
     progress = tqdm(total=total, desc="study", unit=" steps", dynamic_ncols=True)
@@ -182,7 +188,8 @@ def run(cells: list[tuple[Cell, list[str]]], args) -> list[tuple[list[str], Path
                 if process.exitcode:
                     failed.append((command, log))
                     progress.write(f"failed: {shlex.join(command)}", sys.stderr)
-                    if command[1].endswith("fine-tuning.py"):  # the others read its checkpoint
+                    # The others read its checkpoint; at size 0 there is none.
+                    if cell.size and command[1].endswith("fine-tuning.py"):
                         done, left = 1 + len(left), []
                 progress.update(done)
                 if left:
@@ -200,6 +207,7 @@ def run(cells: list[tuple[Cell, list[str]]], args) -> list[tuple[list[str], Path
 
 def run_script(command: list[str], log: Path) -> None:
     """Become `python command`, with its output in `log`."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("w") as output:
         os.dup2(output.fileno(), 1)
@@ -208,14 +216,14 @@ def run_script(command: list[str], log: Path) -> None:
     runpy.run_path(command[0], run_name="__main__")
 
 
-def report(args) -> None:
-    """Write the report of what there is."""
+def report(args) -> int:
+    """Write the report of what there is; returns the exit code."""
     command = [sys.executable, "-m", "common.report", "--tasks", ",".join(args.tasks)]
     if args.demo:
         command += ["--dataset", "demo"]
     if args.output_dir:
         command += ["--output_dir", str(args.output_dir)]
-    subprocess.run(command, cwd=cli.ROOT, check=False)
+    return subprocess.run(command, cwd=cli.ROOT, check=False).returncode
 
 
 if __name__ == "__main__":

@@ -85,6 +85,7 @@ def fit(
         """Gradients of the batch's mean loss over its labels, whatever the size of its pieces."""
         optimizer.zero_grad()
         total, count = torch.zeros((), device=device), sum(n_labels[i] for i in indices)
+        scaler.scale(total)  # it wants to have seen a loss, also where this process's share is none
         share = indices[machine.rank :: machine.processes]
         for start in range(0, len(share), micro):
             piece = pad([examples[i] for i in share[start : start + micro]], pad_token_id)

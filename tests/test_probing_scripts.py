@@ -240,3 +240,46 @@ def test_a_result_is_back_when_its_replacement_cannot_be_made(
     assert run(task, "probing", *flags, "--probe", "linear") == 0
     assert contents().keys() == first.keys() and contents() != first
     assert not (here / ".replaced").exists()
+
+
+def test_entropy_alone_ranks_heads_by_how_it_changed(trained):
+    task, flags, folder = trained
+    flags = [*flags, "--training_sizes", "0,30", "--metrics", "entropy", "--overwrite"]
+    assert run(task, "attention", *flags) == 0
+    none, some = (metrics(cell(folder, size, "attention")) for size in (0, 30))
+    assert none["most_changed_heads"][0]["entropy_change"] == 0 == none["entropy_change"]
+    changes = [head["entropy_change"] for head in some["most_changed_heads"]]
+    assert changes == sorted(changes, reverse=True) and changes[0] > 0
+
+
+def test_a_kill_while_a_result_is_put_aside_loses_nothing(trained, monkeypatch, tmp_path, capsys):
+    task, flags, _ = trained
+    from pathlib import Path
+
+    from common import representations
+    from common.cli import UserError
+
+    flags = [*flags[:4], "--output_dir", tmp_path, *flags[6:], "--layers", "last"]
+    assert run(task, "probing", *flags) == 0
+    here = next(tmp_path.rglob("metrics.json")).parent
+    first = {p.name: p.read_bytes() for p in here.iterdir() if p.is_file()}
+    moved, rename = [], Path.rename
+
+    def killed_at_third(self, target):
+        moved.append(self)
+        if len(moved) == 3:
+            raise KeyboardInterrupt
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", killed_at_third)
+    with pytest.raises(SystemExit):
+        run(task, "probing", *flags, "--overwrite")
+    monkeypatch.undo()
+    assert not (here / "metrics.json").exists()
+
+    def too_small(*args):
+        raise UserError("no space")
+
+    monkeypatch.setattr(representations, "extract", too_small)
+    refused(capsys, task, "probing", *flags, "--overwrite")
+    assert {p.name: p.read_bytes() for p in here.iterdir() if p.is_file()} == first

@@ -1,6 +1,7 @@
 """The report of made-up result folders: its numbers, what it shows as missing, what it refuses."""
 
 import csv
+import hashlib
 import json
 import random
 import re
@@ -394,3 +395,17 @@ def test_no_model_code_is_imported(tmp_path):
         capture_output=True, text=True, cwd=Path(report.__file__).parents[1],
     )  # fmt: skip
     assert done.returncode == 0 and done.stdout.endswith("[]\n"), done.stdout + done.stderr
+
+
+def test_a_probe_of_an_earlier_fine_tuned_model_is_left_out(tmp_path, caplog):
+    for size in (10, 30):
+        tuned = fine_tuned(tmp_path, "NLI", "demo", "bert", size)
+        folder = probed(tmp_path, "NLI", "demo", "bert", size)
+        config = json.loads((folder / "config.json").read_text())
+        config["checkpoint"] = hashlib.sha256((tuned / "metrics.json").read_bytes()).hexdigest()
+        files.write_json(folder / "config.json", config)
+    files.write_json(tuned / "metrics.json", metrics(tuned) | {"seconds": 1.0})  # made again
+    rows = table(write(tmp_path), "probing")
+    scored = {row["encoder"]: row["last layer"] for row in rows}
+    assert scored["10 %"] and not scored["30 %"]
+    assert "bert/30/seed-42/probing" in caplog.text and "another fine-tuned" in caplog.text
