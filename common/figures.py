@@ -133,6 +133,9 @@ def attention_heads(model_folder: Path, run_folder: Path) -> None:
     for metric in metrics:
         values = pd.concat(t[t["metric"] == metric]["value"] for t in tables.values())
         ranges[metric] = (values.min(), values.max())
+    if entropies := [ranges[metric] for metric in metrics if "entropy" in metric]:
+        shared = (min(low for low, _ in entropies), max(high for _, high in entropies))
+        ranges |= {metric: shared for metric in metrics if "entropy" in metric}
     for folder, table in tables.items():
         _heat_maps(folder, table, ranges)
     _attention_by_layer(model_folder, tables, floors, metrics)
@@ -180,17 +183,20 @@ _METRIC_NAMES = {
 
 
 def _attention_by_layer(model_folder: Path, tables: dict, floors: dict, metrics: list) -> None:
-    figure, panels = _subplots(1, len(metrics), figsize=(5.5 * len(metrics), 4), squeeze=False)
+    metrics = [metric for metric in metrics if metric != "entropy_pretrained"]
+    figure, panels = _subplots(1, len(metrics), figsize=(5.2 * len(metrics), 4), squeeze=False)
     for axes, metric in zip(panels[0], metrics, strict=True):
-        curves = [(table, _size(table.iloc[0]["training_size"]), "o-") for table in tables.values()]
-        curves += [
-            (table, "untrained encoder, to compare", "k:") for table in list(floors.values())[:1]
-        ]
-        for table, label, style in curves:
-            mean = table[table["metric"] == metric].groupby("layer")["value"].mean()
+        curves = [(t, metric, _size(t.iloc[0]["training_size"]), "o-") for t in tables.values()]
+        if metric == "entropy_fine_tuned":
+            curves.append((next(iter(tables.values())), "entropy_pretrained", "pre-trained", "k--"))
+        for table in list(floors.values())[:1]:
+            curves.append((table, metric, "untrained encoder, to compare", "k:"))
+        for table, name, label, style in curves:
+            mean = table[table["metric"] == name].groupby("layer")["value"].mean()
             axes.plot(mean.index, mean.values, style, ms=4, label=label)
         axes.set(xlabel="layer (1 = first block)", ylabel="mean over heads")
-        axes.set_title(_METRIC_NAMES[metric], fontsize=9)
+        title = "entropy of the attention (bits)" if "entropy" in metric else _METRIC_NAMES[metric]
+        axes.set_title(title, fontsize=9)
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.3)
     row = next(iter(tables.values())).iloc[0]
