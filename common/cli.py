@@ -237,7 +237,7 @@ def add_attention_arguments(parser: Parser) -> None:
     group.add_argument(
         "--floor",
         action="store_true",
-        help="also compare with an untrained encoder: unrelated models, too, score near 0.95",
+        help="also compare with an untrained encoder: unrelated models can score high, too",
     )
     group.add_argument(
         "--drop_special",

@@ -141,8 +141,8 @@ mean: it does not hold the variation between seeds. "–" is a missing cell.
 """
 DIFFERENCES = """\
 Paired bootstrap tests of no difference in the main score (two-sided, on the same test examples);
-Holm's correction over the tests of a table. Only trained models. With one seed, a difference may
-be this seed's.
+10,000 resamples, so that no p is below 0.0001; Holm's correction over the tests of a table. Only
+trained models. With one seed, a difference may be this seed's.
 """
 PROBING = """\
 A probe on frozen vectors. "untrained" is the same architecture with random weights, 0 % the
@@ -153,8 +153,8 @@ for training are permuted, so that the control guesses; selectivity is what is g
 """
 ATTENTION = """\
 Mean cosine of the attention maps of the fine-tuned and the pre-trained model over real tokens,
-heads and examples. The floor is what an untrained encoder scores: values are high for unrelated
-models, too. Layer 1 is the first block.
+heads and examples. The floor is what an untrained encoder scores: at it, nothing is left of the
+pre-trained attention but what any two models share. Layer 1 is the first block.
 """
 LINK = """\
 One point a model and size (the mean of its seeds), [a, b] the 95 % percentile bootstrap interval

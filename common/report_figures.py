@@ -142,7 +142,7 @@ def _finish(figure, axes, results: Results, what: str, path: Path) -> bool:
         panel.grid(alpha=0.3)
         handles, labels = panel.get_legend_handles_labels()
         entries |= {label: handle for handle, label in zip(handles, labels, strict=True)}
-        if "layer" in panel.get_xlabel().split(" (")[0]:
+        if panel.get_xlabel().startswith("layer"):
             panel.xaxis.get_major_locator().set_params(integer=True)
     figure.suptitle(f"{results.task} on {results.name}\n{what}", fontsize=10)
     if entries:  # as many columns as fit
