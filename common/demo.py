@@ -13,9 +13,11 @@ import random
 import shutil
 import string
 import tempfile
+import time
 from pathlib import Path
 
 from common import demo_text
+from common.cli import RANK
 
 DOMAINS = {"bert": "general", "gpt2": "general", "biobert": "biomedical", "biogpt": "biomedical"}
 LINES, VOCABULARY = 28_000, 1200  # of the text; of a tokenizer
@@ -35,6 +37,8 @@ def miniature(name: str, cache: Path) -> Path:
     source = Path(__file__).read_bytes() + Path(demo_text.__file__).read_bytes()
     source += repr([name, versions]).encode()
     folder = cache / f"{name}-{hashlib.sha256(source).hexdigest()[:10]}"
+    while RANK and not folder.is_dir():  # under torchrun only the first process can save a model
+        time.sleep(0.5)
     if folder.is_dir():
         return folder
     import torch
