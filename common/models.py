@@ -95,6 +95,12 @@ def load_tokenizer(source: str, config):
         if _lowercases(tokenizer):
             raise UserError(f"{source} has a cased vocabulary but lower-cases its input.")
         log.warning("%s says nothing about case; its vocabulary is cased: case is kept", source)
+    if options and tokenizer.tokenize("a") != tokenizer.tokenize(" a"):
+        raise UserError(
+            f"{source}: its tokenizer, a {type(tokenizer).__name__}, ignores add_prefix_space and "
+            'would glue words together. Put "tokenizer_class": "GPT2Tokenizer" into its '
+            "tokenizer_config.json."
+        )
     if len(tokenizer) > config.vocab_size:
         raise UserError(
             f"{source}: the tokenizer has {len(tokenizer)} entries, the model only "

@@ -519,6 +519,11 @@ BROKEN_MODELS = {
         ["vocabulary"],
     ),
     "no tokenizer.json, GPT-2": ("gpt2", remove("vocab.json", "tokenizer.json"), ["tokenizer"]),
+    "generic tokenizer, GPT-2": (
+        "gpt2",
+        edit_json("tokenizer_config.json", tokenizer_class="PreTrainedTokenizerFast"),
+        ["add_prefix_space", "tokenizer_class"],
+    ),
     "no vocabulary, BioGPT": ("biogpt", remove("vocab.json"), ["tokenizer"]),
     "no merges, BioGPT": ("biogpt", remove("merges.txt"), ["tokenizer"]),
     "cut vocabulary": ("biobert", cut("vocab.txt"), ["vocabulary"]),
