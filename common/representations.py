@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+import os
 import shutil
 from pathlib import Path
 
@@ -61,6 +62,13 @@ def extract(
         layer: np.lib.format.open_memmap(file, mode="w+", dtype=np.float16, shape=shape)
         for layer, file in files.items()
     }
+    if hasattr(os, "posix_fallocate"):  # a disk that fills up later would kill the process
+        for file in files.values():
+            with file.open("rb+") as opened:
+                try:
+                    os.posix_fallocate(opened.fileno(), 0, file.stat().st_size)
+                except OSError as error:  # does not say where
+                    raise OSError(error.errno, error.strerror, str(file)) from None
     _fill(encoder, examples, maps, machine, batch_size)
     for array in maps.values():
         array.flush()

@@ -283,3 +283,19 @@ def test_a_kill_while_a_result_is_put_aside_loses_nothing(trained, monkeypatch, 
     monkeypatch.setattr(representations, "extract", too_small)
     refused(capsys, task, "probing", *flags, "--overwrite")
     assert {p.name: p.read_bytes() for p in here.iterdir() if p.is_file()} == first
+
+
+def test_a_disk_that_fills_up_under_the_features(trained, monkeypatch, tmp_path, capsys):
+    task, flags, _ = trained
+    import errno
+    import os
+
+    def full(*args):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    flags = [*flags[:4], "--output_dir", tmp_path, *flags[6:]]
+    shown = refused(capsys, task, "probing", *flags)
+    assert "layer-00.npy: No space left" in shown and "goes on" in shown
+    monkeypatch.undo()
+    assert run(task, "probing", *flags) == 0
