@@ -69,7 +69,8 @@ def main(argv=None):
         if machine.rank:
             return  # of torchrun's processes the first one writes
         if indices:
-            files.save_model(run.folder / "checkpoint", model, tokenizer)
+            saved = files.save_model(run.folder / "checkpoint", model, tokenizer)
+            metrics["checkpoint_sha256"] = saved
             files.write_history(run.folder / "history.csv", run.about, history)
             figures.learning_curve(run.folder, data.SUMMARY)
         for split, found in predicted.items():

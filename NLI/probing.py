@@ -101,6 +101,9 @@ def report(run, metrics, state):
     best, last = metrics["best_layer"], metrics["last_layer"]
     print(f"best layer (on dev, if there is one): {best}; 0 is the embeddings, {last} the last")
     print(results.score_table(metrics, data.SUMMARY))
+    if (selectivity := metrics.get(f"test_selectivity_{data.MAIN_METRIC}")) is not None:
+        print(f"selectivity on test ({data.MAIN_METRIC}, less that of control labels): "
+              f"{selectivity:.4f}")  # fmt: skip
     print(f"results: {run.folder}")
     if not run.args.random_init:
         print(f"next:    {run.command('attention')}")

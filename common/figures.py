@@ -166,7 +166,8 @@ def _heat_maps(folder: Path, table, ranges: dict) -> None:
                       color="white" if dark else "black")  # fmt: skip
         axes.set_xticks(range(columns), grid.columns, fontsize=7)
         axes.set_yticks(range(rows), grid.index, fontsize=7)
-        axes.set(xlabel="head", ylabel="layer (1 = first block)", title=_METRIC_NAMES[metric])
+        axes.set(xlabel="head", ylabel="layer (1 = first block)")
+        axes.set_title(_METRIC_NAMES[metric], fontsize=8)
         bar = figure.colorbar(image, ax=axes)
         bar.set_label(f"{low:.3f} to {high:.3f}, all sizes of this model", fontsize=8)
     row = table.iloc[0]
@@ -220,11 +221,14 @@ def _legend(figure) -> None:
     """One for all panels, below them, where it hides no curve."""
     pairs = (zip(*axes.get_legend_handles_labels(), strict=True) for axes in figure.axes)
     handles = {label: handle for panel in pairs for handle, label in panel}
-    figure.legend(handles.values(), handles, loc="outside lower center", ncols=4, fontsize="small")
+    columns = min(len(handles), int(figure.get_figwidth() / 2))  # as many as fit
+    figure.legend(
+        handles.values(), handles, loc="outside lower center", ncols=columns, fontsize="small"
+    )
 
 
 def _name(metric: str) -> str:
-    return metric.replace("_", " ").replace("f1", "F1")
+    return metric.replace("_", " ").replace("f1", "F1").replace("without o", "without O")
 
 
 def _layer_axes(axes, metric: str) -> None:

@@ -1,6 +1,7 @@
 """Files that appear whole or not at all: JSON, CSV, a model's checkpoint."""
 
 import csv
+import hashlib
 import json
 import logging
 import os
@@ -66,8 +67,11 @@ def write_csv(path: Path, rows: list[dict]) -> None:
         writer.writerows(rows)
 
 
-def save_model(folder: Path, model, tokenizer) -> None:
-    """A checkpoint that `from_pretrained` loads, in its place at once or not at all."""
+def save_model(folder: Path, model, tokenizer) -> str:
+    """A checkpoint that `from_pretrained` loads, in its place at once or not at all.
+
+    Returns the SHA-256 of its weights' file.
+    """
     from safetensors import SafetensorError
 
     with replacing(folder) as temporary:
@@ -79,6 +83,8 @@ def save_model(folder: Path, model, tokenizer) -> None:
                 raise OSError(number, os.strerror(number), str(folder)) from error
             raise
         tokenizer.save_pretrained(temporary)
+    with (folder / "model.safetensors").open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_history(path: Path, about: dict, history: list[dict]) -> None:

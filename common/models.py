@@ -47,7 +47,8 @@ def folder_name(args) -> str:
     if re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name) and ".." not in name:
         return name.replace("/", "--")
     raise UserError(
-        f"--model_name {name}: neither a model of the study ({', '.join(MODELS)}), nor a local "
+        f"--model_name {name}: neither a model of the study "
+        f"({', '.join(f'{short} = {hub_id}' for short, hub_id in MODELS.items())}), nor a local "
         "folder, nor a Hub id (owner/name)."
     )
 

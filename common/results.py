@@ -59,8 +59,8 @@ class Run:
             earlier = self.folder / ASIDE
             hint = f" (An earlier result is still in {earlier}.)" * earlier.is_dir()
             raise UserError(
-                f"{self.folder} holds a run with other settings: {', '.join(other)}. Add "
-                f"--overwrite to replace it, or give another --output_dir.{hint}"
+                f"{self.folder} holds a run with other settings: {', '.join(other)}. Give the "
+                f"same settings, or add --overwrite to replace it.{hint}"
             )
         metrics = read_json(self.folder / "metrics.json")
         if metrics is not None:
@@ -237,14 +237,14 @@ def checkpoints(runs: list[Run]) -> dict[Run, str | None]:
 
 
 def checkpoint_identity(checkpoint: str | None) -> str | None:
-    """Tells a fine-tuned model from one made later in its place: a hash of its run's metrics."""
+    """Tells a fine-tuned model from one made later in its place: the hash of its weights."""
     if checkpoint is None:
         return None
     folder = Path(checkpoint).parent
-    try:
-        return hashlib.sha256((folder / "metrics.json").read_bytes()).hexdigest()
-    except FileNotFoundError:
-        raise UserError(f"{folder} is just being made again. Wait for it to finish.") from None
+    metrics = read_json(folder / "metrics.json")
+    if metrics is None:
+        raise UserError(f"{folder} is just being made again. Wait for it to finish.")
+    return metrics.get("checkpoint_sha256")
 
 
 def arguments(args) -> dict:

@@ -64,7 +64,8 @@ class Cell(NamedTuple):
         """Where a step's output goes."""
         root = args.output_dir / self.task if args.output_dir else cli.ROOT / self.task / "results"
         model = self.model.strip("/").replace("/", "--")
-        return root / "logs" / f"{model}-{self.size}-seed-{self.seed}-{step}.log"
+        data = "demo-" * args.demo
+        return root / "logs" / f"{data}{model}-{self.size}-seed-{self.seed}-{step}.log"
 
 
 def values(kind, allowed=()):
@@ -187,7 +188,9 @@ def run(cells: list[tuple[Cell, list[str]]], args) -> list[tuple[list[str], Path
                 done, left = 1, left[1:]
                 if process.exitcode:
                     failed.append((command, log))
-                    progress.write(f"failed: {shlex.join(command)}", sys.stderr)
+                    lines = log.read_text(errors="replace").splitlines()
+                    reason = next((line for line in lines if line.startswith("error: ")), log)
+                    progress.write(f"failed: {shlex.join(command)}\n  {reason}", sys.stderr)
                     # The others read its checkpoint; at size 0 there is none.
                     if cell.size and command[1].endswith("fine-tuning.py"):
                         done, left = 1 + len(left), []

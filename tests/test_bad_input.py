@@ -116,7 +116,10 @@ def refused_beside_a_result(capsys, task, data, model, out, *more) -> str:
     [
         (["--training_size", "20"], ["--training_size", "20", "0, 10, 30, 50, 100"]),
         (["--training_size", "all"], ["--training_size", "all", "--help"]),
-        (["--model_name", "bart"], ["bart", "bert, biobert, gpt2, biogpt", "folder", "owner/name"]),
+        (
+            ["--model_name", "bart"],
+            ["bart", "bert = bert-base-cased", "biogpt = ", "folder", "owner/name"],
+        ),
         (["--model_name", "no/such/folder"], ["no/such/folder", "folder"]),
         (["--model_name", "bart", "--demo"], ["bart", "--demo", "biobert"]),
         (["--dataset_name", "../up"], ["--dataset_name", "../up", "letters"]),
