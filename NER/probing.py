@@ -39,6 +39,7 @@ def main(argv=None):
     if metrics := run.finished(checkpoint):
         return report(run, metrics, "finished earlier; --overwrite repeats it")
 
+    import numpy as np
     from tqdm import tqdm
 
     from common import layers, machines, representations, subsample
@@ -99,7 +100,8 @@ def main(argv=None):
             # On a GPU all at once: there a launch costs more than what it computes.
             n = LAYERS_AT_ONCE if machine.device.type == "cpu" else len(missing)
             for group in (missing[i : i + n] for i in range(0, len(missing), n)):
-                by_target = {t: score([features[layer] for layer in group], t) for t in gold}
+                arrays = [np.load(features[layer], mmap_mode="r") for layer in group]
+                by_target = {target: score(arrays, target) for target in gold}
                 for i, layer in enumerate(group):
                     scores.add(layer, {target: found[i] for target, found in by_target.items()})
         totals = counts | {"parameters": encoder.num_parameters()}

@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import shutil
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -30,8 +31,8 @@ def encoder_hash(encoder) -> str:
 
 def extract(
     encoder, examples: list[dict], layers: list[int], machine, batch_size: int, folder: Path
-) -> dict[int, np.ndarray]:
-    """Features of the chosen layers: `{layer: [units, hidden]}`, float16, memory-mapped.
+) -> dict[int, Path]:
+    """Features of the chosen layers: `{layer: .npy file of [units, hidden], float16}`.
 
     `examples`: dicts of `input_ids`, (`token_type_ids`,) and `units`, a list of (start, end) token
     ranges; a unit's vector is the mean of its tokens' hidden states, in float32. The rows are the
@@ -45,7 +46,7 @@ def extract(
     files = {layer: folder / f"layer-{layer:02d}.npy" for layer in layers}
     if (read_json(folder / "complete.json") or {}).get("key") == key:
         log.info("using the features in %s", folder)
-        return {layer: np.load(file, mmap_mode="r") for layer, file in files.items()}
+        return files
     if folder.exists():
         shutil.rmtree(folder)
     folder.mkdir(parents=True)
@@ -57,27 +58,28 @@ def extract(
             f"the features need {needed / 1e9:.1f} GB, {folder} has {free / 1e9:.1f} GB free. Free "
             "some space, give another --output_dir, or fewer layers (--layers last)."
         )
-    shape = (n, hidden)
-    maps = {
-        layer: np.lib.format.open_memmap(file, mode="w+", dtype=np.float16, shape=shape)
-        for layer, file in files.items()
-    }
-    if hasattr(os, "posix_fallocate"):  # a disk that fills up later would kill the process
-        for file in files.values():
+    starts = {}  # of the values in each file, in bytes
+    for layer, file in files.items():
+        array = np.lib.format.open_memmap(file, "w+", dtype=np.float16, shape=(n, hidden))
+        starts[layer] = array.offset
+        if hasattr(os, "posix_fallocate"):  # rather now than after hours
             with file.open("rb+") as opened:
                 try:
                     os.posix_fallocate(opened.fileno(), 0, file.stat().st_size)
                 except OSError as error:  # does not say where
                     raise OSError(error.errno, error.strerror, str(file)) from None
-    _fill(encoder, examples, maps, machine, batch_size)
-    for array in maps.values():
-        array.flush()
+    with ExitStack() as stack:
+        # Written, not mapped: pages of a map count as the process's memory, layer by layer.
+        opened = {n: (stack.enter_context(f.open("rb+")), starts[n]) for n, f in files.items()}
+        _fill(encoder, examples, opened, machine, batch_size)
     write_json(folder / "complete.json", {"key": key})
-    return {layer: np.load(file, mmap_mode="r") for layer, file in files.items()}
+    return files
 
 
-def _fill(encoder, examples: list[dict], maps: dict, machine, batch_size: int) -> None:
+def _fill(encoder, examples: list[dict], files: dict, machine, batch_size: int) -> None:
+    """Write the vectors of all units; `files`: `{layer: (open file, where its values begin)}`."""
     first = np.cumsum([0, *(len(example["units"]) for example in examples)])
+    row_bytes = 2 * encoder.config.hidden_size
     encoder.to(machine.device).eval()
     pad_token_id = encoder.config.pad_token_id or 0  # masked; any id will do
     micro = batch_size
@@ -85,11 +87,14 @@ def _fill(encoder, examples: list[dict], maps: dict, machine, batch_size: int) -
     def run(indices: list[int], size: int) -> None:
         for start in range(0, len(indices), size):
             piece = indices[start : start + size]
-            rows = np.concatenate([np.arange(first[i], first[i + 1]) for i in piece])
             for layer, vectors in pooled(
-                encoder, [examples[i] for i in piece], list(maps), machine, pad_token_id
+                encoder, [examples[i] for i in piece], list(files), machine, pad_token_id
             ):
-                maps[layer][rows] = vectors
+                file, begin = files[layer]
+                for i in piece:  # the units of an example stand one after another
+                    own, vectors = np.split(vectors, [first[i + 1] - first[i]])
+                    file.seek(begin + int(first[i]) * row_bytes)
+                    file.write(own.tobytes())
 
     # Examples without a unit (no word that a model could see) have nothing to encode.
     filled = [i for i, example in enumerate(examples) if example["units"]]

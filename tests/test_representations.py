@@ -42,7 +42,8 @@ def states(encoder, ids):
 
 def extract(encoder, encoded, folder, chosen=None, batch_size=4, machine=CPU):
     chosen = list(range(encoder.config.num_hidden_layers + 1)) if chosen is None else chosen
-    return representations.extract(encoder, encoded, chosen, machine, batch_size, folder)
+    files = representations.extract(encoder, encoded, chosen, machine, batch_size, folder)
+    return {layer: np.load(file) for layer, file in files.items()}
 
 
 @pytest.mark.parametrize("pooling", ("mean", "first", "last"))
