@@ -14,7 +14,6 @@ from typing import NamedTuple
 
 from common import statistics
 from common.models import MODELS
-from common.results import checkpoint_identity
 
 log = logging.getLogger(__name__)
 STEPS = ("fine-tuning", "probing", "attention")
@@ -175,12 +174,12 @@ class Results:
         missing = [key for key in needed[run.step] if key not in run.metrics]
         if missing:
             self._note(run.folder, f"metrics.json has no {missing[0]}")
-        fine_tuned = run.folder.parent / "fine-tuning"
-        outdated = (
-            run.config.get("checkpoint")
-            and (fine_tuned / "metrics.json").is_file()
-            and (run.config["checkpoint"] != checkpoint_identity(fine_tuned / "checkpoint"))
-        )
+        try:
+            fine_tuned = _object(run.folder.parent / "fine-tuning" / "metrics.json")
+        except ValueError:  # is named where that run is read
+            fine_tuned = {}
+        weights = fine_tuned.get("checkpoint_sha256")
+        outdated = weights and run.config.get("checkpoint") not in (None, weights)
         if outdated:
             self._note(run.folder, "made from another fine-tuned model than lies there now")
         return not missing and not outdated

@@ -409,3 +409,9 @@ def test_a_probe_of_an_earlier_fine_tuned_model_is_left_out(tmp_path, caplog):
     scored = {row["encoder"]: row["last layer"] for row in rows}
     assert scored["10 %"] and not scored["30 %"]
     assert "bert/30/seed-42/probing" in caplog.text and "another fine-tuned" in caplog.text
+    # A damaged file of the fine-tuned model is named; its probe is still a measurement.
+    for text in ("{", "[]"):
+        (tuned / "metrics.json").write_text(text)
+        rows = table(write(tmp_path), "probing")
+        assert all(row["last layer"] for row in rows if row["encoder"] in ("10 %", "30 %"))
+        assert "bert/30/seed-42/fine-tuning" in caplog.text
