@@ -113,7 +113,11 @@ def test_ctrl_c_stops_the_steps(grid):
     command[3:3] = ["--steps", "fine-tuning"]
     command += ["--num_train_epochs", "100000", "--save_minutes", "0"]
     command[command.index("--training_sizes") + 1] = "30"
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    process = subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, cwd=ROOT,
+        # As in a terminal, also where the tests run in the background, which ignores Ctrl-C.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )  # fmt: skip
     deadline = time.monotonic() + 120
     while not (states := list(folder.glob("out/**/state.pt"))) and time.monotonic() < deadline:
         time.sleep(0.1)
