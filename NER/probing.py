@@ -47,7 +47,8 @@ def main(argv=None):
 
     machine = machines.choose(args.device, args.precision)
     dataset = data.load(args)
-    run.check_data(checkpoint, dataset.splits)
+    full_sha256 = results.fingerprint(dataset.splits)
+    run.check_data(checkpoint, full_sha256)
     examples = subsample.limited(dataset.splits, data.stratum, args.max_train_examples, args.seed)
     machines.seed(args.seed)
     encoder, tokenizer = models.load_encoder(
@@ -87,7 +88,7 @@ def main(argv=None):
         return found
 
     made_of = {"sha256": results.fingerprint(examples), "counts": counts,
-               "full_sha256": results.fingerprint(dataset.splits),
+               "full_sha256": full_sha256,
                "labels": dataset.labels, "precision": machine.precision,
                "encoder": representations.encoder_hash(encoder)}  # fmt: skip
     with run.open(made_of, checkpoint, max_length=limit, machine=machine.describe()):

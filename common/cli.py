@@ -16,12 +16,13 @@ import time
 from pathlib import Path
 
 # Before torch is imported: a thread that waits must sleep soon. Where other work takes a core,
-# endless spinning made small models 60 times slower; not spinning at all costs a fifth.
+# endless spinning made small models 60 times slower; not spinning at all costs a tenth to a fifth.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 ROOT = Path(__file__).resolve().parents[1]
 PROCESSES = int(os.environ.get("WORLD_SIZE") or 1)  # that torchrun started together
 RANK = int(os.environ.get("RANK") or 0) if PROCESSES > 1 else 0  # which of them this is
+UNTRAINED = "random"  # in place of a size: an encoder that was never trained
 TRAINING_SIZES = (0, 10, 30, 50, 100)
 log = logging.getLogger(__name__)
 
@@ -60,7 +61,8 @@ def command(main):
         try:
             with contextlib.redirect_stdout(None) if RANK else contextlib.nullcontext():
                 main(argv)
-                sys.stdout and sys.stdout.flush()
+                if not RANK:
+                    sys.stdout.flush()  # a closed pipe shows here, not after this
             return 0
         except BrokenPipeError:  # `... | head` has seen enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

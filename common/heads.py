@@ -23,8 +23,9 @@ def compare(data, args, runs: list[Run], checkpoints: dict) -> None:
 
     machine = machines.choose(args.device, args.precision)
     dataset = data.load(args)
+    full_sha256 = fingerprint(dataset.splits)
     for run in runs:
-        run.check_data(checkpoints[run], dataset.splits)
+        run.check_data(checkpoints[run], full_sha256)
     if args.split not in dataset.splits:
         raise UserError(f"{dataset.name} has no {args.split} split. Choose another --split.")
     examples = dataset.splits[args.split][: args.max_examples]

@@ -60,7 +60,7 @@ def choose(device: str, precision: str, torchrun: bool = False) -> Machine:
     try:
         chosen = torch.device(device)
         torch.zeros(1, device=chosen).item()  # meta, too, has no values
-    except (RuntimeError, AssertionError, NotImplementedError, ImportError) as error:
+    except (RuntimeError, AssertionError, ImportError) as error:
         reason = str(error).splitlines()[0].split(". ")[0][:150]
         raise UserError(
             f"--device {device} is not to be had here ({reason}). Leave it out, or --device cpu."

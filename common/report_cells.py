@@ -17,7 +17,6 @@ from common.models import MODELS
 
 log = logging.getLogger(__name__)
 STEPS = ("fine-tuning", "probing", "attention")
-UNTRAINED = "random"  # the "size" of an encoder that was never trained
 MAIN_METRICS = ("accuracy", "entity_f1")  # the first that was measured is a task's main score
 # Arguments that say which cell it is, or where and how it was made: they may differ in a table.
 _MAY_DIFFER = {"model_name", "training_size", "training_sizes", "seed", "output_dir", "overwrite",

@@ -3,9 +3,9 @@
 from pathlib import Path
 
 from common import report_tables as tables
-from common.cli import TRAINING_SIZES
+from common.cli import TRAINING_SIZES, UNTRAINED
 from common.files import replacing
-from common.report_cells import UNTRAINED, Results
+from common.report_cells import Results
 
 _MARKERS = dict(zip(TRAINING_SIZES, "ovs^D", strict=True))
 

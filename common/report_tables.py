@@ -6,8 +6,8 @@ from itertools import combinations
 from typing import NamedTuple
 
 from common import statistics
-from common.cli import TRAINING_SIZES
-from common.report_cells import UNTRAINED, Results, Score
+from common.cli import TRAINING_SIZES, UNTRAINED
+from common.report_cells import Results, Score
 
 MISSING = "–"
 TRAINED = tuple(size for size in TRAINING_SIZES if size)

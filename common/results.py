@@ -172,13 +172,13 @@ class Run:
         script = os.path.relpath(ROOT / self.about["task"] / f"{step}.py")
         return " ".join([f"python {script}", *parts, *["--demo"] * args.demo])
 
-    def check_data(self, checkpoint: str | None, splits: dict[str, list]) -> None:
-        """Raises UserError if `checkpoint` was fine-tuned on other data than `splits`."""
+    def check_data(self, checkpoint: str | None, sha256: str) -> None:
+        """Raises UserError if `checkpoint` was fine-tuned on data of another `fingerprint`."""
         if checkpoint is None:
             return
         folder = Path(checkpoint).parent
         made_of = (read_json(folder / "config.json") or {}).get("data", {})
-        if made_of.get("sha256") != fingerprint(splits):
+        if made_of.get("sha256") != sha256:
             raise UserError(
                 f"{folder} was made from other data than lies there now. Make it again:\n"
                 f"  {self.command('fine-tuning')} --overwrite\n"

@@ -30,7 +30,6 @@ from common import cli, models
 
 TASKS = ("NER", "NLI")
 STEPS = ("fine-tuning", "probing", "attention")
-UNTRAINED = "random"
 CONTROLS = {"probing": "--control", "attention": "--floor"}
 PRELOADED = [f"transformers.models.{name}.modeling_{name}" for name in ("bert", "gpt2", "biogpt")]
 PRELOADED += ["sklearn.svm", "seqeval.metrics", "pandas", "matplotlib.pyplot"]
@@ -48,7 +47,7 @@ class Cell(NamedTuple):
         """The command line of a step."""
         command = ["python", os.path.relpath(cli.ROOT / self.task / f"{step}.py")]
         size = "--training_sizes" if step == "attention" else "--training_size"
-        command += ["--random_init"] if self.size == UNTRAINED else [size, str(self.size)]
+        command += ["--random_init"] if self.size == cli.UNTRAINED else [size, str(self.size)]
         command += ["--model_name", self.model, "--seed", str(self.seed)]
         if args.controls and step in CONTROLS:
             command.append(CONTROLS[step])
@@ -58,7 +57,7 @@ class Cell(NamedTuple):
 
     def title(self) -> str:
         """For the progress bar."""
-        return f"{self.task} {self.model} {self.size}" + " %" * (self.size != UNTRAINED)
+        return f"{self.task} {self.model} {self.size}" + " %" * (self.size != cli.UNTRAINED)
 
     def log(self, step: str, args) -> Path:
         """Where a step's output goes."""
@@ -127,9 +126,9 @@ def parse_args(argv):
 def main(argv=None):
     args = parse_args(argv)
     steps = [step for step in STEPS if step in args.steps]
-    sizes = [UNTRAINED] * (args.controls and "probing" in steps) + args.training_sizes
+    sizes = [cli.UNTRAINED] * (args.controls and "probing" in steps) + args.training_sizes
     cells = [
-        (Cell(task, model, size, seed), ["probing"] if size == UNTRAINED else steps)
+        (Cell(task, model, size, seed), ["probing"] if size == cli.UNTRAINED else steps)
         for seed in args.seeds
         for size in sizes
         for task in args.tasks
