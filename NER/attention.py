@@ -16,7 +16,7 @@ if __name__ == "__main__":  # run as a file: import from the repository, not fro
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from common import cli, models, results
-from NER import data
+from NER import task as data
 
 
 def parse_args(argv):

@@ -14,7 +14,7 @@ if __name__ == "__main__":  # run as a file: import from the repository, not fro
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from common import cli, files, models, results
-from NER import data
+from NER import task as data
 
 DEMO = {"learning_rate": 1e-3, "num_train_epochs": 5}  # what miniatures need
 
@@ -34,15 +34,16 @@ def main(argv=None):
     if metrics := run.finished():
         return report(run, metrics, "finished earlier; --overwrite repeats it")
 
-    from common import figures, machines, subsample, training
+    from common import figures, subsample, training
+    from common.device import choose_device, peak_memory, set_seed
 
-    machine = machines.choose(args.device, args.precision, torchrun=True)
+    device = choose_device(args.device, args.precision, torchrun=True)
     dataset = data.load(args)
     strata = [data.stratum(example) for example in dataset.splits["train"]]
     indices = subsample.subset(strata, args.training_size, args.seed)
     examples = dataset.splits | {"train": [dataset.splits["train"][i] for i in indices]}
 
-    machines.seed(args.seed)
+    set_seed(args.seed)
     model, tokenizer = models.load_task_model(args, data.MODEL_TASK, dataset.labels)
     encoded, counts = {}, {}
     for split in examples:
@@ -50,7 +51,7 @@ def main(argv=None):
         encoded[split], counts[split] = data.encode(dataset, examples[split], tokenizer, limit)
 
     def predict(split):
-        found = training.predict(model, encoded[split], args.batch_size, machine, split)
+        found = training.predict(model, encoded[split], args.batch_size, device, split)
         return data.decode(dataset, encoded[split], found)
 
     def dev_scores():
@@ -58,16 +59,16 @@ def main(argv=None):
 
     subset = subsample.describe(indices, strata)
     made_of = {"sha256": results.fingerprint(dataset.splits), "subset": subset, "counts": counts,
-               "labels": dataset.labels, "precision": machine.precision}  # fmt: skip
-    with run.open(made_of, max_length=limit, machine=machine.describe()):
+               "labels": dataset.labels, "precision": device.precision}  # fmt: skip
+    with run.open(made_of, max_length=limit, machine=device.describe()):
         metrics = {"trained": bool(indices), "train_examples": len(indices)}
         if indices:
             history, totals = training.fit(
-                model, encoded["train"], args, machine, dev_scores, data.MAIN_METRIC, run.folder
+                model, encoded["train"], args, device, dev_scores, data.MAIN_METRIC, run.folder
             )
             metrics |= totals
         predicted = {split: predict(split) for split in ("dev", "test") if split in examples}
-        if machine.rank:
+        if device.rank:
             return  # of torchrun's processes the first one writes
         if indices:
             saved = files.save_model(run.folder / "checkpoint", model, tokenizer)
@@ -82,7 +83,7 @@ def main(argv=None):
             metrics |= results.prefixed(split, scores)
         rows = data.predictions(examples["test"], predicted["test"])
         files.write_jsonl(run.folder / "predictions.jsonl", rows)
-        metrics |= results.prefixed("train", counts["train"]) | machines.peak_memory(machine)
+        metrics |= results.prefixed("train", counts["train"]) | peak_memory(device)
         metrics["parameters"] = model.num_parameters()
         metrics = run.finish(metrics)
     report(run, metrics, "done")

@@ -16,7 +16,7 @@ if __name__ == "__main__":  # run as a file: import from the repository, not fro
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from common import cli, models, results
-from NER import data
+from NER import task as data
 
 EPOCHS, DEMO_EPOCHS = 3, 8  # of the probe; the demo has a tenth of BioNLP2004's sentences
 LAYERS_AT_ONCE = 4  # on a CPU; a killed run keeps the groups that were done
@@ -42,28 +42,29 @@ def main(argv=None):
     import numpy as np
     from tqdm import tqdm
 
-    from common import layers, machines, representations, subsample
-    from NER import bilstm_crf
+    from common import probe_scores, representations, subsample
+    from common.device import choose_device, set_seed
+    from common.probes import bilstm_crf
 
-    machine = machines.choose(args.device, args.precision)
+    device = choose_device(args.device, args.precision)
     dataset = data.load(args)
     full_sha256 = results.fingerprint(dataset.splits)
     run.check_data(checkpoint, full_sha256)
     examples = subsample.limited(dataset.splits, data.stratum, args.max_train_examples, args.seed)
-    machines.seed(args.seed)
+    set_seed(args.seed)
     encoder, tokenizer = models.load_encoder(
         checkpoint or models.source(args), random_init=args.random_init
     )
-    chosen = layers.choose(args.layers, encoder.config.num_hidden_layers)
+    chosen = probe_scores.choose(args.layers, encoder.config.num_hidden_layers)
     limit = min(args.max_length, encoder.config.max_position_embeddings)
     encoded, counts = {}, {}
     for split in examples:
         encoded[split], cut = data.probe_inputs(examples[split], tokenizer, limit, args.pooling)
         counts |= results.prefixed(split, cut)
     rows = data.feature_rows(encoded)
-    gold = {layers.TASK: examples}
+    gold = {probe_scores.TASK: examples}
     if args.control:  # a random tag a word type: only a probe with capacity of its own learns it
-        gold[layers.CONTROL] = data.control_tags(examples, args.seed)
+        gold[probe_scores.CONTROL] = data.control_tags(examples, args.seed)
 
     def score(features, target):
         """Probe some layers side by side; `{split: scores}` of each."""
@@ -76,7 +77,7 @@ def main(argv=None):
         with tqdm(total=epochs * len(words), desc=name, unit=" sentences") as progress:
             probes = bilstm_crf.fit(
                 features, words, labels, len(dataset.labels), kind=args.probe, epochs=epochs,
-                seeds=[args.seed] * len(features), batch_seed=args.seed, machine=machine,
+                seeds=[args.seed] * len(features), batch_seed=args.seed, device=device,
                 progress=progress.update,
             )  # fmt: skip
         found = [{} for _ in features]
@@ -89,24 +90,24 @@ def main(argv=None):
 
     made_of = {"sha256": results.fingerprint(examples), "counts": counts,
                "full_sha256": full_sha256,
-               "labels": dataset.labels, "precision": machine.precision,
+               "labels": dataset.labels, "precision": device.precision,
                "encoder": representations.encoder_hash(encoder)}  # fmt: skip
-    with run.open(made_of, checkpoint, max_length=limit, machine=machine.describe()):
-        scores = layers.Scores(run.folder, chosen)
+    with run.open(made_of, checkpoint, max_length=limit, machine=device.describe()):
+        scores = probe_scores.Scores(run.folder, chosen)
         if missing := scores.missing():
             everything = [example for split in examples for example in encoded[split]]
             features = representations.extract(
-                encoder, everything, chosen, machine, args.batch_size, run.folder / "features"
+                encoder, everything, chosen, device, args.batch_size, run.folder / "features"
             )
             # On a GPU all at once: there a launch costs more than what it computes.
-            n = LAYERS_AT_ONCE if machine.device.type == "cpu" else len(missing)
+            n = LAYERS_AT_ONCE if device.torch_device.type == "cpu" else len(missing)
             for group in (missing[i : i + n] for i in range(0, len(missing), n)):
                 arrays = [np.load(features[layer], mmap_mode="r") for layer in group]
                 by_target = {target: score(arrays, target) for target in gold}
                 for i, layer in enumerate(group):
                     scores.add(layer, {target: found[i] for target, found in by_target.items()})
         totals = counts | {"parameters": encoder.num_parameters()}
-        metrics = layers.finish(run, scores, data, examples, totals, machine)
+        metrics = probe_scores.finish(run, scores, data, examples, totals, device)
     report(run, metrics, "done")
 
 

@@ -16,7 +16,7 @@ if __name__ == "__main__":  # run as a file: import from the repository, not fro
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from common import cli, models, results
-from NLI import data
+from NLI import task as data
 
 
 def parse_args(argv):
@@ -38,19 +38,20 @@ def main(argv=None):
 
     import numpy as np
 
-    from common import layers, machines, representations, subsample
-    from NLI import svc_probe
+    from common import probe_scores, representations, subsample
+    from common.device import choose_device, set_seed
+    from common.probes import svm
 
-    machine = machines.choose(args.device, args.precision)
+    device = choose_device(args.device, args.precision)
     dataset = data.load(args)
     full_sha256 = results.fingerprint(dataset.splits)
     run.check_data(checkpoint, full_sha256)
     examples = subsample.limited(dataset.splits, data.stratum, args.max_train_examples, args.seed)
-    machines.seed(args.seed)
+    set_seed(args.seed)
     encoder, tokenizer = models.load_encoder(
         checkpoint or models.source(args), random_init=args.random_init
     )
-    chosen = layers.choose(args.layers, encoder.config.num_hidden_layers)
+    chosen = probe_scores.choose(args.layers, encoder.config.num_hidden_layers)
     limit = min(args.max_length, encoder.config.max_position_embeddings)
     texts = list(dict.fromkeys(t for s in examples for e in examples[s] for t in e[1:3]))
     encoded, counts = data.probe_inputs(texts, tokenizer, limit, args.pooling)
@@ -59,9 +60,11 @@ def main(argv=None):
         split: np.array([(row[e.premise], row[e.hypothesis]) for e in examples[split]])
         for split in examples
     }
-    gold = {layers.TASK: examples}
+    gold = {probe_scores.TASK: examples}
     if args.control:  # labels that have nothing to do with the text: only capacity learns them
-        gold[layers.CONTROL] = examples | {"train": data.permuted(examples["train"], args.seed)}
+        gold[probe_scores.CONTROL] = examples | {
+            "train": data.permuted(examples["train"], args.seed)
+        }
     targets = {
         target: np.array([dataset.labels.index(e.label) for e in splits["train"]])
         for target, splits in gold.items()
@@ -78,21 +81,21 @@ def main(argv=None):
 
     made_of = {"sha256": results.fingerprint(examples), "counts": counts,
                "full_sha256": full_sha256,
-               "labels": dataset.labels, "precision": machine.precision,
+               "labels": dataset.labels, "precision": device.precision,
                "encoder": representations.encoder_hash(encoder)}  # fmt: skip
-    with run.open(made_of, checkpoint, max_length=limit, machine=machine.describe()):
-        scores = layers.Scores(run.folder, chosen)
+    with run.open(made_of, checkpoint, max_length=limit, machine=device.describe()):
+        scores = probe_scores.Scores(run.folder, chosen)
         if missing := scores.missing():
             features = representations.extract(
-                encoder, encoded, chosen, machine, args.batch_size, run.folder / "features"
+                encoder, encoded, chosen, device, args.batch_size, run.folder / "features"
             )
-            svc_probe.probe_layers(
+            svm.probe_layers(
                 {layer: features[layer] for layer in missing}, pairs, targets, kind=args.probe,
-                standardize=args.standardize, machine=machine,
+                standardize=args.standardize, device=device,
                 on_done=lambda layer, predicted: scores.add(layer, score(predicted)),
             )  # fmt: skip
         totals = counts | {"parameters": encoder.num_parameters()}
-        metrics = layers.finish(run, scores, data, examples, totals, machine)
+        metrics = probe_scores.finish(run, scores, data, examples, totals, device)
     report(run, metrics, "done")
 
 

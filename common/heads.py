@@ -19,9 +19,10 @@ def compare(data, args, runs: list[Run], checkpoints: dict) -> None:
 
     `data` is the task's module. Writes the results of all `runs`. Raises UserError.
     """
-    from common import head_similarity, machines, representations
+    from common import attention_similarity, representations
+    from common.device import choose_device, set_seed
 
-    machine = machines.choose(args.device, args.precision)
+    device = choose_device(args.device, args.precision)
     dataset = data.load(args)
     full_sha256 = fingerprint(dataset.splits)
     for run in runs:
@@ -30,18 +31,18 @@ def compare(data, args, runs: list[Run], checkpoints: dict) -> None:
         raise UserError(f"{dataset.name} has no {args.split} split. Choose another --split.")
     examples = dataset.splits[args.split][: args.max_examples]
     source = models.source(args)
-    machines.seed(args.seed)
+    set_seed(args.seed)
     pretrained, tokenizer = models.load_encoder(source, "eager")
     others = {run: models.load_encoder(checkpoints[run] or source, "eager")[0] for run in runs}
     if args.floor:
-        machines.seed(args.seed)  # the untrained encoder that probing --random_init has, too
+        set_seed(args.seed)  # the untrained encoder that probing --random_init has, too
         others["floor"] = models.load_encoder(source, "eager", random_init=True)[0]
     limit = min(args.max_length, pretrained.config.max_position_embeddings)
     encoded, counts = data.encode(dataset, examples, tokenizer, limit)
     models.mark_special(encoded, tokenizer, pretrained.config)
 
     made_of = {"sha256": fingerprint({args.split: examples}), "counts": counts,
-               "precision": machine.precision,
+               "precision": device.precision,
                "encoder": representations.encoder_hash(pretrained)}  # fmt: skip
     totals = counts | {"parameters": pretrained.num_parameters()}
     files = {key: key.folder / "sums.npz" for key in runs}
@@ -49,20 +50,20 @@ def compare(data, args, runs: list[Run], checkpoints: dict) -> None:
         files["floor"] = runs[0].folder / "floor-sums.npz"
     with ExitStack() as stack:
         for run in runs:
-            described = {"max_length": limit, "machine": machine.describe()}
+            described = {"max_length": limit, "machine": device.describe()}
             stack.enter_context(run.open(made_of, checkpoints[run], **described))
-        found = head_similarity.compare(
-            pretrained, others, encoded, machine, metrics=args.metrics,
+        found = attention_similarity.compare(
+            pretrained, others, encoded, device, metrics=args.metrics,
             drop_special=args.drop_special, pad_token_id=tokenizer.pad_token_id,
             batch_size=args.batch_size, files=files,
         )  # fmt: skip
         for run in runs:
-            finish(run, found[run], found.get("floor"), totals, machine)
+            finish(run, found[run], found.get("floor"), totals, device)
 
 
-def finish(run: Run, similarity, floor, totals: dict, machine) -> None:
+def finish(run: Run, similarity, floor, totals: dict, device) -> None:
     """Write one size's results; `floor` (or None) is the comparison with an untrained encoder."""
-    from common import machines
+    from common.device import peak_memory
 
     _write(run, run.folder / "heads.csv", similarity)
     if floor is not None:
@@ -90,7 +91,7 @@ def finish(run: Run, similarity, floor, totals: dict, machine) -> None:
         for i in order[:N_MOST_CHANGED]
         if values.ravel()[i] == values.ravel()[i]  # NaN: a head never compared
     ]
-    run.finish(metrics | totals | machines.peak_memory(machine))
+    run.finish(metrics | totals | peak_memory(device))
 
 
 def _mean(values) -> float | None:

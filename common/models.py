@@ -5,8 +5,8 @@ import re
 import string
 from pathlib import Path
 
-from common import demo
 from common.cli import ROOT, UserError
+from common.demo import miniatures
 from common.hub import cached_or_download, errors
 
 log = logging.getLogger(__name__)
@@ -56,7 +56,7 @@ def folder_name(args) -> str:
 def source(args) -> str:
     """Where to load `--model_name` from: a Hub id or a folder. With --demo, makes the miniature."""
     if args.demo:
-        return str(demo.miniature(args.model_name, CACHE))
+        return str(miniatures.miniature(args.model_name, CACHE))
     return MODELS.get(args.model_name, args.model_name)
 
 

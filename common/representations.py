@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from common import machines
 from common.batching import INPUTS, pad, sorted_batches
 from common.cli import UserError
+from common.device import in_memory
 from common.files import read_json, write_json
 
 log = logging.getLogger(__name__)
@@ -30,7 +30,7 @@ def encoder_hash(encoder) -> str:
 
 
 def extract(
-    encoder, examples: list[dict], layers: list[int], machine, batch_size: int, folder: Path
+    encoder, examples: list[dict], layers: list[int], device, batch_size: int, folder: Path
 ) -> dict[int, Path]:
     """Features of the chosen layers: `{layer: .npy file of [units, hidden], float16}`.
 
@@ -41,7 +41,7 @@ def extract(
     inputs, layers and precision are the same. Raises UserError if the disk is too small.
     """
     hidden, n = encoder.config.hidden_size, sum(len(e["units"]) for e in examples)
-    made_of = [encoder_hash(encoder), examples, layers, machine.precision]
+    made_of = [encoder_hash(encoder), examples, layers, device.precision]
     key = hashlib.sha256(json.dumps(made_of).encode()).hexdigest()
     files = {layer: folder / f"layer-{layer:02d}.npy" for layer in layers}
     if (read_json(folder / "complete.json") or {}).get("key") == key:
@@ -71,16 +71,16 @@ def extract(
     with ExitStack() as stack:
         # Written, not mapped: pages of a map count as the process's memory, layer by layer.
         opened = {n: (stack.enter_context(f.open("rb+")), starts[n]) for n, f in files.items()}
-        _fill(encoder, examples, opened, machine, batch_size)
+        _fill(encoder, examples, opened, device, batch_size)
     write_json(folder / "complete.json", {"key": key})
     return files
 
 
-def _fill(encoder, examples: list[dict], files: dict, machine, batch_size: int) -> None:
+def _fill(encoder, examples: list[dict], files: dict, device, batch_size: int) -> None:
     """Write the vectors of all units; `files`: `{layer: (open file, where its values begin)}`."""
     first = np.cumsum([0, *(len(example["units"]) for example in examples)])
     row_bytes = 2 * encoder.config.hidden_size
-    encoder.to(machine.device).eval()
+    encoder.to(device.torch_device).eval()
     pad_token_id = encoder.config.pad_token_id or 0  # masked; any id will do
     micro = batch_size
 
@@ -88,7 +88,7 @@ def _fill(encoder, examples: list[dict], files: dict, machine, batch_size: int) 
         for start in range(0, len(indices), size):
             piece = indices[start : start + size]
             for layer, vectors in pooled(
-                encoder, [examples[i] for i in piece], list(files), machine, pad_token_id
+                encoder, [examples[i] for i in piece], list(files), device, pad_token_id
             ):
                 file, begin = files[layer]
                 for i in piece:  # the units of an example stand one after another
@@ -104,30 +104,28 @@ def _fill(encoder, examples: list[dict], files: dict, machine, batch_size: int) 
     ) as progress:  # fmt: skip
         for batch in sorted_batches(lengths, batch_size):
             indices = [filled[i] for i in batch]
-            _, micro = machines.in_memory(
-                lambda size, batch=indices: run(batch, size), micro, machine.device
-            )
+            _, micro = in_memory(lambda size, batch=indices: run(batch, size), micro, device)
             progress.update(len(indices))
 
 
-def pooled(encoder, examples: list[dict], layers: list[int], machine, pad_token_id: int):
+def pooled(encoder, examples: list[dict], layers: list[int], device, pad_token_id: int):
     """Yield (layer, float16 array `[units, hidden]`) of one batch, pooled on the device.
 
     Raises UserError for a value that float16 cannot hold.
     """
     inputs = [{k: v for k, v in e.items() if k in INPUTS} for e in examples]
-    batch = {k: v.to(machine.device) for k, v in pad(inputs, pad_token_id).items()}
+    batch = {k: v.to(device.torch_device) for k, v in pad(inputs, pad_token_id).items()}
     width = batch["input_ids"].shape[1]
     units = [(i * width + a, i * width + b) for i, e in enumerate(examples) for a, b in e["units"]]
-    starts, ends = torch.tensor(units, device=machine.device).T
+    starts, ends = torch.tensor(units, device=device.torch_device).T
     options = {} if encoder.config.model_type == "bert" else {"use_cache": False}
-    with machine.autocast():
+    with device.autocast():
         states = encoder(**batch, output_hidden_states=True, **options).hidden_states
     if len(states) != encoder.config.num_hidden_layers + 1:
         raise RuntimeError(f"{len(states)} hidden states from {type(encoder).__name__}")
     lengths = ends - starts  # the tokens of all units, one after another, and whose they are
     offsets = torch.repeat_interleave(starts - lengths.cumsum(0) + lengths, lengths)
-    tokens = offsets + torch.arange(len(offsets), device=machine.device)
+    tokens = offsets + torch.arange(len(offsets), device=device.torch_device)
     owner = torch.repeat_interleave(lengths)
     for layer in layers:
         chosen = states[layer].flatten(0, 1)[tokens].float()

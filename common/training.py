@@ -1,4 +1,4 @@
-"""The train and predict loops; they know nothing of tasks, and of devices only `Machine`."""
+"""The train and predict loops; they know nothing of tasks, and of devices only `Device`."""
 
 import logging
 import sys
@@ -11,11 +11,10 @@ import torch
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from common import machines
 from common.batching import INPUTS, epoch_batches, pad, sorted_batches
 from common.cli import UserError
+from common.device import Device, add_up, gather, get_rng, in_memory, set_rng, set_seed
 from common.files import replacing
-from common.machines import Machine
 from common.models import logits
 
 log = logging.getLogger(__name__)
@@ -35,7 +34,7 @@ def fit(
     model,
     examples: list[dict],
     args,
-    machine: Machine,
+    device: Device,
     evaluate: Callable[[], dict],
     main_metric: str,
     folder: Path,
@@ -53,15 +52,15 @@ def fit(
     Returns the history (a dict of measurements an epoch) and the run's totals. Raises UserError
     if the loss stops being a number, or if memory does not hold a single example.
     """
-    device, pad_token_id = machine.device, model.config.pad_token_id
-    model.to(device).train()  # before the optimizer's state, which goes where its parameters are
+    pad_token_id = model.config.pad_token_id
+    model.to(device.torch_device).train()  # before the optimizer: its state goes along
     parameters = list(model.parameters())
     groups = [  # biases and norms are vectors; decaying them only shrinks the output's scale
         {"params": [p for p in parameters if p.ndim > 1], "weight_decay": args.weight_decay},
         {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
     ]
     optimizer = torch.optim.AdamW(groups, lr=args.learning_rate, fused=True)
-    scaler = torch.amp.GradScaler(device.type, enabled=machine.precision == "fp16")
+    scaler = torch.amp.GradScaler(device.torch_device.type, enabled=device.precision == "fp16")
     examples = [e for e in examples if _count_labels(e)]
     if not examples:
         raise UserError("no training example has a word that the tokenizer keeps. Give more data.")
@@ -70,28 +69,31 @@ def fit(
     steps = args.num_train_epochs * -(-len(examples) // args.batch_size)
     state = {"step": 0, "epoch": 0, "batch": 0, "loss": 0.0, "seconds": 0.0, "history": [],
              "best": None, "micro": args.batch_size}  # fmt: skip
-    machines.gather(machine, {})  # the first process has cleared the folder
+    gather(device, {})  # the first process has cleared the folder
     if saved := _load_state(folder / "state.pt"):
         model.load_state_dict(saved.pop("model"))
         optimizer.load_state_dict(saved.pop("optimizer"))
         scaler.load_state_dict(saved.pop("scaler"))
-        machines.set_rng(saved.pop("rng"), device)
+        set_rng(saved.pop("rng"), device)
         state = saved
         log.info("going on from epoch %d, step %d", state["epoch"] + 1, state["step"])
-    if machine.rank:  # the same weights, but its own dropout
-        machines.seed(args.seed + machine.rank + state["step"])
+    if device.rank:  # the same weights, but its own dropout
+        set_seed(args.seed + device.rank + state["step"])
 
     def train_batch(indices: list[int], micro: int) -> torch.Tensor:
         """Gradients of the batch's mean loss over its labels, whatever the size of its pieces."""
         optimizer.zero_grad()
-        total, count = torch.zeros((), device=device), sum(n_labels[i] for i in indices)
+        total, count = (
+            torch.zeros((), device=device.torch_device),
+            sum(n_labels[i] for i in indices),
+        )
         scaler.scale(total)  # it wants to have seen a loss, also where this process's share is none
-        share = indices[machine.rank :: machine.processes]
+        share = indices[device.rank :: device.processes]
         for start in range(0, len(share), micro):
             piece = pad([examples[i] for i in share[start : start + micro]], pad_token_id)
-            piece = {name: tensor.to(device) for name, tensor in piece.items()}
+            piece = {name: tensor.to(device.torch_device) for name, tensor in piece.items()}
             labels = piece.pop("labels").flatten()
-            with machine.autocast():
+            with device.autocast():
                 scores = logits(model, piece).float().flatten(0, -2)
                 loss = F.cross_entropy(scores, labels, ignore_index=IGNORED, reduction="sum")
             loss = loss / count
@@ -102,19 +104,19 @@ def fit(
     def sum_over_processes(loss: torch.Tensor) -> None:
         # Not DistributedDataParallel: it sums within the backward pass, where a process that runs
         # out of memory, or whose share of a last batch is empty, would leave the others waiting.
-        if machine.processes > 1:
+        if device.processes > 1:
             for p in parameters:
                 p.grad = torch.zeros_like(p) if p.grad is None else p.grad
-            machines.add_up(machine, [loss, *(p.grad for p in parameters)])
+            add_up(device, [loss, *(p.grad for p in parameters)])
 
     def save(losses: list[torch.Tensor]) -> None:
         _check(losses, state)
         state["seconds"] += time.perf_counter() - clock[0]
         clock[0] = time.perf_counter()
-        if machine.rank:
+        if device.rank:
             return
         parts = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
-        parts |= {"scaler": scaler.state_dict(), "rng": machines.get_rng(device)}
+        parts |= {"scaler": scaler.state_dict(), "rng": get_rng(device)}
         _save_tensors(folder / "state.pt", state | parts)
 
     clock, saved_at, losses = [time.perf_counter()], time.monotonic(), []
@@ -122,7 +124,7 @@ def fit(
         total=args.num_train_epochs * len(examples),
         initial=state["epoch"] * len(examples) + state["batch"] * args.batch_size,
         desc="fine-tuning", unit=" examples", dynamic_ncols=True, smoothing=0.1,
-        disable=machine.rank > 0,
+        disable=device.rank > 0,
     )  # fmt: skip
     while state["epoch"] < args.num_train_epochs:
         batches = epoch_batches(lengths, args.batch_size, args.seed, state["epoch"])
@@ -130,7 +132,7 @@ def fit(
             rate = learning_rate(state["step"], steps, args.learning_rate, args.warmup_ratio)
             for group in optimizer.param_groups:
                 group["lr"] = rate
-            loss, state["micro"] = machines.in_memory(
+            loss, state["micro"] = in_memory(
                 lambda size, batch=indices: train_batch(batch, size), state["micro"], device
             )
             sum_over_processes(loss)
@@ -160,15 +162,15 @@ def fit(
         if not dev or best is None or dev[main_metric] > history[best]["dev"][main_metric]:
             # A file of its own: until the state below is saved, the earlier best is still it.
             state["best"] = state["epoch"]
-            if not machine.rank:
+            if not device.rank:
                 _save_tensors(folder / f"epoch-{state['best']}.pt", model.state_dict())
         state |= {"epoch": state["epoch"] + 1, "batch": 0, "loss": 0.0}
         save(losses)
         saved_at = time.monotonic()
-        if best is not None and best != state["best"] and not machine.rank:
+        if best is not None and best != state["best"] and not device.rank:
             (folder / f"epoch-{best}.pt").unlink(missing_ok=True)
         score = f"dev {main_metric} {dev[main_metric]:.4f}" if dev else ""
-        if not machine.rank:
+        if not device.rank:
             progress.write(f"epoch {state['epoch']}: loss {train_loss:.4f} {score}", sys.stderr)
     progress.close()
     if state["best"] != state["epoch"] - 1:
@@ -202,14 +204,14 @@ def _check(losses: list[torch.Tensor], state: dict) -> float | None:
 
 
 def predict(
-    model, examples: list[dict], batch_size: int, machine: Machine, name: str
+    model, examples: list[dict], batch_size: int, device: Device, name: str
 ) -> list[np.ndarray]:
     """Logits of every example, float32, in the order given: `[labels]`, or `[tokens, labels]`.
 
     Without dropout. An example without tokens has `[0, labels]`-like nothing: an empty array.
     Under torchrun each process predicts some batches, and all get all logits.
     """
-    model.to(machine.device).eval()
+    model.to(device.torch_device).eval()
     found: dict[int, np.ndarray] = {}
     lengths = [len(example["input_ids"]) for example in examples]
     micro = batch_size
@@ -219,8 +221,8 @@ def predict(
             piece = indices[start : start + size]
             batch = pad([{k: v for k, v in examples[i].items() if k in INPUTS} for i in piece],
                         model.config.pad_token_id)  # fmt: skip
-            batch = {key: tensor.to(machine.device) for key, tensor in batch.items()}
-            with machine.autocast():
+            batch = {key: tensor.to(device.torch_device) for key, tensor in batch.items()}
+            with device.autocast():
                 scores = logits(model, batch)
             scores = scores.float().cpu().numpy()
             if not np.isfinite(scores).all():
@@ -230,17 +232,15 @@ def predict(
 
     with torch.inference_mode(), tqdm(
         total=len(examples), desc=name, unit=" examples", leave=False, dynamic_ncols=True,
-        disable=machine.rank > 0,
+        disable=device.rank > 0,
     ) as progress:  # fmt: skip
-        for indices in sorted_batches(lengths, batch_size)[machine.rank :: machine.processes]:
+        for indices in sorted_batches(lengths, batch_size)[device.rank :: device.processes]:
             filled = [i for i in indices if lengths[i]]
             if filled:
-                _, micro = machines.in_memory(
-                    lambda size, batch=filled: run(batch, size), micro, machine.device
-                )
-            progress.update(machine.processes * len(indices))
+                _, micro = in_memory(lambda size, batch=filled: run(batch, size), micro, device)
+            progress.update(device.processes * len(indices))
     nothing = np.empty((0, model.config.num_labels), np.float32)
-    found = machines.gather(machine, found)
+    found = gather(device, found)
     return [found.get(i, nothing) for i in range(len(examples))]
 
 

@@ -1,4 +1,4 @@
-"""A stand-in for the Hugging Face Hub on this machine: real client code, no network.
+"""A stand-in for the Hugging Face Hub on this device: real client code, no network.
 
     root/models/bert-base-cased/config.json           (or models/<owner>/<name>/)
     root/datasets/tner/bionlp2004/main/dataset/label.json
@@ -63,7 +63,7 @@ class Hub:
             "HF_HUB_OFFLINE": "0",
             "HF_HUB_DISABLE_XET": "1",
             "HF_HUB_DISABLE_TELEMETRY": "1",
-            "NO_PROXY": "127.0.0.1",  # wins over a proxy the machine may need
+            "NO_PROXY": "127.0.0.1",  # wins over a proxy the device may need
             "no_proxy": "127.0.0.1",
             **extra,
         }

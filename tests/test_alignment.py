@@ -10,8 +10,8 @@ import pytest
 from common.cli import UserError
 from common.models import load_config, load_tokenizer
 from NER import alignment
-from NER import data as ner
-from NLI import data as nli
+from NER import task as ner
+from NLI import task as nli
 from tests import tiny
 
 FAMILIES = ("bert", "biobert", "gpt2", "biogpt")

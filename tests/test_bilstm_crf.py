@@ -7,13 +7,13 @@ import pytest
 import torch
 from torch.nn.utils import rnn
 
-from common import machines
 from common.cli import UserError
-from NER import bilstm_crf
-from NER.bilstm_crf import fit
-from NER.crf import log_partition, path_score, viterbi
+from common.device import choose_device
+from common.probes import bilstm_crf
+from common.probes.bilstm_crf import fit
+from common.probes.crf import log_partition, path_score, viterbi
 
-CPU = machines.choose("cpu", "fp32")
+CPU = choose_device("cpu", "fp32")
 LAYERS, BATCH, LABELS = 2, 7, 3
 
 
@@ -165,10 +165,10 @@ def accuracy(predicted, gold):
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("kind", bilstm_crf.KINDS)
 def test_learns_what_the_features_encode_and_no_more(kind, precision):
-    machine = machines.choose("cpu", precision)
+    device = choose_device("cpu", precision)
     layers, sentences, gold = some_task(500, layers=2)
     layers[1] = np.random.default_rng(1).normal(size=layers[1].shape).astype(np.float16)
-    settings = {"kind": kind, "seeds": [1, 2], "machine": machine, "batch_size": 8}
+    settings = {"kind": kind, "seeds": [1, 2], "machine": device, "batch_size": 8}
     rate = 1e-2 if kind == "linear" else 1e-3
     probes = fit(layers, sentences[:400], gold[:400], 4, learning_rate=rate, **settings)
     informed, noise = probes.predict(layers, sentences[400:])
@@ -189,7 +189,7 @@ def test_the_crf_learns_the_order_of_labels():
     sentences = [(6 * i, 6 * i + 6) for i in range(300)]
     scores = {}
     for kind in bilstm_crf.KINDS:
-        probes = fit(features, sentences[:250], gold[:250], 3, kind=kind, seeds=[0], machine=CPU,
+        probes = fit(features, sentences[:250], gold[:250], 3, kind=kind, seeds=[0], device=CPU,
                      batch_size=4, epochs=5)  # fmt: skip
         scores[kind] = accuracy(probes.predict(features, sentences[250:])[0], gold[250:])
     assert scores["bilstm-crf"] > 0.97 and scores["linear"] < 0.7
@@ -223,9 +223,9 @@ def test_training_does_not_depend_on_the_pieces_of_a_batch(kind, monkeypatch):
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_scores_do_not_depend_on_companions(precision):
-    machine = machines.choose("cpu", precision)
+    device = choose_device("cpu", precision)
     layers, sentences, gold = some_task(30, layers=2)
-    probes = fit(layers, sentences, gold, 4, seeds=[1, 2], machine=machine, epochs=1)
+    probes = fit(layers, sentences, gold, 4, seeds=[1, 2], device=device, epochs=1)
     with torch.no_grad():
         order = sorted(range(30), key=lambda i: sentences[i][0] - sentences[i][1])
         together, mask = probes._emissions(layers, sentences, order)

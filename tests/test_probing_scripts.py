@@ -85,12 +85,12 @@ def test_probing(trained, capsys):
 
 def test_a_probe_that_was_killed_keeps_its_layers(trained, monkeypatch, tmp_path):
     task, flags, _ = trained
-    from common import layers
+    from common import probe_scores
 
     flags = [*flags[:4], "--output_dir", tmp_path, *flags[6:]]
     if task == "NER":
         monkeypatch.setattr(importlib.import_module("NER.probing"), "LAYERS_AT_ONCE", 1)
-    kept, add = [], layers.Scores.add
+    kept, add = [], probe_scores.Scores.add
 
     def killed_at_second(self, layer, scores):
         if kept:
@@ -98,12 +98,14 @@ def test_a_probe_that_was_killed_keeps_its_layers(trained, monkeypatch, tmp_path
         kept.append(layer)
         add(self, layer, scores)
 
-    monkeypatch.setattr(layers.Scores, "add", killed_at_second)
+    monkeypatch.setattr(probe_scores.Scores, "add", killed_at_second)
     with pytest.raises(SystemExit) as stop:
         run(task, "probing", *flags)
     assert stop.value.code == 130 and not list(tmp_path.rglob("metrics.json"))
     again = []
-    monkeypatch.setattr(layers.Scores, "add", lambda *given: again.append(given[1]) or add(*given))
+    monkeypatch.setattr(
+        probe_scores.Scores, "add", lambda *given: again.append(given[1]) or add(*given)
+    )
     assert run(task, "probing", *flags) == 0
     assert sorted(kept + again) == [0, 1] and len(again) == 1
     here = next(tmp_path.rglob("metrics.json")).parent

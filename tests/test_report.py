@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from common import files, report
+from common import files
+from common.report import __main__ as report
 from NER import scores
-from NLI import data as nli
+from NLI import task as nli
 
 LAYERS = 4
 SKILL = {"bert": 0.45, "biobert": 0.6, "gpt2": 0.3, "biogpt": 0.5}
@@ -386,12 +387,12 @@ def test_the_same_results_give_the_same_report(tmp_path):
 def test_no_model_code_is_imported(tmp_path):
     fine_tuned(tmp_path, "NER", "demo", "bert", 30)
     code = (
-        "import sys\nfrom common import report\nreport.main(sys.argv[1:])\n"
+        "import sys\nfrom common.report import __main__ as report\nreport.main(sys.argv[1:])\n"
         "print(sorted({'torch', 'transformers', 'datasets'} & set(sys.modules)))"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, "--tasks", "NER", "--output_dir", str(tmp_path)],
-        capture_output=True, text=True, cwd=Path(report.__file__).parents[1],
+        capture_output=True, text=True, cwd=Path(report.__file__).parents[2],
     )  # fmt: skip
     assert done.returncode == 0 and done.stdout.endswith("[]\n"), done.stdout + done.stderr
 

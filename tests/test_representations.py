@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from common import layers, machines, models, representations
+from common import models, probe_scores, representations
 from common.cli import UserError
-from NER import data as ner
-from NLI import data as nli
+from common.device import choose_device, set_seed
+from NER import task as ner
+from NLI import task as nli
 
-CPU = machines.choose("cpu", "fp32")
+CPU = choose_device("cpu", "fp32")
 KINDS = ("bert", "gpt2", "biogpt")
 WORDS = [
     ["IL-2", "gene", "expression", "requires", "NF-kappa", "B", "."],
@@ -40,9 +41,9 @@ def states(encoder, ids):
     return [state[0].double().numpy() for state in found]
 
 
-def extract(encoder, encoded, folder, chosen=None, batch_size=4, machine=CPU):
+def extract(encoder, encoded, folder, chosen=None, batch_size=4, device=CPU):
     chosen = list(range(encoder.config.num_hidden_layers + 1)) if chosen is None else chosen
-    files = representations.extract(encoder, encoded, chosen, machine, batch_size, folder)
+    files = representations.extract(encoder, encoded, chosen, device, batch_size, folder)
     return {layer: np.load(file) for layer, file in files.items()}
 
 
@@ -106,7 +107,7 @@ def test_bf16_is_close_to_fp32(loaded, tmp_path):
     encoder, tokenizer = loaded
     encoded, _ = nli.probe_inputs(TEXTS, tokenizer, 50, "mean")
     exact = extract(encoder, encoded, tmp_path / "fp32")
-    bf16 = extract(encoder, encoded, tmp_path / "bf16", machine=machines.choose("cpu", "bf16"))
+    bf16 = extract(encoder, encoded, tmp_path / "bf16", device=choose_device("cpu", "bf16"))
     for layer in exact:
         a, b = (np.array(f[layer], np.float64) for f in (exact, bf16))
         cosine = (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
@@ -131,7 +132,7 @@ def test_features_are_used_again_only_for_the_same_inputs(checkpoint, tmp_path, 
     assert ran() and not ran()
     assert ran(chosen=[1]) and ran()
     assert ran(encoded=encoded[:2]) and ran()
-    assert ran(machine=machines.choose("cpu", "bf16")) and ran()
+    assert ran(device=choose_device("cpu", "bf16")) and ran()
     with torch.no_grad():
         encoder.embeddings.word_embeddings.weight[7, 3] += 1e-3
     assert ran() and not ran()
@@ -181,17 +182,17 @@ def test_random_init_has_other_weights_and_follows_the_seed(checkpoint):
     pretrained, _ = models.load_encoder(where)
     found = []
     for seed in (1, 1, 2):
-        machines.seed(seed)
+        set_seed(seed)
         found.append(models.load_encoder(where, random_init=True)[0].wte.weight)
     assert torch.equal(found[0], found[1]) and not torch.equal(found[0], found[2])
     assert not torch.equal(found[0], pretrained.wte.weight)
 
 
 def test_choice_of_layers():
-    assert layers.choose("all", 2) == [0, 1, 2] and layers.choose("last", 12) == [12]
-    assert layers.choose("6,0,6", 12) == [0, 6]
+    assert probe_scores.choose("all", 2) == [0, 1, 2] and probe_scores.choose("last", 12) == [12]
+    assert probe_scores.choose("6,0,6", 12) == [0, 6]
     with pytest.raises(UserError, match="0 .embeddings. to 12"):
-        layers.choose("13", 12)
+        probe_scores.choose("13", 12)
 
 
 def test_control_tags_are_one_a_word_type_and_follow_the_distribution():

@@ -15,9 +15,9 @@ from sklearn.model_selection import train_test_split
 
 from common.cli import UserError
 from NER import alignment
-from NER import data as ner
+from NER import task as ner
 from NER.scores import entities, score, to_iob2, word_class
-from NLI import data as nli
+from NLI import task as nli
 
 TYPES = ("DNA", "protein", "cell_type", "B-cell-line")
 TAGS = ["O", *(f"{prefix}-{kind}" for kind in TYPES for prefix in "BI")]

@@ -94,7 +94,7 @@ def test_the_checkpoint_predicts_what_the_run_did(task, output):
     kind = {"NER": "TokenClassification", "NLI": "SequenceClassification"}[task]
     model = getattr(transformers, f"AutoModelFor{kind}").from_pretrained(folder / "checkpoint")
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder / "checkpoint")
-    demo = importlib.import_module(f"{task}.demo")
+    demo = importlib.import_module(f"{task}.demo_data")
     rows = [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]
     same = 0
     for row, example in list(zip(rows, demo.splits()["test"], strict=True))[:40]:

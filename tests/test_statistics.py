@@ -6,9 +6,10 @@ import random
 import numpy as np
 import pytest
 
-from common import statistics
-from NER import data, scores
-from NLI import data as nli
+from common.report import statistics
+from NER import scores
+from NER import task as data
+from NLI import task as nli
 
 TAGS = ["O", "O", "O", "B-protein", "I-protein", "B-DNA", "I-DNA"]
 

@@ -11,11 +11,11 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 
 from common.cli import UserError
-from common.machines import Machine
-from NLI import svc_probe
-from NLI.svc_probe import features, probe, probe_layers
+from common.device import Device
+from common.probes import svm
+from common.probes.svm import features, probe, probe_layers
 
-CPU = Machine(torch.device("cpu"), "fp32")
+CPU = Device(torch.device("cpu"), "fp32")
 
 
 def make(n=300, hidden=12, classes=3, spread=1.0, seed=0, offset=0.0):
@@ -61,7 +61,7 @@ def test_predictions_are_those_of_scikit_learn(kind, standardize, classes, seed)
     sentences, pairs, labels = make(classes=classes, seed=seed, spread=1 + 2 * seed)
     control = np.random.default_rng(seed).permutation(labels["train"])
     targets = {"task": labels["train"], "control": control}
-    found = probe(sentences, pairs, targets, kind=kind, standardize=standardize, machine=CPU)
+    found = probe(sentences, pairs, targets, kind=kind, standardize=standardize, device=CPU)
     for name, y in targets.items():
         wanted = expected(MODELS[kind, standardize](), sentences, pairs, y)
         assert_same(found[name], wanted)
@@ -71,7 +71,7 @@ def test_predictions_are_those_of_scikit_learn(kind, standardize, classes, seed)
 def test_far_from_zero_and_with_columns_of_another_scale():
     sentences, pairs, labels = make(offset=100.0)
     sentences[:, 0] *= 100  # like GPT-2's outlier dimensions
-    found = probe(sentences, pairs, {"task": labels["train"]}, machine=CPU)
+    found = probe(sentences, pairs, {"task": labels["train"]}, device=CPU)
     assert_same(found["task"], expected(SVC(), sentences, pairs, labels["train"]))
 
 
@@ -81,7 +81,7 @@ def test_duplicates_with_contradicting_labels():
     shift = len(sentences) // 2
     pairs["train"] = np.concatenate([pairs["train"], pairs["train"], pairs["train"] + shift])
     y = np.concatenate([labels["train"], np.roll(labels["train"], 1), labels["train"]])
-    found = probe(sentences, pairs, {"task": y}, machine=CPU)
+    found = probe(sentences, pairs, {"task": y}, device=CPU)
     assert_same(found["task"], expected(SVC(), sentences, pairs, y))
 
 
@@ -92,7 +92,7 @@ def test_constant_features(kind, standardize, value):
     sentences, pairs, labels = make(n=90)
     sentences[:] = value
     y = np.r_[labels["train"][:60], [2] * 30]
-    found = probe(sentences, pairs, {"task": y}, kind=kind, standardize=standardize, machine=CPU)
+    found = probe(sentences, pairs, {"task": y}, kind=kind, standardize=standardize, device=CPU)
     assert_same(found["task"], expected(MODELS[kind, standardize](), sentences, pairs, y))
     assert set(found["task"]["test"]) == {2}
 
@@ -100,13 +100,13 @@ def test_constant_features(kind, standardize, value):
 def test_kernel_is_symmetric_exact_and_blind_to_the_order_of_rows():
     sentences, pairs, _ = make(n=200)
     train = pairs["train"]
-    kernel = svc_probe.rbf_kernel(sentences, train, train, 0.01, None, CPU.device)
+    kernel = svm.rbf_kernel(sentences, train, train, 0.01, None, CPU.torch_device)
     x = features(sentences, train)
     plain = np.exp(-0.01 * ((x[:, None] - x[None]) ** 2).sum(-1))
     np.testing.assert_allclose(kernel, plain, rtol=1e-12)
     np.testing.assert_array_equal(kernel, kernel.T)
     assert (np.diag(kernel) == 1).all()
-    part = svc_probe.rbf_kernel(sentences, train[50:60], train, 0.01, None, CPU.device)
+    part = svm.rbf_kernel(sentences, train[50:60], train, 0.01, None, CPU.torch_device)
     np.testing.assert_allclose(part, plain[50:60], rtol=1e-12)
 
 
@@ -121,8 +121,8 @@ def test_device_kernel_is_the_same():
     from_numpy = torch.from_numpy
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch, "from_numpy", lambda x: _Stays(from_numpy(x)))
-        found = svc_probe._rbf(a, b, 0.1, Accelerator())
-    np.testing.assert_allclose(found, svc_probe._rbf(a, b, 0.1, CPU.device), rtol=1e-12)
+        found = svm._rbf(a, b, 0.1, Accelerator())
+    np.testing.assert_allclose(found, svm._rbf(a, b, 0.1, CPU.torch_device), rtol=1e-12)
 
 
 class _Stays:
@@ -135,7 +135,7 @@ class _Stays:
         return self.tensor
 
 
-@pytest.mark.parametrize("kind", svc_probe.KINDS)
+@pytest.mark.parametrize("kind", svm.KINDS)
 def test_encoded_label_is_found_and_control_is_not(kind):
     rng = np.random.default_rng(1)
     n = 900
@@ -146,7 +146,7 @@ def test_encoded_label_is_found_and_control_is_not(kind):
     pairs = {"train": pairs[:600], "test": pairs[600:]}
     # With three clusters one permutation may agree with the labels by chance: several.
     targets = {f"control {i}": rng.permutation(y[:600]) for i in range(8)} | {"task": y[:600]}
-    found = probe(sentences.astype(np.float16), pairs, targets, kind=kind, machine=CPU)
+    found = probe(sentences.astype(np.float16), pairs, targets, kind=kind, device=CPU)
     right = {name: (found[name]["test"] == y[600:]).mean() for name in targets}
     assert right.pop("task") > 0.99
     assert abs(np.mean(list(right.values())) - 1 / 3) < 0.08
@@ -156,27 +156,27 @@ def test_noise_scores_near_the_majority():
     rng = np.random.default_rng(2)
     sentences, pairs, _ = make(n=400, spread=1e9)
     train, test = (rng.choice(3, p=[0.6, 0.2, 0.2], size=len(pairs[s])) for s in ("train", "test"))
-    found = probe(sentences, pairs, {"task": train}, machine=CPU)["task"]["test"]
+    found = probe(sentences, pairs, {"task": train}, device=CPU)["task"]["test"]
     assert abs((found == test).mean() - (test == 0).mean()) < 0.05
 
 
-@pytest.mark.parametrize("kind", svc_probe.KINDS)
+@pytest.mark.parametrize("kind", svm.KINDS)
 def test_labels_missing_from_training_and_other_types(kind):
     sentences, pairs, labels = make(n=90)
     pairs["dev"] = pairs["dev"][:0]
     words = np.array(["entailment", "contradiction", "neutral"])[labels["train"]]
     two_way = np.where(labels["train"] == 1, 2, labels["train"])  # 1 never occurs
     targets = {"words": words, "two": two_way.tolist(), "one": np.full(90, 2)}
-    found = probe(sentences, pairs, targets, kind=kind, machine=CPU)
+    found = probe(sentences, pairs, targets, kind=kind, device=CPU)
     for name, labels_ in targets.items():
         assert set(found[name]["test"]) <= set(labels_)
         assert [len(found[name][split]) for split in pairs] == [len(p) for p in pairs.values()]
     assert (found["one"]["test"] == 2).all() and (found["one"]["train"] == 2).all()
     with pytest.raises(ValueError, match="kind 'tree'"):
-        probe(sentences, pairs, targets, kind="tree", machine=CPU)
+        probe(sentences, pairs, targets, kind="tree", device=CPU)
 
 
-@pytest.mark.parametrize("kind", svc_probe.KINDS)
+@pytest.mark.parametrize("kind", svm.KINDS)
 def test_parallel_layers_give_what_one_after_another_gives(kind, tmp_path, monkeypatch):
     layers = {}
     for layer in (0, 3, 6, 9):
@@ -212,11 +212,11 @@ def test_finished_layers_are_handed_over_before_an_error(monkeypatch):
             raise RuntimeError("killed")
         return real(sentences, *rest, **options)
 
-    monkeypatch.setattr(svc_probe, "probe", failing)
+    monkeypatch.setattr(svm, "probe", failing)
     done = []
     with pytest.raises(RuntimeError, match="killed"):
         probe_layers(
-            dict.fromkeys(range(9), sentences), pairs, {"task": labels["train"]}, machine=CPU,
+            dict.fromkeys(range(9), sentences), pairs, {"task": labels["train"]}, device=CPU,
             memory_bytes=1, on_done=lambda layer, _: done.append(layer),
         )  # fmt: skip
     assert done == [0] and len(started) < 9
@@ -224,7 +224,7 @@ def test_finished_layers_are_handed_over_before_an_error(monkeypatch):
 
 def test_memory_limits_the_number_of_layers_at_a_time(monkeypatch):
     sentences, pairs, labels = make(n=60)
-    needed = svc_probe.memory_of_layer(pairs, sentences.shape[1])
+    needed = svm.memory_of_layer(pairs, sentences.shape[1])
     running, most, lock = [0], [0], threading.Lock()
     real = probe
 
@@ -238,16 +238,16 @@ def test_memory_limits_the_number_of_layers_at_a_time(monkeypatch):
             with lock:
                 running[0] -= 1
 
-    monkeypatch.setattr(svc_probe, "probe", counted)
+    monkeypatch.setattr(svm, "probe", counted)
     monkeypatch.setattr("joblib.cpu_count", lambda: 8)
     layers = dict.fromkeys(range(6), sentences)
     arguments = (layers, pairs, {"task": labels["train"]})
-    probe_layers(*arguments, machine=CPU, memory_bytes=2 * needed)
+    probe_layers(*arguments, device=CPU, memory_bytes=2 * needed)
     assert most[0] <= 2
-    monkeypatch.setattr(svc_probe, "available_memory", lambda: needed - 1)
+    monkeypatch.setattr(svm, "available_memory", lambda: needed - 1)
     with pytest.raises(UserError, match="60 training pairs needs"):
-        probe_layers(*arguments, machine=CPU)
+        probe_layers(*arguments, device=CPU)
 
 
 def test_available_memory_is_plausible():
-    assert 2**26 < svc_probe.available_memory() < 2**50
+    assert 2**26 < svm.available_memory() < 2**50

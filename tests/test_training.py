@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from common import machines, models, training
+from common import models, training
 from common.batching import pad
 from common.cli import UserError
+from common.device import choose_device, set_seed
 from tests import tiny
 
-CPU = machines.choose("cpu", "fp32")
+CPU = choose_device("cpu", "fp32")
 KINDS = ("bert", "gpt2", "biogpt")
 TASKS = ("SequenceClassification", "TokenClassification")
 
@@ -30,7 +31,7 @@ def load(tmp_path, kind, task, labels=3, seed=0):
     if not folder.is_dir():
         tiny.make(kind, folder)
     args = argparse.Namespace(model_name=str(folder), demo=False)
-    machines.seed(seed)
+    set_seed(seed)
     return models.load_task_model(args, task, [f"label-{i}" for i in range(labels)])
 
 
@@ -279,9 +280,9 @@ def test_native_bf16_trains_close_to_fp32(tmp_path):
     for precision in ("fp32", "bf16"):
         model, _ = load(tmp_path, "bert", TASKS[0])
         no_dropout(model)
-        machine, folder = machines.choose("cpu", precision), fresh(tmp_path / precision)
+        device, folder = choose_device("cpu", precision), fresh(tmp_path / precision)
         some = examples(16, TASKS[0])
-        history, _ = training.fit(model, some, arguments(), machine, dict, "", folder)
+        history, _ = training.fit(model, some, arguments(), device, dict, "", folder)
         found[precision] = history[-1]["train"]["loss"]
         assert all(p.dtype == torch.float32 for p in model.parameters())
     assert found["bf16"] == pytest.approx(found["fp32"], rel=0.02)

@@ -101,16 +101,16 @@ def prepare(args):
     import torch
     import transformers
 
-    from common import machines
+    from common.device import choose_device
 
-    models, machine = [], machines.choose(args.device, "fp32")
+    models, device = [], choose_device(args.device, "fp32")
     for seed in (0, 1):
         torch.manual_seed(seed)
         model = transformers.AutoModel.from_config(
             transformers.BertConfig(vocab_size=VOCAB_SIZE), attn_implementation="eager"
         )
-        models.append(model.to(machine.device).eval())
-    return models, json.loads((args.data_dir / "pairs.json").read_text()) * args.times, machine
+        models.append(model.to(device.torch_device).eval())
+    return models, json.loads((args.data_dir / "pairs.json").read_text()) * args.times, device
 
 
 def timed(run, n):
@@ -122,21 +122,22 @@ def timed(run, n):
 
 
 def ours(args):
-    from common import head_similarity, machines
+    from common import attention_similarity
+    from common.device import choose_device, peak_memory
 
     (pretrained, other), pairs, _ = prepare(args)
-    machine = machines.choose(args.device, args.side)
+    device = choose_device(args.device, args.side)
 
     def compare(pairs):
-        return head_similarity.compare(
-            pretrained, {"other": other}, pairs, machine, metrics=args.metrics.split(","),
+        return attention_similarity.compare(
+            pretrained, {"other": other}, pairs, device, metrics=args.metrics.split(","),
             pad_token_id=0, batch_size=args.batch_size,
         )["other"]  # fmt: skip
 
     compare(pairs[:4])  # warms up
     mean, seconds = timed(lambda: compare(pairs).mean, len(pairs))
     return seconds | {
-        "peak_memory_mib": machines.peak_memory(machine)["peak_memory_mib"],
+        "peak_memory_mib": peak_memory(device)["peak_memory_mib"],
         "mean": {metric: value.mean() for metric, value in mean.items()},
     }
 
@@ -146,9 +147,9 @@ def plain(args):
     import torch
     from sklearn.metrics.pairwise import cosine_similarity
 
-    from common import machines
+    from common.device import peak_memory
 
-    (pretrained, other), pairs, machine = prepare(args)
+    (pretrained, other), pairs, device = prepare(args)
 
     def cosine(a, b):
         if args.side == "sklearn":
@@ -159,7 +160,7 @@ def plain(args):
     def loop(pairs):
         total = 0.0
         for pair in pairs:
-            inputs = {k: torch.tensor([v], device=machine.device) for k, v in pair.items()}
+            inputs = {k: torch.tensor([v], device=device.torch_device) for k, v in pair.items()}
             before, after = (
                 [
                     maps[0].cpu().numpy()
@@ -177,7 +178,7 @@ def plain(args):
         loop(pairs[:4])  # warms up
         mean, seconds = timed(lambda: loop(pairs), len(pairs))
     return seconds | {
-        "peak_memory_mib": machines.peak_memory(machine)["peak_memory_mib"],
+        "peak_memory_mib": peak_memory(device)["peak_memory_mib"],
         "mean": {"cosine": float(mean.mean())},
     }
 

@@ -7,7 +7,7 @@
 `pytorch-crf`: the same nn.LSTM, its CRF. Both in float32. Vectors are noise around a direction for
 each label; labels follow a random chain. A fifth of the sentences is held out for the accuracy.
 Each side runs in a process of its own, in turn; ratios are of the medians, of wall time and of
-processor time (with OMP_NUM_THREADS=1 the one to read where others use the machine too).
+processor time (with OMP_NUM_THREADS=1 the one to read where others use the device too).
 """
 
 import argparse
@@ -96,13 +96,13 @@ def write_features(args, folder: Path):
 def run(args) -> dict:
     import torch
 
-    from common import machines
+    from common.device import choose_device
 
     features = [np.load(args.folder / f"{i}.npy", mmap_mode="r") for i in range(args.layers)]
     sentences, labels = sizes(args)
     cut = args.sentences * 4 // 5
     train, test = (sentences[:cut], labels[:cut]), (sentences[cut:], labels[cut:])
-    machine = machines.choose(args.device, args.precision)  # also lets memory be reused
+    device = choose_device(args.device, args.precision)  # also lets memory be reused
     group = args.group if args.side == "ours" else 1
     scores, fit_seconds, cpu_seconds, predict_seconds = [], 0.0, 0.0, 0.0
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
@@ -110,11 +110,11 @@ def run(args) -> dict:
         some = features[start : start + group]
         clock, processor = time.perf_counter(), time.process_time()
         if args.side == "ours":
-            from NER import bilstm_crf
+            from common.probes import bilstm_crf
 
             seeds = range(start, start + len(some))
             probes = bilstm_crf.fit(
-                some, *train, N_LABELS, epochs=args.epochs, seeds=seeds, machine=machine
+                some, *train, N_LABELS, epochs=args.epochs, seeds=seeds, device=device
             )
             parameters = sum(w[0].numel() for w in probes.weights.values())
         else:
@@ -138,7 +138,7 @@ def run(args) -> dict:
              "accuracy": statistics.mean(scores), "lowest": min(scores), "highest": max(scores),
              "peak_memory_mib": peak, "of_it_before": before}  # fmt: skip
     found = {key: round(value, 3) for key, value in found.items()}
-    return found | {"parameters": parameters, "machine": machine.describe()}
+    return found | {"parameters": parameters, "machine": device.describe()}
 
 
 def one_layer(args):

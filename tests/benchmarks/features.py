@@ -31,13 +31,13 @@ def main():
     import transformers
     from fine_tuning import prepare
 
-    from common import machines
-    from NER import data
+    from common.device import choose_device
+    from NER import task as data
 
     _, task_model, tokenizer, examples = prepare(args, args.sentences)
     encoder = transformers.BertModel(task_model.config, add_pooling_layer=False).eval()
     encoded, _ = data.probe_inputs(examples, tokenizer, 512, "mean")
-    machines = {name: machines.choose(args.device, name) for name in ("fp32", "bf16")}
+    machines = {name: choose_device(args.device, name) for name in ("fp32", "bf16")}
     seconds = {"plain": [], "fp32": [], "bf16": []}
     for _ in range(args.rounds):
         part = encoded[: args.plain_sentences]
@@ -45,8 +45,8 @@ def main():
         started = time.perf_counter()
         plain(encoder, part, machines["fp32"].device)
         seconds["plain"].append((time.perf_counter() - started) * tokens[1] / tokens[0])
-        for name, machine in machines.items():
-            seconds[name].append(ours(encoder, encoded, machine, args.batch_size))
+        for name, device in machines.items():
+            seconds[name].append(ours(encoder, encoded, device, args.batch_size))
         print({name: round(values[-1], 2) for name, values in seconds.items()}, flush=True)
     middle = {name: statistics.median(values) for name, values in seconds.items()}
     for name, value in middle.items():
@@ -56,14 +56,14 @@ def main():
     print(f"peak memory of the process {peak:.0f} MiB")
 
 
-def ours(encoder, encoded, machine, batch_size):
+def ours(encoder, encoded, device, batch_size):
     from common import representations
 
     with tempfile.TemporaryDirectory() as folder:
         started = time.perf_counter()
         layers = list(range(encoder.config.num_hidden_layers + 1))
         representations.extract(
-            encoder, encoded, layers, machine, batch_size, Path(folder) / "features"
+            encoder, encoded, layers, device, batch_size, Path(folder) / "features"
         )
         return time.perf_counter() - started
 

@@ -63,7 +63,7 @@ def prepare(args, n):
     import transformers
     from tokenizers import BertWordPieceTokenizer
 
-    from NER import data
+    from NER import task as data
 
     load = argparse.Namespace(
         demo=False, data_dir=args.data_dir, dataset_name=None, label_scheme="io"
@@ -83,11 +83,12 @@ def prepare(args, n):
 
 
 def ours(args):
-    from common import batching, machines, training
-    from NER import data
+    from common import batching, training
+    from common.device import choose_device, peak_memory
+    from NER import task as data
 
     dataset, model, tokenizer, examples = prepare(args, args.batch_size * args.batches)
-    machine = machines.choose(args.device, "auto")
+    device = choose_device(args.device, "auto")
     flags = {"learning_rate": 2e-5, "num_train_epochs": 1, "warmup_ratio": 0.1, "seed": 0,
              "weight_decay": 0.01, "max_grad_norm": 1.0, "save_minutes": 60}  # fmt: skip
     flags = argparse.Namespace(**flags, batch_size=args.batch_size)
@@ -97,7 +98,7 @@ def ours(args):
         with tempfile.TemporaryDirectory() as folder:
             started = time.perf_counter()
             training.fit(
-                model, part, flags, machine, lambda: ended.append(time.perf_counter()) or {},
+                model, part, flags, device, lambda: ended.append(time.perf_counter()) or {},
                 "", Path(folder),
             )  # fmt: skip
     seconds = ended[-1] - started  # without saving the state, once an epoch
@@ -106,15 +107,15 @@ def ours(args):
     lengths = [len(example["input_ids"]) for example in whole]
     batches = batching.epoch_batches(lengths, args.batch_size, 0, 0)
     positions = sum(len(batch) * max(lengths[i] for i in batch) for batch in batches)
-    rate = matrix_rate(machine, args.batch_size * sum(lengths) // len(lengths))
+    rate = matrix_rate(device, args.batch_size * sum(lengths) // len(lengths))
     flops = model_flops(model.config, lengths) / sum(lengths) * tokens
     return {
-        "what": f"batch {args.batch_size}, {machine.precision}, {machine.device}",
+        "what": f"batch {args.batch_size}, {device.precision}, {device.torch_device}",
         "tokens_per_second": tokens / seconds,
         "padding": 1 - sum(lengths) / positions,
         "rate": rate,
         "share": flops / seconds / rate,
-        "peak_memory_mib": machines.peak_memory(machine)["peak_memory_mib"],
+        "peak_memory_mib": peak_memory(device)["peak_memory_mib"],
     }
 
 
@@ -127,16 +128,16 @@ def model_flops(config, lengths):
     return 3 * sum(2 * n * (linear + attention * n) for n in lengths)
 
 
-def matrix_rate(machine, tokens, seconds=2.0):
+def matrix_rate(device, tokens, seconds=2.0):
     """FLOP/s of the model's largest matrix product in the same precision, the best of 20 rounds."""
     import torch
 
-    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(machine.precision, torch.float32)
-    x = torch.randn(tokens, 768, device=machine.device, dtype=dtype)
-    weight = torch.randn(3072, 768, device=machine.device, dtype=dtype)
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(device.precision, torch.float32)
+    x = torch.randn(tokens, 768, device=device.torch_device, dtype=dtype)
+    weight = torch.randn(3072, 768, device=device.torch_device, dtype=dtype)
 
     def wait():
-        if machine.device.type == "cuda":
+        if device.torch_device.type == "cuda":
             torch.cuda.synchronize()
 
     best = 0.0

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from NLI.svc_probe import features, probe, probe_layers  # noqa: E402
+from common.probes.svm import features, probe, probe_layers  # noqa: E402
 
 SPLITS = ("train", "dev", "test")
 
@@ -137,10 +137,10 @@ def compare(name: str, args, predictions) -> None:
 
 
 def ours(args) -> None:
-    from common import machines
+    from common.device import choose_device
 
-    machine = machines.choose(args.device, "fp32")
-    compare("ours", args, lambda x, pairs, y: probe(x, pairs, {"task": y}, machine=machine)["task"])
+    device = choose_device(args.device, "fp32")
+    compare("ours", args, lambda x, pairs, y: probe(x, pairs, {"task": y}, device=device)["task"])
 
 
 def plain(args) -> None:
@@ -156,12 +156,12 @@ def plain(args) -> None:
 def all_layers(args, memory_bytes: int | None) -> None:
     import sklearn.svm  # noqa: F401
 
-    from common import machines
+    from common.device import choose_device
 
     layers, pairs, labels = load(args)
-    machine = machines.choose(args.device, "fp32")
+    device = choose_device(args.device, "fp32")
     started, processor = time.perf_counter(), time.process_time()
-    probe_layers(layers, pairs, {"task": labels}, machine=machine, memory_bytes=memory_bytes)
+    probe_layers(layers, pairs, {"task": labels}, device=device, memory_bytes=memory_bytes)
     report(time.perf_counter() - started, time.process_time() - processor,
            layers=len(layers), cores=os.cpu_count())  # fmt: skip
 

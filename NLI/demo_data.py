@@ -2,7 +2,7 @@
 
 import random
 
-from common.demo_text import POOLS, statement
+from common.demo.language import POOLS, statement
 
 PREMISES = {"train": 700, "dev": 100, "test": 150}
 LABELS = {"certain": "entailment", "excluded": "contradiction", "open": "neutral"}

@@ -4,12 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from common import head_similarity, machines
+from common import attention_similarity
+from common.attention_similarity import METRICS, compare, distributions, head_metrics
 from common.cli import UserError
-from common.head_similarity import METRICS, compare, distributions, head_metrics
+from common.device import choose_device
 from tests import tiny
 
-CPU = machines.choose("cpu", "fp32")
+CPU = choose_device("cpu", "fp32")
 KINDS = ("bert", "gpt2", "biogpt")
 LAYERS, HEADS = 3, 2
 
@@ -40,8 +41,8 @@ def examples(n=9, seed=0):
     ]  # fmt: skip
 
 
-def similarity(before, after, some, machine=CPU, metrics=METRICS, batch_size=4, **options):
-    return compare(before, {"after": after}, some, machine, metrics=metrics, pad_token_id=0,
+def similarity(before, after, some, device=CPU, metrics=METRICS, batch_size=4, **options):
+    return compare(before, {"after": after}, some, device, metrics=metrics, pad_token_id=0,
                    batch_size=batch_size, **options)["after"]  # fmt: skip
 
 
@@ -108,7 +109,7 @@ def test_batch_size_order_and_padding_change_nothing(encoder, kind, monkeypatch)
             similarity(before, after, some[::-1], batch_size=size, **options) for size in (3, 20)
         ]
         with monkeypatch.context() as patch:
-            patch.setattr(head_similarity, "MAPS_BYTES", 2**19)  # the long one alone
+            patch.setattr(attention_similarity, "MAPS_BYTES", 2**19)  # the long one alone
             together.append(similarity(before, after, some, batch_size=20, **options))
         for found in together:
             assert found.n == alone.n
@@ -179,10 +180,10 @@ def test_examples_of_empty_rows_only_do_not_count():
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_model_against_itself(encoder, kind, precision):
     """Exactly: of the same weights loaded twice, in batches."""
-    machine, some = machines.choose("cpu", precision), examples()
+    device, some = choose_device("cpu", precision), examples()
     for drop_special in (False, True):
         found = similarity(
-            encoder(kind), encoder(kind), some, machine=machine, drop_special=drop_special
+            encoder(kind), encoder(kind), some, device=device, drop_special=drop_special
         )
         assert (found.mean["cosine"] == 1).all() and (found.std["cosine"] == 0).all()
         assert (found.mean["js"] == 0).all() and (found.std["js"] == 0).all()
@@ -192,7 +193,7 @@ def test_a_model_against_itself(encoder, kind, precision):
 def test_bfloat16_is_close(encoder, kind):
     before, after, some = encoder(kind), encoder(kind, seed=1), examples()
     exact = similarity(before, after, some)
-    found = similarity(before, after, some, machine=machines.choose("cpu", "bf16"))
+    found = similarity(before, after, some, device=choose_device("cpu", "bf16"))
     for metric in METRICS:
         np.testing.assert_allclose(found.mean[metric], exact.mean[metric], atol=0.03)
 
@@ -295,8 +296,8 @@ def test_killed_and_called_again_goes_on(encoder, monkeypatch, tmp_path):
     some, run = examples(12), {"metrics": METRICS, "pad_token_id": 0, "batch_size": 2}
     whole = compare(before, others, some, CPU, **run)
     files = {key: tmp_path / f"{key}.npz" for key in others}
-    monkeypatch.setattr(head_similarity, "SAVE_SECONDS", 0)
-    calls, real = [], head_similarity.attentions
+    monkeypatch.setattr(attention_similarity, "SAVE_SECONDS", 0)
+    calls, real = [], attention_similarity.attentions
 
     def counted(model, *rest):
         calls.append(model)
@@ -304,7 +305,7 @@ def test_killed_and_called_again_goes_on(encoder, monkeypatch, tmp_path):
             raise KeyboardInterrupt
         return real(model, *rest)
 
-    monkeypatch.setattr(head_similarity, "attentions", counted)
+    monkeypatch.setattr(attention_similarity, "attentions", counted)
     with pytest.raises(KeyboardInterrupt):
         compare(before, others, some, CPU, files=files, **run)
     files["b"].unlink()  # as if only "a" had been compared before

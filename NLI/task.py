@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from common.cli import UserError
-from common.reading import SPLIT_NAMES, check_folder, find_split, jsonl
-from NLI import demo
+from common.data_files import SPLIT_NAMES, check_folder, find_split, jsonl
+from NLI import demo_data
 
 TASK = "NLI"
 MODEL_TASK = "SequenceClassification"
@@ -53,7 +53,7 @@ def load(args) -> Data:
     Raises UserError if it cannot be found or read.
     """
     if args.demo:
-        rows = demo.splits()
+        rows = demo_data.splits()
         splits = {s: [_example(row, "demo", "") for row in rows[s]] for s in rows}
         return Data("demo", splits, LABELS)
     folder = args.data_dir or os.environ.get(MEDNLI_DIR)

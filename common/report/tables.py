@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from itertools import combinations
 from typing import NamedTuple
 
-from common import statistics
 from common.cli import TRAINING_SIZES, UNTRAINED
-from common.report_cells import Results, Score
+from common.report import statistics
+from common.report.cells import Results, Score
 
 MISSING = "–"
 TRAINED = tuple(size for size in TRAINING_SIZES if size)

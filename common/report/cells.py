@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from common import statistics
 from common.models import MODELS
+from common.report import statistics
 
 log = logging.getLogger(__name__)
 STEPS = ("fine-tuning", "probing", "attention")

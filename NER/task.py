@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from common.cli import UserError
+from common.data_files import find_split
 from common.hub import cached_or_download
-from common.reading import find_split
-from NER import alignment, demo, scores
-from NER.reading import read_file, read_folder
+from NER import alignment, demo_data, scores
+from NER.formats import read_file, read_folder
 from NER.scores import OUTSIDE, to_iob2, word_class
 
 TASK = "NER"
@@ -64,7 +64,7 @@ def load(args) -> Data:
     """
     names, name = None, dataset_name(args)
     if args.demo:
-        rows = demo.splits()
+        rows = demo_data.splits()
         rows = {split: [(r["tokens"], r["tags"]) for r in rows[split]] for split in rows}
     elif args.data_dir:
         rows, names = read_folder(args.data_dir)

@@ -1,11 +1,11 @@
-"""The report's figures, as PNG and PDF. Draws what `report_tables` computes."""
+"""The report's figures, as PNG and PDF. Draws what `tables` computes."""
 
 from pathlib import Path
 
-from common import report_tables as tables
 from common.cli import TRAINING_SIZES, UNTRAINED
 from common.files import replacing
-from common.report_cells import Results
+from common.report import tables
+from common.report.cells import Results
 
 _MARKERS = dict(zip(TRAINING_SIZES, "ovs^D", strict=True))
 

@@ -18,10 +18,10 @@ from common.cli import UserError
 log = logging.getLogger(__name__)
 
 
-class Machine(NamedTuple):
+class Device(NamedTuple):
     """Where and in which precision a model runs."""
 
-    device: torch.device
+    torch_device: torch.device
     precision: str  # fp32, bf16, fp16
     rank: int = 0  # which of the processes that torchrun started; the first one writes
     processes: int = 1
@@ -29,18 +29,22 @@ class Machine(NamedTuple):
     def autocast(self):
         """The context of a forward pass; weights stay in float32."""
         dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.precision)
-        return torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None)
+        return torch.autocast(self.torch_device.type, dtype=dtype, enabled=dtype is not None)
 
     def describe(self) -> dict:
         """For config.json."""
-        name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else None
+        name = (
+            torch.cuda.get_device_name(self.torch_device)
+            if self.torch_device.type == "cuda"
+            else None
+        )
         threads = torch.get_num_threads()
-        return {"device": str(self.device), "name": name or platform.machine(),
+        return {"device": str(self.torch_device), "name": name or platform.machine(),
                 "precision": self.precision, "threads": threads,
                 "processes": self.processes}  # fmt: skip
 
 
-def choose(device: str, precision: str, torchrun: bool = False) -> Machine:
+def choose_device(device: str, precision: str, torchrun: bool = False) -> Device:
     """Resolve `--device` and `--precision` ("auto": cuda, mps or cpu; native bf16 or fp32).
 
     With `torchrun`, processes that torchrun started join, each with a GPU of its own. Raises
@@ -80,22 +84,22 @@ def choose(device: str, precision: str, torchrun: bool = False) -> Machine:
             torch.cuda.set_device(chosen)
         torch.distributed.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
         atexit.register(torch.distributed.destroy_process_group)
-    return Machine(chosen, precision, cli.RANK, processes)
+    return Device(chosen, precision, cli.RANK, processes)
 
 
-def add_up(machine: Machine, tensors: list[torch.Tensor]) -> None:
+def add_up(device: Device, tensors: list[torch.Tensor]) -> None:
     """Replace each tensor by its sum over torchrun's processes."""
-    if machine.processes > 1:
+    if device.processes > 1:
         works = [torch.distributed.all_reduce(tensor, async_op=True) for tensor in tensors]
         for work in works:
             work.wait()
 
 
-def gather(machine: Machine, value: dict) -> dict:
+def gather(device: Device, value: dict) -> dict:
     """The dicts of torchrun's processes as one; they wait for each other here."""
-    if machine.processes == 1:
+    if device.processes == 1:
         return value
-    found: list = [None] * machine.processes
+    found: list = [None] * device.processes
     torch.distributed.all_gather_object(found, value)
     return {key: item for part in found for key, item in part.items()}
 
@@ -109,22 +113,22 @@ def _keep_freed_memory() -> None:
             mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: not given back
 
 
-def seed(value: int) -> None:
+def set_seed(value: int) -> None:
     """Seed what a new head and dropout draw from; subsets and batches have their own generators."""
     torch.manual_seed(value)
 
 
-def peak_memory(machine: Machine) -> dict:
+def peak_memory(device: Device) -> dict:
     """The most memory used so far: on the device for CUDA, else by the process."""
-    if machine.device.type == "cuda":
-        peak = torch.cuda.max_memory_allocated(machine.device) / 2**20
+    if device.torch_device.type == "cuda":
+        peak = torch.cuda.max_memory_allocated(device.torch_device) / 2**20
     else:  # in KiB, on a Mac in bytes
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
         peak = peak / 2**10 if sys.platform == "darwin" else peak
     return {"peak_memory_mib": peak}
 
 
-def in_memory(run: Callable[[int], object], size: int, device: torch.device):
+def in_memory(run: Callable[[int], object], size: int, device: Device):
     """`run(size)`, with half the size for as long as memory does not hold it; and that size."""
     while True:
         try:
@@ -137,25 +141,25 @@ def in_memory(run: Callable[[int], object], size: int, device: torch.device):
         # Here the exception is gone, and with it the tensors that its traceback held.
         if size == 1:
             raise UserError(
-                f"{device} has too little memory for one example. Use a lower --max_length, "
-                "--precision bf16, or a smaller model."
+                f"{device.torch_device} has too little memory for one example. Use a lower "
+                "--max_length, --precision bf16, or a smaller model."
             )
         size = -(-size // 2)
-        if device.type == "cuda":
+        if device.torch_device.type == "cuda":
             torch.cuda.empty_cache()
         log.warning("out of memory: %d examples at a time from here; the batch stays whole", size)
 
 
-def get_rng(device: torch.device) -> dict:
+def get_rng(device: Device) -> dict:
     """The states of the generators that dropout draws from."""
     states = {"cpu": torch.get_rng_state()}
-    if device.type == "cuda":
-        states["cuda"] = torch.cuda.get_rng_state(device)
+    if device.torch_device.type == "cuda":
+        states["cuda"] = torch.cuda.get_rng_state(device.torch_device)
     return states
 
 
-def set_rng(states: dict, device: torch.device) -> None:
+def set_rng(states: dict, device: Device) -> None:
     """Go on drawing from where `get_rng` was called."""
     torch.set_rng_state(states["cpu"])
-    if device.type == "cuda" and "cuda" in states:
-        torch.cuda.set_rng_state(states["cuda"], device)
+    if device.torch_device.type == "cuda" and "cuda" in states:
+        torch.cuda.set_rng_state(states["cuda"], device.torch_device)

@@ -102,9 +102,10 @@ class Scores:
         return found
 
 
-def finish(run: Run, scores: Scores, data, examples: dict, totals: dict, machine) -> dict:
+def finish(run: Run, scores: Scores, data, examples: dict, totals: dict, device) -> dict:
     """Write layers.csv, the figures and metrics.json of a run whose layers are all probed."""
-    from common import figures, machines
+    from common import figures
+    from common.device import peak_memory
 
     majority = {
         split: data.score(examples[split], data.majority(examples["train"], examples[split]))
@@ -121,4 +122,4 @@ def finish(run: Run, scores: Scores, data, examples: dict, totals: dict, machine
     figures.probing_sizes(model_folder, run.folder, data.PROBE_METRICS)
     if not run.args.keep_features:
         shutil.rmtree(run.folder / "features", ignore_errors=True)
-    return run.finish(metrics | machines.peak_memory(machine))
+    return run.finish(metrics | peak_memory(device))

@@ -41,7 +41,7 @@ def parse_args(argv):
 def main(argv=None):
     args = parse_args(argv)
 
-    from common.report_cells import Results
+    from common.report.cells import Results
 
     found = {task: datasets(root(args, task), task) for task in args.tasks}
     names = sorted({folder.name for folders in found.values() for folder in folders})
@@ -80,7 +80,7 @@ def datasets(folder: Path, task: str) -> list[Path]:
 
     Raises UserError if one of them holds runs of another task, too.
     """
-    from common.report_cells import run_folders, task_of
+    from common.report.cells import run_folders, task_of
 
     chosen = []
     for dataset in sorted(folder.glob("*")):
@@ -97,8 +97,8 @@ def datasets(folder: Path, task: str) -> list[Path]:
 
 def write(results) -> Path:
     """The report of one task on one data set, all or nothing; returns the path of its page."""
-    from common import report_figures, report_tables
     from common.files import replacing, write_csv
+    from common.report import figures, tables
 
     with replacing(results.folder / "report") as folder:
         shutil.rmtree(folder, ignore_errors=True)
@@ -112,24 +112,24 @@ def write(results) -> Path:
                 page.append(f"**{table.caption}** ({table.name}.csv, .tex)\n\n{table.markdown()}")
 
         def draw(name, text):
-            if getattr(report_figures, name)(results, folder):
+            if getattr(figures, name)(results, folder):
                 page.append(f"![{text}]({name}.png)\n")
 
         page.append(f"## 1. Downstream scores\n\n{SCORES}")
-        add(*report_tables.downstream(results))
+        add(*tables.downstream(results))
         page.append("## 2. Learning curves\n")
         draw("learning_curves", "test score by training size")
         page.append(f"## 3. Differences\n\n{DIFFERENCES}")
-        add(*report_tables.comparisons(results))
+        add(*tables.comparisons(results))
         page.append(f"## 4. Probing\n\n{PROBING}")
         draw("probing", "probe score by layer")
-        add(*report_tables.probing(results))
+        add(*tables.probing(results))
         page.append(f"## 5. Attention\n\n{ATTENTION}")
         draw("attention", "similarity of attention by layer")
-        add(*report_tables.attention(results))
+        add(*tables.attention(results))
         page.append(f"## 6. The link\n\n{LINK}")
         draw("link", "downstream score against probe score, selectivity and attention change")
-        add(report_tables.link(results))
+        add(tables.link(results))
         (folder / "report.md").write_text("\n".join(page), encoding="utf-8")
     return results.folder / "report" / "report.md"
 
@@ -167,7 +167,7 @@ points, or all alike.
 
 def head(results) -> str:
     """The title, what was read, what was passed over, and which settings are not alike."""
-    from common.report_cells import STEPS
+    from common.report.cells import STEPS
 
     lines = [f"# {results.task} on {results.name}\n"]
     if any(run.config["arguments"].get("demo") for run in results.runs):

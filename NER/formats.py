@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from common.cli import UserError
-from common.reading import check_folder, find_split, jsonl, lines
+from common.data_files import check_folder, find_split, jsonl, lines
 from NER.scores import OUTSIDE, to_iob2
 
 PATTERNS = (

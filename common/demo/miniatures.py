@@ -16,8 +16,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from common import demo_text
 from common.cli import RANK
+from common.demo import language
 
 DOMAINS = {"bert": "general", "gpt2": "general", "biobert": "biomedical", "biogpt": "biomedical"}
 LINES, VOCABULARY = 28_000, 1200  # of the text; of a tokenizer
@@ -34,7 +34,7 @@ def miniature(name: str, cache: Path) -> Path:
     rename when the model is complete, so that a killed or a second process does no harm.
     """
     versions = [importlib.metadata.version(p) for p in ("torch", "transformers", "tokenizers")]
-    source = Path(__file__).read_bytes() + Path(demo_text.__file__).read_bytes()
+    source = Path(__file__).read_bytes() + Path(language.__file__).read_bytes()
     source += repr([name, versions]).encode()
     folder = cache / f"{name}-{hashlib.sha256(source).hexdigest()[:10]}"
     while RANK and not folder.is_dir():  # under torchrun only the first process can save a model
@@ -48,7 +48,7 @@ def miniature(name: str, cache: Path) -> Path:
     torch.set_num_threads(1)  # the result, then, does not depend on the number of cores
     work = Path(tempfile.mkdtemp(dir=cache, prefix=f".{folder.name}-"))
     try:
-        lines = demo_text.text(DOMAINS[name], LINES, SEED)
+        lines = language.text(DOMAINS[name], LINES, SEED)
         tokenizer = train_tokenizer(name, lines, work)
         pretrain(name, tokenizer, lines).save_pretrained(work)
         tokenizer.save_pretrained(work)

@@ -18,9 +18,9 @@ import torch
 from torch.overrides import TorchFunctionMode
 from tqdm import tqdm
 
-from common import machines
 from common.batching import INPUTS, pad, sorted_batches
 from common.cli import UserError
+from common.device import Device, in_memory
 from common.files import replacing
 
 log = logging.getLogger(__name__)
@@ -46,7 +46,7 @@ def compare(
     pretrained,
     others: dict,
     examples: list[dict],
-    machine: machines.Machine,
+    device: Device,
     *,
     metrics: Sequence[str] = ("cosine",),
     drop_special: bool = False,
@@ -81,7 +81,7 @@ def compare(
     if len(set(shapes)) > 1:
         raise ValueError(f"models of different (layers, heads) cannot be compared: {shapes}")
     for model in models:
-        model.to(machine.device).eval()  # dropout would act on the maps
+        model.to(device.torch_device).eval()  # dropout would act on the maps
     layers, heads = shape = shapes[0]
 
     def run(batch: list[dict], keys: list, size: int) -> dict[object, list]:
@@ -89,11 +89,11 @@ def compare(
         found = {key: [] for key in keys}
         for start in range(0, len(batch), size):
             inputs, kept = _tensors(batch[start : start + size], pad_token_id, drop_special)
-            inputs = {key: tensor.to(machine.device) for key, tensor in inputs.items()}
-            kept = kept.to(machine.device)
-            before = [distributions(m, kept) for m in attentions(pretrained, inputs, machine)]
+            inputs = {key: tensor.to(device.torch_device) for key, tensor in inputs.items()}
+            kept = kept.to(device.torch_device)
+            before = [distributions(m, kept) for m in attentions(pretrained, inputs, device)]
             for key in keys:
-                after = attentions(others[key], inputs, machine)
+                after = attentions(others[key], inputs, device)
                 by_layer = [
                     head_metrics(a, distributions(b, kept), kept, metrics)
                     for a, b in zip(before, after, strict=True)
@@ -124,8 +124,10 @@ def compare(
             batch = [examples[kept[i]] for i in indices if keys]
             one = 2 * layers * heads * lengths[indices[0]] ** 2 * 4  # bytes of an example's maps
             wanted = max(1, min(limit, MAPS_BYTES // one))
-            found, size = machines.in_memory(
-                lambda size, batch=batch, keys=keys: run(batch, keys, size), wanted, machine.device
+            found, size = in_memory(
+                lambda size, batch=batch, keys=keys: run(batch, keys, size),
+                wanted,
+                device,
             )
             limit = size if size < wanted else limit
             for key, pieces in found.items():
@@ -158,11 +160,11 @@ def _load(file: Path | None) -> dict | None:
         return {key: value if value.ndim else int(value) for key, value in saved.items()}
 
 
-def attentions(model, inputs: dict, machine: machines.Machine) -> tuple[torch.Tensor, ...]:
+def attentions(model, inputs: dict, device: Device) -> tuple[torch.Tensor, ...]:
     """Every layer's maps, each `[batch, heads, query, key]`. ValueError if the model gives none."""
     # A causal model would also keep every layer's keys and values for generation.
     options = {} if model.config.model_type == "bert" else {"use_cache": False}
-    with machine.autocast(), _one_dnn(machine):
+    with device.autocast(), _one_dnn(device):
         maps = model(**inputs, output_attentions=True, **options).attentions
     if not maps or len(maps) != model.config.num_hidden_layers or any(m is None for m in maps):
         raise ValueError(
@@ -189,9 +191,9 @@ class _OneDNN(TorchFunctionMode):
         return function(*args, **(kwargs or {}))
 
 
-def _one_dnn(machine: machines.Machine):
-    here = machine.device.type == "cpu" and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-    return _OneDNN() if here and machine.precision == "fp32" else nullcontext()
+def _one_dnn(device: Device):
+    here = device.torch_device.type == "cpu" and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    return _OneDNN() if here and device.precision == "fp32" else nullcontext()
 
 
 def distributions(maps: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:

@@ -32,7 +32,7 @@ def probe(
     *,
     kind: str = "svc",
     standardize: bool = False,
-    machine,
+    device,
 ) -> Predictions:
     """Fit one probe per target on `pairs["train"]`; predict every split in `pairs`, train too.
 
@@ -63,7 +63,7 @@ def probe(
         del train  # before the kernel matrix takes its memory
 
         def inputs(some: np.ndarray) -> np.ndarray:
-            return rbf_kernel(sentences, some, pairs["train"], gamma, scaler, machine.device)
+            return rbf_kernel(sentences, some, pairs["train"], gamma, scaler, device.torch_device)
 
         train = inputs(pairs["train"])
     else:
@@ -152,7 +152,7 @@ def probe_layers(
     *,
     kind: str = "svc",
     standardize: bool = False,
-    machine,
+    device,
     memory_bytes: int | None = None,
     on_done: Callable[[int, Predictions], None] | None = None,
 ) -> dict[int, Predictions]:
@@ -183,7 +183,7 @@ def probe_layers(
     found = {}
     # One BLAS thread a layer, also for a single worker: more would round differently.
     with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(workers) as pool:
-        options = {"kind": kind, "standardize": standardize, "machine": machine}
+        options = {"kind": kind, "standardize": standardize, "device": device}
         running = {
             pool.submit(probe, array, pairs, targets, **options): layer
             for layer, array in arrays.items()
@@ -211,7 +211,7 @@ def memory_of_layer(pairs: dict[str, np.ndarray], hidden: int, kind: str = "svc"
 
 
 def available_memory() -> int:
-    """Bytes that this process can still take: of the machine, or of its container."""
+    """Bytes that this process can still take: of the device, or of its container."""
     try:
         rows = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
         available = int(rows["MemAvailable"].split()[0]) * 2**10

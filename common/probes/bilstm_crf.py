@@ -12,8 +12,8 @@ import torch
 
 from common.batching import epoch_batches, sorted_batches
 from common.cli import UserError
-from common.machines import Machine
-from NER.crf import log_partition, path_score, viterbi
+from common.device import Device
+from common.probes.crf import log_partition, path_score, viterbi
 
 KINDS = ("bilstm-crf", "linear")
 HIDDEN = 128  # per direction
@@ -126,9 +126,9 @@ def _pack(lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 class Probes:
-    """One probe a layer. `weights`: name -> float32 `[layers, ...]`, on the machine's device."""
+    """One probe a layer. `weights`: name -> float32 `[layers, ...]`, on the device's device."""
 
-    def __init__(self, kind: str, size: int, n_labels: int, seeds: Sequence[int], machine: Machine):
+    def __init__(self, kind: str, size: int, n_labels: int, seeds: Sequence[int], device: Device):
         top = 2 * HIDDEN if kind == "bilstm-crf" else size
         # Uniform, within the bounds of nn.Linear, nn.LSTM and pytorch-crf.
         shapes = {"output": (top**-0.5, n_labels, top), "output_bias": (top**-0.5, n_labels, 1)}
@@ -147,13 +147,13 @@ class Probes:
             name: torch.stack(
                 [(torch.rand(shape, generator=g) * 2 - 1) * bound for g in generators]
             )
-            .to(machine.device)
+            .to(device.torch_device)
             .requires_grad_()
             for name, (bound, *shape) in shapes.items()
         }
-        self.kind, self.device = kind, machine.device
+        self.kind, self.device = kind, device.torch_device
         # float16 has too little range for gradients; a linear probe gains nothing from bfloat16.
-        half = kind == "bilstm-crf" and machine.precision == "bf16"
+        half = kind == "bilstm-crf" and device.precision == "bf16"
         self.dtype = torch.bfloat16 if half else torch.float32
 
     def _crf(self) -> list[torch.Tensor]:
@@ -223,7 +223,7 @@ def fit(
     learning_rate: float = 1e-3,
     seeds: Sequence[int],
     batch_seed: int = 0,
-    machine: Machine,
+    device: Device,
     progress: Callable[[int], object] | None = None,
 ) -> Probes:
     """Train one probe a layer with Adam; all see the same batches, in an order from `batch_seed`.
@@ -245,10 +245,10 @@ def fit(
     for i, (tags, length) in enumerate(zip(labels, lengths, strict=True)):
         if np.shape(tags) != (length,) or np.min(tags) < 0 or np.max(tags) >= n_labels:
             raise ValueError(f"sentence {i}: needs {length} labels within 0 ... {n_labels - 1}")
-    probes = Probes(kind, features[0].shape[1], n_labels, seeds, machine)
+    probes = Probes(kind, features[0].shape[1], n_labels, seeds, device)
     optimizer = torch.optim.Adam(probes.weights.values(), lr=learning_rate, fused=True)
     for epoch in range(epochs):
-        total = torch.zeros(len(features), device=machine.device)
+        total = torch.zeros(len(features), device=device.torch_device)
         for batch in epoch_batches(lengths, batch_size, batch_seed, epoch):
             optimizer.zero_grad()
             words = sum(lengths[i] for i in batch)

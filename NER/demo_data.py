@@ -2,7 +2,7 @@
 
 import random
 
-from common.demo_text import POOLS, chunks
+from common.demo.language import POOLS, chunks
 
 SIZES = {"train": 1500, "dev": 250, "test": 350}
 
