@@ -168,7 +168,7 @@ def test_learns_what_the_features_encode_and_no_more(kind, precision):
     device = choose_device("cpu", precision)
     layers, sentences, gold = some_task(500, layers=2)
     layers[1] = np.random.default_rng(1).normal(size=layers[1].shape).astype(np.float16)
-    settings = {"kind": kind, "seeds": [1, 2], "machine": device, "batch_size": 8}
+    settings = {"kind": kind, "seeds": [1, 2], "device": device, "batch_size": 8}
     rate = 1e-2 if kind == "linear" else 1e-3
     probes = fit(layers, sentences[:400], gold[:400], 4, learning_rate=rate, **settings)
     informed, noise = probes.predict(layers, sentences[400:])
@@ -198,7 +198,7 @@ def test_the_crf_learns_the_order_of_labels():
 @pytest.mark.parametrize("kind", bilstm_crf.KINDS)
 def test_layers_in_lockstep_equal_each_alone(kind):
     layers, sentences, gold = some_task(60, layers=3)
-    settings = {"kind": kind, "machine": CPU, "batch_size": 16}
+    settings = {"kind": kind, "device": CPU, "batch_size": 16}
     together = fit(layers, sentences, gold, 4, seeds=[5, 6, 7], **settings)
     for i, layer in enumerate(layers):
         alone = fit([layer], sentences, gold, 4, seeds=[5 + i], **settings)
@@ -213,7 +213,7 @@ def test_layers_in_lockstep_equal_each_alone(kind):
 def test_training_does_not_depend_on_the_pieces_of_a_batch(kind, monkeypatch):
     """One sentence at a time has no padding: the same step as a whole batch with its padding."""
     layers, sentences, gold = some_task(40, layers=2)
-    settings = {"kind": kind, "seeds": [1, 2], "machine": CPU, "batch_size": 16}
+    settings = {"kind": kind, "seeds": [1, 2], "device": CPU, "batch_size": 16}
     whole = fit(layers, sentences, gold, 4, **settings)
     monkeypatch.setattr(bilstm_crf, "ROOM", 1)
     single = fit(layers, sentences, gold, 4, **settings)
@@ -242,7 +242,7 @@ def test_deterministic_and_seeded():
 
     def run(seeds, batch_seed=0):
         torch.rand(3), np.random.rand(3)  # global generators play no part
-        settings = {"seeds": seeds, "batch_seed": batch_seed, "machine": CPU, "batch_size": 8}
+        settings = {"seeds": seeds, "batch_seed": batch_seed, "device": CPU, "batch_size": 8}
         return fit(layers, sentences, gold, 4, **settings).weights
 
     first, again = run([1, 2]), run([1, 2])
@@ -258,7 +258,7 @@ def test_single_words_progress_memory_maps_and_order(tmp_path, kind, recwarn):
     np.save(tmp_path / "layer.npy", layers[0])
     layers = [np.load(tmp_path / "layer.npy", mmap_mode="r")]
     seen = []
-    settings = {"kind": kind, "batch_size": 16, "seeds": [0], "machine": CPU, "epochs": 2}
+    settings = {"kind": kind, "batch_size": 16, "seeds": [0], "device": CPU, "epochs": 2}
     probes = fit(layers, sentences, gold, 4, progress=seen.append, **settings)
     assert sum(seen) == 100 and len(seen) == 8
     found = probes.predict(layers, sentences)[0]
@@ -276,7 +276,7 @@ def test_what_does_not_fit_is_refused():
 
     def refused(match, error=ValueError, **changes):
         given = {"features": layers, "sentences": sentences, "labels": gold, "n_labels": 4,
-                 "seeds": [0, 0], "machine": CPU} | changes  # fmt: skip
+                 "seeds": [0, 0], "device": CPU} | changes  # fmt: skip
         with pytest.raises(error, match=match):
             fit(**given)
 

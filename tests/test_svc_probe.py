@@ -191,7 +191,7 @@ def test_parallel_layers_give_what_one_after_another_gives(kind, tmp_path, monke
         calls.append(layer)
         threads.add(threading.current_thread())
 
-    options = {"kind": kind, "machine": CPU}
+    options = {"kind": kind, "device": CPU}
     several = probe_layers(layers, pairs, targets, on_done=on_done, **options)
     single = probe_layers(layers, pairs, targets, memory_bytes=1, **options)
     assert list(several) == list(single) == list(layers)

@@ -1,0 +1,176 @@
+"""The contract: what `common` asks of a task, and how it finds the tasks there are.
+
+A task is a folder beside `common` with a module `task.py` that has every name of `Task`; nothing is
+inherited. `common` imports no task by name. tests/test_task.py holds all of them to this page.
+"""
+
+import importlib
+from collections.abc import Callable, Hashable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+from common.cli import ROOT
+
+if TYPE_CHECKING:  # not at run time: a wrong flag must answer before torch is imported
+    import numpy as np
+    from torch import Tensor
+
+
+class Score(NamedTuple):
+    """A score of a split: a function of counts that are added up over its examples.
+
+    That form is what the bootstrap needs (a resample is a weighted sum of counts), and the summary,
+    metrics.json, the tables and the figures read the same function.
+    """
+
+    name: str  # the key in metrics.json, after `<split>_`
+    table: str  # which of `Task.count`'s arrays is added up
+    value: Callable[["np.ndarray"], "np.ndarray"]  # sums [..., *shape of a count] -> [...]
+    title: str  # how tables and figures call it
+    by_layer: bool = False  # whether the probes' figures draw it
+    lowest: float = 0.0  # of its range; the highest is 1
+
+
+class Data(NamedTuple):
+    """A data set; a task may add fields of its own (settings that its functions need)."""
+
+    name: str
+    splits: dict[str, list]  # "train", "test" and mostly "dev" -> examples, in the files' order
+    labels: list[str]  # what a model's outputs stand for, by number; empty where there are none
+
+
+class ProbeInputs(NamedTuple):
+    """What a probe reads of a data set, whichever the encoder's layer."""
+
+    # `input_ids` (, `token_type_ids`) and `units`, (start, end) token ranges whose mean vectors
+    # are the rows of the features, in order over all of `encoded`.
+    encoded: list[dict]
+    # {target: {split: rows}}: of labelled sequences a list of (first row, last row + 1), a pair a
+    # sequence, equal numbers where it has no unit; of labelled examples an int array `[n, k]`, the
+    # k rows whose vectors stand for one example, concatenated.
+    rows: dict[str, dict[str, Any]]
+    # {target: labels of the train split}: numbers below `n_labels`; a list with an int array for
+    # each sequence, one a unit; or one int array `[n]`.
+    labels: dict[str, Any]
+    n_labels: int
+    counts: dict[str, int]  # what was cut, for metrics.json
+
+
+class Task(Protocol):
+    """The names of a `task.py`. `example` is whatever its `load` makes; `common` only hands it on.
+
+    A prediction is whatever `predict` and `probe_predictions` return for an example; a row is a
+    line of predictions.jsonl: JSON values, `id` first, and never any text of the data.
+    """
+
+    NAME: str  # the folder's name
+    HEAD: str  # "sequence", "token" or "span": what the model predicts of an input; "causal": text
+    SCORES: tuple[Score, ...]  # the first is the main one: the best epoch, the best layer
+    IN_STUDY: bool  # whether `common.study` runs it when no --tasks are given
+
+    def add_arguments(self, parser) -> None:
+        """Add the flags that all scripts of this task have besides those of `common.cli`.
+
+        Each is a setting (it identifies a result) unless `common.cli.FLAGS` says otherwise.
+        """
+
+    def dataset_name(self, args) -> str:
+        """The data set's name in the result path. Does not touch a file."""
+
+    def load(self, args) -> Data:
+        """The data set that `args` name (`demo`, `data_dir`, `dataset_name`, the task's flags).
+
+        Deterministic. Raises UserError, with file and line, for what cannot be had or read.
+        """
+
+    def stratum(self, example) -> Hashable:
+        """What training subsets are stratified by."""
+
+    def encode(
+        self, data: Data, examples: list, tokenizer, max_length: int
+    ) -> tuple[list[dict], dict[str, int]]:
+        """The model's inputs: at least `input_ids` (, `token_type_ids`) and `labels`; the counts.
+
+        One dict an input, or several an example (windows). `labels`: a number, or one a token with
+        -100 for none, or what the task's own `loss` takes. The counts (of examples, of what was
+        cut) go into metrics.json. Raises UserError where `max_length` leaves no room.
+        """
+
+    def n_labels(self, row: dict) -> int:
+        """How many labels of an encoded input the loss is a mean over; 0: it is not trained on."""
+
+    def loss(self, model, batch: dict) -> "Tensor":
+        """The loss of a padded batch (`common.batching.pad`), summed over its labels: a scalar."""
+
+    def predict(self, model, tokenizer, data: Data, examples, encoded, args, device, name) -> list:
+        """A prediction for each of `examples`, from their `encode`d inputs. `name`: the split's.
+
+        Sets eval mode, shows a progress bar; under torchrun all processes get all predictions.
+        """
+
+    def rows(
+        self, data: Data, examples: dict[str, list], predictions: dict[str, list]
+    ) -> tuple[dict[str, list[dict]], dict[str, float]]:
+        """`{split: rows of predictions.jsonl}`, and further metrics (a threshold chosen on dev).
+
+        A row holds all that `count` needs: gold and predicted labels, or numbers made of them.
+        """
+
+    def baseline(self, train: list, examples: list) -> list:
+        """Predictions that read no input: the majority class of `train`, no answer, ..."""
+
+    def count(self, rows: list[dict]) -> dict[str, "np.ndarray"]:
+        """`{table: array [examples, ...]}`: what each example adds to each of the `SCORES`' tables.
+
+        Raises ValueError for rows that are no predictions of this task.
+        """
+
+    def details(self, rows: list[dict]) -> dict[str, float]:
+        """Further numbers of a split for metrics.json: by class, the confusion matrix, ..."""
+
+    def controls(self, data: Data, splits: dict[str, list], seed: int) -> dict[str, dict]:
+        """`{target: splits}` whose labels or inputs tell nothing of the task; "control" is first.
+
+        Selectivity is the task's score less "control"'s (Hewitt & Liang 2019).
+        """
+
+    def probe_inputs(
+        self, data: Data, targets: dict[str, dict[str, list]], tokenizer, max_length: int, args
+    ) -> ProbeInputs:
+        """What the frozen encoder and the probe read; `targets`: "task" and the controls' splits.
+
+        `args.pooling` says which tokens' vectors stand for a unit.
+        """
+
+    def probe_predictions(self, data: Data, examples: list, inputs: ProbeInputs, target: str,
+                          split: str, found) -> list:  # fmt: skip
+        """Predictions in `rows`' form from a probe's: an int array a sequence, or `[n]`."""
+
+    def attention_inputs(
+        self, data: Data, examples: list, tokenizer, max_length: int
+    ) -> tuple[list[dict], dict[str, int]]:
+        """The inputs whose attention is compared, one an example, and counts: mostly `encode`."""
+
+
+def find(root: Path = ROOT) -> list[str]:
+    """The names of the tasks: the folders beside `common` that have a `task.py`, in order."""
+    return sorted(
+        path.parent.name for path in root.glob("*/task.py") if path.parent.name != "common"
+    )
+
+
+def load(name: str) -> Task:
+    """The task's module."""
+    return importlib.import_module(f"{name}.task")
+
+
+def evaluate(task: Task, rows: list[dict]) -> dict[str, float]:
+    """All scores of a split's rows, and the task's details: `{name: value}`."""
+    tables = {name: table.sum(0) for name, table in task.count(rows).items()}
+    scores = {score.name: float(score.value(tables[score.table])) for score in task.SCORES}
+    return scores | task.details(rows)
+
+
+def titles(scores: Iterable[Score]) -> dict[str, str]:
+    """How each score is called."""
+    return {score.name: score.title for score in scores}
