@@ -188,7 +188,7 @@ def _distances(model) -> dict[str, int]:
             f"--layer_decay: the layers of {row.name} share their weights, so there is no rate a "
             "layer. Leave it out, or give 1."
         )
-    parts = {name: n + 2 for name in row.embeddings} | dict.fromkeys(row.top, 1)
+    parts = dict.fromkeys(row.embeddings, n + 2) | dict.fromkeys(row.top, 1)
     parts |= {name: 0 for names in row.heads.values() for name in names}
     layer = re.compile(rf"(?:^|\.){re.escape(row.layers)}\.(\d+)\.")
     other = re.compile(rf"(?:^|\.)({'|'.join(map(re.escape, parts))})\.")
