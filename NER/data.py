@@ -1,13 +1,11 @@
 """NER data: BioNLP2004 from the Hub, your own files, or the demo's; the classes to learn."""
 
-from pathlib import Path
 from typing import NamedTuple
 
 from common.cli import UserError
-from common.data_files import find_split
-from common.hub import cached_or_download
+from common.hub import load_dataset
 from NER import demo_data
-from NER.formats import read_file, read_folder
+from NER.formats import FIELDS, read_folder, sentences
 from NER.scores import OUTSIDE, to_iob2, word_class
 
 HUB_ID, HUB_REVISION = "tner/bionlp2004", "refs/convert/parquet"
@@ -75,22 +73,13 @@ def load(args) -> Data:
 
 def _from_hub() -> dict[str, list[tuple[list[str], list[str]]]]:
     """BioNLP2004 from the Hub's parquet conversion; `datasets` refuses its loading script."""
-    from huggingface_hub import snapshot_download
-
-    def files(local_files_only: bool) -> dict[str, list[Path]]:
-        folder = snapshot_download(
-            HUB_ID, repo_type="dataset", revision=HUB_REVISION, allow_patterns="*.parquet",
-            local_files_only=local_files_only,
-        )  # fmt: skip
-        patterns = ("{}.parquet", "*/{}/*.parquet", "{}/*.parquet", "*/{}-*.parquet")
-        found = {s: find_split(Path(folder), s, patterns) for s in ("train", "dev", "test")}
-        if not all(found.values()):  # a download that was broken off
-            raise FileNotFoundError(f"no {[s for s in found if not found[s]]} in {folder}")
-        return found
-
-    found = cached_or_download(HUB_ID, files, repo_type="dataset", revision=HUB_REVISION)
+    found = load_dataset(HUB_ID, ("train", "dev", "test"), FIELDS, HUB_REVISION)
     by_id = dict(enumerate(BIONLP2004))
-    return {s: [row for file in found[s] for row in read_file(file, by_id)] for s in found}
+    placed = {
+        split: ((f"{HUB_ID}, {split}, row {i}", row) for i, row in enumerate(rows, 1))
+        for split, rows in found.items()
+    }
+    return {split: list(sentences(rows, by_id)) for split, rows in placed.items()}
 
 
 def stratum(example: Example) -> str:

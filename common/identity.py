@@ -68,9 +68,9 @@ def made_from(there: dict, here: dict) -> list[str]:
     hashes = [config.get("data") or {} for config in (there, here)]
     # Of a fine-tuning run both hashes are one; a probe's may be of a part of the data.
     full = [data.get("full_sha256") or data.get("sha256") for data in hashes]
-    if None not in full and full[0] != full[1]:
-        if all("full_sha256" in data for data in hashes) or there.get("step") == "fine-tuning":
-            found.append("data set")
+    comparable = all("full_sha256" in d for d in hashes) or there.get("step") == "fine-tuning"
+    if None not in full and full[0] != full[1] and comparable:
+        found.append("data set")
     for key, name in (("weights", "base model"), ("checkpoint", "fine-tuned model")):
         if key in there and key in here and there[key] != here[key]:
             known = there[key] and here[key]
@@ -129,11 +129,10 @@ def commit() -> str | None:
     """The code's commit, `-dirty` where it was edited since; None outside a git checkout."""
     git = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=40"]
     try:
-        return (
-            subprocess.run(git, capture_output=True, text=True, timeout=10).stdout.strip() or None
-        )
+        found = subprocess.run(git, capture_output=True, text=True, timeout=10).stdout
     except (OSError, subprocess.TimeoutExpired):
         return None
+    return found.strip() or None
 
 
 def warn_of_other_code(folder: Path, config: dict) -> None:

@@ -77,11 +77,16 @@ def run(task, args) -> None:
                 encoder, inputs.encoded, wanted, device, args.batch_size, run.folder / "features"
             )
 
+        def rows_of(target, split, found):
+            some = targets[target][split]
+            predicted = task.probe_predictions(data, some, inputs, target, split, found)
+            return task.rows(data, {split: some}, {split: predicted})[0][split]
+
         def keep(layer, found):
             scores.add(layer, {
                 target: {
-                    split: evaluate(task, probe_rows(task, data, targets, inputs, target, split, of))
-                    for split, of in splits.items()
+                    split: evaluate(task, rows_of(target, split, predicted))
+                    for split, predicted in splits.items()
                 }
                 for target, splits in found.items()
             })  # fmt: skip
@@ -99,13 +104,6 @@ def run(task, args) -> None:
         totals = inputs.counts | {"parameters": encoder.num_parameters()}
         metrics = finish(run, scores, data, examples, totals, device)
     summarize(run, metrics, "added to" if extend else "done")
-
-
-def probe_rows(task, data, targets, inputs, target: str, split: str, found) -> list[dict]:
-    """Rows as of predictions.jsonl from a probe's predictions of a split."""
-    examples = targets[target][split]
-    predicted = task.probe_predictions(data, examples, inputs, target, split, found)
-    return task.rows(data, {split: examples}, {split: predicted})[0][split]
 
 
 def check_same(run: results.Run, made_of: dict) -> None:

@@ -42,7 +42,7 @@ def macro_f1(totals: "ndarray") -> "ndarray":
 
 
 def by_class(confusion: "ndarray") -> "ndarray":
-    """[right, predicted, gold] of a confusion matrix [..., gold, predicted] -> [..., classes, 3]."""
+    """[..., classes, 3] (right, predicted, gold) of a confusion matrix [..., gold, predicted]."""
     import numpy as np
 
     right = confusion.diagonal(axis1=-2, axis2=-1)
