@@ -136,9 +136,20 @@ def positions(config) -> int:
     return config.max_position_embeddings - of(config).reserved_positions
 
 
-def published_layer_decay(config) -> float:
-    """The layer-wise decay of the learning rate that the family was published with; 1.0: none."""
-    base, large = of(config).layer_decay
+def layer_decay(config, given: float | None) -> float:
+    """The layer-wise decay of the learning rate: `given`, or as published for the family; 1: none.
+
+    Raises UserError where layers share their weights, and there is no rate a layer.
+    """
+    row = of(config)
+    if row.shared_layers and given not in (None, 1.0):
+        raise UserError(
+            f"--layer_decay {given}: the layers of {row.name} share their weights, so there is no "
+            "rate a layer. Leave it out, or give 1."
+        )
+    if given is not None:
+        return given
+    base, large = row.layer_decay
     return base if config.num_hidden_layers <= BASE_LAYERS else large
 
 
@@ -183,11 +194,6 @@ def parameter_groups(
 def _distances(model) -> dict[str, int]:
     """`{parameter's name: how far below the head it is}`; adapters count with what they adapt."""
     row, n = of(model.config), model.config.num_hidden_layers
-    if row.shared_layers:
-        raise UserError(
-            f"--layer_decay: the layers of {row.name} share their weights, so there is no rate a "
-            "layer. Leave it out, or give 1."
-        )
     parts = dict.fromkeys(row.embeddings, n + 2) | dict.fromkeys(row.top, 1)
     parts |= {name: 0 for names in row.heads.values() for name in names}
     layer = re.compile(rf"(?:^|\.){re.escape(row.layers)}\.(\d+)\.")

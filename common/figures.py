@@ -5,7 +5,7 @@ from pathlib import Path
 from common.files import read_json, replacing
 
 
-def learning_curve(folder: Path, metrics: tuple[str, ...]) -> None:
+def learning_curve(folder: Path, scores) -> None:
     """learning_curve.png: training loss (left), dev scores (right) by epoch, from history.csv."""
     import pandas as pd
 
@@ -19,7 +19,7 @@ def learning_curve(folder: Path, metrics: tuple[str, ...]) -> None:
     )
     left.set_ylim(bottom=0)
     dev = table[table["split"] == "dev"]
-    for metric in metrics if len(dev) else ():
+    for metric in [s.name for s in scores] if len(dev) else ():
         rows = dev[dev["metric"] == metric]
         right.plot(rows["epoch"], rows["value"], marker="o", label=_name(metric))
     right.set(xlabel="epoch", ylabel="score (0 to 1)", ylim=(0, 1))
@@ -33,12 +33,12 @@ def learning_curve(folder: Path, metrics: tuple[str, ...]) -> None:
     _save(figure, folder / "learning_curve.png")
 
 
-def probing_layers(folder: Path, metrics: tuple[str, ...], random_init: Path) -> None:
-    """layers.png: test scores by layer, with majority, control and untrained encoder where run.
-
-    `random_init`: layers.csv of the untrained encoder, if it was probed.
-    """
+def probing_layers(folder: Path, scores) -> None:
+    """layers.png: test scores by layer, with majority, control and untrained encoder where run."""
     import pandas as pd
+
+    metrics = [s.name for s in scores if s.by_layer]
+    random_init = folder.parents[2] / "random" / folder.parent.name / folder.name / "layers.csv"
 
     table = pd.read_csv(folder / "layers.csv")
     curves = [(table, str(table.iloc[0]["probe"]), "task", "probe", "C0", "o-"),
@@ -63,20 +63,21 @@ def probing_layers(folder: Path, metrics: tuple[str, ...], random_init: Path) ->
 
 
 def _comparable(folder: Path, run_folder: Path) -> bool:
-    """Whether two runs of a step differ in nothing but the size, and what does not matter here."""
-    names = ("training_size", "training_sizes", "random_init", "control", "layers", "metrics")
-    names += ("overwrite", "output_dir", "custom_output_dir", "keep_features", "floor", "device")
-    configs = (read_json(f / "config.json") for f in (folder, run_folder))
-    one, two = ((config or {}).get("arguments", {}) for config in configs)
-    return all(one.get(k) == two.get(k) for k in {*one, *two} - {*names})
+    """Whether two runs of a step may stand in one figure."""
+    from common.identity import differences
+
+    one, two = (read_json(f / "config.json") or {} for f in (folder, run_folder))
+    return not differences(one, two)
 
 
-def probing_sizes(model_folder: Path, run_folder: Path, metrics: tuple[str, ...]) -> None:
+def probing_sizes(run_folder: Path, scores) -> None:
     """layers_all_sizes.png: test scores by layer, a curve for each size probed so far.
 
     Only the sizes that were probed as the one in `run_folder` was.
     """
     import pandas as pd
+
+    model_folder, metrics = run_folder.parents[2], [s.name for s in scores if s.by_layer]
 
     from common.cli import TRAINING_SIZES
 
@@ -111,12 +112,14 @@ def probing_sizes(model_folder: Path, run_folder: Path, metrics: tuple[str, ...]
     _save(figure, model_folder / "layers_all_sizes.png")
 
 
-def attention_heads(model_folder: Path, run_folder: Path) -> None:
+def attention_heads(run_folder: Path) -> None:
     """heads.png of every size compared so far, on one colour scale; attention_all_sizes.png.
 
     Only the sizes that were compared as the one in `run_folder` was.
     """
     import pandas as pd
+
+    model_folder = run_folder.parents[2]
 
     from common.cli import TRAINING_SIZES
 

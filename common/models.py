@@ -1,5 +1,6 @@
 """The registry of models; tokenizer and task model from a Hub id or a local folder."""
 
+import hashlib
 import logging
 import re
 import string
@@ -34,6 +35,7 @@ MODELS = {
 }
 STUDY = ("bert", "biobert", "gpt2", "biogpt")  # the study's four models
 MINIATURES = tuple(name for name in MODELS if name in miniatures.DOMAINS)  # what --demo has
+WEIGHT_FILES = (".json", ".txt", ".model", ".safetensors", ".bin")  # what a model is read from
 CACHE = ROOT / ".cache" / "demo"  # of the demo's miniatures
 AUTO_CLASSES = {
     "sequence": "AutoModelForSequenceClassification",
@@ -83,6 +85,24 @@ def source(args) -> str:
         _quiet()  # a miniature is saved when it is made
         return str(miniatures.miniature(args.model_name, CACHE))
     return MODELS.get(args.model_name, args.model_name)
+
+
+def weights_identity(args) -> str | None:
+    """Which weights `--model_name` means: a hash of a local folder's files, or of the miniature.
+
+    None for a model of the Hub, whose name says it.
+    """
+    if args.demo:
+        return miniatures.folder_of(args.model_name, CACHE).name
+    folder = Path(args.model_name)
+    if args.model_name in MODELS or not folder.is_dir():
+        return None
+    digest = hashlib.sha256()
+    for file in sorted(path for path in folder.iterdir() if path.is_file()):
+        if file.suffix in WEIGHT_FILES and not file.name.startswith("."):
+            with file.open("rb") as opened:
+                digest.update(file.name.encode() + hashlib.file_digest(opened, "sha256").digest())
+    return digest.hexdigest()
 
 
 def load_config(source: str):
