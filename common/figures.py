@@ -11,9 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
-from common import palette, results
+from common import palette
 from common.cli import UNTRAINED
 from common.files import read_json, replacing
+from common.identity import differences, is_stale, settings_of, split_step
 from common.task import Score
 
 log = logging.getLogger(__name__)
@@ -34,7 +35,7 @@ def learning_curve(folder: Path, scores: Sequence[Score]) -> None:
     drawn = [score for score in scores if (dev["metric"] == score.name).any()]
     for i, score in enumerate(drawn):
         rows, style = dev[dev["metric"] == score.name], palette.score_style(i, len(drawn))
-        right.plot(rows["epoch"], rows["value"], label=score.title, clip_on=False, **style)
+        right.plot(rows["epoch"], rows["value"], label=score.title, **style)
     fit([right], min((score.lowest for score in drawn), default=0))
     right.set(xlabel="epoch", ylabel="score (at most 1)")
     right.set_title("scores on dev" if drawn else "no dev split")
@@ -54,19 +55,19 @@ def probing_layers(folder: Path, scores: Sequence[Score]) -> None:
     tables = _sizes(folder, "layers.csv")
     own = tables[folder]
     row, scores = own.iloc[0], [score for score in scores if score.by_layer]
-    style = palette.size_style(row["training_size"])
-    control = style | {"marker": "+", "linestyle": "-.", "label": "the same, control labels"}
-    curves = [(own, "control", control)] + [
+    style = _labelled(own)
+    control = {"marker": "+", "linestyle": "-.", "label": f"{style['label']}, control labels"}
+    curves = [(own, "task", style), (own, "control", style | control)] + [
         (table, "task", _labelled(table))
         for table in tables.values()
-        if table is own or table["training_size"].iloc[0] == UNTRAINED
+        if table is not own and table["training_size"].iloc[0] == UNTRAINED
     ]
     figure, (axes,) = panels([len(scores)], columns=3, width=4.5)
     for panel, score in zip(axes, scores, strict=True):
         for table, target, look in curves:
             _probe_curve(panel, table, target, score, look)
         _finish_layers(panel, own, score)
-    _title(figure, row, _probe_name(folder, row))
+    _title(figure, row, _probe_name(folder, row), palette.encoder_name(row["training_size"]))
     legend(figure)
     save(figure, folder / "layers.png")
 
@@ -107,7 +108,7 @@ def _finish_layers(axes, table, score: Score) -> None:
 
 
 def _probe_name(folder: Path, row) -> str:
-    variant = results.variant_title(results.split_step(folder.name)[1])
+    variant = palette.variant_name(split_step(folder.name)[1])
     return f"probing ({'; '.join(filter(None, (row['probe'], variant)))})"
 
 
@@ -116,9 +117,9 @@ def _probe_name(folder: Path, row) -> str:
 _MAPS = {
     "cosine": ("cosine similarity of the attention maps (1 = unchanged)", "cosine", 1, "viridis"),
     "js": ("Jensen-Shannon divergence of the attention (0 = unchanged, 1 = disjoint)",
-           "bits", 1, "viridis_r"),
-    "entropy_pretrained": ("entropy of the attention, pre-trained", "bits", None, "cividis"),
-    "entropy_fine_tuned": ("entropy of the attention, fine-tuned", "bits", None, "cividis"),
+           "JS (bits)", 1, "viridis_r"),
+    "entropy_pretrained": ("entropy of the attention, pre-trained", "entropy (bits)", None, "cividis"),
+    "entropy_fine_tuned": ("entropy of the attention, fine-tuned", "entropy (bits)", None, "cividis"),
 }  # fmt: skip
 
 
@@ -143,7 +144,7 @@ def attention_heads(folder: Path) -> None:
         title, label, high, colors = _MAPS[metric]
         image = panel.imshow(grid, vmin=0, vmax=high or bits, cmap=colors, aspect="auto")
         for (y, x), value in np.ndenumerate(grid.to_numpy()):
-            text = f"{value:.3f}".replace("0.", ".", 1) if isfinite(value) else "–"
+            text = f"{value:.3f}".removeprefix("0") if isfinite(value) else "–"
             red, green, blue, _ = image.cmap(image.norm(value))
             dark = 0.299 * red + 0.587 * green + 0.114 * blue < 0.5 and isfinite(value)
             panel.text(x, y, text, ha="center", va="center", fontsize=6.5,
@@ -155,8 +156,8 @@ def attention_heads(folder: Path) -> None:
         panel.grid(False)
         figure.colorbar(image, ax=panel, label=label)
     row = table.iloc[0]
-    size = palette.size_name(row["training_size"])
-    _title(figure, row, f"attention, pre-trained against {size}", _inputs(folder))
+    encoder = palette.encoder_name(row["training_size"])
+    _title(figure, row, f"attention, pre-trained against {encoder}", _inputs(folder))
     save(figure, folder / "heads.png")
 
 
@@ -188,7 +189,7 @@ def attention_sizes(folder: Path) -> None:
 
 def _inputs(folder: Path) -> str:
     """On what the attention was compared, from config.json: the CSV does not say."""
-    settings = results.settings_of(read_json(folder / "config.json") or {})
+    settings = settings_of(read_json(folder / "config.json") or {})
     special = "dropped" if settings.get("drop_special") else "included"
     first = f", first {n} examples" if (n := settings.get("max_examples")) else ""
     return f"{settings.get('split', 'test')} split{first}, special tokens {special}"
@@ -198,22 +199,18 @@ def _sizes(folder: Path, name: str) -> dict:
     """`{run folder: its table}` by size: of `folder`, and of those that may stand beside it."""
     import pandas as pd
 
-    def size(other):
-        return -1 if (text := other.parents[1].name) == UNTRAINED else int(text)
-
     this, found = read_json(folder / "config.json") or {}, {}
-    beside = folder.parents[2].glob(f"*/{folder.parent.name}/{folder.name}/{name}")
-    known = (
-        path
-        for path in beside
-        if path.parents[2].name in (UNTRAINED,) or path.parents[2].name.isdigit()
-    )
-    for path in sorted((path.parent for path in known), key=size):
+    beside = [path.parent for path in folder.parents[2].glob(f"*/*/*/{name}")
+              if path.parts[-3:-1] == folder.parts[-2:]]  # fmt: skip
+    sizes = {path: path.parents[1].name for path in beside}
+    sizes = {path: -1 if size == UNTRAINED else int(size) for path, size in sizes.items()
+             if size == UNTRAINED or size.isdigit()}  # fmt: skip
+    for path in sorted(sizes, key=sizes.get):
         if path != folder:  # the run that draws is not finished yet
             config = read_json(path / "config.json")
-            if not config or not (path / "metrics.json").exists() or results.is_stale(path):
+            if not config or not (path / "metrics.json").exists() or is_stale(path):
                 continue
-            if results.differences(config, this):
+            if differences(config, this):
                 continue
         try:
             found[path] = pd.read_csv(path / name)
@@ -224,7 +221,7 @@ def _sizes(folder: Path, name: str) -> dict:
 
 def _of_the_model(folder: Path, name: str) -> Path:
     """Where a figure of all sizes lies: a file for each variant and each seed but the default."""
-    variant, seed = results.split_step(folder.name)[1], folder.parent.name
+    variant, seed = split_step(folder.name)[1], folder.parent.name
     parts = [name, variant, seed if seed != f"seed-{SEED}" else ""]
     return folder.parents[2] / f"{'_'.join(filter(None, parts))}.png"
 
@@ -258,7 +255,7 @@ def panels(counts: Sequence[int], columns: int = 4, width: float = 3.3, height: 
 def curve(axes, x, y, style: dict) -> None:
     """A line, if there is anything to draw; whole numbers on the x axis."""
     if len(x):
-        axes.plot(x, y, **{"markersize": 4, "clip_on": False} | style)
+        axes.plot(x, y, **{"markersize": 4} | style)
         axes.xaxis.get_major_locator().set_params(integer=True)
 
 
@@ -275,6 +272,8 @@ def fit(axes: Sequence, low: float = 0, high: float | None = 1, least: float = 0
     margin = max(0.06 * np.ptp(values), (least - np.ptp(values)) / 2)
     bottom = max(low, min(values.min() - margin, high - least))
     top = min(high, max(values.max() + margin, low + least))
+    edge = 0.02 * (top - bottom)  # what lies at the end of the range is not hidden by the frame
+    bottom, top = min(bottom, values.min() - edge), max(top, values.max() + edge)
     for panel in axes:
         panel.set_ylim(bottom, top)
 

@@ -23,6 +23,17 @@ def size_name(size: int | str) -> str:
     return names.get(str(size), f"{size} %")
 
 
+def encoder_name(size: int | str) -> str:
+    """The same, as a title says it."""
+    names = {UNTRAINED: "untrained encoder", "0": "pre-trained encoder"}
+    return names.get(str(size), f"encoder fine-tuned on {size} %")
+
+
+def variant_name(variant: str) -> str:
+    """How the variant of a step is called, from its folder's name: `linear-first`."""
+    return variant.replace("-", ", ").replace("_", " ")
+
+
 def size_style(size: int | str) -> dict:
     """Colour, marker and line: lighter for less data; grey where nothing was fine-tuned."""
     from matplotlib import colormaps
@@ -45,14 +56,14 @@ def model_style(name: str) -> dict:
     i = known.index(name) if name in known else crc32(name.encode())
     turn, place = i // n, i % n
     return {"color": _COLORS[place], "marker": _MODEL_MARKERS[(place + turn) % n],
-            "fillstyle": "none" if turn % 2 else "full"}  # fmt: skip
+            "fillstyle": ("full", "none", "left")[turn % 3]}  # fmt: skip
 
 
 def score_style(i: int, n: int) -> dict:
     """Of the i-th of `n` scores in one panel: each is narrower than those before and below it."""
     return {"color": _COLORS[i % len(_COLORS)], "linestyle": _LINES[i % len(_LINES)],
             "marker": _MODEL_MARKERS[i % len(_MODEL_MARKERS)],
-            "linewidth": 1.2 + 1.3 * (n - 1 - i), "markersize": 4 + 2.5 * (n - 1 - i)}  # fmt: skip
+            "linewidth": 1 + 0.9 * (n - 1 - i), "markersize": 3 + 1.6 * (n - 1 - i)}  # fmt: skip
 
 
 def short(name: str) -> str:

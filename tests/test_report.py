@@ -352,7 +352,7 @@ def test_conditions_that_differ_are_listed(tmp_path):
         config["machine"] = {"device": "cpu", "precision": precision}
         files.write_json(folder / "config.json", config)
     text = page(write(tmp_path))
-    for line in ("made by other code, git commit: abc (1), def (1)",
+    for line in ("made by other code (commit): abc (1), def (1)",
                  "max_length: 256 (1), 512 (1)", "precision: bf16 (1), fp32 (1)"):  # fmt: skip
         assert f"- fine-tuning, {line}\n" in text
     assert "torch" not in text and "cpu" not in text and "Passed over" not in text

@@ -100,8 +100,8 @@ def datasets(folder: Path, name: str) -> list[Path]:
 def write(grid) -> Path:
     """The report of one task on one data set, all or nothing; returns the path of its page."""
     from common.files import replacing
+    from common.palette import variant_name
     from common.report import figures, tables
-    from common.results import variant_title
 
     with replacing(grid.folder / "report") as folder:
         shutil.rmtree(folder, ignore_errors=True)
@@ -131,7 +131,7 @@ def write(grid) -> Path:
             ("5. Attention", ATTENTION, "attention", "similarity of attention by layer"),
         ):
             for variant in grid.variants(name):
-                other = f"### {title[3:]}: {variant_title(variant)}"
+                other = f"### {title[3:]}: {variant_name(variant)}"
                 section(other if variant else f"## {title}", "" if variant else text,
                         getattr(figures, name), alt, getattr(tables, name), variant)  # fmt: skip
         section("## 6. The link", LINK, figures.link,
@@ -176,7 +176,7 @@ points, or all alike. Only runs with default settings of probing and attention.
 
 def head(grid) -> str:
     """The title, what was read, what was passed over, and what is not alike in what was not."""
-    from common.report.grid import STEPS
+    from common.identity import STEPS
 
     lines = [f"# {grid.task.NAME} on {grid.name}\n"]
     if any(run.config["arguments"].get("demo") for run in grid.runs):

@@ -4,10 +4,9 @@ from pathlib import Path
 
 from common.cli import UNTRAINED
 from common.figures import curve, fit, legend, panels, save
-from common.palette import MAJORITY, model_style, short, size_name, size_style
+from common.palette import MAJORITY, model_style, short, size_name, size_style, variant_name
 from common.report import tables
 from common.report.grid import Grid
-from common.results import variant_title
 
 
 def learning_curves(grid: Grid, folder: Path) -> bool:
@@ -56,10 +55,10 @@ def probing(grid: Grid, folder: Path, variant: str = "") -> bool:
             majority = next(filter(None, (grid.curve(model, size, "majority", variant)
                                           for size in curves)), None)  # fmt: skip
             if majority:
-                axes_line = next(iter(majority.values())).value
-                panel.axhline(axes_line, **MAJORITY)
+                panel.axhline(next(iter(majority.values())).value, **MAJORITY)
         fit(axes, grid.main.lowest if name == "probe" else -1)
-    return _finish(figure, grid, "probing", folder / "probing", variant)
+    what = "probing, encoder by the training data it was fine-tuned on"
+    return _finish(figure, grid, what, folder / "probing", variant)
 
 
 def attention(grid: Grid, folder: Path, variant: str = "") -> bool:
@@ -112,7 +111,7 @@ def _sizes(axes, curves: dict) -> None:
 def _finish(figure, grid: Grid, what: str, path: Path, variant: str = "") -> bool:
     """Title, legend, and save. False if nothing was drawn."""
     if variant:
-        what, path = f"{what} ({variant_title(variant)})", path.with_name(f"{path.name}-{variant}")
+        what, path = f"{what} ({variant_name(variant)})", path.with_name(f"{path.name}-{variant}")
     figure.suptitle(f"{grid.task.NAME} on {grid.name}\n{what}", fontsize=10)
     legend(figure)
     if drawn := bool(figure.legends):

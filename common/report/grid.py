@@ -14,13 +14,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
 
-from common import results
+from common import identity
 from common.cli import TRAINING_SIZES, UNTRAINED
 from common.models import MODELS
 from common.report import statistics
 
 log = logging.getLogger(__name__)
-STEPS = ("fine-tuning", "probing", "attention")
 # Of config.json what is no condition of a run: which cell it is, and what `differences` compares.
 _IDENTITY = {"task", "dataset", "model", "training_size", "seed", "step", "variant", "checkpoint",
              "weights"}  # fmt: skip
@@ -58,7 +57,7 @@ class FinishedRun:
 def run_folders(dataset: Path) -> list[Path]:
     """The folders of all runs on a data set, finished or not."""
     folders = (f for f in dataset.glob("*/*/seed-*/*") if f.is_dir())
-    return sorted(f for f in folders if results.split_step(f.name)[0] in STEPS)
+    return sorted(f for f in folders if identity.split_step(f.name)[0])
 
 
 def task_of(folder: Path) -> str | None:
@@ -149,7 +148,7 @@ class Grid:
         And, as models may need their own, the fine-tuning settings that differ between models.
         """
         lines = []
-        for step in STEPS:
+        for step:
             values = defaultdict(Counter)
             for run in (run for run in self.runs if run.step == step):
                 for name, value in _conditions(run).items():
@@ -181,12 +180,12 @@ class Grid:
                 raise ValueError(f"metrics.json has no number for {wrong[0]}")
             if not isinstance(config.get("arguments"), dict):
                 raise ValueError("config.json has no arguments")
-            if results.is_stale(folder):
+            if identity.is_stale(folder):
                 raise ValueError("made from another fine-tuned model than lies there now")
         except ValueError as error:
             return self._note(folder, str(error))
         size, seed = metrics["training_size"], metrics["seed"]
-        step = results.split_step(folder.name)
+        step = identity.split_step(folder.name)
         return FinishedRun(folder, *step, about["model"], size, seed, metrics, config)
 
     def _alike(self, runs: list[FinishedRun], unlike: Callable, chosen=lambda run: True) -> list:
@@ -275,11 +274,9 @@ def _unlike(run: FinishedRun, other: FinishedRun) -> list[str]:
     measured alike in all models.
     """
     config = run.config
-    if run.model != other.model:
-        config = config | {"weights": other.config.get("weights")}
-        if run.step == "fine-tuning":
-            config |= {"settings": results.settings_of(other.config)}
-    return results.differences(config, other.config)
+    if run.step == "fine-tuning" and run.model != other.model:
+        config = config | {key: other.config.get(key, {}) for key in ("arguments", "settings")}
+    return identity.differences(config, other.config)
 
 
 def _other_examples(run: FinishedRun, other: FinishedRun) -> list[str]:
@@ -289,14 +286,14 @@ def _other_examples(run: FinishedRun, other: FinishedRun) -> list[str]:
 def _conditions(run: FinishedRun) -> dict:
     """Under what a run was made."""
     machine = run.config.get("machine")
-    found = {k: v for k, v in run.config.items() if isinstance(v, str | int) and k not in _IDENTITY}
+    found = {k: v for k, v in run.config.items() if isinstance(v, str | int | float) and k not in _IDENTITY}
     found |= machine if isinstance(machine, dict) else {}
     if "git_commit" in found:
-        found["made by other code, git commit"] = found.pop("git_commit")
+        found["made by other code (commit)"] = found.pop("git_commit")
     if isinstance(precision := (run.config.get("data") or {}).get("precision"), str):
         found["precision"] = precision
     if run.step == "fine-tuning":
-        found |= {f"--{name}": value for name, value in results.settings_of(run.config).items()}
+        found |= {f"--{name}": value for name, value in identity.settings_of(run.config).items()}
     return found
 
 

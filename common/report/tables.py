@@ -8,10 +8,9 @@ from typing import NamedTuple
 import pandas as pd
 
 from common.cli import UNTRAINED
-from common.palette import size_name
+from common.palette import size_name, variant_name
 from common.report import statistics
 from common.report.grid import Estimate, Grid
-from common.results import variant_title
 
 MISSING = "–"
 
@@ -71,7 +70,7 @@ def _table(grid: Grid, name: str, caption: str, rows: list[dict]) -> Table:
 
 def _variant(step: str, variant: str) -> tuple[str, str]:
     """How the files of a step's variant begin, and how it is called."""
-    return (f"{step}-{variant}", f"{step} ({variant_title(variant)})") if variant else (step, step)
+    return (f"{step}-{variant}", f"{step} ({variant_name(variant)})") if variant else (step, step)
 
 
 def downstream(grid: Grid) -> Iterator[Table]:
