@@ -58,8 +58,8 @@ def choose_device(device: str, precision: str, torchrun: bool = False) -> Device
         )
     if processes > 1 and device.startswith("cuda:"):
         raise UserError(
-            f"--device {device} would put all {processes} processes on one card. Leave it out: each "
-            "takes its own (CUDA_VISIBLE_DEVICES says which there are)."
+            f"--device {device} would put all {processes} processes on one card. Leave it out: "
+            "each takes its own (CUDA_VISIBLE_DEVICES says which there are)."
         )
     if processes > 1 and device in ("auto", "cuda") and torch.cuda.is_available():
         device = f"cuda:{os.environ['LOCAL_RANK']}"
