@@ -112,14 +112,15 @@ def _probe_name(folder: Path, row) -> str:
     return f"probing ({'; '.join(filter(None, (row['probe'], variant)))})"
 
 
-# Name in heads.csv: title, its colour bar's label, highest value (None: a whole number of bits
-# above all values), colours. Of all maps, yellow is unchanged: two figures can be compared.
+# By name in heads.csv: title, the colour bar's label, the scale's end (None: a whole number of bits
+# above all values), colours. The scales are fixed and unchanged is yellow: figures are comparable.
+_ENTROPY = "entropy of the attention, "
 _MAPS = {
     "cosine": ("cosine similarity of the attention maps (1 = unchanged)", "cosine", 1, "viridis"),
     "js": ("Jensen-Shannon divergence of the attention (0 = unchanged, 1 = disjoint)",
            "JS (bits)", 1, "viridis_r"),
-    "entropy_pretrained": ("entropy of the attention, pre-trained", "entropy (bits)", None, "cividis"),
-    "entropy_fine_tuned": ("entropy of the attention, fine-tuned", "entropy (bits)", None, "cividis"),
+    "entropy_pretrained": (_ENTROPY + "pre-trained", "entropy (bits)", None, "cividis"),
+    "entropy_fine_tuned": (_ENTROPY + "fine-tuned", "entropy (bits)", None, "cividis"),
 }  # fmt: skip
 
 

@@ -148,7 +148,7 @@ class Grid:
         And, as models may need their own, the fine-tuning settings that differ between models.
         """
         lines = []
-        for step:
+        for step in identity.STEPS:
             values = defaultdict(Counter)
             for run in (run for run in self.runs if run.step == step):
                 for name, value in _conditions(run).items():
@@ -286,7 +286,8 @@ def _other_examples(run: FinishedRun, other: FinishedRun) -> list[str]:
 def _conditions(run: FinishedRun) -> dict:
     """Under what a run was made."""
     machine = run.config.get("machine")
-    found = {k: v for k, v in run.config.items() if isinstance(v, str | int | float) and k not in _IDENTITY}
+    found = {key: value for key, value in run.config.items()
+             if isinstance(value, str | int | float) and key not in _IDENTITY}  # fmt: skip
     found |= machine if isinstance(machine, dict) else {}
     if "git_commit" in found:
         found["made by other code (commit)"] = found.pop("git_commit")
