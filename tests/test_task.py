@@ -28,13 +28,13 @@ STEPS = ("fine-tuning", "probing", "attention")
 
 
 def test_the_tasks_are_found_by_their_folders():
-    assert TASKS == sorted(path.parent.name for path in ROOT.glob("[A-Z]*/task.py")) and TASKS
+    assert sorted(path.parent.name for path in ROOT.glob("[A-Z]*/task.py")) == TASKS and TASKS
 
 
 @pytest.mark.parametrize("name", TASKS)
 def test_a_task_has_every_name_with_its_signature(name):
     task = contract.load(name)
-    assert task.NAME == name and task.HEAD in ("sequence", "token", "span", "causal")
+    assert name == task.NAME and task.HEAD in ("sequence", "token", "span", "causal")
     assert isinstance(task.DATASET, str) and isinstance(task.IN_STUDY, bool)
     for attribute in get_type_hints(contract.Task):
         assert hasattr(task, attribute), attribute
