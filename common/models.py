@@ -139,7 +139,7 @@ def load_tokenizer(source: str, config):
         if _lowercases(tokenizer):
             raise UserError(f"{source} has a cased vocabulary but lower-cases its input.")
         log.warning("%s says nothing about case; its vocabulary is cased: case is kept", source)
-    if row.prefix_space == "normalizer" and not _keeps_words_apart(tokenizer):
+    if row.prefix_space == "step" and not _keeps_words_apart(tokenizer):
         _put_blank_first(tokenizer)
     if row.prefix_space and not _keeps_words_apart(tokenizer):
         raise UserError(
@@ -167,13 +167,12 @@ def _keeps_words_apart(tokenizer) -> bool:
 
 
 def _put_blank_first(tokenizer) -> None:
-    """Have each text, and each of given words, begin with a blank."""
-    from tokenizers import Regex, normalizers
+    """Have each text, and each of given words, begin with a blank, but no word within a text."""
+    from tokenizers import pre_tokenizers
 
     backend = tokenizer.backend_tokenizer
-    steps = [backend.normalizer] if backend.normalizer else []
-    steps.append(normalizers.Replace(Regex(r"\A(?=\S)"), " "))
-    backend.normalizer = normalizers.Sequence(steps)
+    first = pre_tokenizers.Metaspace(replacement=" ", prepend_scheme="first", split=False)
+    backend.pre_tokenizer = pre_tokenizers.Sequence([first, backend.pre_tokenizer])
 
 
 def _lowercases(tokenizer) -> bool:
@@ -290,6 +289,8 @@ def _load_weights(auto_class, source: str, config, head: str | None, **options):
     model, info = _load(
         auto_class, source, output_loading_info=True, dtype=torch.float32, **options
     )
+    if "key_mapping" in options:
+        model._weight_conversions = None  # else it would be saved under the old names
     keys = [*info["missing_keys"], *info["mismatched_keys"]]
     keys = sorted(key if isinstance(key, str) else key[0] for key in keys)
     # BERT's pooler is pre-trained with next-sentence prediction; not every checkpoint has one.
