@@ -13,7 +13,8 @@ input, R the recurrent weights, s the logistic function, ' transposes:
     c_t = f c_{t-1} + i g
     h_t = o tanh(c_t)
 
-Its derivative, from the last word to the first; dz is the loss's by z, "later" what word t + 1 adds:
+Its derivative, from the last word to the first; dz is the loss's by z, "later" what comes from
+word t + 1:
 
     dh_t = (from the output) + later        later: da_{t+1} R'
     dc_t = dh_t o (1 - tanh(c_t)^2) + later     later: dc_{t+1} f_{t+1}
@@ -66,7 +67,7 @@ def _layers(x: torch.Tensor, mirror: torch.Tensor) -> torch.Tensor:
 
 
 def _product(x: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
-    """Each chain's vectors times its matrix: `[n, chains, a]`, `[chains, a, b]` -> `[n, chains, b]`."""
+    """Of each chain: `[n, chains, a]` times `[chains, a, b]` -> `[n, chains, b]`."""
     return (x.transpose(0, 1) @ matrix).transpose(0, 1)
 
 
@@ -113,7 +114,7 @@ class _Recurrence(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad):
         weight, mirror, gates, cells, squashed, hidden = ctx.saved_tensors
-        steps, batch, size = _steps(ctx.counts), ctx.counts[0], weight.shape[1]
+        steps, batch = _steps(ctx.counts), ctx.counts[0]
         grad = _chains(grad, mirror)
         d_sums = torch.empty_like(gates, dtype=weight.dtype)  # da
         # What the next word adds; zero where a sentence has none.
