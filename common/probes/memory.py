@@ -55,10 +55,12 @@ def _left(folder: Path, limit: str, usage: str, prefix: str) -> int | None:
     try:
         allowed = int((folder / limit).read_text())  # "max": no limit
         used = int((folder / usage).read_text())
-        rows = (line.split() for line in (folder / "memory.stat").read_text().splitlines())
-        stat = {name: int(value) for name, value in rows}
     except (OSError, ValueError):
         return None
-    return (
-        allowed - used + sum(stat.get(f"{prefix}{name}_file", 0) for name in ("active", "inactive"))
-    )
+    try:
+        text = (folder / "memory.stat").read_text()
+    except OSError:
+        text = ""
+    stat = dict(line.split() for line in text.splitlines())
+    cached = sum(int(stat.get(prefix + name, 0)) for name in ("active_file", "inactive_file"))
+    return allowed - used + cached
