@@ -119,6 +119,20 @@ def test_case_padding_and_truncation_side(folder, kind):
     assert len(tokenizer) == models.load_config(folder(kind)).vocab_size
 
 
+def test_a_pad_token_without_an_embedding_is_replaced(folder, tmp_path):
+    """As in many a fine-tuned Llama; any other token without one is refused."""
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder("llama"))
+    config = models.load_config(folder("llama"))
+    tokenizer.add_special_tokens({"pad_token": "[PAD]"})
+    tokenizer.save_pretrained(tmp_path)
+    assert tokenizer.pad_token_id == config.vocab_size
+    assert models.load_tokenizer(str(tmp_path), config).pad_token == "</s>"
+    tokenizer.add_tokens(["<instruction>"])
+    tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="602 entries, the model only 600"):
+        models.load_tokenizer(str(tmp_path), config)
+
+
 # --- task models ---------------------------------------------------------------------------------
 
 
@@ -143,6 +157,7 @@ def test_a_saved_task_model_is_the_librarys_own(folder, tmp_path, kind, head):
             found = run(model, [row])[0]
             torch.testing.assert_close(found.start_logits, wanted.start_logits)
             torch.testing.assert_close(found.end_logits, wanted.end_logits)
+            assert not torch.allclose(found.start_logits, found.end_logits)
         else:
             with torch.inference_mode():
                 found = models.logits(model, pad([row], model.config.pad_token_id))
@@ -184,6 +199,25 @@ def test_a_causal_model_is_read_at_its_last_token_also_where_that_is_the_pad_tok
         hidden = run(model.base_model, [row])[0].last_hidden_state
         found = models.logits(model, pad([row], model.config.pad_token_id))
         torch.testing.assert_close(found, model.score(hidden[:, -1]))
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "llama", "electra"])
+@pytest.mark.parametrize("head", ["sequence", "token"])
+def test_an_adapted_model_is_read_like_the_merged_one(folder, kind, head):
+    peft = pytest.importorskip("peft")
+    plain, tokenizer = load(folder(kind), head)
+    config = peft.LoraConfig(
+        r=2, target_modules="all-linear", init_lora_weights=False,
+        task_type={"sequence": "SEQ_CLS", "token": "TOKEN_CLS"}[head],
+        exclude_modules=[*architectures.of(plain.config).heads[head]],  # trained as a whole
+    )  # fmt: skip
+    model = peft.get_peft_model(load(folder(kind), head)[0], config).eval()
+    batch = pad(inputs(tokenizer), plain.config.pad_token_id)
+    with torch.inference_mode():
+        found, before = models.logits(model, batch), models.logits(plain, batch)
+        wanted = models.logits(model.merge_and_unload(), batch)
+    torch.testing.assert_close(found, wanted, atol=1e-4, rtol=1e-4)
+    assert not torch.allclose(found, before, atol=1e-3)
 
 
 @pytest.mark.parametrize("kind", KINDS)
