@@ -85,21 +85,29 @@ def cached_or_download(name: str, load, repo_type: str = "model", revision: str 
             HfApi().repo_info(name, repo_type=repo_type, revision=revision, timeout=TIMEOUT)
             log.info("getting the %s %s from the Hub", kind, name)
             return load(local_files_only=False)
-        except GatedRepoError:
-            raise UserError(
-                f"{kind} {name}: access must be granted on its Hub page; then type `hf auth login`."
-            ) from None
-        except RepositoryNotFoundError:
-            raise UserError(
-                f"{kind} {name} is not on the Hub (or is private: type `hf auth login`). Check the "
-                "spelling. A local folder works too."
-            ) from None
         except errors() as error:
+            if _comes_of(error, GatedRepoError):
+                raise UserError(
+                    f"{kind} {name}: access must be granted on its Hub page; then type "
+                    "`hf auth login`."
+                ) from None
+            if isinstance(error, RepositoryNotFoundError):
+                raise UserError(
+                    f"{kind} {name} is not on the Hub (or is private: type `hf auth login`). Check "
+                    "the spelling. A local folder works too."
+                ) from None
             status = getattr(getattr(error, "response", None), "status_code", None)
             if status and status >= 500 and attempt + 1 < TRIES:
                 time.sleep(2**attempt)
                 continue
             raise UserError(_unreachable(kind, name, error)) from error
+
+
+def _comes_of(error: BaseException | None, kind: type[BaseException]) -> bool:
+    """transformers wraps what the Hub's client raises."""
+    while error and not isinstance(error, kind):
+        error = error.__cause__ or error.__context__
+    return error is not None
 
 
 def _impatient_client():
