@@ -2,11 +2,14 @@
 
 import argparse
 import functools
+import importlib
 import itertools
 import json
 import logging
+import pathlib
 import shutil
 
+import pandas as pd
 import pytest
 import torch
 import transformers
@@ -365,6 +368,57 @@ def test_the_longest_input_is_read_and_one_token_more_is_not(folder, kind):
     if kind not in ROTARY:
         with pytest.raises((RuntimeError, IndexError)):
             run(encoder, [{"input_ids": token * (longest + 1)}])
+
+
+# --- the scripts ---------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """A small set for each task."""
+    root = tmp_path_factory.mktemp("data")
+    for task in ("NER", "NLI"):
+        (root / task).mkdir()
+        for split in ("train", "dev", "test"):
+            rows = []
+            for i, text in enumerate(tiny.SENTENCES):
+                words = text.split()
+                tags = [("O", "B-protein", "I-protein", "B-DNA")[(i + k) % 4 * (k % 3 > 0)]
+                        for k in range(len(words))]  # fmt: skip
+                label = ("entailment", "contradiction", "neutral")[i % 3]
+                other = tiny.SENTENCES[(i + 3) % len(tiny.SENTENCES)]
+                pair = {"sentence1": text, "sentence2": other, "gold_label": label}
+                rows.append({"tokens": words, "tags": tags} if task == "NER" else pair)
+            lines = "".join(json.dumps(row) + "\n" for row in rows)
+            (root / task / f"{split}.jsonl").write_text(lines)
+    return root
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "uncased"])
+@pytest.mark.parametrize("task", ["NER", "NLI"])
+def test_the_three_steps(folder, data, tmp_path, capsys, task, kind):
+    where = ["--data_dir", data / task, "--dataset_name", "small", "--output_dir", tmp_path]
+    common = [*where, "--model_name", folder(kind), "--batch_size", "4", "--device", "cpu"]
+    steps = {
+        "fine-tuning": ["--training_size", "100", "--num_train_epochs", "1"],
+        "probing": ["--training_size", "100"],
+        "attention": ["--training_sizes", "100"],
+    }
+    for step, options in steps.items():
+        main = importlib.import_module(f"{task}.{step}").main
+        assert main([str(argument) for argument in (*common, *options)]) == 0
+    results = tmp_path / "small" / "--".join(pathlib.Path(folder(kind)).parts[-2:])
+    runs = {step: results / "100" / "seed-42" / step for step in steps}
+    config = json.loads((runs["fine-tuning"] / "config.json").read_text())
+    decay = 0.8 if kind.startswith("electra") else 1.0
+    assert config["layer_decay"] == decay and config["max_length"] == 128
+    layers = pd.read_csv(runs["probing"] / "layers.csv")
+    assert {0, 1, 2} <= set(layers["layer"]) and layers["value"].notna().all()
+    heads = pd.read_csv(runs["attention"] / "heads.csv")
+    cosine = heads[heads["metric"] == "cosine"]
+    assert len(cosine) == 4 and cosine["value"].between(0, 1.000001).all()
+    assert (cosine["value"] < 1).any()  # it was trained
+    assert "Traceback" not in capsys.readouterr().err
 
 
 # --- learning rates ------------------------------------------------------------------------------
