@@ -114,12 +114,20 @@ def test_pairs_are_framed_as_the_family_has_it(folder, kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_case_padding_and_truncation_side(folder, kind):
+def test_case_and_padding(folder, kind):
     tokenizer = tokenizer_of(folder(kind))
     lower = tokenizer.tokenize("GENE Cells") == tokenizer.tokenize("gene cells")
     assert lower == (kind in tiny.UNCASED)
-    assert tokenizer.padding_side == "right" and tokenizer.pad_token_id is not None
+    assert tokenizer.pad_token_id is not None
     assert len(tokenizer) == models.load_config(folder(kind)).vocab_size
+
+
+def test_what_pads_on_the_left_is_made_to_pad_on_the_right(folder, tmp_path):
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder("llama"), padding_side="left")
+    tokenizer.save_pretrained(tmp_path)
+    assert transformers.AutoTokenizer.from_pretrained(tmp_path).padding_side == "left"
+    found = models.load_tokenizer(str(tmp_path), models.load_config(folder("llama")))
+    assert found.padding_side == "right"
 
 
 def test_a_pad_token_without_an_embedding_is_replaced(folder, tmp_path):
@@ -560,6 +568,7 @@ def test_a_parameter_without_a_place_and_a_wrong_number_of_layers_are_errors():
         ("mine/electra", "mine--electra"),
         ("models--mine/electra", "models--mine--electra"),
         ("snapshots/electra", "snapshots--electra"),
+        ("models--mine/large/electra", "large--electra"),
     ],
 )
 def test_what_a_local_folder_is_called(tmp_path, path, name):
