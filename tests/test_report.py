@@ -301,9 +301,8 @@ def test_damaged_predictions_and_layers(tmp_path, caplog):
     fewer = fine_tuned(tmp_path, "NLI", "demo", "biobert", 30) / "predictions.jsonl"
     fewer.write_text("\n".join(fewer.read_text().splitlines()[:-5]))  # whole lines are missing
     other = fine_tuned(tmp_path, "NLI", "demo", "gpt2", 30) / "predictions.jsonl"
-    other.write_text(
-        other.read_text().replace('"predicted": "neutral"', '"predicted": "entailment"')
-    )
+    text = other.read_text().replace('"predicted": "neutral"', '"predicted": "entailment"')
+    other.write_text(text)
     fine_tuned(tmp_path, "NLI", "demo", "biogpt", 30)
     fine_tuned(tmp_path, "NLI", "demo", "biogpt", 50)
     layers = probed(tmp_path, "NLI", "demo", "bert", 0) / "layers.csv"
