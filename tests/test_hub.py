@@ -39,7 +39,8 @@ SQUAD_ROWS = {
     for split, texts in {"train": tiny.SENTENCES[:4], "validation": tiny.SENTENCES[4:7]}.items()
 }  # fmt: skip
 REFUSED = {"HF_ENDPOINT": "http://127.0.0.1:9"}  # nothing listens there
-KINDS = {"data set": (SQUAD, "/tree/"), "model": (BIOBERT, "config.json")}
+# The repository, and the part of a path that the second question about it has.
+KINDS = {"data set": (SQUAD, "/revision/"), "model": (BIOBERT, "config.json")}
 QUICK = ("--device", "cpu", "--precision", "fp32", "--num_train_epochs", "1")
 
 
@@ -285,8 +286,8 @@ def test_silent_and_not_cached(hub, cold, online, tmp_path, only):
 @pytest.mark.parametrize("mode", ["silent", "stall"])
 def test_silent_in_the_middle(hub, cold, online, kind, mode):
     """The Hub answers the first question, and then it says nothing more, or not the file's end."""
-    name, listing = KINDS[kind]
-    for only in [listing, "/resolve/"] if mode == "silent" else ["/resolve/"]:
+    name, second = KINDS[kind]
+    for only in [second, "/resolve/"] if mode == "silent" else ["/resolve/"]:
         hub.mend()
         hub.mode, hub.only = mode, only
         message, _ = online(get, kind).result(timeout=200)
