@@ -12,7 +12,7 @@ import pytest
 from common.cli import UserError
 from common.data_files import find_split, json_file, jsonl, lines, parquet
 
-SECRET = "Mr Smith"  # stands in every broken file
+SECRET = "Mr Smith"  # what no message may quote
 
 
 def message(read, *args) -> str:
