@@ -70,7 +70,7 @@ def get(kind) -> tuple[str, float]:
     """Load the data set or the model: the error's message or "", and the seconds between tries."""
     with hurried() as slept:
         try:
-            squad() if kind == "data set" else load(BIOBERT, "TokenClassification")
+            squad() if kind == "data set" else load(BIOBERT, "token")
         except UserError as error:
             return str(error), sum(slept)
     return "", sum(slept)
@@ -90,14 +90,14 @@ def warm_up():
     from common import training  # noqa: F401
 
 
-def load(name, task):
+def load(name, head):
     """Weights as arrays, and the tokenizer's pieces of a text with capitals."""
     import argparse
 
     from common import models
 
     args = argparse.Namespace(model_name=name, demo=False)
-    model, tokenizer = models.load_task_model(args, task, ["a", "b"])
+    model, tokenizer = models.load_task_model(args, head, ["a", "b"])
     weights = {key: value.numpy() for key, value in model.state_dict().items()}
     return weights, tokenizer.tokenize("NF-kappa B and IL-2"), len(tokenizer)
 
@@ -375,7 +375,7 @@ def test_a_damaged_file_in_the_cache(hub, cold, online, cache):
 def test_every_encoder_weight_is_loaded(hub, cold, online, kind):
     """Under whatever names and in whatever format the repository holds them."""
     name = tiny.HUB_NAMES[kind]
-    weights, _, size = online(load, name, "SequenceClassification").result()
+    weights, _, size = online(load, name, "sequence").result()
     stored = read_weights(hub.root / "models" / name)
     assert no_conversion(hub.requests)
     old = [key for key in stored if key.endswith((".gamma", ".beta"))]
@@ -408,5 +408,5 @@ def test_a_repository_with_a_vocabulary_alone_keeps_capitals(hub, cold, online):
     name = tiny.HUB_NAMES["biobert-vocab-only"]
     folder = hub.root / "models" / name
     assert not list(folder.glob("tokenizer*"))
-    _, pieces, _ = online(load, name, "TokenClassification").result()
+    _, pieces, _ = online(load, name, "token").result()
     assert "".join(pieces).replace("##", "") == "NF-kappaBandIL-2"
