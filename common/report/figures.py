@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from common.figures import curve, fit, legend, panels, save
 from common.palette import MAJORITY, model_style, short, size_name, size_style
+from common.panels import curve, fit, legend, panels, save
 from common.report import tables
 from common.report.grid import Grid
 

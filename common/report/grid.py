@@ -222,6 +222,8 @@ class Grid:
         try:
             rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
             run.examples = json.dumps([[r["id"], r.get("group"), r.get("gold")] for r in rows])
+            if not rows:
+                raise ValueError
             run.counts = self.task.count(rows)
             if any("group" in row for row in rows):
                 run.groups = [row.get("group", f"id {row['id']}") for row in rows]
