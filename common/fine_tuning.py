@@ -35,9 +35,7 @@ def run(task, args) -> None:
     if metrics := run.finished():
         run.tidy()
         task.export(args, data, run.folder)
-        return summarize(
-            run, metrics, task.scores(data), "finished earlier; --overwrite repeats it"
-        )
+        return summarize(run, metrics, task.scores(data), results.EARLIER)
 
     from common import architectures, figures, files, subsample, training
     from common.device import choose_device, peak_memory, set_seed

@@ -24,12 +24,12 @@ def errors() -> tuple[type[BaseException], ...]:
     """What the hub's clients raise: neither httpx's nor the file formats' are all OSErrors."""
     import pickle
 
-    from huggingface_hub.errors import HfHubHTTPError
+    from huggingface_hub.errors import HfHubHTTPError, StrictDataclassError
     from huggingface_hub.utils import httpx
     from safetensors import SafetensorError
 
     return (OSError, ValueError, TypeError, RuntimeError, EOFError, ImportError, KeyError,
-            httpx.HTTPError, HfHubHTTPError, SafetensorError, pickle.UnpicklingError)  # fmt: skip
+            httpx.HTTPError, HfHubHTTPError, StrictDataclassError, SafetensorError, pickle.UnpicklingError)  # fmt: skip
 
 
 def load_dataset(

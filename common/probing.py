@@ -44,9 +44,7 @@ def run(task, args) -> None:
         missing = scores.missing(layers, scores.targets())
         if not missing and (controlled or not args.controls):
             run.tidy()
-            return summarize(
-                run, metrics, task.scores(data), "finished earlier; --overwrite repeats it"
-            )
+            return summarize(run, metrics, task.scores(data), results.EARLIER)
 
     from common import architectures, representations, subsample
     from common.device import choose_device, set_seed

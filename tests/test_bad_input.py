@@ -566,7 +566,7 @@ def test_a_model_with_a_missing_weight_is_refused_for_both_tasks(
 
 
 def nan_from_step(first):
-    """The model's logits, but NaN at the training step `first` (and then, through the weights, on)."""
+    """The model's logits, but NaN at the training step `first` (and, through the weights, later)."""
     steps, real = [], models.logits
 
     def logits(model, batch):
