@@ -29,7 +29,8 @@ def errors() -> tuple[type[BaseException], ...]:
     from safetensors import SafetensorError
 
     return (OSError, ValueError, TypeError, RuntimeError, EOFError, ImportError, KeyError,
-            httpx.HTTPError, HfHubHTTPError, StrictDataclassError, SafetensorError, pickle.UnpicklingError)  # fmt: skip
+            httpx.HTTPError, HfHubHTTPError, StrictDataclassError, SafetensorError,
+            pickle.UnpicklingError)  # fmt: skip
 
 
 def load_dataset(

@@ -514,7 +514,7 @@ BROKEN_MODELS = {
         edit_json("config.json", n_layer=2, num_hidden_layers=2),
         ["missing", "h.1."],
     ),
-    "T5": ("bert", edit_json("config.json", model_type="t5"), ["'t5'", "bert, roberta"]),
+    "XLNet": ("bert", edit_json("config.json", model_type="xlnet"), ["'xlnet'", "bert, roberta"]),
     "unheard-of": ("bert", edit_json("config.json", model_type="mamba9"), ["mamba9"]),
     "no vocabulary, BERT": ("biobert", remove("vocab.txt"), ["vocabulary"]),
     "no vocabulary, GPT-2": (
@@ -566,7 +566,7 @@ def test_a_model_with_a_missing_weight_is_refused_for_both_tasks(
 
 
 def nan_from_step(first):
-    """The model's logits, but NaN at the training step `first` (and, through the weights, later)."""
+    """The model's logits, but NaN at the training step `first` (and, through the weights, on)."""
     steps, real = [], models.logits
 
     def logits(model, batch):
