@@ -1,5 +1,6 @@
 """NER data: BioNLP2004 from the Hub, your own files, or the demo's; the classes to learn."""
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from common.cli import UserError
@@ -75,11 +76,12 @@ def _from_hub() -> dict[str, list[tuple[list[str], list[str]]]]:
     """BioNLP2004 from the Hub's parquet conversion; `datasets` refuses its loading script."""
     found = load_dataset(HUB_ID, ("train", "dev", "test"), FIELDS, HUB_REVISION)
     by_id = dict(enumerate(BIONLP2004))
-    placed = {
-        split: ((f"{HUB_ID}, {split}, row {i}", row) for i, row in enumerate(rows, 1))
-        for split, rows in found.items()
-    }
-    return {split: list(sentences(rows, by_id)) for split, rows in placed.items()}
+    return {split: list(sentences(_placed(split, rows), by_id)) for split, rows in found.items()}
+
+
+def _placed(split: str, rows: list[dict]) -> Iterator[tuple[str, dict]]:
+    for number, row in enumerate(rows, 1):
+        yield f"{HUB_ID}, {split}, row {number}", row
 
 
 def stratum(example: Example) -> str:

@@ -37,10 +37,14 @@ def predict(model, tokenizer, data: Data, examples, encoded, args, device, name)
     """IOB2 tags of each sentence's words."""
     from common.training import predict_logits
 
-    found = predict_logits(model, encoded, args.batch_size, device, name)
+    return decode(data, encoded, predict_logits(model, encoded, args.batch_size, device, name))
+
+
+def decode(data: Data, encoded: list[dict], logits: list) -> list[list[str]]:
+    """IOB2 tags of each sentence's words, from the logits `[tokens, labels]` of each."""
     return [
-        tags(data, alignment.word_labels(row, logits.argmax(-1), data.labels))
-        for row, logits in zip(encoded, found, strict=True)
+        tags(data, alignment.word_labels(row, values.argmax(-1), data.labels))
+        for row, values in zip(encoded, logits, strict=True)
     ]
 
 

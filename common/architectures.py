@@ -23,8 +23,8 @@ class Architecture(NamedTuple):
     pooler_option: bool = False  # the bare encoder has a pooler that may be left out
     reserved_positions: int = 0  # of max_position_embeddings, those that no token can have
     token_types: bool = False  # the model tells a pair's texts apart by `token_type_ids`
-    # How a first word gets the blank that its word has elsewhere: by the option add_prefix_space,
-    # or a normalizer of ours, where that option would put one before every piece. "": it has it.
+    # How a first word gets the blank that its word has elsewhere: by the "option" add_prefix_space,
+    # or by a "step" of ours, where that option would put one before every piece. "": it has it.
     prefix_space: str = ""
     # The prefix of the library's span model; where it is not the encoder's own, a checkpoint of
     # another head would load as a wholly random model.
@@ -61,7 +61,7 @@ LLAMA = Architecture(
     embeddings=("embed_tokens",),
     layers="layers",
     top=("norm",),
-    prefix_space="normalizer",
+    prefix_space="step",
     span_prefix="transformer",
 )
 # `model_type` in config.json -> the family.

@@ -58,8 +58,8 @@ def choose_device(device: str, precision: str, torchrun: bool = False) -> Device
         )
     if processes > 1 and device.startswith("cuda:"):
         raise UserError(
-            f"--device {device} would put all {processes} processes on one card. Leave it out: each "
-            "takes its own (CUDA_VISIBLE_DEVICES says which there are)."
+            f"--device {device} would put all {processes} processes on one card. Leave it out: "
+            "each takes its own (CUDA_VISIBLE_DEVICES says which there are)."
         )
     if processes > 1 and device in ("auto", "cuda") and torch.cuda.is_available():
         device = f"cuda:{os.environ['LOCAL_RANK']}"
@@ -137,7 +137,7 @@ def free_memory(device: Device) -> int:
     """Bytes that models can still take, on the device."""
     if device.torch_device.type == "cuda":
         return torch.cuda.mem_get_info(device.torch_device)[0]
-    from common.probes.svm import available_memory
+    from common.memory import available_memory
 
     return available_memory()
 

@@ -11,7 +11,7 @@ from common.data_files import find_split, parquet
 # A repository with pytorch_model.bin alone would make transformers fetch or commission a
 # converted twin in the background, and the process would wait for it at its end.
 os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
-# Large files come from a store with a client of its own, which waits for two minutes, many times.
+# Large files come from a store with a client of its own, which waits for five minutes, six times.
 os.environ.setdefault("HF_XET_CLIENT_READ_TIMEOUT", "30s")
 log = logging.getLogger(__name__)
 TIMEOUT = 10  # seconds that the Hub may say nothing, at the first question and ever after
@@ -85,21 +85,29 @@ def cached_or_download(name: str, load, repo_type: str = "model", revision: str 
             HfApi().repo_info(name, repo_type=repo_type, revision=revision, timeout=TIMEOUT)
             log.info("getting the %s %s from the Hub", kind, name)
             return load(local_files_only=False)
-        except GatedRepoError:
-            raise UserError(
-                f"{kind} {name}: access must be granted on its Hub page; then type `hf auth login`."
-            ) from None
-        except RepositoryNotFoundError:
-            raise UserError(
-                f"{kind} {name} is not on the Hub (or is private: type `hf auth login`). Check the "
-                "spelling. A local folder works too."
-            ) from None
         except errors() as error:
+            if _comes_of(error, GatedRepoError):
+                raise UserError(
+                    f"{kind} {name}: access must be granted on its Hub page; then type "
+                    "`hf auth login`."
+                ) from None
+            if isinstance(error, RepositoryNotFoundError):
+                raise UserError(
+                    f"{kind} {name} is not on the Hub (or is private: type `hf auth login`). Check "
+                    "the spelling. A local folder works too."
+                ) from None
             status = getattr(getattr(error, "response", None), "status_code", None)
             if status and status >= 500 and attempt + 1 < TRIES:
                 time.sleep(2**attempt)
                 continue
             raise UserError(_unreachable(kind, name, error)) from error
+
+
+def _comes_of(error: BaseException | None, kind: type[BaseException]) -> bool:
+    """transformers wraps what the Hub's client raises."""
+    while error and not isinstance(error, kind):
+        error = error.__cause__ or error.__context__
+    return error is not None
 
 
 def _impatient_client():

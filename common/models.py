@@ -139,7 +139,7 @@ def load_tokenizer(source: str, config):
         if _lowercases(tokenizer):
             raise UserError(f"{source} has a cased vocabulary but lower-cases its input.")
         log.warning("%s says nothing about case; its vocabulary is cased: case is kept", source)
-    if row.prefix_space == "normalizer" and not _keeps_words_apart(tokenizer):
+    if row.prefix_space == "step" and not _keeps_words_apart(tokenizer):
         _put_blank_first(tokenizer)
     if row.prefix_space and not _keeps_words_apart(tokenizer):
         raise UserError(
@@ -147,12 +147,14 @@ def load_tokenizer(source: str, config):
             'would glue words together. Put "tokenizer_class": "GPT2Tokenizer" into its '
             "tokenizer_config.json."
         )
-    if len(tokenizer) > config.vocab_size:
+    # Some causal models were trained with a pad token that their embeddings were never given.
+    beyond = tokenizer.pad_token_id is not None and tokenizer.pad_token_id >= config.vocab_size
+    if len(tokenizer) - beyond > config.vocab_size:
         raise UserError(
             f"{source}: the tokenizer has {len(tokenizer)} entries, the model only "
             f"{config.vocab_size} embeddings. The folder mixes two models."
         )
-    if tokenizer.pad_token is None:
+    if tokenizer.pad_token is None or beyond:
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.padding_side = "right"  # left padding shifts the positions of BERT, GPT-2 and BioGPT
     # Not every tokenizer of a family says what its models read: ALBERT's gives no types, a class
@@ -167,13 +169,12 @@ def _keeps_words_apart(tokenizer) -> bool:
 
 
 def _put_blank_first(tokenizer) -> None:
-    """Have each text, and each of given words, begin with a blank."""
-    from tokenizers import Regex, normalizers
+    """Have each text, and each of given words, begin with a blank, but no word within a text."""
+    from tokenizers import pre_tokenizers
 
     backend = tokenizer.backend_tokenizer
-    steps = [backend.normalizer] if backend.normalizer else []
-    steps.append(normalizers.Replace(Regex(r"\A(?=\S)"), " "))
-    backend.normalizer = normalizers.Sequence(steps)
+    first = pre_tokenizers.Metaspace(replacement=" ", prepend_scheme="first", split=False)
+    backend.pre_tokenizer = pre_tokenizers.Sequence([first, backend.pre_tokenizer])
 
 
 def _lowercases(tokenizer) -> bool:
@@ -290,6 +291,8 @@ def _load_weights(auto_class, source: str, config, head: str | None, **options):
     model, info = _load(
         auto_class, source, output_loading_info=True, dtype=torch.float32, **options
     )
+    if "key_mapping" in options:
+        model._weight_conversions = None  # else it would be saved under the old names
     keys = [*info["missing_keys"], *info["mismatched_keys"]]
     keys = sorted(key if isinstance(key, str) else key[0] for key in keys)
     # BERT's pooler is pre-trained with next-sentence prediction; not every checkpoint has one.
@@ -341,6 +344,8 @@ def logits(model, batch: dict):
     row = architectures.of(model.config)
     if not (row.causal and architectures.is_sequence_model(model)):
         return model(**batch, **row.options).logits
+    if hasattr(model, "get_base_model"):  # an adapter's: what it adapts, the adapter within
+        model = model.get_base_model()
     hidden = model.base_model(**batch, **row.options).last_hidden_state
     last = batch["attention_mask"].sum(1) - 1
     return model.score(hidden[torch.arange(len(last), device=last.device), last])

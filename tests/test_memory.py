@@ -2,7 +2,7 @@
 
 import pytest
 
-from common.probes.memory import available_memory
+from common.memory import available_memory
 
 MIB = 2**20
 UNLIMITED = 2**63 - 4096  # as version 1 says it
