@@ -448,7 +448,10 @@ def test_a_model_with_awkward_characters(tmp_path):
     fine_tuned(tmp_path, "NLI", "demo", name, 100)
     compared(tmp_path, "NLI", "demo", name, 100)
     folder = write(tmp_path)
-    assert r"a\_model.v1+100\%\&\#-with" in (folder / "attention.tex").read_text()
+    for file in ("attention", f"attention_{name}"):  # in a cell, in the caption
+        assert r"a\_model.v1+100\%\&\#-with" in (folder / f"{file}.tex").read_text()
+    for path in folder.glob("*.tex"):
+        assert re.search(r"\\label\{tab:[\w.+-]+\}\n", path.read_text())
     assert (folder / "learning_curves.png").is_file()
 
 
