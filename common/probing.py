@@ -29,7 +29,8 @@ def run(task, args) -> None:
     A finished run to which layers or controls are to be added keeps what it has. Raises UserError.
     """
     size = UNTRAINED if args.untrained else args.training_size
-    run = results.Run(task, args, "probing", size, probes.constants(args.probe))
+    constants = results.prefixed("probe", probes.constants(args.probe))
+    run = results.Run(task, args, "probing", size, constants)
     checkpoint = results.checkpoints([run])[run]
     data = task.load(args)
     run.identify(identity.fingerprint(data.splits), models.weights_identity(args), checkpoint)

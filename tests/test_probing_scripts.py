@@ -85,10 +85,11 @@ def test_probing(trained, capsys):
 
 def test_a_probe_that_was_killed_keeps_its_layers(trained, monkeypatch, tmp_path):
     task, flags, _ = trained
-    from common import probe_scores, probes
+    from common import probe_scores
+    from common.probes import sequences
 
     flags = [*flags[:4], "--output_dir", tmp_path, *flags[6:]]
-    monkeypatch.setattr(probes, "LAYERS_AT_ONCE", 1)
+    monkeypatch.setattr(sequences, "LAYERS_AT_ONCE", 1)
     kept, add = [], probe_scores.Scores.add
 
     def killed_at_second(self, layer, scores):

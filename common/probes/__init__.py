@@ -1,61 +1,76 @@
-"""Probes of frozen features: any task may use any of them; one call for all layers.
+"""The probes: small models that are trained on a frozen encoder's vectors, one a layer.
 
-"svc" and "linear" classify examples (`[u; v]` of a pair, say); "bilstm-crf" and "linear" label
-sequences. Which of the two it is follows from the rows of `common.task.ProbeInputs`.
+    sequences.py   labelled sequences (the words of a sentence): all layers trained in lockstep
+      bilstm_crf.py   BiLSTM-CRF; its parts: lstm.py, crf.py
+    examples.py    labelled examples (a pair of sentences): a layer a core
+      svm.py          `SVC()` with an RBF kernel
+    linear.py      the linear probe of both
+
+Any task can use any of them: it says which vectors stand for what (`common.task.ProbeInputs`).
+This file needs no torch, so that a finished run answers at once.
 """
 
 from collections.abc import Callable
 from pathlib import Path
 
-LAYERS_AT_ONCE = 4  # on a CPU, of sequence probes; a killed run keeps the groups that were done
+KINDS = ("svc", "linear", "bilstm-crf")
+# Gradient descent of the probes of sequences, and the LSTM's size in each direction.
+BATCH_SIZE, LEARNING_RATE, HIDDEN_SIZE = 64, 1e-3, 128
+# SVC() and LogisticRegression(): the weight of the errors; steps, more than it ever takes.
+C, GAMMA, MAX_ITER = 1.0, "scale", 10_000
 
 
 def constants(kind: str) -> dict:
-    """What identifies the method of a probe besides the flags."""
-    if kind == "bilstm-crf":
-        return {"probe_hidden": 128, "probe_learning_rate": 1e-3, "probe_batch": 64}
-    return {}
+    """What identifies the method besides the flags, for config.json.
+
+    "linear" has the numbers of both its forms. The number of epochs is the caller's.
+    """
+    descent = {"batch_size": BATCH_SIZE, "learning_rate": LEARNING_RATE}
+    return {
+        "svc": {"C": C, "gamma": GAMMA},
+        "linear": descent | {"C": C, "max_iter": MAX_ITER},
+        "bilstm-crf": descent | {"hidden_size": HIDDEN_SIZE},
+    }[kind]
 
 
 def predict_layers(
-    kind: str, features: dict[int, Path], inputs, *, epochs: int, standardize: bool, seed: int,
-    device, on_done: Callable[[int, dict], None],
-) -> None:  # fmt: skip
-    """Train a probe a layer and target; `on_done(layer, {target: {split: predictions}})`."""
-    import numpy as np
-    from tqdm import tqdm
+    kind: str,
+    features: dict[int, Path],
+    inputs,
+    *,
+    epochs: int,
+    standardize: bool,
+    seed: int,
+    device,
+    on_done: Callable[[int, dict], object],
+) -> None:
+    """Train a probe a layer and target on the train split; hand over what they predict.
 
-    first = next(iter(inputs.rows.values()))["train"]
-    if isinstance(first, np.ndarray):
-        from common.probes import svm
+    `features`: layer -> .npy file `[rows, size]`, float16; `inputs`: `common.task.ProbeInputs`,
+    whose `rows` say whether these are labelled examples ("svc", "linear") or sequences
+    ("bilstm-crf", "linear"). `epochs` and `seed` are those of sequences' training, `standardize`
+    (mean 0, variance 1 on the training examples) is for examples; the rest has no use for them.
 
-        target = next(iter(inputs.rows))
-        svm.probe_layers(features, inputs.rows[target], inputs.labels, kind=kind,
-                         standardize=standardize, device=device, on_done=on_done)  # fmt: skip
-        return
-    from common.probes import bilstm_crf
+    `on_done(layer, {target: {split: found}})` is called in this thread as soon as a layer is done,
+    in any order; `found`: an int array `[n]`, or an int array a sequence, empty for one without
+    units. All splits with rows are there; of sequences not train, which would cost a further pass.
+    Raises ValueError for a kind that is not for such data, UserError for what has no room.
+    """
+    from common.probes import examples, sequences
 
-    layers = list(features)
-    n = LAYERS_AT_ONCE if device.torch_device.type == "cpu" else len(layers)
-    for group in (layers[i : i + n] for i in range(0, len(layers), n)):
-        arrays = [np.load(features[layer], mmap_mode="r") for layer in group]
-        found = [{} for _ in group]
-        for target, rows in inputs.rows.items():
-            pairs = zip(rows["train"], inputs.labels[target], strict=True)
-            sentences, labels = zip(*((r, y) for r, y in pairs if r[0] < r[1]), strict=True)
-            with tqdm(total=epochs * len(sentences), desc=f"{target} labels, {len(group)} layers",
-                      unit=" sentences") as progress:  # fmt: skip
-                probes = bilstm_crf.fit(
-                    arrays, list(sentences), list(labels), inputs.n_labels, kind=kind,
-                    epochs=epochs, seeds=[seed] * len(group), batch_seed=seed, device=device,
-                    progress=progress.update,
-                )  # fmt: skip
-            for split in (s for s in rows if s != "train"):
-                filled = [row for row in rows[split] if row[0] < row[1]]
-                for i, predicted in enumerate(probes.predict(arrays, filled)):
-                    left = iter(predicted)
-                    found[i].setdefault(target, {})[split] = [
-                        next(left) if a < b else np.empty(0, np.int64) for a, b in rows[split]
-                    ]
-        for layer, of in zip(group, found, strict=True):
-            on_done(layer, of)
+    lists = {isinstance(splits["train"], list) for splits in inputs.rows.values()}
+    sequential = lists == {True}
+    fitting = ("bilstm-crf", "linear") if sequential else ("svc", "linear")
+    if len(lists) != 1 or kind not in fitting:
+        what = "sequences" if sequential else "examples"
+        raise ValueError(f"kind {kind!r}: of labelled {what} it must be one of {fitting}")
+    if sequential:
+        sequences.predict_layers(
+            kind, features, inputs.rows, inputs.labels, inputs.n_labels,
+            epochs=epochs, seed=seed, device=device, on_done=on_done,
+        )  # fmt: skip
+    else:
+        examples.predict_layers(
+            kind, features, inputs.rows, inputs.labels,
+            standardize=standardize, device=device, on_done=on_done,
+        )  # fmt: skip
