@@ -21,7 +21,7 @@ def parse_args(task, doc: str, argv, **defaults) -> argparse.Namespace:
     parser = Parser(doc)
     flags.add_common_arguments(parser, **defaults)
     flags.add_attention_arguments(parser)
-    task.add_arguments(parser)
+    task.add_arguments(parser, "attention")
     return flags.parse(parser, argv, ROOT / task.NAME)
 
 

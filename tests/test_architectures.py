@@ -438,7 +438,7 @@ def model_of(kind, head, layers=3):
              "gpt2": "GPT2", "biogpt": "BioGpt", "llama": "Llama", "albert": "Albert",
              "mistral": "Mistral", "qwen2": "Qwen2", "qwen3": "Qwen3"}  # fmt: skip
     config = getattr(transformers, f"{kinds[kind]}Config")(
-        **tiny._sizes(kind, 16, layers, 2, 32), vocab_size=20, pad_token_id=0
+        **tiny.sizes(kind, 16, layers, 2, 32), vocab_size=20, pad_token_id=0
     )
     if kind == "biogpt" and head == "span":
         from common import span_head  # noqa: F401
@@ -529,7 +529,7 @@ def test_adapters_have_the_rate_of_what_they_adapt():
 def test_published_decay_is_electras_and_shared_layers_have_none():
     def config(kind, layers):
         return model_of(kind, "token", layers=1).config.__class__(
-            **tiny._sizes(kind, 16, layers, 2, 32)
+            **tiny.sizes(kind, 16, layers, 2, 32)
         )
 
     published = {(kind, n): architectures.layer_decay(config(kind, n), None)
