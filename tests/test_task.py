@@ -36,6 +36,7 @@ def test_a_task_has_every_name_with_its_signature(name):
     task = contract.load(name)
     assert name == task.NAME and task.HEAD in ("sequence", "token", "span", "causal")
     assert isinstance(task.DATASET, str) and isinstance(task.IN_STUDY, bool)
+    assert isinstance(task.NOTE, str)
     for attribute in get_type_hints(contract.Task):
         assert hasattr(task, attribute), attribute
     for method, asked in METHODS.items():
