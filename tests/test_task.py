@@ -150,7 +150,7 @@ def test_a_third_task_needs_no_change_in_common(toy):
     shown = run(root, "Toy/attention.py", *flags[:-2], *base, "--training_sizes", "50")
     assert "common.report --tasks Toy" in shown
     run(root, "-m", "common.study", "--training_sizes", "0,50", "--model_names", model,
-        "--controls", "--", *flags[:-2])  # fmt: skip
+        "--steps", "probing,attention", "--controls", "--", *flags[:-2])  # fmt: skip
     cell = next((root / "Toy" / "results" / "data").glob("*/50/seed-42"))
     found = json.loads((cell / "fine-tuning" / "metrics.json").read_text())
     assert found["test_accuracy"] > found["test_majority_accuracy"]
