@@ -143,7 +143,8 @@ def test_a_third_task_needs_no_change_in_common(toy):
     flags = ("--data_dir", root / "data", "--device", "cpu", "--precision", "fp32",
              "--learning_rate", "1e-3")  # fmt: skip
     base = ("--model_name", model)
-    shown = run(root, "Toy/fine-tuning.py", *flags, *base, "--training_size", "50")
+    shown = run(root, "Toy/fine-tuning.py", *flags, *base, "--training_size", "50",
+                "--num_train_epochs", "20")  # fmt: skip
     assert "Toy fine-tuning" in shown and "probing.py --training_size 50" in shown
     shown = run(root, "Toy/probing.py", *flags[:-2], *base, "--training_size", "50", "--controls")
     assert "selectivity" in shown
