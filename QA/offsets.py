@@ -1,6 +1,7 @@
 """A text's sub-words and which characters each stands for, for every family's tokenizer."""
 
 import re
+import unicodedata
 
 import numpy as np
 
@@ -28,9 +29,24 @@ def tokenize(texts: list[str], tokenizer) -> list[tuple[list[int], np.ndarray]]:
     else:
         pairs = [_moses(text, tokenizer) for text in texts]
     return [
-        (ids, np.array([_strip(text, *span) for span in spans], np.int32).reshape(-1, 2))
+        (ids, np.array(_mend(text, spans), np.int32).reshape(-1, 2))
         for text, (ids, spans) in zip(texts, pairs, strict=True)
     ]
+
+
+def _mend(text: str, spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Spans without white space at their ends, and with the accents that lower-casing strips."""
+    found = [_strip(text, *span) for span in spans]
+    if text.isascii():
+        return found
+    following = len(text)
+    for i in reversed(range(len(found))):
+        start, end = found[i]
+        if start < end:
+            while end < following and unicodedata.category(text[end]) == "Mn":
+                end += 1
+            found[i], following = (start, end), start
+    return found
 
 
 def _strip(text: str, start: int, end: int) -> tuple[int, int]:
