@@ -132,7 +132,8 @@ def occurrences(text: str, golds: list[str]) -> list[tuple[int, int]]:
         pattern = re.escape(gold)
         whole = rf"(?<!\w){pattern}(?!\w)"
         for form in (whole, pattern):
-            if spans := [match.span() for match in re.finditer(form, text, re.IGNORECASE)]:
+            matches = re.finditer(form, text, re.IGNORECASE)  # to which "İ" is "i", too
+            if spans := [m.span() for m in matches if m[0].lower() == gold.lower()]:
                 found.update(spans)
                 break
     return sorted(found)

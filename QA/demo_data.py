@@ -65,8 +65,8 @@ def passage(rng: random.Random, pool: str) -> tuple[str, list[tuple[str, int, st
             if slot in questions:
                 answered.append((questions[slot], len(text), word))
             text += word
-    others = [question for i in range(len(FACTS)) if i not in chosen for question, _ in FACTS[i][1:]]
-    return text, answered, others
+    left = [fact for i, fact in enumerate(FACTS) if i not in chosen]
+    return text, answered, [question for _, *asked in left for question, _ in asked]
 
 
 def splits(seed: int = 0) -> dict[str, dict]:

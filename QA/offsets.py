@@ -17,7 +17,7 @@ def tokenize(texts: list[str], tokenizer) -> list[tuple[list[int], np.ndarray]]:
 
     `spans`, int32 `[ids, 2]`: first character and last + 1 of each sub-word, without white space at
     either end; equal numbers where it stands for no character of its own. Ids are those of
-    `tokenizer(text, add_special_tokens=False)`.
+    `tokenizer(text, add_special_tokens=False)`; but for BioGPT "</s>" in a text is text.
     """
     if not texts:
         return []

@@ -79,33 +79,28 @@ def encode(
     head, middle, tail, types, null_first = frame(tokenizer)
     most = max_length - len(head) - len(middle) - len(tail)  # for question and passage
     if most < 2:
-        raise UserError(f"--max_length {max_length} leaves no room for a passage. Use a larger one.")
-    texts = list(dict.fromkeys(example.question.strip() for example in examples))
-    questions = {
-        text: ids for text, (ids, _) in zip(texts, tokenize(texts, tokenizer), strict=True)
-    }
+        raise UserError(
+            f"--max_length {max_length} leaves no room for a passage. Use a larger one."
+        )
+    asked = list(dict.fromkeys(example.question.strip() for example in examples))
+    questions = dict(zip(asked, tokenize(asked, tokenizer), strict=True))
     texts = list(dict.fromkeys(example.context for example in examples))
     passages = dict(zip(texts, tokenize(texts, tokenizer), strict=True))
     limit = min(MAX_QUESTION, most // 2)
-    longest = min(limit, max(map(len, questions.values()), default=0))
+    longest = min(limit, max((len(ids) for ids, _ in questions.values()), default=0))
     if doc_stride >= most - longest:
         raise UserError(
             f"--doc_stride {doc_stride} must be below the room for the passage: of --max_length "
             f"{max_length}, {most - longest} sub-words are left beside the longest question. Use "
             f"a --doc_stride of at most {most - longest - 1}, or a larger --max_length."
         )
-    windows = []
     names = ("truncated_questions", "empty_passages", "inexact_answers", "split_answers")
-    counts = dict.fromkeys(names, 0)
+    windows, counts = [], dict.fromkeys(names, 0)
     for number, example in enumerate(examples):
-        question = questions[example.question.strip()]
-        counts["truncated_questions"] += len(question) > limit
-        ids, spans = passages[example.context]
-        counts["empty_passages"] += not ids
+        (question, _), (ids, spans) = questions[example.question.strip()], passages[example.context]
+        answers = [covering(spans, *answer) for answer in example.answers]
         before = [*head, *question[:limit], *middle]
         room = max_length - len(before) - len(tail)
-        answers = [covering(spans, *answer) for answer in example.answers]
-        counts["inexact_answers"] += bool(answers) and not exact(spans, answers, example.answers)
         whole = False
         for start in range(0, max(1, len(ids) - doc_stride), room - doc_stride):
             part = ids[start : start + room]
@@ -114,14 +109,14 @@ def encode(
                 row["token_type_ids"] = [0] * len(before) + [1] * (len(part) + len(tail))
             row["spans"] = spans[start : start + room]
             row["null"] = 0 if null_first else len(row["input_ids"]) - 1
-            inside = [a for a in answers if a and start <= a[0] and a[1] < start + len(part)]
-            whole = whole or bool(inside)
+            held = [a for a in answers if a and start <= a[0] and a[1] < start + len(part)]
             nothing = -100 if example.golds and not any(answers) else row["null"]
-            shift = len(before) - start
-            row["labels"] = (
-                [inside[0][0] + shift, inside[0][1] + shift] if inside else [nothing] * 2
-            )
+            row["labels"] = [at - start + len(before) for at in held[0]] if held else [nothing] * 2
             windows.append(row)
+            whole = whole or bool(held)
+        counts["truncated_questions"] += len(question) > limit
+        counts["empty_passages"] += not ids
+        counts["inexact_answers"] += bool(answers) and not exact(spans, answers, example.answers)
         counts["split_answers"] += any(answers) and not whole
     return windows, {"questions": len(examples), "windows": len(windows), **counts}
 
