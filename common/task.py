@@ -34,7 +34,6 @@ class Score(NamedTuple):
 class Data(NamedTuple):
     """A data set; a task may add fields of its own (settings that its functions need)."""
 
-    name: str
     splits: dict[str, list]  # "train", "test" and mostly "dev" -> examples, in the files' order
     labels: list[str]  # what a model's outputs stand for, by number; empty where there are none
 
@@ -54,6 +53,7 @@ class ProbeInputs(NamedTuple):
     labels: dict[str, Any]
     n_labels: int
     counts: dict[str, int]  # what was cut, for metrics.json
+    notes: Any = None  # what the task's `probe_predictions` needs besides
 
 
 class Task(Protocol):
@@ -65,20 +65,18 @@ class Task(Protocol):
 
     NAME: str  # the folder's name
     HEAD: str  # "sequence", "token" or "span": what the model predicts of an input; "causal": text
+    DATASET: str  # the name in the results of the data set that is read without --data_dir
     SCORES: tuple[Score, ...]  # the first is the main one: the best epoch, the best layer
     IN_STUDY: bool  # whether `common.study` runs it when no --tasks are given
 
     def add_arguments(self, parser) -> None:
         """Add the flags that all scripts of this task have besides those of `common.cli`.
 
-        Each is a setting (it identifies a result) unless `common.cli.FLAGS` says otherwise.
+        Each is a setting: it identifies a result, and all three steps must be given the same.
         """
 
-    def dataset_name(self, args) -> str:
-        """The data set's name in the result path. Does not touch a file."""
-
     def load(self, args) -> Data:
-        """The data set that `args` name (`demo`, `data_dir`, `dataset_name`, the task's flags).
+        """The data set that `args` name (`demo`, `data_dir`, the task's flags).
 
         Deterministic. Raises UserError, with file and line, for what cannot be had or read.
         """

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from common import files
+from common import task as tasks
 from common.report import __main__ as report
-from NER import scores
 from NLI import task as nli
 
 LAYERS = 4
@@ -39,13 +39,6 @@ def rows(task, skill, seed, n=60):
     return found
 
 
-def measure(task, table):
-    gold, predicted = [row["gold"] for row in table], [row["predicted"] for row in table]
-    if task == "NER":
-        return scores.score(gold, predicted)
-    return nli.score([nli.Example("", "", "", label) for label in gold], predicted)
-
-
 def write_run(root, task, dataset, model, size, seed, step, metrics, sha="a", **arguments):
     folder = root / dataset / model / str(size) / f"seed-{seed}" / step
     folder.mkdir(parents=True)
@@ -59,7 +52,7 @@ def write_run(root, task, dataset, model, size, seed, step, metrics, sha="a", **
 def fine_tuned(root, task, dataset, model, size, seed=42, n=60, **more):
     skill = 0.1 + SKILL.get(model, 0.4) * (size / 100) ** 0.3 if size else 0.05
     table = rows(task, skill, seed, n)
-    found = measure(task, table)
+    found = tasks.evaluate(tasks.load(task), table)
     metrics = {f"test_{name}": value for name, value in found.items()}
     for name in ("macro_f1", MAIN[task]):
         metrics[f"test_majority_{name}"] = 0.3 if task == "NLI" else 0.0
@@ -118,7 +111,8 @@ def table(folder, name):
 
 
 def page(folder):
-    return (folder / "report.md").read_text(encoding="utf-8")
+    """The page, its tables' columns not filled up with spaces."""
+    return re.sub(" +", " ", (folder / "report.md").read_text(encoding="utf-8"))
 
 
 def metrics(folder):
@@ -162,7 +156,7 @@ def test_probing_and_attention_tables_hold_what_was_measured(study):
     task, root, folder = study
     main = MAIN[task]
     for row in table(folder, "probing"):
-        size = {"untrained": "random"}.get(row["encoder"], row["encoder"].split(" ")[0])
+        size = {"untrained encoder": "random"}.get(row["encoder"], row["encoder"].split(" ")[0])
         found = metrics(root / "demo" / row["model"] / size / "seed-42" / "probing")
         assert int(row["best layer (dev)"]) == found["best_layer"]
         name = main.replace("_f1", " F1")
@@ -176,10 +170,12 @@ def test_probing_and_attention_tables_hold_what_was_measured(study):
     )
     controlled = table(folder, "selectivity_gpt2")
     for row, other in zip(rows, controlled, strict=True):
-        assert float(other["untrained"]) == pytest.approx(float(row["untrained"]) - 0.15)
+        assert float(other["untrained encoder"]) == pytest.approx(
+            float(row["untrained encoder"]) - 0.15
+        )
     found = metrics(root / "demo" / "gpt2" / "50" / "seed-42" / "attention")
     row = table(folder, "attention_gpt2")[2]
-    assert float(row["50 %"]) == found["cosine_layer_3"] and float(row["floor (untrained)"]) == 0.4
+    assert float(row["50 %"]) == found["cosine_layer_3"] and float(row["untrained encoder"]) == 0.4
     row = next(r for r in table(folder, "attention") if (r["model"], r["size"]) == ("gpt2", "50 %"))
     assert float(row["change (1 - cosine)"]) == pytest.approx(1 - found["cosine"])
     assert row["most changed layer"] == "4"
@@ -305,7 +301,9 @@ def test_damaged_predictions_and_layers(tmp_path, caplog):
     fewer = fine_tuned(tmp_path, "NLI", "demo", "biobert", 30) / "predictions.jsonl"
     fewer.write_text("\n".join(fewer.read_text().splitlines()[:-5]))  # whole lines are missing
     other = fine_tuned(tmp_path, "NLI", "demo", "gpt2", 30) / "predictions.jsonl"
-    other.write_text(other.read_text().replace('"predicted": "neutral"', '"predicted": "x"'))
+    other.write_text(
+        other.read_text().replace('"predicted": "neutral"', '"predicted": "entailment"')
+    )
     fine_tuned(tmp_path, "NLI", "demo", "biogpt", 30)
     fine_tuned(tmp_path, "NLI", "demo", "biogpt", 50)
     layers = probed(tmp_path, "NLI", "demo", "bert", 0) / "layers.csv"
@@ -323,12 +321,43 @@ def test_damaged_predictions_and_layers(tmp_path, caplog):
     assert "biogpt" not in caplog.text
 
 
-def test_settings_that_differ_are_listed(tmp_path):
-    fine_tuned(tmp_path, "NLI", "demo", "bert", 10, learning_rate=2e-5, device="cpu")
-    fine_tuned(tmp_path, "NLI", "demo", "bert", 30, learning_rate=1e-5, device="cuda")
+def test_runs_made_in_another_way_are_passed_over(tmp_path, caplog):
+    """Within a model all settings count, between models those of what is measured inside."""
+    for size in (10, 30, 50):
+        fine_tuned(tmp_path, "NLI", "demo", "bert", size, learning_rate=2e-5)
+        fine_tuned(tmp_path, "NLI", "demo", "gpt2", size, learning_rate=1e-5)
+    fine_tuned(tmp_path, "NLI", "demo", "bert", 100, learning_rate=1e-4)
+    for model in ("bert", "gpt2"):
+        probed(tmp_path, "NLI", "demo", model, 10, max_train_examples=None)
+    probed(tmp_path, "NLI", "demo", "biobert", 10, max_train_examples=7)
+    folder = write(tmp_path)
+    bert, _, gpt2 = table(folder, "scores_accuracy")
+    assert bert["50 %"] and not bert["100 %"] and gpt2["50 %"]
+    probes = {row["model"]: row["last layer"] for row in table(folder, "probing")
+              if row["encoder"] == "10 %"}  # fmt: skip
+    assert probes["bert"] and probes["gpt2"] and not probes["biobert"]
+    text = page(folder)
+    for place, flag in (("bert/100/seed-42/fine-tuning", "learning_rate"),
+                        ("biobert/10/seed-42/probing", "max_train_examples")):  # fmt: skip
+        assert re.search(rf"^- {place}: unlike most of its step: .*{flag}", text, re.M)
+        assert place in caplog.text
+    # What was not passed over and yet differs: the models' own rates.
+    assert "- fine-tuning, --learning_rate: 1e-05 (3), 2e-05 (3)" in text
+
+
+def test_conditions_that_differ_are_listed(tmp_path):
+    """Code, machine, versions, precision, resolved length: runs that stay, and are named."""
+    for size, commit, precision, length in ((10, "abc", "fp32", 512), (30, "def", "bf16", 256)):
+        folder = fine_tuned(tmp_path, "NLI", "demo", "bert", size)
+        config = json.loads((folder / "config.json").read_text())
+        config |= {"git_commit": commit, "torch": "2.13", "max_length": length}
+        config["machine"] = {"device": "cpu", "precision": precision}
+        files.write_json(folder / "config.json", config)
     text = page(write(tmp_path))
-    assert "fine-tuning, learning_rate: 1e-05 (1 runs), 2e-05 (1 runs)" in text
-    assert "cuda" not in text
+    for line in ("made by other code (commit): abc (1), def (1)",
+                 "max_length: 256 (1), 512 (1)", "precision: bf16 (1), fp32 (1)"):  # fmt: skip
+        assert f"- fine-tuning, {line}\n" in text
+    assert "torch" not in text and "cpu" not in text and "Passed over" not in text
 
 
 def test_a_model_with_awkward_characters(tmp_path):
