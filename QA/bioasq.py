@@ -20,8 +20,9 @@ if __name__ == "__main__":  # run as a file: import from the repository, not fro
 
 from common import cli
 from common.cli import UserError
+from common.data_files import json_file
 from common.files import write_json
-from QA.squad import field, read_json
+from QA.squad import field
 
 FORM = '{"questions": [{"id", "type", "body", "snippets": [{"text"}], "exact_answer"}]}'
 KINDS = ("yesno", "list", "summary")  # of questions that are left out
@@ -266,7 +267,7 @@ def main(argv=None):
         return
     if not args.file.exists():
         raise UserError(f"there is no file {args.file}. {ACCESS}")
-    found, left_out = questions(read_json(args.file), str(args.file))
+    found, left_out = questions(json_file(args.file), str(args.file))
     document, counts = to_squad(found, keep=args.test)
     if not counts["pairs"]:
         raise UserError(

@@ -4,7 +4,6 @@ The text may be as confidential as BioASQ's: messages name files, places and ids
 """
 
 import hashlib
-import json
 import logging
 import random
 from collections import Counter
@@ -35,33 +34,6 @@ class Example(NamedTuple):
 def passage_id(example: Example) -> str:
     """A hash that examples share if they share their passage: what a bootstrap may resample."""
     return hashlib.sha256(example.context.encode()).hexdigest()[:16]
-
-
-def read_json(path: Path):
-    """The value in a UTF-8 JSON file. Raises UserError, with the line, where it cannot be read."""
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-        value = json.loads(text)
-        if "\\u" in text:
-            json.dumps(value, ensure_ascii=False).encode()
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}.") from None
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"{path} is not UTF-8 (byte {error.start + 1}). Convert it: iconv -f latin1 -t utf-8."
-        ) from None
-    except json.JSONDecodeError as error:
-        if not text.strip():
-            raise UserError(f"{path} is empty. Put the questions there.") from None
-        where = f"{path}:{error.lineno}, column {error.colno}"
-        raise UserError(f"{where} is not valid JSON ({error.msg}). Mend or replace it.") from None
-    except UnicodeEncodeError:  # no tokenizer takes it
-        raise UserError(
-            f"{path} holds half a character (one of \\ud800-\\udfff alone). Mend it."
-        ) from None
-    except (ValueError, RecursionError):  # a number of thousands of digits, thousands of "["
-        raise UserError(f"{path} is not valid JSON for questions. Replace it.") from None
-    return value
 
 
 def field(value, key: str, kind: type, place: str, form: str = FORM):

@@ -17,7 +17,6 @@ from QA.offsets import tokenize
 MAX_QUESTION = 64  # sub-words of a question; more are cut
 MAX_ANSWER = 30  # sub-words
 N_BEST = 20  # answers that are kept of a question
-CANDIDATES = 5 * N_BEST  # spans of a window, of which some have the same text
 
 
 class Candidates(NamedTuple):
@@ -137,43 +136,29 @@ def exact(spans: np.ndarray, found: list, answers: list[tuple[int, int]]) -> boo
     )
 
 
-def top_spans(logits, allowed, longest: int = MAX_ANSWER, k: int = CANDIDATES):
-    """The `k` best spans of each window: scores, first and last positions, `[batch, k]` each.
+def reduce(logits: np.ndarray, row: dict, context: str) -> Candidates:
+    """What is kept of a window's outputs `[tokens, 2]`, of start and end, as float32.
 
-    `logits` `[batch, tokens, 2]`: of start and end; their sum is a span's score. `allowed`
-    `[batch, tokens]`: where an answer may begin and end. All spans of up to `longest` tokens are
-    compared. Where there are fewer than `k`, the rest scores minus infinity.
+    A span's score is the sum of the two; all spans of up to `MAX_ANSWER` sub-words are compared.
     """
-    import torch
-    from torch.nn import functional as F
-
-    start, end = logits.float().masked_fill(~allowed[..., None], -torch.inf).unbind(-1)
-    ends = F.pad(end, (0, longest - 1), value=-torch.inf).unfold(1, longest, 1)
-    scores = (start[..., None] + ends).flatten(1)  # [batch, tokens * longest]
-    best, index = scores.topk(min(k, scores.shape[1]), dim=1)
-    return best, index // longest, index // longest + index % longest
-
-
-def reduce(rows: list[dict], contexts: list[str], logits) -> list[Candidates]:
-    """What is kept of a batch's outputs `[batch, tokens, 2]`, a window of `encode` each."""
-    import torch
-
-    allowed = np.zeros(logits.shape[:2], bool)
-    for line, row in zip(allowed, rows, strict=True):
-        held = row["spans"][:, 0] < row["spans"][:, 1]
-        line[row["first"] : row["first"] + len(held)] = held
-    found = top_spans(logits, torch.from_numpy(allowed).to(logits.device))
-    scores, firsts, lasts = (part.cpu().numpy() for part in found)
-    positions = torch.tensor([row["null"] for row in rows], device=logits.device)
-    nulls = logits.float()[torch.arange(len(rows), device=logits.device), positions].sum(1)
-    kept = []
-    for i, (row, context, null) in enumerate(zip(rows, contexts, nulls.tolist(), strict=True)):
-        n = int(np.isfinite(scores[i]).sum())
-        begins = row["spans"][firsts[i, :n] - row["first"], 0].tolist()
-        ends = row["spans"][lasts[i, :n] - row["first"], 1].tolist()
-        listed = zip(scores[i, :n].tolist(), begins, ends, strict=True)
-        kept.append(Candidates(null, distinct(listed, context)))
-    return kept
+    null = float(logits[row["null"]].sum())
+    spans = row["spans"]
+    held = spans[:, 0] < spans[:, 1]
+    start, end = np.where(held, logits[row["first"] : row["first"] + len(spans)].T, -np.inf)
+    ends = np.pad(end, (0, MAX_ANSWER), constant_values=-np.inf)
+    ends = np.lib.stride_tricks.sliding_window_view(ends, MAX_ANSWER)[: len(spans)]
+    scores = (start[:, None] + ends).ravel()  # of (first, length - 1)
+    k, n = 5 * N_BEST, int(np.isfinite(scores).sum())
+    while True:  # until there are enough texts: one may stand at several places
+        least = np.partition(scores, -k)[-k] if k < n else -np.inf
+        best = np.flatnonzero((scores >= least) & np.isfinite(scores))
+        first, length = np.divmod(best, MAX_ANSWER)
+        found = zip(scores[best].tolist(), spans[first, 0].tolist(),
+                    spans[first + length, 1].tolist(), strict=True)  # fmt: skip
+        kept = distinct(found, context)
+        if len(kept) == N_BEST or k >= n:
+            return Candidates(null, kept)
+        k *= 4
 
 
 def distinct(spans, context: str) -> list[tuple[float, int, int]]:

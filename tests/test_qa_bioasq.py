@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from common.cli import ROOT, UserError
+from common.data_files import json_file
 from QA import bioasq, demo_data, squad
 
 main = importlib.import_module("QA.bioasq").main
@@ -255,11 +256,11 @@ def test_the_command_converts(tmp_path, capsys):
     source, out = tmp_path / "demo" / "train.json", tmp_path / "factoid.json"
     assert run(source, "--output", out) == 0
     shown = capsys.readouterr().out
-    examples, mended = squad.parse(squad.read_json(out), "out")
+    examples, mended = squad.parse(json_file(out), "out")
     assert all(e.answers for e in examples) and not any(mended.values())
     assert f"pairs                      {len(examples)}" in shown
     assert run(source, "--output", out, "--test", "--overwrite") == 0
-    assert len(squad.parse(squad.read_json(out), "out")[0]) > len(examples)
+    assert len(squad.parse(json_file(out), "out")[0]) > len(examples)
 
 
 @pytest.mark.parametrize(

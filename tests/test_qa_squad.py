@@ -7,6 +7,7 @@ import re
 import pytest
 
 from common.cli import UserError
+from common.data_files import json_file
 from QA import demo_data, squad
 
 SECRET = "confidential"
@@ -163,30 +164,11 @@ def test_other_json_is_not_squad_form(value):
         squad.parse(value, "file.json")
 
 
-@pytest.mark.parametrize(
-    ("content", "said"),
-    [
-        (b"", "is empty"),
-        (b" \n", "is empty"),
-        (b'{"data":\n [}', ":2, column 3 is not valid JSON"),
-        (b'{"data": "\xe9"}', "is not UTF-8"),
-        (b'{"data": "\\ud800"}', "half a character"),
-        (b"[" * 200_000, "is not valid JSON"),
-    ],
-)
-def test_a_file_that_is_no_json(tmp_path, content, said):
-    (tmp_path / "x.json").write_bytes(content)
-    with pytest.raises(UserError, match=said):
-        squad.read_json(tmp_path / "x.json")
-    with pytest.raises(UserError, match="cannot read"):
-        squad.read_json(tmp_path / "missing.json")
-
-
 # --- Splits
 
 
 def read(folder):
-    return squad.read_splits(folder, lambda path: squad.parse(squad.read_json(path), str(path)))
+    return squad.read_splits(folder, lambda path: squad.parse(json_file(path), str(path)))
 
 
 def test_three_files_are_three_splits(tmp_path):
