@@ -8,6 +8,7 @@ The first writes every pair of a question and a snippet that holds its answer as
 form, for use anywhere. --demo writes a folder of made-up BioASQ files, train.json and test.json.
 """
 
+import logging
 import math
 import re
 import sys
@@ -24,6 +25,7 @@ from common.data_files import json_file
 from common.files import write_json
 from QA.squad import field
 
+log = logging.getLogger(__name__)
 FORM = '{"questions": [{"id", "type", "body", "snippets": [{"text"}], "exact_answer"}]}'
 KINDS = ("yesno", "list", "summary")  # of questions that are left out
 ANSWERS, LONGEST = 5, 100  # answers that BioASQ takes; characters of one
@@ -73,7 +75,9 @@ def questions(document, place: str) -> tuple[list[Question], dict[str, int]]:
             for n, snippet in enumerate(snippets)
         ]
         golds = _flat(question.get("exact_answer"), here)
-        twice += key in found
+        if key in found:
+            twice += 1
+            log.warning("%s: the question %s is there twice; the first counts", here, key)
         found.setdefault(key, Question(key, body, texts, golds))
     if not found:
         others = ", ".join(f"{n} {kind}" for kind, n in sorted(kinds.items())) or "none at all"
