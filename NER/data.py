@@ -32,7 +32,7 @@ class Data(NamedTuple):
     iob2: bool  # whether labels are IOB2 tags, or the study's: O and the entity types
 
 
-def add_arguments(parser) -> None:
+def add_arguments(parser, step: str) -> None:
     """The flag that only this task's scripts have."""
     parser.add_argument(
         "--label_scheme",

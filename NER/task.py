@@ -3,9 +3,10 @@
 import random
 from collections import Counter
 
+from common import models
 from common.losses import cross_entropy as loss
 from common.losses import labels_in as n_labels
-from common.task import ProbeInputs
+from common.task import ProbeInputs, Score
 from NER import alignment
 from NER.data import Data, Example, add_arguments, load, stratum
 from NER.scores import OUTSIDE, SCORES, count, details, to_iob2, word_class
@@ -25,6 +26,20 @@ def encode(
 
 
 attention_inputs = encode
+
+
+def scores(data: Data) -> tuple[Score, ...]:
+    """All of them."""
+    return SCORES
+
+
+def load_model(args, data: Data):
+    """The model with a new head for the labels."""
+    return *models.load_task_model(args, HEAD, data.labels), True
+
+
+def export(args, data: Data, folder) -> None:
+    """Nothing more than what every task writes."""
 
 
 def label_numbers(data: Data, example: Example) -> list[int]:

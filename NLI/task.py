@@ -4,7 +4,7 @@ import random
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from common import scoring
+from common import models, scoring
 from common.losses import cross_entropy as loss
 from common.losses import labels_in as n_labels
 from common.task import Data, ProbeInputs, Score
@@ -24,7 +24,7 @@ SCORES = (
 )  # fmt: skip
 
 
-def add_arguments(parser) -> None:
+def add_arguments(parser, step: str) -> None:
     """No flags of its own."""
 
 
@@ -45,6 +45,20 @@ def encode(
 
 
 attention_inputs = encode
+
+
+def scores(data: Data) -> tuple[Score, ...]:
+    """All of them."""
+    return SCORES
+
+
+def load_model(args, data: Data):
+    """The model with a new head for the labels."""
+    return *models.load_task_model(args, HEAD, data.labels), True
+
+
+def export(args, data: Data, folder) -> None:
+    """Nothing more than what every task writes."""
 
 
 def predict(model, tokenizer, data: Data, examples, encoded, args, device, name) -> list[str]:

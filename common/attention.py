@@ -21,7 +21,7 @@ def parse_args(task, doc: str, argv, **defaults) -> argparse.Namespace:
     parser = Parser(doc)
     flags.add_common_arguments(parser, **defaults)
     flags.add_attention_arguments(parser)
-    task.add_arguments(parser)
+    task.add_arguments(parser, "attention")
     return flags.parse(parser, argv, ROOT / task.NAME)
 
 
@@ -48,10 +48,10 @@ def run(task, args) -> None:
     for run in runs:
         if run not in pending:
             run.tidy()
-    if pending or not all((run.folder / "heads.png").is_file() for run in runs):
+    if pending:
         from common import figures
 
-        figures.attention_heads(runs[0].folder)
+        figures.attention_sizes(pending[-1].folder)
     summarize(args, runs, len(pending))
 
 
@@ -136,6 +136,7 @@ def table(similarity) -> dict:
 
 def finish(run: results.Run, measured: dict, untrained: dict, totals: dict, device) -> None:
     """Write one size's results; `untrained`: the comparison with an untrained encoder, or empty."""
+    from common import figures
     from common.device import peak_memory
 
     write_table(run, run.folder / "heads.csv", measured)
@@ -157,6 +158,7 @@ def finish(run: results.Run, measured: dict, untrained: dict, totals: dict, devi
         if values.ravel()[i] == values.ravel()[i]  # NaN: a head never compared
     ]
     run.config["arguments"] |= {"metrics": known(measured), "controls": bool(untrained)}
+    figures.attention_heads(run.folder)
     run.finish(metrics | totals | peak_memory(device))
 
 

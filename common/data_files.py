@@ -148,12 +148,12 @@ def parquet(path: Path, fields: tuple[str, ...]) -> Iterator[tuple[str, dict]]:
 
 def _read(path: Path) -> bytes:
     try:
-        raw = path.read_bytes()
+        raw = path.read_bytes().removeprefix(BOM)
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}.") from None
     if not raw.strip():
         raise UserError(f"{path} is empty. Put the examples there.")
-    return raw.removeprefix(BOM)
+    return raw
 
 
 def _not_utf8(path: Path, line: int, byte: int) -> str:

@@ -137,7 +137,7 @@ def free_memory(device: Device) -> int:
     """Bytes that models can still take, on the device."""
     if device.torch_device.type == "cuda":
         return torch.cuda.mem_get_info(device.torch_device)[0]
-    from common.probes.svm import available_memory
+    from common.memory import available_memory
 
     return available_memory()
 

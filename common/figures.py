@@ -13,8 +13,9 @@ import numpy as np
 
 from common import palette
 from common.cli import UNTRAINED
-from common.files import read_json, replacing
+from common.files import read_json
 from common.identity import differences, is_stale, settings_of, split_step
+from common.panels import curve, fit, legend, panels, save
 from common.task import Score
 
 log = logging.getLogger(__name__)
@@ -30,7 +31,7 @@ def learning_curve(folder: Path, scores: Sequence[Score]) -> None:
     loss = table[(table["split"] == "train") & (table["metric"] == "loss")]
     left.plot(loss["epoch"], loss["value"], marker="o", color="black")
     left.set(xlabel="epoch", ylabel="loss (nats)", title="training loss (mean of the epoch)")
-    left.set_ylim(0, 1.06 * loss["value"].max())
+    left.set_ylim(bottom=0)
     dev = table[table["split"] == "dev"]
     drawn = [score for score in scores if (dev["metric"] == score.name).any()]
     for i, score in enumerate(drawn):
@@ -55,18 +56,18 @@ def probing_layers(folder: Path, scores: Sequence[Score]) -> None:
     tables = _sizes(folder, "layers.csv")
     own = tables[folder]
     row, scores = own.iloc[0], [score for score in scores if score.by_layer]
-    style = _labelled(own)
+    style = _look(row["training_size"])
     control = {"marker": "+", "linestyle": "-.", "label": f"{style['label']}, control labels"}
     curves = [(own, "task", style), (own, "control", style | control)] + [
-        (table, "task", _labelled(table))
+        (table, "task", _look(table["training_size"].iloc[0]))
         for table in tables.values()
         if table is not own and table["training_size"].iloc[0] == UNTRAINED
     ]
-    figure, (axes,) = panels([len(scores)], columns=3, width=4.5)
-    for panel, score in zip(axes, scores, strict=True):
+    figure, (block,) = panels([len(scores)], columns=3, width=4.5)
+    for axes, score in zip(block, scores, strict=True):
         for table, target, look in curves:
-            _probe_curve(panel, table, target, score, look)
-        _finish_layers(panel, own, score)
+            _probe_curve(axes, table, target, score, look)
+        _finish_layers(axes, own, score)
     _title(figure, row, _probe_name(folder, row), palette.encoder_name(row["training_size"]))
     legend(figure)
     save(figure, folder / "layers.png")
@@ -76,19 +77,18 @@ def probing_sizes(folder: Path, scores: Sequence[Score]) -> None:
     """layers_all_sizes.png in the model's folder: test scores by layer, a curve for each size."""
     tables = _sizes(folder, "layers.csv")
     scores = [score for score in scores if score.by_layer]
-    figure, (axes,) = panels([len(scores)], columns=3, width=4.5)
-    for panel, score in zip(axes, scores, strict=True):
+    figure, (block,) = panels([len(scores)], columns=3, width=4.5)
+    for axes, score in zip(block, scores, strict=True):
         for table in tables.values():
-            _probe_curve(panel, table, "task", score, _labelled(table))
-        _finish_layers(panel, tables[folder], score)
+            _probe_curve(axes, table, "task", score, _look(table["training_size"].iloc[0]))
+        _finish_layers(axes, tables[folder], score)
     row = tables[folder].iloc[0]
     _title(figure, row, _probe_name(folder, row) + ", all sizes so far")
     legend(figure)
     save(figure, _of_the_model(folder, "layers_all_sizes"))
 
 
-def _labelled(table) -> dict:
-    size = table["training_size"].iloc[0]
+def _look(size: int | str) -> dict:
     return palette.size_style(size) | {"label": palette.size_name(size)}
 
 
@@ -114,75 +114,72 @@ def _probe_name(folder: Path, row) -> str:
 
 # By name in heads.csv: title, the colour bar's label, the scale's end (None: a whole number of bits
 # above all values), colours. The scales are fixed and unchanged is yellow: figures are comparable.
-_ENTROPY = "entropy of the attention, "
+_ENTROPIES = ("entropy_pretrained", "entropy_fine_tuned")
 _MAPS = {
     "cosine": ("cosine similarity of the attention maps (1 = unchanged)", "cosine", 1, "viridis"),
     "js": ("Jensen-Shannon divergence of the attention (0 = unchanged, 1 = disjoint)",
            "JS (bits)", 1, "viridis_r"),
-    "entropy_pretrained": (_ENTROPY + "pre-trained", "entropy (bits)", None, "cividis"),
-    "entropy_fine_tuned": (_ENTROPY + "fine-tuned", "entropy (bits)", None, "cividis"),
+    "entropy_pretrained": ("entropy of the attention, pre-trained", "bits", None, "cividis"),
+    "entropy_fine_tuned": ("entropy of the attention, fine-tuned", "bits", None, "cividis"),
 }  # fmt: skip
 
 
 def attention_heads(folder: Path) -> None:
-    """heads.png: a map a metric, layers from the top, heads from the left, cells with values."""
-    import pandas as pd
+    """heads.png of each size compared so far; attention_all_sizes.png in the model's folder."""
+    tables = _sizes(folder, "heads.csv")
+    there = {metric for table in tables.values() for metric in table["metric"]}
+    metrics = [metric for metric in _MAPS if metric in there]
+    most = max(table[table["metric"].isin(_ENTROPIES)]["value"].max() for table in tables.values())
+    bits = ceil(most) if isfinite(most) else 1
+    for path, table in tables.items():
+        _heat_maps(path, table, bits)
+    _attention_by_layer(folder, tables, [m for m in metrics if m != _ENTROPIES[0]])
 
-    table = pd.read_csv(folder / "heads.csv")
-    grids = {
-        metric: table[table["metric"] == metric].pivot(
-            index="layer", columns="head", values="value"
-        )
-        for metric in _MAPS
-        if (table["metric"] == metric).any()
-    }
-    entropies = [grid.max(axis=None) for metric, grid in grids.items() if "entropy" in metric]
-    bits = max(1, ceil(max((value for value in entropies if isfinite(value)), default=1)))
+
+def _heat_maps(folder: Path, table, bits: int) -> None:
+    """heads.png: a map a metric, layers from the top, heads from the left, cells with values."""
+    grids = {metric: rows.pivot(index="layer", columns="head", values="value")
+             for metric in _MAPS if len(rows := table[table["metric"] == metric])}  # fmt: skip
     layers, heads = next(iter(grids.values())).shape
-    figure, (axes,) = panels([len(grids)], columns=1 if len(grids) < 3 else 2,
-                             width=2.5 + 0.45 * heads, height=1.5 + 0.32 * layers)  # fmt: skip
-    for panel, (metric, grid) in zip(axes, grids.items(), strict=True):
+    figure, (block,) = panels([len(grids)], columns=1 if len(grids) < 3 else 2,
+                              width=2.5 + 0.45 * heads, height=1.5 + 0.32 * layers)  # fmt: skip
+    for axes, (metric, grid) in zip(block, grids.items(), strict=True):
         title, label, high, colors = _MAPS[metric]
-        image = panel.imshow(grid, vmin=0, vmax=high or bits, cmap=colors, aspect="auto")
+        image = axes.imshow(grid, vmin=0, vmax=high or bits, cmap=colors, aspect="auto")
         for (y, x), value in np.ndenumerate(grid.to_numpy()):
             text = f"{value:.3f}".removeprefix("0") if isfinite(value) else "–"
             red, green, blue, _ = image.cmap(image.norm(value))
             dark = 0.299 * red + 0.587 * green + 0.114 * blue < 0.5 and isfinite(value)
-            panel.text(x, y, text, ha="center", va="center", fontsize=6.5,
-                       color="white" if dark else "black")  # fmt: skip
-        panel.set_xticks(range(heads), grid.columns, fontsize=7)
-        panel.set_yticks(range(layers), grid.index, fontsize=7)
-        panel.set(xlabel="head", ylabel="layer (1 = first block)")
-        panel.set_title(title, fontsize=9)
-        panel.grid(False)
-        figure.colorbar(image, ax=panel, label=label)
+            axes.text(x, y, text, ha="center", va="center", fontsize=6.5,
+                      color="white" if dark else "black")  # fmt: skip
+        axes.set_xticks(range(heads), grid.columns, fontsize=7)
+        axes.set_yticks(range(layers), grid.index, fontsize=7)
+        axes.set(xlabel="head", ylabel="layer (1 = first block)")
+        axes.set_title(title, fontsize=9)
+        axes.grid(False)
+        figure.colorbar(image, ax=axes, label=label)
     row = table.iloc[0]
-    encoder = palette.encoder_name(row["training_size"])
+    encoder = palette.encoder_name(row["training_size"]).removeprefix("encoder ")
     _title(figure, row, f"attention, pre-trained against {encoder}", _inputs(folder))
     save(figure, folder / "heads.png")
 
 
-def attention_sizes(folder: Path) -> None:
-    """attention_all_sizes.png in the model's folder: means over heads by layer, all sizes."""
-    tables, references = _sizes(folder, "heads.csv"), _sizes(folder, "floor.csv")
-    there = {metric for table in tables.values() for metric in table["metric"]}
-    metrics = [metric for metric in _MAPS if metric in there and metric != "entropy_pretrained"]
-    figure, (axes,) = panels([len(metrics)], columns=3, width=4.8)
-    for panel, metric in zip(axes, metrics, strict=True):
-        curves = [(table, metric, _labelled(table)) for table in tables.values()]
-        untrained = {"label": palette.size_name(UNTRAINED)} | palette.size_style(UNTRAINED)
-        curves += [(table, metric, untrained) for table in list(references.values())[:1]]
-        if entropy := metric == "entropy_fine_tuned":
-            before = {"label": palette.size_name(0)} | palette.size_style(0)
-            curves.append((tables[folder], "entropy_pretrained", before))
-        for table, name, style in curves:
+def _attention_by_layer(folder: Path, tables: dict, metrics: list[str]) -> None:
+    references = list(_sizes(folder, "floor.csv").values())[:1]
+    figure, (block,) = panels([len(metrics)], columns=3, width=4.8)
+    for axes, metric in zip(block, metrics, strict=True):
+        curves = [(table, metric, table["training_size"].iloc[0]) for table in tables.values()]
+        if entropy := metric in _ENTROPIES:
+            curves.append((next(iter(tables.values())), _ENTROPIES[0], 0))
+        curves += [(table, metric, UNTRAINED) for table in references]
+        for table, name, size in curves:
             mean = table[table["metric"] == name].groupby("layer")["value"].mean()
-            curve(panel, mean.index, mean, style)
-        fit([panel], 0, None if entropy else 1)
-        panel.set(xlabel="layer (1 = first block)", ylabel="mean over heads")
-        panel.set_title("entropy of the attention (bits)" if entropy else _MAPS[metric][0].replace(
-            " (", "\n(", 1), fontsize=9)  # fmt: skip
-    row = tables[folder].iloc[0]
+            curve(axes, mean.index, mean, _look(size))
+        fit([axes], 0, None if entropy else 1)
+        axes.set(xlabel="layer (1 = first block)", ylabel="mean over heads")
+        title = "entropy of the attention (bits)" if entropy else _MAPS[metric][0]
+        axes.set_title(title.replace(" (", "\n("), fontsize=9)
+    row = next(iter(tables.values())).iloc[0]
     _title(figure, row, "attention, pre-trained against fine-tuned", _inputs(folder))
     legend(figure)
     save(figure, _of_the_model(folder, "attention_all_sizes"))
@@ -231,68 +228,3 @@ def _title(figure, row, what: str, more: str = "") -> None:
     """What is shown, and of which run (`row` of its CSV), a line each."""
     run = f"{row['model']} on {row['dataset']}, seed {row['seed']}"
     figure.suptitle("\n".join(filter(None, (f"{row['task']} {what}", more, run))), fontsize=10)
-
-
-# What the report's figures are made with, too.
-
-
-def panels(counts: Sequence[int], columns: int = 4, width: float = 3.3, height: float = 2.9):
-    """A figure and, for each of `counts`, a list of so many axes in rows of their own."""
-    from matplotlib.figure import Figure
-
-    across = max(1, min(columns, max(counts)))
-    rows = [ceil(count / across) for count in counts]
-    size = (max(width * across, 6), 1.1 + height * sum(rows))
-    figure, found, start = Figure(figsize=size, layout="constrained"), [], 0
-    for count, n in zip(counts, rows, strict=True):
-        places = range(start * across + 1, start * across + 1 + count)
-        found.append([figure.add_subplot(sum(rows), across, place) for place in places])
-        start += n
-    for axes in figure.axes:
-        axes.grid(alpha=0.3)
-    return figure, found
-
-
-def curve(axes, x, y, style: dict) -> None:
-    """A line, if there is anything to draw; whole numbers on the x axis."""
-    if len(x):
-        axes.plot(x, y, **{"markersize": 4} | style)
-        axes.xaxis.get_major_locator().set_params(integer=True)
-
-
-def fit(axes: Sequence, low: float = 0, high: float | None = 1, least: float = 0.1) -> None:
-    """One y range for all `axes`: what they show with a margin, `least` tall, in low to high.
-
-    Without a least height, noise on the last digits would look like a slope.
-    """
-    drawn = [line.get_ydata() for panel in axes for line in panel.lines]
-    values = np.concatenate([np.asarray(y, dtype=float) for y in drawn]) if drawn else np.array([])
-    values, high = values[np.isfinite(values)], np.inf if high is None else high
-    if not len(values):
-        return
-    margin = max(0.06 * np.ptp(values), (least - np.ptp(values)) / 2)
-    bottom = max(low, min(values.min() - margin, high - least))
-    top = min(high, max(values.max() + margin, low + least))
-    edge = 0.02 * (top - bottom)  # what lies at the end of the range is not hidden by the frame
-    bottom, top = min(bottom, values.min() - edge), max(top, values.max() + edge)
-    for panel in axes:
-        panel.set_ylim(bottom, top)
-
-
-def legend(figure) -> None:
-    """One for all panels, below them, where it hides no curve; as many columns as fit."""
-    pairs = (zip(*axes.get_legend_handles_labels(), strict=True) for axes in figure.axes)
-    entries = {label: handle for panel in pairs for handle, label in panel}
-    if entries:
-        fits = int(figure.get_figwidth() * 12 / (max(map(len, entries)) + 7))
-        figure.legend(entries.values(), entries, loc="outside lower center", fontsize=8,
-                      ncols=max(1, min(fits, len(entries))))  # fmt: skip
-
-
-def save(figure, *paths: Path) -> None:
-    """Write `figure` as PNG or PDF, by the ending; the same bytes each time."""
-    for path in paths:
-        kind = path.suffix[1:]
-        undated = {"CreationDate": None} if kind == "pdf" else None
-        with replacing(path) as temporary:
-            figure.savefig(temporary, dpi=150, format=kind, metadata=undated)

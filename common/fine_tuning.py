@@ -19,7 +19,7 @@ def parse_args(task, doc: str, argv, *, demo: dict, **defaults) -> argparse.Name
     parser = Parser(doc)
     flags.add_common_arguments(parser, **defaults)
     flags.add_training_arguments(parser, demo)
-    task.add_arguments(parser)
+    task.add_arguments(parser, "fine-tuning")
     return flags.parse(parser, argv, ROOT / task.NAME)
 
 
@@ -34,7 +34,8 @@ def run(task, args) -> None:
     run.identify(sha256, models.weights_identity(args))
     if metrics := run.finished():
         run.tidy()
-        return summarize(run, metrics, "finished earlier; --overwrite repeats it")
+        task.export(args, data, run.folder)
+        return summarize(run, metrics, task.scores(data), results.EARLIER)
 
     from common import architectures, figures, files, subsample, training
     from common.device import choose_device, peak_memory, set_seed
@@ -46,7 +47,8 @@ def run(task, args) -> None:
     examples = data.splits | {"train": [data.splits["train"][i] for i in indices]}
 
     set_seed(args.seed)
-    model, tokenizer = models.load_task_model(args, task.HEAD, data.labels)
+    model, tokenizer, new_head = task.load_model(args, data)
+    scores = task.scores(data)
     limit = min(args.max_length, architectures.positions(model.config))
     layer_decay = architectures.layer_decay(model.config, args.layer_decay)
     encoded, counts = {}, {}
@@ -68,10 +70,10 @@ def run(task, args) -> None:
                "precision": device.precision}  # fmt: skip
     how = {"max_length": limit, "layer_decay": layer_decay, "machine": device.describe()}
     with run.open(made_of, **how):
-        metrics = {"trained": bool(indices), "train_examples": len(indices)}
+        metrics = {"trained": bool(indices), "train_examples": len(indices), "new_head": new_head}
         if indices:
             state, totals = training.fit(
-                model, encoded["train"], args, device, dev_scores, task.SCORES[0].name, run.folder,
+                model, encoded["train"], args, device, dev_scores, scores[0].name, run.folder,
                 loss=task.loss, n_labels=task.n_labels, layer_decay=layer_decay,
             )  # fmt: skip
             metrics |= totals | {"layer_decay": layer_decay}
@@ -85,22 +87,23 @@ def run(task, args) -> None:
             files.write_csv(run.folder / "history.csv", history_rows(run.about, state.history))
             steps = [run.about | row for row in state.steps]
             files.write_csv(run.folder / "steps.csv", steps)
-            figures.learning_curve(run.folder, task.SCORES)
+            figures.learning_curve(run.folder, scores)
         some = {split: examples[split] for split in scored}
         rows, more = task.rows(data, some, predicted)
         train = examples["train"] or data.splits["train"]
         guesses = {split: task.baseline(train, examples[split]) for split in scored}
         guessed, _ = task.rows(data, some, guesses)
         for split in scored:
-            scores = evaluate(task, rows[split]) | counts[split]
+            values = evaluate(task, rows[split]) | counts[split]
             baseline = evaluate(task, guessed[split])
-            scores |= {f"majority_{score.name}": baseline[score.name] for score in task.SCORES}
-            metrics |= results.prefixed(split, scores)
+            values |= {f"majority_{score.name}": baseline[score.name] for score in scores}
+            metrics |= results.prefixed(split, values)
         files.write_jsonl(run.folder / "predictions.jsonl", rows["test"])
         metrics |= more | results.prefixed("train", counts["train"]) | peak_memory(device)
         metrics["parameters"] = model.num_parameters()
         metrics = run.finish(metrics)
-    summarize(run, metrics, "done")
+    task.export(args, data, run.folder)
+    summarize(run, metrics, scores, "done")
 
 
 def history_rows(about: dict, history: list[dict]) -> list[dict]:
@@ -113,16 +116,18 @@ def history_rows(about: dict, history: list[dict]) -> list[dict]:
     ]
 
 
-def summarize(run: results.Run, metrics: dict, state: str) -> None:
+def summarize(run: results.Run, metrics: dict, scores, state: str) -> None:
     """Print what was trained on what, its scores, where it lies, what comes next."""
     examples = f"{metrics['train_examples']} training examples"
     print(f"\n{run.task.NAME} fine-tuning, {run.title()}, {examples}: {state}")
-    if not metrics["trained"]:
+    if not metrics["trained"] and not metrics.get("new_head", True):
+        print("No training (size 0): the model as it is, its own head included.")
+    elif not metrics["trained"]:
         print(
             "No training (size 0), no checkpoint: the head is random, one arbitrary mapping. Its "
             "scores are no measure of chance; another --seed gives others."
         )
     if metrics.get("layer_decay", 1.0) != 1.0:
         print(f"layer-wise learning-rate decay: {metrics['layer_decay']}")
-    print(results.score_table(metrics, run.task.SCORES))
+    print(results.score_table(metrics, scores))
     print(f"results: {run.folder}\nnext:    {run.command('probing')}")

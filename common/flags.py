@@ -34,7 +34,7 @@ CONTROLS = ("--controls", "--control", "--floor")  # the first is the name, the 
 
 def role(flag: str) -> str:
     """What a flag says of a result, one of the texts above."""
-    return FLAGS.get(flag, SETTING)
+    return FLAGS.get(flag, HOW if flag.startswith("write_") else SETTING)
 
 
 def settings(arguments: dict) -> dict:
@@ -44,7 +44,7 @@ def settings(arguments: dict) -> dict:
 
 def of_task(arguments: dict) -> dict:
     """Of the arguments those of the task's own flags, on which the steps must agree."""
-    return {k: v for k, v in arguments.items() if k not in FLAGS}
+    return {k: v for k, v in arguments.items() if k not in FLAGS and role(k) == SETTING}
 
 
 def variant(args, parser: Parser) -> str:

@@ -11,7 +11,7 @@ from common.data_files import find_split, parquet
 # A repository with pytorch_model.bin alone would make transformers fetch or commission a
 # converted twin in the background, and the process would wait for it at its end.
 os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
-# Large files come from a store with a client of its own, which waits for two minutes, many times.
+# Large files come from a store with a client of its own, which waits for five minutes, six times.
 os.environ.setdefault("HF_XET_CLIENT_READ_TIMEOUT", "30s")
 log = logging.getLogger(__name__)
 TIMEOUT = 10  # seconds that the Hub may say nothing, at the first question and ever after
@@ -24,12 +24,13 @@ def errors() -> tuple[type[BaseException], ...]:
     """What the hub's clients raise: neither httpx's nor the file formats' are all OSErrors."""
     import pickle
 
-    from huggingface_hub.errors import HfHubHTTPError
+    from huggingface_hub.errors import HfHubHTTPError, StrictDataclassError
     from huggingface_hub.utils import httpx
     from safetensors import SafetensorError
 
     return (OSError, ValueError, TypeError, RuntimeError, EOFError, ImportError, KeyError,
-            httpx.HTTPError, HfHubHTTPError, SafetensorError, pickle.UnpicklingError)  # fmt: skip
+            httpx.HTTPError, HfHubHTTPError, StrictDataclassError, SafetensorError,
+            pickle.UnpicklingError)  # fmt: skip
 
 
 def load_dataset(

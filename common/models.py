@@ -147,12 +147,14 @@ def load_tokenizer(source: str, config):
             'would glue words together. Put "tokenizer_class": "GPT2Tokenizer" into its '
             "tokenizer_config.json."
         )
-    if len(tokenizer) > config.vocab_size:
+    # Some causal models were trained with a pad token that their embeddings were never given.
+    beyond = tokenizer.pad_token_id is not None and tokenizer.pad_token_id >= config.vocab_size
+    if len(tokenizer) - beyond > config.vocab_size:
         raise UserError(
             f"{source}: the tokenizer has {len(tokenizer)} entries, the model only "
             f"{config.vocab_size} embeddings. The folder mixes two models."
         )
-    if tokenizer.pad_token is None:
+    if tokenizer.pad_token is None or beyond:
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.padding_side = "right"  # left padding shifts the positions of BERT, GPT-2 and BioGPT
     # Not every tokenizer of a family says what its models read: ALBERT's gives no types, a class
@@ -342,6 +344,8 @@ def logits(model, batch: dict):
     row = architectures.of(model.config)
     if not (row.causal and architectures.is_sequence_model(model)):
         return model(**batch, **row.options).logits
+    if hasattr(model, "get_base_model"):  # an adapter's: what it adapts, the adapter within
+        model = model.get_base_model()
     hidden = model.base_model(**batch, **row.options).last_hidden_state
     last = batch["attention_mask"].sum(1) - 1
     return model.score(hidden[torch.arange(len(last), device=last.device), last])

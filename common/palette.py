@@ -12,8 +12,8 @@ MAJORITY = {"color": "black", "linestyle": ":", "label": "majority class"}
 # Okabe and Ito's colours, which most colour-blind readers tell apart, without yellow and black.
 _COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7A4A1E")
 _MODEL_MARKERS = "osD^vPX"
-_SIZE_MARKERS = ((0, "o"), (1, "P"), (10, "v"), (20, "X"), (30, "s"), (40, "<"), (50, "^"),
-                 (60, ">"), (70, "p"), (80, "h"), (100, "D"))  # fmt: skip
+_SIZE_MARKERS = ((0, "o"), (1, "*"), (5, "P"), (10, "v"), (20, "X"), (30, "s"), (40, "<"),
+                 (50, "^"), (60, ">"), (70, "p"), (80, "h"), (100, "D"))  # fmt: skip
 _LINES = ("-", "--", "-.", ":")
 
 

@@ -19,7 +19,7 @@ def parse_args(
     parser = Parser(doc)
     flags.add_common_arguments(parser, **defaults)
     flags.add_probing_arguments(parser, probes, poolings, demo_epochs)
-    task.add_arguments(parser)
+    task.add_arguments(parser, "probing")
     return flags.parse(parser, argv, ROOT / task.NAME)
 
 
@@ -29,7 +29,8 @@ def run(task, args) -> None:
     A finished run to which layers or controls are to be added keeps what it has. Raises UserError.
     """
     size = UNTRAINED if args.untrained else args.training_size
-    run = results.Run(task, args, "probing", size, probes.constants(args.probe))
+    constants = results.prefixed("probe", probes.constants(args.probe))
+    run = results.Run(task, args, "probing", size, constants)
     checkpoint = results.checkpoints([run])[run]
     data = task.load(args)
     run.identify(identity.fingerprint(data.splits), models.weights_identity(args), checkpoint)
@@ -43,7 +44,7 @@ def run(task, args) -> None:
         missing = scores.missing(layers, scores.targets())
         if not missing and (controlled or not args.controls):
             run.tidy()
-            return summarize(run, metrics, "finished earlier; --overwrite repeats it")
+            return summarize(run, metrics, task.scores(data), results.EARLIER)
 
     from common import architectures, representations, subsample
     from common.device import choose_device, set_seed
@@ -103,7 +104,7 @@ def run(task, args) -> None:
             )  # fmt: skip
         totals = inputs.counts | {"parameters": encoder.num_parameters()}
         metrics = finish(run, scores, data, examples, totals, device)
-    summarize(run, metrics, "added to" if extend else "done")
+    summarize(run, metrics, task.scores(data), "added to" if extend else "done")
 
 
 def check_same(run: results.Run, made_of: dict) -> None:
@@ -132,7 +133,7 @@ def finish(run: results.Run, scores, data, examples: dict, totals: dict, device)
     rows, _ = task.rows(data, scored, guesses)
     majority = {split: evaluate(task, rows[split]) for split in scored}
     scores.write(run, args.probe, majority)
-    names = [score.name for score in task.SCORES]
+    names = [score.name for score in task.scores(data)]
     metrics = scores.summary(names) | totals
     for split, values in majority.items():
         metrics |= {f"{split}_majority_{name}": values[name] for name in names}
@@ -143,22 +144,22 @@ def finish(run: results.Run, scores, data, examples: dict, totals: dict, device)
     if args.layers != "all":
         measured["layers"] = ",".join(map(str, sorted(scores.by_layer)))
     measured["controls"] = len(scores.targets()) > 1
-    figures.probing_layers(run.folder, task.SCORES)
+    figures.probing_layers(run.folder, task.scores(data))
     metrics = run.finish(metrics | peak_memory(device))
-    figures.probing_sizes(run.folder, task.SCORES)
+    figures.probing_sizes(run.folder, task.scores(data))
     return metrics
 
 
-def summarize(run: results.Run, metrics: dict, state: str) -> None:
+def summarize(run: results.Run, metrics: dict, scores, state: str) -> None:
     """Print which layer tells most, where the results lie, what comes next."""
-    task, main = run.task, run.task.SCORES[0]
+    task, main = run.task, scores[0]
     probe = f"{run.args.probe} probe trained on {metrics['train_examples']} examples"
     print(f"\n{task.NAME} probing, {run.title()}, {probe}: {state}")
     best, last = metrics["best_layer"], metrics["last_layer"]
     by_dev = f"dev_{main.name}" in metrics
     which = "best layer on dev" if by_dev else "last layer (no dev split to choose one by)"
     print(f"{which}: {best}; 0 is the embeddings, {last} the last one probed")
-    print(results.score_table(metrics, task.SCORES))
+    print(results.score_table(metrics, scores))
     if (selectivity := metrics.get(f"test_selectivity_{main.name}")) is not None:
         print(f"selectivity on test ({main.title}, less that of control labels): "
               f"{selectivity:.4f}")  # fmt: skip

@@ -52,8 +52,8 @@ def extract(
         shutil.rmtree(folder)
     folder.mkdir(parents=True)
     needed, free = len(layers) * n * hidden * 2, shutil.disk_usage(folder).free
-    log.info("features: %d layers x %d vectors x %d, %.2f GB on disk", len(layers), n, hidden,
-             needed / 1e9)  # fmt: skip
+    size = f"{needed / 1e9:.1f} GB" if needed >= 1e8 else f"{needed / 1e6:.1f} MB"
+    log.info("features: %d layers x %d vectors x %d, %s on disk", len(layers), n, hidden, size)
     if needed > 0.95 * free:
         raise UserError(
             f"the features need {needed / 1e9:.1f} GB, {folder} has {free / 1e9:.1f} GB free. Free "

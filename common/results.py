@@ -16,6 +16,7 @@ from common.files import read_json, write_json
 
 # An earlier result, until the run that takes its place has finished; and on its way there.
 ASIDE, MOVING = ".replaced", ".replacing"
+EARLIER = "finished earlier; --overwrite repeats it"  # how a summary calls it
 
 
 def dataset_name(task, args) -> str:

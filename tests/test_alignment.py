@@ -202,9 +202,9 @@ def test_as_many_labels_as_words():
 def test_only_an_uncased_vocabulary_is_lower_cased(kind):
     split = alignment.WordTokenizer(tokenizer(kind), 50)
     capital, small = split(["IL-2", "DNA"])[0], split(["il-2", "dna"])[0]
-    assert (capital == small) == (kind == "uncased")
+    assert (capital == small) == (kind in tiny.UNCASED)
     text = "".join(tokenizer(kind).convert_ids_to_tokens(capital))
-    assert ("IL" in text.replace("##", "").replace("</w>", "")) == (kind != "uncased")
+    assert ("IL" in text.replace("##", "").replace("</w>", "")) == (kind not in tiny.UNCASED)
 
 
 def test_the_library_alone_would_lower_case_the_vocabulary_only_repository(tmp_path):

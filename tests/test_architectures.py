@@ -2,11 +2,14 @@
 
 import argparse
 import functools
+import importlib
 import itertools
 import json
 import logging
+import pathlib
 import shutil
 
+import pandas as pd
 import pytest
 import torch
 import transformers
@@ -111,12 +114,34 @@ def test_pairs_are_framed_as_the_family_has_it(folder, kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_case_padding_and_truncation_side(folder, kind):
+def test_case_and_padding(folder, kind):
     tokenizer = tokenizer_of(folder(kind))
     lower = tokenizer.tokenize("GENE Cells") == tokenizer.tokenize("gene cells")
     assert lower == (kind in tiny.UNCASED)
-    assert tokenizer.padding_side == "right" and tokenizer.pad_token_id is not None
+    assert tokenizer.pad_token_id is not None
     assert len(tokenizer) == models.load_config(folder(kind)).vocab_size
+
+
+def test_what_pads_on_the_left_is_made_to_pad_on_the_right(folder, tmp_path):
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder("llama"), padding_side="left")
+    tokenizer.save_pretrained(tmp_path)
+    assert transformers.AutoTokenizer.from_pretrained(tmp_path).padding_side == "left"
+    found = models.load_tokenizer(str(tmp_path), models.load_config(folder("llama")))
+    assert found.padding_side == "right"
+
+
+def test_a_pad_token_without_an_embedding_is_replaced(folder, tmp_path):
+    """As in many a fine-tuned Llama; any other token without one is refused."""
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder("llama"))
+    config = models.load_config(folder("llama"))
+    tokenizer.add_special_tokens({"pad_token": "[PAD]"})
+    tokenizer.save_pretrained(tmp_path)
+    assert tokenizer.pad_token_id == config.vocab_size
+    assert models.load_tokenizer(str(tmp_path), config).pad_token == "</s>"
+    tokenizer.add_tokens(["<instruction>"])
+    tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="602 entries, the model only 600"):
+        models.load_tokenizer(str(tmp_path), config)
 
 
 # --- task models ---------------------------------------------------------------------------------
@@ -143,6 +168,7 @@ def test_a_saved_task_model_is_the_librarys_own(folder, tmp_path, kind, head):
             found = run(model, [row])[0]
             torch.testing.assert_close(found.start_logits, wanted.start_logits)
             torch.testing.assert_close(found.end_logits, wanted.end_logits)
+            assert not torch.allclose(found.start_logits, found.end_logits)
         else:
             with torch.inference_mode():
                 found = models.logits(model, pad([row], model.config.pad_token_id))
@@ -184,6 +210,25 @@ def test_a_causal_model_is_read_at_its_last_token_also_where_that_is_the_pad_tok
         hidden = run(model.base_model, [row])[0].last_hidden_state
         found = models.logits(model, pad([row], model.config.pad_token_id))
         torch.testing.assert_close(found, model.score(hidden[:, -1]))
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "llama", "electra"])
+@pytest.mark.parametrize("head", ["sequence", "token"])
+def test_an_adapted_model_is_read_like_the_merged_one(folder, kind, head):
+    peft = pytest.importorskip("peft")
+    plain, tokenizer = load(folder(kind), head)
+    config = peft.LoraConfig(
+        r=2, target_modules="all-linear", init_lora_weights=False,
+        task_type={"sequence": "SEQ_CLS", "token": "TOKEN_CLS"}[head],
+        exclude_modules=[*architectures.of(plain.config).heads[head]],  # trained as a whole
+    )  # fmt: skip
+    model = peft.get_peft_model(load(folder(kind), head)[0], config).eval()
+    batch = pad(inputs(tokenizer), plain.config.pad_token_id)
+    with torch.inference_mode():
+        found, before = models.logits(model, batch), models.logits(plain, batch)
+        wanted = models.logits(model.merge_and_unload(), batch)
+    torch.testing.assert_close(found, wanted, atol=1e-4, rtol=1e-4)
+    assert not torch.allclose(found, before, atol=1e-3)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -333,6 +378,57 @@ def test_the_longest_input_is_read_and_one_token_more_is_not(folder, kind):
             run(encoder, [{"input_ids": token * (longest + 1)}])
 
 
+# --- the scripts ---------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """A small set for each task."""
+    root = tmp_path_factory.mktemp("data")
+    for task in ("NER", "NLI"):
+        (root / task).mkdir()
+        for split in ("train", "dev", "test"):
+            rows = []
+            for i, text in enumerate(tiny.SENTENCES):
+                words = text.split()
+                tags = [("O", "B-protein", "I-protein", "B-DNA")[(i + k) % 4 * (k % 3 > 0)]
+                        for k in range(len(words))]  # fmt: skip
+                label = ("entailment", "contradiction", "neutral")[i % 3]
+                other = tiny.SENTENCES[(i + 3) % len(tiny.SENTENCES)]
+                pair = {"sentence1": text, "sentence2": other, "gold_label": label}
+                rows.append({"tokens": words, "tags": tags} if task == "NER" else pair)
+            lines = "".join(json.dumps(row) + "\n" for row in rows)
+            (root / task / f"{split}.jsonl").write_text(lines)
+    return root
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "uncased"])
+@pytest.mark.parametrize("task", ["NER", "NLI"])
+def test_the_three_steps(folder, data, tmp_path, capsys, task, kind):
+    where = ["--data_dir", data / task, "--dataset_name", "small", "--output_dir", tmp_path]
+    common = [*where, "--model_name", folder(kind), "--batch_size", "4", "--device", "cpu"]
+    steps = {
+        "fine-tuning": ["--training_size", "100", "--num_train_epochs", "1"],
+        "probing": ["--training_size", "100"],
+        "attention": ["--training_sizes", "100"],
+    }
+    for step, options in steps.items():
+        main = importlib.import_module(f"{task}.{step}").main
+        assert main([str(argument) for argument in (*common, *options)]) == 0
+    results = tmp_path / "small" / "--".join(pathlib.Path(folder(kind)).parts[-2:])
+    runs = {step: results / "100" / "seed-42" / step for step in steps}
+    config = json.loads((runs["fine-tuning"] / "config.json").read_text())
+    decay = 0.8 if kind.startswith("electra") else 1.0
+    assert config["layer_decay"] == decay and config["max_length"] == 128
+    layers = pd.read_csv(runs["probing"] / "layers.csv")
+    assert {0, 1, 2} <= set(layers["layer"]) and layers["value"].notna().all()
+    heads = pd.read_csv(runs["attention"] / "heads.csv")
+    cosine = heads[heads["metric"] == "cosine"]
+    assert len(cosine) == 4 and cosine["value"].between(0, 1.000001).all()
+    assert (cosine["value"] < 1).any()  # it was trained
+    assert "Traceback" not in capsys.readouterr().err
+
+
 # --- learning rates ------------------------------------------------------------------------------
 
 
@@ -342,7 +438,7 @@ def model_of(kind, head, layers=3):
              "gpt2": "GPT2", "biogpt": "BioGpt", "llama": "Llama", "albert": "Albert",
              "mistral": "Mistral", "qwen2": "Qwen2", "qwen3": "Qwen3"}  # fmt: skip
     config = getattr(transformers, f"{kinds[kind]}Config")(
-        **tiny._sizes(kind, 16, layers, 2, 32), vocab_size=20, pad_token_id=0
+        **tiny.sizes(kind, 16, layers, 2, 32), vocab_size=20, pad_token_id=0
     )
     if kind == "biogpt" and head == "span":
         from common import span_head  # noqa: F401
@@ -433,7 +529,7 @@ def test_adapters_have_the_rate_of_what_they_adapt():
 def test_published_decay_is_electras_and_shared_layers_have_none():
     def config(kind, layers):
         return model_of(kind, "token", layers=1).config.__class__(
-            **tiny._sizes(kind, 16, layers, 2, 32)
+            **tiny.sizes(kind, 16, layers, 2, 32)
         )
 
     published = {(kind, n): architectures.layer_decay(config(kind, n), None)
@@ -472,6 +568,7 @@ def test_a_parameter_without_a_place_and_a_wrong_number_of_layers_are_errors():
         ("mine/electra", "mine--electra"),
         ("models--mine/electra", "models--mine--electra"),
         ("snapshots/electra", "snapshots--electra"),
+        ("models--mine/large/electra", "large--electra"),
     ],
 )
 def test_what_a_local_folder_is_called(tmp_path, path, name):

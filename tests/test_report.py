@@ -54,6 +54,7 @@ def fine_tuned(root, task, dataset, model, size, seed=42, n=60, **more):
     table = rows(task, skill, seed, n)
     found = tasks.evaluate(tasks.load(task), table)
     metrics = {f"test_{name}": value for name, value in found.items()}
+    metrics |= {f"dev_{name}": value / 2 for name, value in found.items()}
     for name in ("macro_f1", MAIN[task]):
         metrics[f"test_majority_{name}"] = 0.3 if task == "NLI" else 0.0
     folder, _ = write_run(root, task, dataset, model, size, seed, "fine-tuning",
@@ -81,7 +82,8 @@ def probed(root, task, dataset, model, size, seed=42, control=True, **more):
         for (probe, target), one in curves.items():
             where = {"layer": layer, "probe": probe, "target": target}
             for split in ("dev", "test"):
-                table.append(about | where | {"split": split, "metric": main, "value": one})
+                other = one if split == "test" else one / 2
+                table.append(about | where | {"split": split, "metric": main, "value": other})
     files.write_csv(folder / "layers.csv", table)
     return folder
 
@@ -301,9 +303,8 @@ def test_damaged_predictions_and_layers(tmp_path, caplog):
     fewer = fine_tuned(tmp_path, "NLI", "demo", "biobert", 30) / "predictions.jsonl"
     fewer.write_text("\n".join(fewer.read_text().splitlines()[:-5]))  # whole lines are missing
     other = fine_tuned(tmp_path, "NLI", "demo", "gpt2", 30) / "predictions.jsonl"
-    other.write_text(
-        other.read_text().replace('"predicted": "neutral"', '"predicted": "entailment"')
-    )
+    text = other.read_text().replace('"predicted": "neutral"', '"predicted": "entailment"')
+    other.write_text(text)
     fine_tuned(tmp_path, "NLI", "demo", "biogpt", 30)
     fine_tuned(tmp_path, "NLI", "demo", "biogpt", 50)
     layers = probed(tmp_path, "NLI", "demo", "bert", 0) / "layers.csv"
@@ -343,6 +344,88 @@ def test_runs_made_in_another_way_are_passed_over(tmp_path, caplog):
         assert place in caplog.text
     # What was not passed over and yet differs: the models' own rates.
     assert "- fine-tuning, --learning_rate: 1e-05 (3), 2e-05 (3)" in text
+
+
+def test_a_variant_has_a_section_of_its_own(tmp_path):
+    for size in (0, 10):
+        fine_tuned(tmp_path, "NLI", "demo", "bert", size)
+        probed(tmp_path, "NLI", "demo", "bert", size)
+    folder = probed(tmp_path, "NLI", "demo", "bert", 30, probe="linear")
+    folder.rename(folder.with_name("probing-linear"))
+    folder = compared(tmp_path, "NLI", "demo", "bert", 10, drop_special=True)
+    folder.rename(folder.with_name("attention-drop_special"))
+    compared(tmp_path, "NLI", "demo", "bert", 30)
+    out = write(tmp_path)
+    text = page(out)
+    assert "Passed over" not in text
+    headings = re.findall(r"^##+ (.*)$", text, re.M)
+    assert headings[3:] == ["4. Probing", "Probing: linear", "5. Attention",
+                            "Attention: drop special", "6. The link"]  # fmt: skip
+    default, variant = ({row["encoder"]: row["last layer"] for row in table(out, name)}
+                        for name in ("probing", "probing-linear"))  # fmt: skip
+    assert default["10 %"] and not default["30 %"] and variant["30 %"] and not variant["10 %"]
+    assert {*table(out, "probing-linear_bert")[0]} >= {"layer", "30 %"}
+    assert table(out, "selectivity-linear_bert")[0]["30 %"]
+    sizes = {row["size"]: row["mean cosine"] for row in table(out, "attention-drop_special")}
+    assert sizes["10 %"] and not sizes["30 %"]
+    for name in ("probing", "probing-linear", "attention", "attention-drop_special"):
+        assert (out / f"{name}.pdf").is_file() and f"({name}.png)" in text
+    # The link is of the default alone: 0 % and 10 % of the probe, no attention at 10 %.
+    numbers = {(row["measure"], row["sizes"]): row["n"] for row in table(out, "link")}
+    assert numbers["probe, last layer: accuracy", "0 to 100 %"] == "2"
+    assert numbers["attention change (1 - mean cosine)", "0 to 100 %"] == "0"
+
+
+def test_a_score_that_old_results_lack_is_computed_or_missing(tmp_path):
+    for size, removed in ((10, "accuracy"), (30, "macro_f1"), (50, "matthews_correlation")):
+        folder = fine_tuned(tmp_path, "NLI", "demo", "bert", size)
+        whole = metrics(folder)
+        files.write_json(folder / "metrics.json", {k: v for k, v in whole.items()
+                                                   if k != f"test_{removed}"})  # fmt: skip
+        (row,) = table(write(tmp_path), f"scores_{removed}")
+        assert float(row[f"{size} %"]) == pytest.approx(whole[f"test_{removed}"])
+    (folder / "predictions.jsonl").unlink()
+    (row,) = table(write(tmp_path), "scores_matthews_correlation")
+    assert not row["50 %"] and row["30 %"] and not row["majority class"]
+    assert "| – |" in page(tmp_path / "demo" / "report")
+
+
+def test_an_empty_file_of_predictions(tmp_path, caplog):
+    fine_tuned(tmp_path, "NLI", "demo", "bert", 10)
+    (fine_tuned(tmp_path, "NLI", "demo", "bert", 30) / "predictions.jsonl").write_text("")
+    (row,) = table(write(tmp_path), "scores_accuracy")
+    assert row["30 %"] and "30 % low" not in row and row["10 % low"]
+    assert "bert/30/seed-42/fine-tuning/predictions.jsonl" in caplog.text
+
+
+def test_groups_of_examples_are_resampled_whole(tmp_path):
+    """Questions on one passage: wider intervals where all of a group are alike."""
+    for name in ("one", "many"):
+        folder = fine_tuned(tmp_path / name, "NLI", "demo", "bert", 30, n=20)
+        rows = [json.loads(line) for line in (folder / "predictions.jsonl").open()] * 6
+        rows = [row | {"id": str(i)} for i, row in enumerate(rows)]
+        if name == "many":
+            rows = [row | {"group": f"passage {i % 20}"} for i, row in enumerate(rows)]
+        files.write_jsonl(folder / "predictions.jsonl", rows)
+    one, many = (write(tmp_path / name) for name in ("one", "many"))
+    widths = [float(row["30 % high"]) - float(row["30 % low"])
+              for folder in (one, many) for row in table(folder, "scores_accuracy")]  # fmt: skip
+    assert widths[1] > 1.8 * widths[0]
+    assert "Test examples: 120 in 20 groups, which are resampled whole." in page(many)
+    assert "Test examples: 120." in page(one)
+
+
+def test_a_size_and_a_task_that_the_code_does_not_list(tmp_path, monkeypatch):
+    """A 5 % size; a causal model's head is not untrained at 0 %."""
+    for size in (0, 5, 100):
+        fine_tuned(tmp_path, "NLI", "demo", "bert", size)
+    probed(tmp_path, "NLI", "demo", "bert", 5)
+    monkeypatch.setattr(nli, "HEAD", "causal")
+    folder = write(tmp_path)
+    (row,) = table(folder, "scores_accuracy")
+    assert row["5 %"] and row["0 % (as loaded)"] and not row["10 %"]
+    assert [row["b"] for row in table(folder, "differences_sizes")][0] == "bert, 5 %"
+    assert "5 %" in {row["encoder"] for row in table(folder, "probing")}
 
 
 def test_conditions_that_differ_are_listed(tmp_path):

@@ -30,7 +30,7 @@ HUB_NAMES = {
     "qwen2": "Qwen/Qwen2.5-0.5B",
     "qwen3": "Qwen/Qwen3-0.6B",
 }
-# Without a kind of their own below, the four of the study and their variants are BERT's.
+# The classes of the configuration and of the pre-trained model; else BERT's.
 MODELS = {
     "gpt2": ("GPT2Config", "GPT2LMHeadModel"),
     "biogpt": ("BioGptConfig", "BioGptForCausalLM"),
@@ -95,7 +95,7 @@ def make(
     specials = TOKENIZERS.get(kind, _bert_tokenizer)(kind, folder, texts, pieces, max_positions)
 
     config = getattr(transformers, config_class)(
-        **_sizes(kind, hidden, layers, heads, max_positions),
+        **sizes(kind, hidden, layers, heads, max_positions),
         initializer_range=0.02 * (768 / hidden) ** 0.5,  # activations as large as in the originals
         architectures=[model_class],
         **specials,
@@ -111,7 +111,7 @@ def make(
     return folder
 
 
-def _sizes(kind, hidden, layers, heads, max_positions) -> dict:
+def sizes(kind, hidden, layers, heads, max_positions) -> dict:
     """The sizes under the names of the kind's configuration."""
     if kind == "distilbert":
         return {"dim": hidden, "n_layers": layers, "n_heads": heads, "hidden_dim": 4 * hidden,

@@ -82,12 +82,15 @@ def datasets(folder: Path, name: str) -> list[Path]:
 
     Raises UserError if one of them holds runs of another task, too.
     """
-    from common.report.grid import run_folders, task_of
+    from common.files import read_json
+    from common.report.grid import run_folders
 
     chosen = []
     for dataset in sorted(folder.glob("*")):
         runs = run_folders(dataset)
-        tasks = {task_of(run) for run in runs} - {None} or ({name} if runs else set())
+        configs = [read_json(run / "config.json") for run in runs]
+        tasks = {config.get("task") for config in configs if isinstance(config, dict)} - {None}
+        tasks = tasks or ({name} if runs else set())
         if name in tasks and len(tasks) > 1:
             raise cli.UserError(
                 f"{dataset} holds results of {' and '.join(sorted(tasks))}. Move one of them away: "

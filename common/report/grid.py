@@ -1,7 +1,7 @@
 """Reads the results of one task on one data set; what is not whole, or not alike, is left out.
 
-A cell of the grid is a step, or a variant of one, of a model at a size; its runs differ in the
-seed. A variant is a step with other settings, in a folder of its own: probing-linear.
+A cell of the grid is a step, or a variant of one (a folder beside it: probing-linear), of a model
+at a size; its runs differ in the seed.
 """
 
 import json
@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 from common import identity
 from common.cli import TRAINING_SIZES, UNTRAINED
+from common.files import read_json
 from common.models import MODELS
 from common.report import statistics
 
@@ -41,31 +42,22 @@ class FinishedRun:
 
     folder: Path
     step: str
-    variant: str  # "" is the step with its default settings
+    variant: str  # "": the step with its default settings
     model: str
     size: int | str
     seed: int
-    metrics: dict
+    metrics: dict  # metrics.json; of a probe also the curves of layers.csv, see _read_layers
     config: dict
     counts: dict = field(default_factory=dict)  # `Task.count` of predictions.jsonl
     examples: str | None = None  # what they predict
     groups: list | None = None  # an id for each example, if some are not independent
     resampled: dict[str, statistics.Resampled] = field(default_factory=dict)  # by score
-    layers: dict[str, dict[int, float]] = field(default_factory=dict)  # by curve, see _read_layers
 
 
 def run_folders(dataset: Path) -> list[Path]:
     """The folders of all runs on a data set, finished or not."""
-    folders = (f for f in dataset.glob("*/*/seed-*/*") if f.is_dir())
-    return sorted(f for f in folders if identity.split_step(f.name)[0])
-
-
-def task_of(folder: Path) -> str | None:
-    """Which task a run is of; None if its config.json does not say."""
-    try:
-        return _object(folder / "config.json").get("task")
-    except ValueError:
-        return None
+    folders = dataset.glob("*/*/seed-*/*")
+    return sorted(f for f in folders if f.is_dir() and identity.split_step(f.name)[0])
 
 
 class Grid:
@@ -73,8 +65,7 @@ class Grid:
 
     def __init__(self, dataset: Path, task: ModuleType):
         self.folder, self.task, self.name = dataset, task, dataset.name
-        self.main = task.SCORES[0]
-        self.problems: list[str] = []
+        self.main, self.problems = task.SCORES[0], []
         folders = run_folders(dataset)
         runs = [run for run in map(self._read, folders) if run]
         for model in {run.model: None for run in runs}:
@@ -90,8 +81,8 @@ class Grid:
         self.runs = [run for run in self._resample(runs) if self._complete(run)]
         names = {folder.parents[2].name for folder in folders}  # a row even if nothing is whole
         self.models = [m for m in MODELS if m in names] + sorted(names - set(MODELS))
-        sizes = {*TRAINING_SIZES, *(run.size for run in self.runs)} - {UNTRAINED}
-        self.sizes = sorted(sizes)
+        self.sizes = sorted({*TRAINING_SIZES, *(run.size for run in self.runs)} - {UNTRAINED})
+        self.trained = [size for size in self.sizes if size]
         self._cells = defaultdict(list)
         for run in self.runs:
             self._cells[run.step, run.variant, run.model, run.size].append(run)
@@ -115,14 +106,15 @@ class Grid:
         if not runs:
             return None
         value, std, n = statistics.mean_std([run.metrics[key] for run in runs])
-        fine_tuned = step == "fine-tuning" and key.startswith("test_")
-        found = self.resampled(model, size, key.removeprefix("test_")) if fine_tuned else None
-        low, high = statistics.interval(found.samples) if found else (None, None)
-        return Estimate(value, low, high, std, n)
+        found = self.resampled(model, size, key) if step == "fine-tuning" else None
+        return Estimate(value, *(statistics.interval(found.samples) if found else ()))._replace(
+            std=std, n=n
+        )
 
-    def resampled(self, model: str, size: int, name: str) -> statistics.Resampled | None:
+    def resampled(self, model: str, size: int, key: str) -> statistics.Resampled | None:
         """The mean test score of a fine-tuned cell's runs on all resamples of the test split."""
-        each = [run.resampled.get(name) for run in self.cell("fine-tuning", model, size)]
+        runs = self.cell("fine-tuning", model, size)
+        each = [run.resampled.get(key.removeprefix("test_")) for run in runs]
         return statistics.mean(each) if each and None not in each else None
 
     def majority(self, model: str, name: str) -> Estimate | None:
@@ -131,16 +123,29 @@ class Grid:
                  for size in reversed(self.sizes))  # fmt: skip
         return next((Estimate(score.value) for score in found if score), None)
 
-    def curve(
-        self, model: str, size: int | str, name: str, variant: str = ""
+    def layers(
+        self, step: str, model: str, size: int | str, curve: str, variant: str = ""
     ) -> dict[int, Estimate]:
-        """A probe's curve (see `_read_layers`) by layer, the mean over the runs that have it."""
-        found = defaultdict(list)
-        for run in self.cell("probing", model, size, variant):
-            for layer, value in run.layers.get(name, {}).items():
-                found[layer].append(value)
-        means = {layer: statistics.mean_std(found[layer]) for layer in sorted(found)}
-        return {layer: Estimate(value, std=std, n=n) for layer, (value, std, n) in means.items()}
+        """A `curve` by layer, the mean over runs; empty if it is missing.
+
+        Of attention: cosine, floor_cosine (untrained); of probing: see `_read_layers`.
+        """
+        keys = {key for run in self.cell(step, model, size, variant) for key in run.metrics}
+        start = f"{curve}_layer_"
+        numbers = sorted(int(key.removeprefix(start)) for key in keys if key.startswith(start))
+        return {n: self.score(step, model, size, f"{start}{n}", variant) for n in numbers}
+
+    def curves(self, step: str, model: str, curve: str, variant: str = "") -> dict:
+        """`{size: its curve by layer}`; of attention with the untrained encoder's at the end.
+
+        That knows no size: it is of the least size that has it.
+        """
+        sizes = self.trained if step == "attention" else (UNTRAINED, *self.sizes)
+        found = {size: self.layers(step, model, size, curve, variant) for size in sizes}
+        if step == "attention":
+            references = (self.layers(step, model, n, f"floor_{curve}", variant) for n in sizes)
+            found[UNTRAINED] = next(filter(None, references), {})
+        return found
 
     def conditions(self) -> list[str]:
         """In what the runs of a step differ besides the cell, as text: code, machine, versions.
@@ -167,42 +172,40 @@ class Grid:
         """config.json and metrics.json of a run, if they are whole and belong where they lie."""
         if not (folder / "metrics.json").exists():
             return self._note(folder, "not finished (no metrics.json)")
-        try:
-            metrics, config = (_object(folder / f"{name}.json") for name in ("metrics", "config"))
-            about = {"task": self.task.NAME, "dataset": self.name, "model": folder.parents[2].name,
-                     "training_size": folder.parents[1].name,
-                     "seed": folder.parent.name.removeprefix("seed-")}  # fmt: skip
-            for key, expected in about.items():
-                if str(metrics.get(key)) != expected:
-                    raise ValueError(f"metrics.json is of {key} {metrics.get(key)}")
-            wrong = [k for k, v in metrics.items() if _is_score(k) and not _is_number(v)]
-            if wrong:
-                raise ValueError(f"metrics.json has no number for {wrong[0]}")
-            if not isinstance(config.get("arguments"), dict):
-                raise ValueError("config.json has no arguments")
-            if identity.is_stale(folder):
-                raise ValueError("made from another fine-tuned model than lies there now")
-        except ValueError as error:
-            return self._note(folder, str(error))
-        size, seed = metrics["training_size"], metrics["seed"]
-        step = identity.split_step(folder.name)
-        return FinishedRun(folder, *step, about["model"], size, seed, metrics, config)
+        files = {name: read_json(folder / name) for name in ("metrics.json", "config.json")}
+        for name, found in files.items():
+            if not isinstance(found, dict):
+                return self._note(folder, f"{name} is missing or damaged")
+        metrics, config = files.values()
+        about = {"task": self.task.NAME, "dataset": self.name, "model": folder.parents[2].name,
+                 "training_size": folder.parents[1].name,
+                 "seed": folder.parent.name.removeprefix("seed-")}  # fmt: skip
+        for key, expected in about.items():
+            if str(metrics.get(key)) != expected:
+                return self._note(folder, f"metrics.json is of {key} {metrics.get(key)}")
+        for key, value in metrics.items():
+            if _is_score(key) and not (type(value) in (int, float) and math.isfinite(value)):
+                return self._note(folder, f"metrics.json has no number for {key}")
+        if not isinstance(config.get("arguments"), dict):
+            return self._note(folder, "config.json has no arguments")
+        if identity.is_stale(folder):
+            return self._note(folder, "made from another fine-tuned model than lies there now")
+        cell = about["model"], metrics["training_size"], metrics["seed"]
+        return FinishedRun(folder, *identity.split_step(folder.name), *cell, metrics, config)
 
     def _alike(self, runs: list[FinishedRun], unlike: Callable, chosen=lambda run: True) -> list:
         """`runs` less those of the `chosen` that are `unlike` most of them in their step."""
-        steps = defaultdict(list)
+        steps, passed_over = defaultdict(list), set()
         for run in filter(chosen, runs):
             groups = steps[run.step, run.variant]
             same = next((group for group in groups if not unlike(run, group[0])), None)
             groups.append([run]) if same is None else same.append(run)
-        passed_over = set()
         for groups in steps.values():
             most = max(groups, key=len)
             for run in (run for group in groups if group is not most for run in group):
                 passed_over.add(run)
-                self._note(
-                    run.folder, "unlike most of its step: " + ", ".join(unlike(run, most[0]))
-                )
+                reasons = ", ".join(unlike(run, most[0]))
+                self._note(run.folder, f"unlike most of its step: {reasons}")
         return [run for run in runs if run not in passed_over]
 
     def _complete(self, run: FinishedRun) -> bool:
@@ -215,16 +218,18 @@ class Grid:
         return not missing
 
     def _read_predictions(self, run: FinishedRun) -> None:
+        path = run.folder / "predictions.jsonl"
         try:
-            text = (run.folder / "predictions.jsonl").read_text(encoding="utf-8")
-            rows = [json.loads(line) for line in text.splitlines()]
-            run.counts = self.task.count(rows)
+            rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
             run.examples = json.dumps([[r["id"], r.get("group"), r.get("gold")] for r in rows])
+            if not rows:
+                raise ValueError
+            run.counts = self.task.count(rows)
             if any("group" in row for row in rows):
                 run.groups = [row.get("group", f"id {row['id']}") for row in rows]
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            run.counts = {}
-            self._note(run.folder / "predictions.jsonl", "missing or damaged (no interval)")
+            run.examples = None
+            self._note(path, "missing or damaged (no interval)")
 
     def _resample(self, runs: list[FinishedRun]) -> list[FinishedRun]:
         """All scores on the same resamples; less the runs whose two files disagree on a score.
@@ -233,8 +238,7 @@ class Grid:
         """
         keys = [(run, score) for run in runs if run.counts for score in self.task.SCORES]
         systems = [(run.counts[score.table], score.value) for run, score in keys]
-        wrong = set()
-        found = statistics.resample(systems, groups=self.groups)
+        found, wrong = statistics.resample(systems, groups=self.groups), set()
         for (run, score), resampled in zip(keys, found, strict=True):
             run.resampled[score.name] = resampled
             there = run.metrics.setdefault(f"test_{score.name}", resampled.value)
@@ -244,27 +248,28 @@ class Grid:
         return [run for run in runs if run not in wrong]
 
     def _read_layers(self, run: FinishedRun) -> None:
-        """The main score on test by layer, from layers.csv: `probe`, `control`, `majority`, ..."""
+        """The main score on test by layer, from layers.csv, as metrics `<curve>_layer_<n>`.
+
+        The curves: `probe`, `control`, `selectivity`, `majority`.
+        """
         import pandas as pd
 
         path = run.folder / "layers.csv"
         try:
             table = pd.read_csv(path)
             table = table[(table["split"] == "test") & (table["metric"] == self.main.name)]
-            names = table["target"].replace("task", "probe")
-            names = names.mask(table["probe"] == "majority", "majority")
-            curves = {
-                name: {int(n): float(v) for n, v in zip(rows["layer"], rows["value"], strict=True)}
-                for name, rows in table.groupby(names)
-            }
-            whole = path.read_bytes().endswith(b"\n") and table["value"].map(math.isfinite).all()
-            last = curves["probe"][run.metrics["last_layer"]]
+            curve = table["target"].replace("task", "probe")
+            curve = curve.mask(table["probe"] == "majority", "majority")
+            keys = curve + "_layer_" + table["layer"].astype(int).astype(str)
+            found = dict(zip(keys, table["value"].astype(float).tolist(), strict=True))
+            last = found[f"probe_layer_{run.metrics['last_layer']}"]
+            whole = path.read_bytes().endswith(b"\n") and all(map(math.isfinite, found.values()))
             if not whole or last != run.metrics[f"test_{self.main.name}_last_layer"]:
                 raise ValueError
         except (OSError, ValueError, KeyError, TypeError):
             self._note(path, "missing, damaged, or of another run (not in the curves by layer)")
         else:
-            run.layers = curves
+            run.metrics |= found
 
 
 def _unlike(run: FinishedRun, other: FinishedRun) -> list[str]:
@@ -285,10 +290,10 @@ def _other_examples(run: FinishedRun, other: FinishedRun) -> list[str]:
 
 def _conditions(run: FinishedRun) -> dict:
     """Under what a run was made."""
-    machine = run.config.get("machine")
     found = {key: value for key, value in run.config.items()
              if isinstance(value, str | int | float) and key not in _IDENTITY}  # fmt: skip
-    found |= machine if isinstance(machine, dict) else {}
+    if isinstance(machine := run.config.get("machine"), dict):
+        found |= machine
     if "git_commit" in found:
         found["made by other code (commit)"] = found.pop("git_commit")
     if isinstance(precision := (run.config.get("data") or {}).get("precision"), str):
@@ -298,20 +303,5 @@ def _conditions(run: FinishedRun) -> dict:
     return found
 
 
-def _object(path: Path) -> dict:
-    """The JSON object in a file. Raises ValueError that names the file if it holds none."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        found = None
-    if not isinstance(found, dict):
-        raise ValueError(f"{path.name} is missing or damaged")
-    return found
-
-
 def _is_score(key: str) -> bool:
     return key.startswith(("test_", "cosine", "floor_cosine")) or key.endswith("_layer")
-
-
-def _is_number(value) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)

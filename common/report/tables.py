@@ -68,7 +68,7 @@ def _table(grid: Grid, name: str, caption: str, rows: list[dict]) -> Table:
     )
 
 
-def _variant(step: str, variant: str) -> tuple[str, str]:
+def named(step: str, variant: str) -> tuple[str, str]:
     """How the files of a step's variant begin, and how it is called."""
     return (f"{step}-{variant}", f"{step} ({variant_name(variant)})") if variant else (step, step)
 
@@ -94,12 +94,11 @@ def comparisons(grid: Grid) -> Iterator[Table]:
 
     Size 0 is left out: its head is untrained. Holm's correction is over the tests of a table.
     """
-    trained = [size for size in grid.sizes if size]
     pairs = {
-        "models": [((a, size), (b, size)) for size in trained
+        "models": [((a, size), (b, size)) for size in grid.trained
                    for a, b in combinations(grid.models, 2)],
         "sizes": [((model, b), (model, a)) for model in grid.models
-                  for a, b in combinations(trained, 2)],
+                  for a, b in combinations(grid.trained, 2)],
     }  # fmt: skip
     for name, chosen in pairs.items():
         rows = []
@@ -126,7 +125,7 @@ def comparisons(grid: Grid) -> Iterator[Table]:
 def probing(grid: Grid, variant: str = "") -> Iterator[Table]:
     """Best and last layer of each encoder, with controls; then, for each model, all layers."""
     main, title, rows = grid.main.name, grid.main.title, []
-    file, step = _variant("probing", variant)
+    file, step = named("probing", variant)
     columns = {f"best layer: {title}": main, "last layer": f"{main}_last_layer",
                "selectivity, best layer": f"selectivity_{main}",
                "selectivity, last layer": f"selectivity_{main}_last_layer",
@@ -139,61 +138,41 @@ def probing(grid: Grid, variant: str = "") -> Iterator[Table]:
             rows.append(row | {name: grid.score("probing", model, size, f"test_{key}", variant)
                                for name, key in columns.items()})  # fmt: skip
     yield _table(grid, file, f"{step}, test {title}", rows)
-    for model in grid.models:
-        for name, kind, what in (("probe", file, f"test {title}"),
-                                 ("selectivity", file.replace("probing", "selectivity"),
-                                  f"selectivity ({title})")):  # fmt: skip
-            curves = {size_name(size): grid.curve(model, size, name, variant)
-                      for size in (UNTRAINED, *grid.sizes)}  # fmt: skip
-            yield _by_layer(grid, f"{kind}_{model}", f"{step} of {model}, {what} by layer", curves)
+    selectivity = file.replace("probing", "selectivity")
+    yield from _by_layer(grid, "probing", "probe", variant, file, f"test {title}")
+    yield from _by_layer(grid, "probing", "selectivity", variant, selectivity,
+                         f"selectivity ({title})")  # fmt: skip
 
 
 def attention(grid: Grid, variant: str = "") -> Iterator[Table]:
     """Similarity to the pre-trained model's attention; then, for each model, all layers."""
-    rows, reference = [], size_name(UNTRAINED)
-    file, step = _variant("attention", variant)
-    trained = [size for size in grid.sizes if size]
+    rows, (file, step) = [], named("attention", variant)
     for model in grid.models:
-        for size in trained:
+        for size in grid.trained:
             cosine, untrained = (grid.score("attention", model, size, key, variant)
                                  for key in ("cosine", "floor_cosine"))  # fmt: skip
-            layers = attention_layers(grid, model, size, variant)
+            layers = grid.layers("attention", model, size, "cosine", variant)
             rows.append({
                 "model": model, "size": size_name(size), "mean cosine": cosine,
                 "change (1 - cosine)": cosine and cosine._replace(value=1 - cosine.value),
-                reference: untrained,
+                size_name(UNTRAINED): untrained,
                 "most changed layer": min(layers, key=lambda n: layers[n].value, default=None),
             })  # fmt: skip
     yield _table(grid, file, f"{step}, fine-tuned against pre-trained", rows)
+    what = "mean cosine to the pre-trained model"
+    yield from _by_layer(grid, "attention", "cosine", variant, file, what)
+
+
+def _by_layer(
+    grid: Grid, step: str, curve: str, variant: str, file: str, what: str
+) -> Iterator[Table]:
+    """A table a model, with a row a layer and a column a size."""
     for model in grid.models:
-        curves = {size_name(size): attention_layers(grid, model, size, variant) for size in trained}
-        curves[reference] = attention_untrained(grid, model, variant)
-        caption = f"{step} of {model}, mean cosine to the pre-trained model by layer"
-        yield _by_layer(grid, f"{file}_{model}", caption, curves)
-
-
-def attention_layers(
-    grid: Grid, model: str, size: int, variant: str = "", prefix: str = "cosine_layer_"
-) -> dict[int, Estimate]:
-    """The mean cosine over heads (and runs) of each layer."""
-    keys = {key for run in grid.cell("attention", model, size, variant) for key in run.metrics}
-    layers = sorted(int(key.removeprefix(prefix)) for key in keys if key.startswith(prefix))
-    return {n: grid.score("attention", model, size, f"{prefix}{n}", variant) for n in layers}
-
-
-def attention_untrained(grid: Grid, model: str, variant: str = "") -> dict[int, Estimate]:
-    """The same against an untrained encoder, from the least size that has it: it knows no size."""
-    found = (
-        attention_layers(grid, model, size, variant, "floor_cosine_layer_") for size in grid.sizes
-    )
-    return next(filter(None, found), {})
-
-
-def _by_layer(grid: Grid, name: str, caption: str, curves: dict[str, dict]) -> Table:
-    """A row a layer, a column a curve."""
-    layers = sorted({layer for curve in curves.values() for layer in curve})
-    rows = [{"layer": n} | {size: curve.get(n) for size, curve in curves.items()} for n in layers]
-    return _table(grid, name, caption, rows)
+        curves = grid.curves(step, model, curve, variant)
+        rows = [{"layer": layer} | {size_name(size): c.get(layer) for size, c in curves.items()}
+                for layer in sorted({layer for c in curves.values() for layer in c})]  # fmt: skip
+        caption = f"{named(step, variant)[1]} of {model}, {what} by layer"
+        yield _table(grid, f"{file}_{model}", caption, rows)
 
 
 def link_points(grid: Grid) -> dict[str, list[tuple[str, int, float, float]]]:
@@ -224,7 +203,7 @@ def link(grid: Grid) -> Iterator[Table]:
     """Correlation of the downstream score with each measure; without size 0, and with it."""
     rows = []
     for name, points in link_points(grid).items():
-        for sizes in ([size for size in grid.sizes if size], grid.sizes):
+        for sizes in (grid.trained, grid.sizes):
             n, found = correlations(points, sizes)
             rows.append({"measure": name, "sizes": f"{sizes[0]} to {sizes[-1]} %", "n": n} | found)
     caption = (f"correlation, over models and sizes, of test {grid.main.title} after fine-tuning "
