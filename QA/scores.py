@@ -125,15 +125,13 @@ def mean(metric: int, kind: int | None = None):
 
 
 def details(rows: list[dict]) -> dict[str, float]:
-    """By kind of question, and what other thresholds would give: 0, and the split's own best."""
+    """How many of each kind, and what other thresholds would give: 0, and the split's own best."""
     table = count(rows).sum(0)
     found = {"questions_has_answer": int(table[1, NUMBER])}
     if not table[0, NUMBER]:
         return found
     found["questions_no_answer"] = int(table[0, NUMBER])
-    for metric, name in ((EXACT, "exact"), (F1, "f1")):
-        for kind, suffix in ((1, "has_answer"), (0, "no_answer")):
-            found[f"{name}_{suffix}"] = float(mean(metric, kind)(table))
+    for name in ("exact", "f1"):
         if all("null_difference" in row for row in rows):
             found[f"{name}_at_threshold_0"] = at_threshold(rows, name, 0.0)
             best = best_threshold(rows, name)

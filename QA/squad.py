@@ -174,9 +174,12 @@ def cut_dev(examples: list[Example]) -> tuple[list[Example], list[Example]]:
     return train, [e for e, key in zip(examples, keys, strict=True) if key in chosen]
 
 
-def read_splits(folder: Path, read) -> tuple[dict[str, list[Example]], dict[str, dict[str, int]]]:
-    """The splits of `folder`, and what was mended in each; `read(path)` reads a file, as `parse`.
+def read_splits(
+    folder: Path, read, hint: str
+) -> tuple[dict[str, list[Example]], dict[str, dict[str, int]]]:
+    """The splits of `folder`, and what was mended in each.
 
+    `read(path, split)` reads a file, as `parse`; `hint`: what to say more of missing files.
     Without a dev file dev is cut from train; without a test file dev is the test split. Raises
     UserError if files are missing, or if two files of a split hold the same question.
     """
@@ -185,7 +188,7 @@ def read_splits(folder: Path, read) -> tuple[dict[str, list[Example]], dict[str,
         missing = "train" if not files["train"] else "dev or test"
         raise UserError(
             f"no {missing} file in {folder}. It needs train*.json and dev*.json or test*.json, in "
-            "SQuAD or BioASQ form."
+            f"SQuAD or BioASQ form. {hint}"
         )
     if not files["test"]:
         files = {"train": files["train"], "test": files["dev"]}
@@ -193,7 +196,7 @@ def read_splits(folder: Path, read) -> tuple[dict[str, list[Example]], dict[str,
     for split in (split for split in files if files[split]):
         splits[split], counts[split], source = [], Counter(), {}
         for path in files[split]:
-            examples, noted = read(path)
+            examples, noted = read(path, split)
             for example in examples:
                 if example.id in source:
                     raise UserError(

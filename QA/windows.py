@@ -60,7 +60,8 @@ def frame(tokenizer) -> Frame:
     if not null_first and tail[-1:] != end:
         tail = tail + end
     # RoBERTa knows one type alone; of BioGPT's types its model knows nothing.
-    types = null_first and bool(whole["token_type_ids"][second])
+    read = "token_type_ids" in tokenizer.model_input_names
+    types = read and null_first and bool(whole["token_type_ids"][second])
     return Frame(head, middle or end, tail, types, null_first)
 
 
@@ -118,6 +119,18 @@ def encode(
         counts["inexact_answers"] += bool(answers) and not exact(spans, answers, example.answers)
         counts["split_answers"] += any(answers) and not whole
     return windows, {"questions": len(examples), "windows": len(windows), **counts}
+
+
+def first_windows(
+    examples: Sequence, tokenizer, max_length: int
+) -> tuple[list[dict], dict[str, int]]:
+    """The first window of each example, as `encode` has them, and counts."""
+    found, counts = encode(examples, tokenizer, max_length, 0)
+    first = {row["example"]: row for row in reversed(found)}
+    more = len({row["example"] for row in found if first[row["example"]] is not row})
+    kept = ("questions", "truncated_questions", "empty_passages")
+    cut = {name: counts[name] for name in kept} | {"truncated_passages": more}
+    return [first[number] for number in range(len(examples))], cut
 
 
 def covering(spans: np.ndarray, start: int, end: int) -> tuple[int, int] | None:

@@ -12,7 +12,7 @@ import pytest
 
 from common.cli import ROOT, UserError
 from common.data_files import json_file
-from QA import bioasq, demo_data, squad
+from QA import bioasq, bioasq_answers, demo_data, squad
 
 main = importlib.import_module("QA.bioasq").main
 
@@ -29,7 +29,7 @@ def read(*listed):
 
 
 def merged(*snippets):
-    """`bioasq.merge` of (text, [(answer, probability)]) a snippet; `{text: probability}`."""
+    """`bioasq_answers.merge` of (text, [(answer, probability)]) a snippet; `{text: probability}`."""
     given = {
         n: (text, [{"start": text.index(a), "end": text.index(a) + len(a), "probability": p}
                    for a, p in answers])
@@ -37,7 +37,7 @@ def merged(*snippets):
     }  # fmt: skip
     return {
         snippets[found["snippet"]][0][found["start"] : found["end"]]: found["probability"]
-        for found in bioasq.merge(given)
+        for found in bioasq_answers.merge(given)
     }
 
 
@@ -106,7 +106,7 @@ def test_pairs_get_numbers_in_the_snippets_order():
                       "questions_without_answer": 0}  # fmt: skip
     kept, _ = squad.parse(bioasq.to_squad(found, keep=True)[0], "file.json")
     assert [e.id for e in kept] == ["5a1_001", "5a1_002", "5a1_003"] and kept[0].golds == []
-    assert [bioasq.question_id(e.id) for e in kept] == [("5a1", n) for n in range(3)]
+    assert [bioasq_answers.question_id(e.id) for e in kept] == [("5a1", n) for n in range(3)]
 
 
 def test_a_question_without_a_snippet_stays_in_a_test_file():
@@ -139,13 +139,13 @@ def test_conversion_round_trip_of_random_documents():
     assert mended["moved_answers"] == mended["lost_answers"] == 0
     by_id = {q.id: q for q in found}
     for e in examples:
-        key, number = bioasq.question_id(e.id)
+        key, number = bioasq_answers.question_id(e.id)
         golds, snippets = by_id[key].golds, by_id[key].snippets
         assert e.context == (snippets[number] if snippets else "") and e.question == "Which gene ?"
         for a, b in e.answers:
             assert e.context[a:b].casefold() in {g.casefold() for g in golds}
         assert bool(e.answers) == any(g.lower() in e.context.lower() for g in golds)
-    assert {bioasq.question_id(e.id)[0] for e in examples} == set(by_id)
+    assert {bioasq_answers.question_id(e.id)[0] for e in examples} == set(by_id)
 
 
 # --- Merging
@@ -174,7 +174,9 @@ def test_five_are_kept_and_no_answer_is_none():
     text = "a1 b2 c3 d4 e5 f6 g7"
     found = merged((text, [(word, 0.1 + i / 100) for i, word in enumerate(text.split())]))
     assert list(found) == ["g7", "f6", "e5", "d4", "c3"]
-    assert bioasq.merge({0: ("x", [{"start": None, "end": None, "probability": 0.9}])}) == []
+    assert (
+        bioasq_answers.merge({0: ("x", [{"start": None, "end": None, "probability": 0.9}])}) == []
+    )
 
 
 def test_the_order_of_snippets_and_answers_makes_no_difference():
@@ -187,10 +189,10 @@ def test_the_order_of_snippets_and_answers_makes_no_difference():
                        for a, b in rng.sample(spans, 6)])
             for n in range(4)
         }  # fmt: skip
-        expected = bioasq.merge(given)
+        expected = bioasq_answers.merge(given)
         for order in itertools.permutations(given):
             mixed = {n: (given[n][0], rng.sample(given[n][1], 6)) for n in order}
-            assert bioasq.merge(mixed) == expected
+            assert bioasq_answers.merge(mixed) == expected
 
 
 def test_of_equal_sums_the_first_in_the_file_wins():
@@ -215,27 +217,27 @@ def test_of_equal_sums_the_first_in_the_file_wins():
     ],
 )
 def test_rank_by_hand(answers, golds, rank):
-    assert bioasq.rank(answers, golds) == rank
+    assert bioasq_answers.rank(answers, golds) == rank
 
 
 def test_scores_by_hand():
     """Unanswered questions count 0: the official tool skips them, which flatters."""
     rows = [{"id": str(i), "answers": [], "rank": rank} for i, rank in enumerate([1, 2, 5, 0])]
-    number, strict, lenient, reciprocal = bioasq.count(rows).sum(0)
+    number, strict, lenient, reciprocal = bioasq_answers.count(rows).sum(0)
     assert (number, strict, lenient) == (4, 1, 3)
     assert reciprocal / number == pytest.approx((1 + 1 / 2 + 1 / 5 + 0) / 4)
-    assert np.array_equal(bioasq.count(rows)[3], [1, 0, 0, 0])
+    assert np.array_equal(bioasq_answers.count(rows)[3], [1, 0, 0, 0])
     with pytest.raises(ValueError, match="not the answers"):
-        bioasq.count([{"id": "x", "start": 1}])
+        bioasq_answers.count([{"id": "x", "start": 1}])
 
 
 def test_rows_and_submission(tmp_path):
     found = read(question(snippets=["It is MDM2 or BRCA1 ."], answer="brca1"), question(key="6b2"))
     places = [{"snippet": 0, "start": 6, "end": 10, "probability": 0.6},
               {"snippet": 0, "start": 14, "end": 19, "probability": 0.4}]  # fmt: skip
-    assert bioasq.row(found[0], places) == {"id": "5a1", "answers": places, "rank": 2}
-    assert bioasq.row(found[1], [])["rank"] == 0
-    bioasq.write_submission(tmp_path / "out.json", found, [places, []])
+    assert bioasq_answers.row(found[0], places) == {"id": "5a1", "answers": places, "rank": 2}
+    assert bioasq_answers.row(found[1], [])["rank"] == 0
+    bioasq_answers.write_submission(tmp_path / "out.json", found, [places, []])
     written = json.loads((tmp_path / "out.json").read_text())["questions"]
     assert [q["id"] for q in written] == ["5a1", "6b2"]  # all, also those without an answer
     assert [q["exact_answer"] for q in written] == [[["MDM2"], ["BRCA1"]], []]

@@ -147,12 +147,14 @@ def test_normalization(text, normal):
 def test_by_kind_of_question():
     rows = rows_of([("p53", ["p53 gene"], -1), ("x", ["y"], -1), ("x", [], 1), ("x", [], -1)], 0.0)
     found = scores.details(rows)
-    assert found["exact_has_answer"] == 0 and found["f1_has_answer"] == pytest.approx(1 / 3)
-    assert found["exact_no_answer"] == found["f1_no_answer"] == 0.5
     assert found["questions_has_answer"] == found["questions_no_answer"] == 2
     assert found["f1_at_threshold_0"] == pytest.approx((2 / 3 + 1) / 4)
     assert found["best_f1"] == 0.5 and found["best_f1_threshold"] == -2.0
     table = scores.count(rows)
+    by_kind = {(part, kind): scores.mean(part, kind)(table.sum(0))
+               for part in (scores.EXACT, scores.F1) for kind in (0, 1)}  # fmt: skip
+    assert by_kind[scores.EXACT, 1] == 0 and by_kind[scores.F1, 1] == pytest.approx(1 / 3)
+    assert by_kind[scores.EXACT, 0] == by_kind[scores.F1, 0] == 0.5
     assert table.shape == (4, 2, 3)
     assert scores.mean(scores.F1)(table.sum(0)) == pytest.approx((2 / 3 + 1) / 4)
     weights = np.array([[1, 1, 1, 1], [0, 2, 2, 0]])  # resamples, as the bootstrap adds them up

@@ -168,7 +168,7 @@ def test_other_json_is_not_squad_form(value):
 
 
 def read(folder):
-    return squad.read_splits(folder, lambda path: squad.parse(json_file(path), str(path)))
+    return squad.read_splits(folder, lambda path, _: squad.parse(json_file(path), str(path)), "")
 
 
 def test_three_files_are_three_splits(tmp_path):
