@@ -3,10 +3,11 @@
     python probing.py --training_size 30 --model_name biom-electra-base
     python probing.py --demo --training_size 30 --model_name biobert --controls
 
-Question and passage go through the frozen encoder together: the pre-trained one (--training_size 0),
-a fine-tuned one (after fine-tuning.py), or an untrained one (--untrained). The probe trains on the whole training split. Writes
-results/<dataset>/<model>/<size>/seed-<n>/probing/: config.json, layers.csv, layers.png,
-metrics.json; and layers_all_sizes.png of the model. Killed, the same command goes on.
+Question and passage go through the frozen encoder together: the pre-trained one (--training_size
+0), a fine-tuned one (after fine-tuning.py), or an untrained one (--untrained). The probe trains on
+the whole training split. Writes results/<dataset>/<model>/<size>/seed-<n>/probing/: config.json,
+layers.csv, layers.png, metrics.json; and, for the model, layers_all_sizes.png. Killed, the same
+command goes on.
 """
 
 import sys

@@ -29,7 +29,7 @@ def read(*listed):
 
 
 def merged(*snippets):
-    """`bioasq_answers.merge` of (text, [(answer, probability)]) a snippet; `{text: probability}`."""
+    """`merge` of (text, [(answer, probability)]) a snippet; `{text: probability}`."""
     given = {
         n: (text, [{"start": text.index(a), "end": text.index(a) + len(a), "probability": p}
                    for a, p in answers])

@@ -2,8 +2,8 @@
 
 BERT, GPT-2 and ELECTRA read general text, BioBERT, BioGPT and BioM-ELECTRA biomedical text
 (`common.demo.language`). A miniature takes well under a minute and is cached; it is a real, if
-tiny, pre-trained model. But for one thing: ELECTRA's fill in masked words, as BERT's do; no generator
-trains them as a discriminator.
+tiny, pre-trained model. But for one thing: ELECTRA's fill in masked words, as BERT's
+do; no generator trains them as discriminators.
 """
 
 import functools
