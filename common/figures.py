@@ -119,27 +119,20 @@ _MAPS = {
     "cosine": ("cosine similarity of the attention maps (1 = unchanged)", "cosine", 1, "viridis"),
     "js": ("Jensen-Shannon divergence of the attention (0 = unchanged, 1 = disjoint)",
            "JS (bits)", 1, "viridis_r"),
-    "entropy_pretrained": ("entropy of the attention, pre-trained", "bits", None, "cividis"),
-    "entropy_fine_tuned": ("entropy of the attention, fine-tuned", "bits", None, "cividis"),
+    _ENTROPIES[0]: ("entropy of the attention, pre-trained", "entropy (bits)", None, "cividis"),
+    _ENTROPIES[1]: ("entropy of the attention, fine-tuned", "entropy (bits)", None, "cividis"),
 }  # fmt: skip
 
 
 def attention_heads(folder: Path) -> None:
-    """heads.png of each size compared so far; attention_all_sizes.png in the model's folder."""
-    tables = _sizes(folder, "heads.csv")
-    there = {metric for table in tables.values() for metric in table["metric"]}
-    metrics = [metric for metric in _MAPS if metric in there]
-    most = max(table[table["metric"].isin(_ENTROPIES)]["value"].max() for table in tables.values())
-    bits = ceil(most) if isfinite(most) else 1
-    for path, table in tables.items():
-        _heat_maps(path, table, bits)
-    _attention_by_layer(folder, tables, [m for m in metrics if m != _ENTROPIES[0]])
-
-
-def _heat_maps(folder: Path, table, bits: int) -> None:
     """heads.png: a map a metric, layers from the top, heads from the left, cells with values."""
+    import pandas as pd
+
+    table = pd.read_csv(folder / "heads.csv")
     grids = {metric: rows.pivot(index="layer", columns="head", values="value")
              for metric in _MAPS if len(rows := table[table["metric"] == metric])}  # fmt: skip
+    most = table[table["metric"].isin(_ENTROPIES)]["value"].max()
+    bits = max(1, ceil(most)) if isfinite(most) else 1
     layers, heads = next(iter(grids.values())).shape
     figure, (block,) = panels([len(grids)], columns=1 if len(grids) < 3 else 2,
                               width=2.5 + 0.45 * heads, height=1.5 + 0.32 * layers)  # fmt: skip
@@ -164,14 +157,17 @@ def _heat_maps(folder: Path, table, bits: int) -> None:
     save(figure, folder / "heads.png")
 
 
-def _attention_by_layer(folder: Path, tables: dict, metrics: list[str]) -> None:
-    references = list(_sizes(folder, "floor.csv").values())[:1]
+def attention_sizes(folder: Path) -> None:
+    """attention_all_sizes.png in the model's folder: means over heads by layer, all sizes."""
+    tables, references = _sizes(folder, "heads.csv"), list(_sizes(folder, "floor.csv").values())
+    there = {metric for table in tables.values() for metric in table["metric"]}
+    metrics = [metric for metric in _MAPS if metric in there and metric != _ENTROPIES[0]]
     figure, (block,) = panels([len(metrics)], columns=3, width=4.8)
     for axes, metric in zip(block, metrics, strict=True):
         curves = [(table, metric, table["training_size"].iloc[0]) for table in tables.values()]
         if entropy := metric in _ENTROPIES:
             curves.append((next(iter(tables.values())), _ENTROPIES[0], 0))
-        curves += [(table, metric, UNTRAINED) for table in references]
+        curves += [(table, metric, UNTRAINED) for table in references[:1]]
         for table, name, size in curves:
             mean = table[table["metric"] == name].groupby("layer")["value"].mean()
             curve(axes, mean.index, mean, _look(size))

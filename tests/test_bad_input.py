@@ -514,7 +514,11 @@ BROKEN_MODELS = {
         edit_json("config.json", n_layer=2, num_hidden_layers=2),
         ["missing", "h.1."],
     ),
-    "XLNet": ("bert", edit_json("config.json", model_type="xlnet"), ["'xlnet'", "bert, roberta"]),
+    "CamemBERT": (
+        "bert",
+        edit_json("config.json", model_type="camembert"),
+        ["'camembert'", "bert, roberta"],
+    ),
     "unheard-of": ("bert", edit_json("config.json", model_type="mamba9"), ["mamba9"]),
     "no vocabulary, BERT": ("biobert", remove("vocab.txt"), ["vocabulary"]),
     "no vocabulary, GPT-2": (

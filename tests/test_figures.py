@@ -192,7 +192,7 @@ def outdated(root, folder, size):
 
 @pytest.mark.parametrize("make, draw, file", (
     (probed, lambda folder: figures.probing_sizes(folder, ner.SCORES), "layers.csv"),
-    (compared, figures.attention_heads, "heads.csv"),
+    (compared, figures.attention_sizes, "heads.csv"),
 ))  # fmt: skip
 def test_what_is_stale_unfinished_or_made_in_another_way_is_not_drawn(
     tmp_path, drawn, caplog, make, draw, file
@@ -209,8 +209,6 @@ def test_what_is_stale_unfinished_or_made_in_another_way_is_not_drawn(
     (figure,) = (figure for path, figure in drawn.items() if "all_sizes" in path.name)
     assert [name for name in legend(figure) if "class" not in name] == ["10 %", "100 %"]
     assert "seed 42" in title(figure) and str(damaged) in caplog.text
-    written = {path.parts[-4] for path in drawn if path.name == "heads.png"}
-    assert written <= {"10", "100"}
 
 
 def test_other_seeds_and_variants_have_files_of_their_own(tmp_path, drawn):
@@ -248,7 +246,7 @@ def test_heads_are_where_they_belong(tmp_path, drawn):
             assert text.get_text() == f"{expected:.3f}"[1:]
         assert axes.images[0].get_clim() == (0, 1)  # entropy: a whole number of bits
         assert [tick.get_text() for tick in axes.get_yticklabels()] == ["1", "2", "3"]
-    assert [bar.get_ylabel() for bar in bars] == ["cosine", "JS (bits)", "bits", "bits"]
+    assert [bar.get_ylabel() for bar in bars] == ["cosine", "JS (bits)", *["entropy (bits)"] * 2]
 
 
 def test_a_head_that_was_never_compared_and_many_bits(tmp_path, drawn):
@@ -277,7 +275,7 @@ def test_four_maps_of_a_large_model_are_no_strip(tmp_path, drawn, monkeypatch):
 def test_attention_by_layer_is_the_mean_of_the_heads(tmp_path, drawn):
     for size in (10, 100):
         folder = compared(tmp_path, size, ALL, untrained=size == 10)
-    figures.attention_heads(folder)
+    figures.attention_sizes(folder)
     figure = drawn[tmp_path / "bert" / "attention_all_sizes.png"]
     assert legend(figure) == ["10 %", "100 %", "untrained encoder", "0 % (pre-trained)"]
 
@@ -432,6 +430,14 @@ def test_report_link_says_r_and_n(study, drawn):
     r = f"Spearman {spearmanr(x, y)[0]:.2f}, Pearson {pearsonr(x, y)[0]:.2f} (n = 4"
     assert axes.get_title().startswith(r)
     assert legend(figure) == ["bert", "biogpt", "10 %", "100 %"]
+
+
+def test_report_link_of_too_few_points(tmp_path, drawn):
+    made.fine_tuned(tmp_path, "NLI", "demo", "bert", 30)
+    made.probed(tmp_path, "NLI", "demo", "bert", 30)
+    assert report_figures.link(Grid(tmp_path / "demo", nli), tmp_path)
+    titles = [axes.get_title() for axes in drawn[tmp_path / "link.png"].axes]
+    assert titles == ["Spearman –, Pearson – (n = 1, without 0 %)"] * 3
 
 
 def test_nothing_to_draw_leaves_no_file(tmp_path, drawn):

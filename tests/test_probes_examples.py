@@ -11,9 +11,10 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 
+from common import memory
 from common.cli import UserError
 from common.device import Device
-from common.probes import examples, memory, svm
+from common.probes import examples, svm
 from common.probes.examples import concatenated, predict, predict_layers
 
 CPU = Device(torch.device("cpu"), "fp32")

@@ -390,6 +390,15 @@ def test_a_score_that_old_results_lack_is_computed_or_missing(tmp_path):
     assert "| – |" in page(tmp_path / "demo" / "report")
 
 
+def test_the_majority_is_that_of_the_most_training_data(tmp_path):
+    for size in (10, 100, 30):
+        folder = fine_tuned(tmp_path, "NLI", "demo", "bert", size)
+        more = {"test_majority_accuracy": size / 200}
+        files.write_json(folder / "metrics.json", metrics(folder) | more)
+    (row,) = table(write(tmp_path), "scores_accuracy")
+    assert float(row["majority class"]) == 0.5
+
+
 def test_an_empty_file_of_predictions(tmp_path, caplog):
     fine_tuned(tmp_path, "NLI", "demo", "bert", 10)
     (fine_tuned(tmp_path, "NLI", "demo", "bert", 30) / "predictions.jsonl").write_text("")
@@ -448,7 +457,10 @@ def test_a_model_with_awkward_characters(tmp_path):
     fine_tuned(tmp_path, "NLI", "demo", name, 100)
     compared(tmp_path, "NLI", "demo", name, 100)
     folder = write(tmp_path)
-    assert r"a\_model.v1+100\%\&\#-with" in (folder / "attention.tex").read_text()
+    for file in ("attention", f"attention_{name}"):  # in a cell, in the caption
+        assert r"a\_model.v1+100\%\&\#-with" in (folder / f"{file}.tex").read_text()
+    for path in folder.glob("*.tex"):
+        assert re.search(r"\\label\{tab:[\w.+-]+\}\n", path.read_text())
     assert (folder / "learning_curves.png").is_file()
 
 

@@ -8,8 +8,9 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 
 import numpy as np
 
+from common import memory
 from common.cli import UserError
-from common.probes import linear, memory, svm
+from common.probes import linear, svm
 
 LIBSVM_CACHE = 200 * 2**20  # bytes, scikit-learn's default
 Rows = dict[str, np.ndarray]  # {split: numbers of vectors [n_examples, k]}

@@ -81,7 +81,7 @@ def link(grid: Grid, folder: Path) -> bool:
             marker = size_style(size)["marker"]
             axes.plot([], [], ls="", marker=marker, color="grey", label=size_name(size))
         n, found = tables.correlations(points, grid.trained)
-        r = ", ".join(f"{kind} {r.value:.2f}" for kind, r in found.items() if r) or "no correlation"
+        r = ", ".join(f"{kind} {f'{r.value:.2f}' if r else '–'}" for kind, r in found.items())
         axes.set_title(f"{r} (n = {n}, without 0 %)", fontsize=8)
         axes.set_xlabel(name, fontsize=9)
         axes.set_ylabel(f"test {grid.main.title} after fine-tuning", fontsize=9)

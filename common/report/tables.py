@@ -31,9 +31,10 @@ class Table(NamedTuple):
         style = self.frame.map(_text).style.hide(axis="index").format(escape="latex")
         text = style.format_index(escape="latex", axis=1).to_latex(
             hrules=True, environment="table*", position_float="centering",
-            column_format="l" * self.frame.shape[1], caption=self.caption.replace("%", r"\%"),
-            label=f"tab:{self.name.replace('_', '-')}",
+            column_format="l" * self.frame.shape[1], caption=_escape(self.caption),
+            label="tab:" + re.sub(r"[^A-Za-z0-9.+]+", "-", self.name),
         )  # fmt: skip
+        text = text.replace(r"\centering", r"\centering\footnotesize", 1)
         text = text.replace(MISSING, "--").replace("±", r"$\pm$")
         return "% needs \\usepackage{booktabs}\n" + re.sub(r"(?<![\w-])-(?=\d)", "$-$", text)
 
@@ -47,6 +48,11 @@ class Table(NamedTuple):
                 if any(value is not None for value in values):
                     columns[f"{name} {part}"] = values
         return pd.DataFrame(columns, dtype=object).to_csv(index=False)
+
+
+def _escape(text: str) -> str:
+    """What pandas does for cells, for the caption, which it takes as LaTeX."""
+    return re.sub(r"[&%$#_{}]|([~^])", lambda m: "\\" + m[0] + "{}" * bool(m[1]), text)
 
 
 def _text(cell) -> str:

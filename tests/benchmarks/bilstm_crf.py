@@ -100,7 +100,7 @@ def run(args) -> dict:
     import torch
 
     from common.device import choose_device
-    from common.probes import bilstm_crf
+    from common.probes import bilstm_crf, sequences
 
     features = [np.load(args.folder / f"{i}.npy", mmap_mode="r") for i in range(args.layers)]
     sentences, labels = sizes(args)
@@ -122,7 +122,7 @@ def run(args) -> dict:
             fit_one(model, some[0], *train, args)
         else:
             seeds = range(start, start + len(some))
-            probes = bilstm_crf.fit(
+            probes = sequences.fit(
                 some, *train, N_LABELS, epochs=args.epochs, seeds=seeds, device=device
             )
         fit_seconds += time.perf_counter() - clock
