@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 __all__ = ["add_arguments", "load", "stratum"]
-NAME, HEAD, DATASET, IN_STUDY = "QA", "span", "squad_v2", False
+NAME, HEAD, DATASET, IN_STUDY, NOTE = "QA", "span", "squad_v2", False, ""
 DEFAULTS = {"model": "biom-electra-base", "max_length": 384}  # of the three scripts' flags
 SQUAD = (
     Score("f1", "answers", official.mean(F1), "F1", by_layer=True),
