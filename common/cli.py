@@ -98,7 +98,9 @@ class Parser(argparse.ArgumentParser):
     """`argparse`, with one line for an error and the script's docstring as its help."""
 
     def __init__(self, doc: str):
+        script = sys.argv[0]  # as it is typed from where the user is
         super().__init__(
+            prog=os.path.relpath(script) if script.endswith(".py") else None,
             description=doc,
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,

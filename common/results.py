@@ -138,6 +138,9 @@ class Run:
             ) from None
         try:
             if extend:
+                earlier = (read_json(self.folder / "config.json") or {}).get("git_commit")
+                if earlier != self.config["git_commit"]:
+                    self.config["git_commit_of_the_rest"] = earlier
                 yield
                 return
             if (self.folder / "metrics.json").exists() and not self.args.overwrite:
@@ -232,7 +235,7 @@ class Run:
         parts = [
             f"--{flag}" if value is True else f"--{flag} {shlex.quote(str(value))}"
             for flag, value in given.items()
-            if value not in (None, False)
+            if value is not None and value is not False  # but 0 is a size
         ]
         script = relative(self.task.NAME, f"{step}.py")
         return " ".join([f"python {script}", *parts, *["--demo"] * args.demo])
