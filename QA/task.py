@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 __all__ = ["add_arguments", "load", "stratum"]
 NAME, HEAD, DATASET, IN_STUDY = "QA", "span", "squad_v2", False
+NOTE = """\
+F1 and exact match are those of the official SQuAD 2.0 script; the null threshold was chosen on dev.
+Intervals resample passages, whose questions belong together; of BioASQ, questions."""
 DEFAULTS = {"model": "biom-electra-base", "max_length": 384}  # of the three scripts' flags
 SQUAD = (
     Score("f1", "answers", official.mean(F1), "F1", by_layer=True),
@@ -53,7 +56,10 @@ def encode(
     data: Data, examples: list[Example], tokenizer, max_length: int
 ) -> tuple[list[dict], dict]:
     """The windows of all examples, see `QA.windows.encode`."""
-    return windows.encode(examples, tokenizer, max_length, data.doc_stride)
+    encoded, counts = windows.encode(examples, tokenizer, max_length, data.doc_stride)
+    if data.questions:
+        counts["pairs"] = counts.pop("questions")
+    return encoded, counts
 
 
 def attention_inputs(
