@@ -41,10 +41,10 @@ def ner_row(i: int, split: str = "train") -> dict:
 def nli_row(i: int, split: str = "train") -> dict:
     """A pair whose label one side tells: the premise where `i` is odd, else the hypothesis."""
     rng = random.Random(f"{split}-{i}")
-    label = MAJORITY[split] if i % 4 == 3 else LABELS[i % 3]
-    sides = [rng.choices(WORDS["O"], k=rng.randint(2, 7)) for _ in range(2)]
+    label = MAJORITY[split] if i % 5 == 4 else LABELS[i % 3]
+    sides = [rng.choices(WORDS["O"], k=rng.randint(1, 4)) for _ in range(2)]
     cued = sides[1 - i % 2]
-    for cue in rng.choices(CUES[label], k=3):
+    for cue in rng.choices(CUES[label], k=4):
         cued.insert(rng.randrange(len(cued) + 1), cue)
     texts = {f"sentence{n}": " ".join(words) for n, words in enumerate(sides, 1)}
     return {"pairID": f"{split}-pair-{i}", "gold_label": label} | texts
