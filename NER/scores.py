@@ -90,11 +90,20 @@ def count(rows: list[dict]) -> dict[str, "ndarray"]:
     return found
 
 
+def io_ceiling(gold: list[list[str]]) -> float:
+    """Entity F1 of perfect predictions without B-/I-: adjacent entities of a type become one."""
+    merged = [to_iob2([word_class(tag) for tag in tags]) for tags in gold]
+    spans = [[entities(tags) for tags in side] for side in (gold, merged)]
+    return float(scoring.micro_f1(scoring.count(spans, classes([gold])[1:]).sum(0)))
+
+
 def details(rows: list[dict]) -> dict[str, float]:
-    """Precision and recall of entities, all three scores a type; words' F1 a class."""
+    """Precision and recall of entities, all three scores a type; words' F1; the IO ceiling."""
     tables = {name: table.sum(0) for name, table in count(rows).items()}
-    names = classes(sides(rows))
-    found = {"macro_f1_without_o": scoring.macro_f1(without_o(tables["words"]))}
+    both = sides(rows)
+    names = classes(both)
+    found = {"macro_f1_without_o": scoring.macro_f1(without_o(tables["words"])),
+             "entity_f1_io_ceiling": io_ceiling(both[0])}  # fmt: skip
     for name, totals in zip(names, tables["words"], strict=True):
         if totals.any():
             found[f"f1_{name}"] = scoring.f1(totals)

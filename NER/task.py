@@ -13,6 +13,10 @@ from NER.scores import OUTSIDE, SCORES, count, details, to_iob2, word_class
 
 __all__ = ["SCORES", "add_arguments", "count", "details", "load", "loss", "n_labels", "stratum"]
 NAME, HEAD, DATASET, IN_STUDY = "NER", "token", "bionlp2004", True
+NOTE = """\
+Published entity F1 is of models that learn B-/I- tags (`--label_scheme iob2`). The study's six
+classes (`io`, the default) cannot tell two adjacent entities of a type apart: perfect predictions
+score `test_entity_f1_io_ceiling` in metrics.json. Compare with it in mind."""
 
 
 def encode(

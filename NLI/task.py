@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["load", "loss", "n_labels"]
 NAME, HEAD, DATASET, IN_STUDY = "NLI", "sequence", "mednli", True
+NOTE = ""
 SCORES = (
     Score("accuracy", "confusion", scoring.accuracy, "accuracy", by_layer=True),
     Score("macro_f1", "confusion", scoring.macro_f1_of_classes, "macro F1", by_layer=True),

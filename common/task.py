@@ -67,6 +67,7 @@ class Task(Protocol):
     HEAD: str  # "sequence", "token" or "span": what the model predicts of an input; "causal": text
     DATASET: str  # the name in the results of the data set that is read without --data_dir
     SCORES: tuple[Score, ...]  # all there are; which of them a data set has, `scores` says
+    NOTE: str  # what readers of the scores must know, for the report's page; mostly empty
     IN_STUDY: bool  # whether `common.study` runs it when no --tasks are given
 
     def add_arguments(self, parser, step: str) -> None:

@@ -243,6 +243,15 @@ def test_six_class_scores_equal_seqevals_on_random_sentences():
     assert merged > 20
 
 
+def test_the_ceiling_of_the_io_scheme_is_what_gold_without_b_and_i_scores():
+    rng = random.Random(5)
+    gold = [valid_tags(rng) for _ in range(20)] + [["B-DNA", "B-DNA", "I-DNA"]]
+    merged = [to_iob2([word_class(tag) for tag in tags]) for tags in gold]
+    found = ner_scores(gold, gold)["entity_f1_io_ceiling"]
+    assert found == ner_scores(gold, merged)["entity_f1"] < 1
+    assert ner_scores([["B-DNA", "O"]], [["O", "O"]])["entity_f1_io_ceiling"] == 1
+
+
 def test_cut_words_are_scored_as_outside_and_cost_recall():
     gold = ["B-DNA", "I-DNA", "O", "B-RNA"]
     row = {"positions": [1, 2, 3, None]}  # the last word was cut

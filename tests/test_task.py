@@ -36,6 +36,7 @@ def test_a_task_has_every_name_with_its_signature(name):
     task = contract.load(name)
     assert name == task.NAME and task.HEAD in ("sequence", "token", "span", "causal")
     assert isinstance(task.DATASET, str) and isinstance(task.IN_STUDY, bool)
+    assert isinstance(task.NOTE, str)
     for attribute in get_type_hints(contract.Task):
         assert hasattr(task, attribute), attribute
     for method, asked in METHODS.items():
@@ -142,14 +143,15 @@ def test_a_third_task_needs_no_change_in_common(toy):
     flags = ("--data_dir", root / "data", "--device", "cpu", "--precision", "fp32",
              "--learning_rate", "1e-3")  # fmt: skip
     base = ("--model_name", model)
-    shown = run(root, "Toy/fine-tuning.py", *flags, *base, "--training_size", "50")
+    shown = run(root, "Toy/fine-tuning.py", *flags, *base, "--training_size", "50",
+                "--num_train_epochs", "20")  # fmt: skip
     assert "Toy fine-tuning" in shown and "probing.py --training_size 50" in shown
     shown = run(root, "Toy/probing.py", *flags[:-2], *base, "--training_size", "50", "--controls")
     assert "selectivity" in shown
     shown = run(root, "Toy/attention.py", *flags[:-2], *base, "--training_sizes", "50")
     assert "common.report --tasks Toy" in shown
     run(root, "-m", "common.study", "--training_sizes", "0,50", "--model_names", model,
-        "--controls", "--", *flags[:-2])  # fmt: skip
+        "--steps", "probing,attention", "--controls", "--", *flags[:-2])  # fmt: skip
     cell = next((root / "Toy" / "results" / "data").glob("*/50/seed-42"))
     found = json.loads((cell / "fine-tuning" / "metrics.json").read_text())
     assert found["test_accuracy"] > found["test_majority_accuracy"]

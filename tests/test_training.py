@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from common import models, training
+from common import losses, models, training
 from common.batching import pad
 from common.cli import UserError
 from common.device import choose_device, set_seed
@@ -241,6 +241,29 @@ def test_killed_while_the_dev_split_is_scored(tmp_path):
             except Killed:
                 continue
     assert histories[0] == histories[1]
+
+
+def test_a_damaged_state_is_named(tmp_path):
+    """Half a file: a message that says what to type, not a traceback; the file stays."""
+    model, _ = load(tmp_path, "bert", TASKS[0])
+    state = fresh(tmp_path / "run") / "state.pt"
+    state.write_bytes(b"PK half a file")
+    with pytest.raises(UserError, match="state.pt is damaged.*--overwrite"):
+        training.fit(model, examples(8, TASKS[0]), arguments(), CPU, dict, "", state.parent)
+    assert state.read_bytes() == b"PK half a file"
+
+
+def test_frozen_weights_stay_as_they_are(tmp_path):
+    """Also with weight decay, and where gradients are summed over processes."""
+    model, _ = load(tmp_path, "bert", TASKS[0])
+    model.bert.embeddings.requires_grad_(False)
+    before = copy.deepcopy(model.bert.embeddings.state_dict())
+    args = arguments(weight_decay=0.5)
+    training.fit(model, examples(8, TASKS[0]), args, CPU, dict, "", fresh(tmp_path / "run"))
+    after = model.bert.embeddings.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    trainer = training.Trainer(model, args, CPU, losses.cross_entropy, 1.0)
+    assert all(p.requires_grad for p in trainer.parameters)
 
 
 def test_the_best_epoch_is_kept(tmp_path):

@@ -126,7 +126,8 @@ def write(grid) -> Path:
                         f"**{table.caption}** ({table.name}.csv, .tex)\n\n{table.markdown()}"
                     )
 
-        section("## 1. Downstream scores", SCORES, make=tables.downstream)
+        note = f"\n{grid.task.NOTE}\n" if grid.task.NOTE else ""
+        section("## 1. Downstream scores", SCORES + note, make=tables.downstream)
         section("## 2. Learning curves", "", figures.learning_curves, "test score by training size")
         section("## 3. Differences", DIFFERENCES, make=tables.comparisons)
         for title, text, name, alt in (

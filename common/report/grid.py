@@ -65,9 +65,12 @@ class Grid:
 
     def __init__(self, dataset: Path, task: ModuleType):
         self.folder, self.task, self.name = dataset, task, dataset.name
-        self.main, self.problems = task.SCORES[0], []
+        self.problems: list[str] = []
         folders = run_folders(dataset)
         runs = [run for run in map(self._read, folders) if run]
+        measured = {key for run in runs for key in run.metrics}
+        there = [score for score in task.SCORES if f"test_{score.name}" in measured]
+        self.main = [*there, *task.SCORES][0]
         for model in {run.model: None for run in runs}:
             runs = self._alike(runs, _unlike, lambda run, model=model: run.model == model)
         runs = self._alike(runs, _unlike)
@@ -236,7 +239,12 @@ class Grid:
 
         A score that metrics.json does not have, as it was made before there was one, is added.
         """
-        keys = [(run, score) for run in runs if run.counts for score in self.task.SCORES]
+        keys = [
+            (run, score)
+            for run in runs
+            for score in self.task.SCORES
+            if score.table in (run.counts or {})
+        ]
         systems = [(run.counts[score.table], score.value) for run, score in keys]
         found, wrong = statistics.resample(systems, groups=self.groups), set()
         for (run, score), resampled in zip(keys, found, strict=True):
