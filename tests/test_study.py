@@ -12,7 +12,7 @@ import pytest
 
 from common import study
 from common.cli import ROOT
-from tests.test_bad_input import write_data
+from tests.helpers import write_data
 
 
 @pytest.mark.parametrize(
