@@ -25,7 +25,7 @@ from tests.helpers import write_data
         ("--steps", "probing,plotting", "fine-tuning,probing,attention"),
         ("--seeds", "one", "commas"),
         ("--jobs", "0", "at least 1"),
-        ("--", "--num_train_epochs 5", "python probing.py --help"),
+        ("--", "--num_train_epochs 5", "probing.py --help"),
     ),
 )
 def test_what_it_does_not_know(capsys, flag, value, named):
