@@ -25,7 +25,7 @@ POOLINGS = ("mean", "first", "last")
 
 def parse_args(argv=None):
     return probing.parse_args(
-        task, __doc__, argv, probes=PROBES, poolings=POOLINGS, demo_epochs=4, **task.DEFAULTS
+        task, __doc__, argv, probes=PROBES, poolings=POOLINGS, demo_epochs=8, **task.DEFAULTS
     )
 
 
