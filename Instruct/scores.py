@@ -1,0 +1,232 @@
+"""Scores of an instruction set, source by source, as an encoder's would be, and their mean.
+
+A row, a line of predictions.jsonl: `id`, `source`, `kind`, `gold`, `predicted`, `parse_failure`;
+gold and predicted are IOB2 tags of one entity type, a label (predicted: or None), a sorted list of
+labels, or (free text) None and the answer's own score. Rows of a relation source may have
+`negative`, the label that says "no relation". Every score is a function of counts that are added
+up over examples (see `common.task.Score`). What is undefined (0 / 0) is 0.
+"""
+
+import re
+import string
+from collections import Counter
+
+import numpy as np
+
+from common.task import Score
+from NER.scores import entities
+
+NEGATIVE = (
+    "none",
+    "0",
+    "false",
+)  # a relation's label of these, whatever its case, is "no relation"
+# By kind: its scores, the main one first.
+MAIN = {
+    "ner": "entity_f1",
+    "nli": "accuracy",
+    "relation": "micro_f1",
+    "classification": "micro_f1",
+    "qa": "accuracy",
+    "free_qa": "f1",
+}
+ARTICLES = re.compile(r"\b(a|an|the)\b")
+NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
+
+
+# --- values: sums of counts `[..., classes, 3]` (right, predicted, gold) -> `[...]` --------------
+
+
+def ratio(over: np.ndarray, under: np.ndarray) -> np.ndarray:
+    """`over / under`, and 0 where that is 0 / 0."""
+    return np.divide(over, under, out=np.zeros(np.shape(under)), where=np.asarray(under) != 0)
+
+
+def micro_f1(sums: np.ndarray) -> np.ndarray:
+    """2 right / (predicted + gold), all classes together."""
+    total = sums.sum(-2)
+    return ratio(2 * total[..., 0], total[..., 1] + total[..., 2])
+
+
+def macro_f1(sums: np.ndarray) -> np.ndarray:
+    """The mean F1 of the classes that occur on either side."""
+    both = sums[..., 1] + sums[..., 2]
+    return ratio(ratio(2 * sums[..., 0], both).sum(-1), (both != 0).sum(-1))
+
+
+def accuracy(sums: np.ndarray) -> np.ndarray:
+    """Right / gold, where each example has one label."""
+    total = sums.sum(-2)
+    return ratio(total[..., 0], total[..., 2])
+
+
+def mean_ratio(sums: np.ndarray) -> np.ndarray:
+    """Of sums `[..., sources, 2]`: the mean over the sources of one divided by the other."""
+    return ratio(sums[..., 0], sums[..., 1]).mean(-1)
+
+
+SCORES = (
+    Score("mean", "main", mean_ratio, "mean over sources"),
+    Score("parse_failures", "failures", mean_ratio, "parse failures"),
+)
+MICRO, MACRO = ("micro_f1", micro_f1, "micro F1"), ("macro_f1", macro_f1, "macro F1")
+ACCURACY = ("accuracy", accuracy, "accuracy")
+# By kind: its scores, (name, value, title), the main one first.
+KINDS = {
+    "ner": (("entity_f1", micro_f1, "entity F1"), ("entity_f1_strict", micro_f1, "strict F1")),
+    "nli": (ACCURACY, MACRO),
+    "relation": (MICRO, MACRO),
+    "classification": (MICRO, MACRO),
+    "qa": (ACCURACY, MACRO),
+    "free_qa": (("f1", mean_ratio, "token F1"),),
+}
+
+
+def source_scores(rows: list[dict]) -> tuple[Score, ...]:
+    """The scores of each source of `rows`, its main one first; of `count`'s tables."""
+    found = []
+    for number, (source, kind) in enumerate(sources(rows).items()):
+        for name, value, title in KINDS[kind]:
+            table = f"{source} {'strict' if name.endswith('_strict') else 'answers'}"
+            found.append(Score(f"{source}_{name}", table, value, f"{source} {title}"))
+
+        def failures(sums, number=number):
+            return ratio(sums[..., number, 0], sums[..., number, 1])
+
+        name, title = f"{source}_parse_failures", f"{source} parse failures"
+        found.append(Score(name, "failures", failures, title))
+    return tuple(found)
+
+
+def sources(rows: list[dict]) -> dict[str, str]:
+    """`{source: kind}` in the order of their names. Raises ValueError for rows of another task."""
+    try:
+        found = {(row["source"], row["kind"]) for row in rows}
+    except (KeyError, TypeError):
+        raise ValueError("the rows are no predictions of Instruct") from None
+    if len(found) > len(dict(found)) or {kind for _, kind in found} - set(KINDS):
+        raise ValueError("a source is of two kinds, or of one that is not known")
+    return dict(sorted(found))
+
+
+def count(rows: list[dict]) -> dict[str, np.ndarray]:
+    """What each example adds: `{table: array [examples, ...]}`, zeros in another source's tables.
+
+    "main" and "failures" `[examples, sources, 2]`: what is above and below the line in the
+    source's main score, and in its share of parse failures. "<source> answers" (of NER entities,
+    also "<source> strict") `[examples, classes, 3]` = right, predicted, gold; a relation's negative
+    class is none of them; of free answers `[examples, 1, 2]` = score, 1.
+    """
+    kinds = sources(rows)
+    at: dict[str, list[int]] = {source: [] for source in kinds}
+    for i, row in enumerate(rows):
+        at[row["source"]].append(i)
+    tables = {
+        "main": np.zeros((len(rows), len(kinds), 2)),
+        "failures": np.zeros((len(rows), len(kinds), 2)),
+    }
+    for number, (source, kind) in enumerate(kinds.items()):
+        indices = at[source]
+        mine = [rows[i] for i in indices]
+        flags = [(bool(row["parse_failure"]), 1) for row in mine]
+        tables["failures"][indices, number] = flags
+        for name, counts in _tables(mine, kind).items():
+            table = np.zeros((len(rows), *counts.shape[1:]), counts.dtype)
+            table[indices] = counts
+            tables[f"{source} {name}"] = table
+        total = tables[f"{source} answers"][indices].sum(1)
+        if KINDS[kind][0] == ACCURACY:
+            total = total[:, [0, 2]]
+        elif kind != "free_qa":
+            total = np.stack([2 * total[:, 0], total[:, 1] + total[:, 2]], -1)
+        tables["main"][indices, number] = total
+    return tables
+
+
+def _tables(rows: list[dict], kind: str) -> dict[str, np.ndarray]:
+    """The tables of one source's rows."""
+    try:
+        if kind == "free_qa":
+            return {"answers": np.array([[[float(row["predicted"]), 1.0]] for row in rows])}
+        if kind == "ner":
+            return {
+                "answers": _right_predicted_gold(map(entity_pair, rows)),
+                "strict": _right_predicted_gold(entity_pair(row, strict=True) for row in rows),
+            }
+        return {"answers": _right_predicted_gold(map(label_pair, rows))}
+    except (KeyError, TypeError, AttributeError):
+        raise ValueError(f"the rows are no predictions of kind {kind}") from None
+
+
+def entity_pair(row: dict, strict: bool = False) -> tuple[list, list]:
+    """The gold and the predicted entities of an NER row: (type, first word, last word + 1)."""
+    return [*entities(row["gold"], strict)], [*entities(row["predicted"], strict)]
+
+
+def label_pair(row: dict) -> tuple[list, list]:
+    """The gold and the predicted labels of a row, as (label,); not a relation's negative one."""
+    sides = []
+    for side in (row["gold"], row["predicted"]):
+        labels = side if isinstance(side, list) else [side] if side is not None else []
+        if row["kind"] == "relation":
+            labels = [label for label in labels if not is_negative(label, row.get("negative"))]
+        sides.append([(label,) for label in labels])
+    return sides[0], sides[1]
+
+
+def is_negative(label: str, negative: str | None = None) -> bool:
+    """Whether a relation's label says that there is none: `negative`, or one of NEGATIVE."""
+    return label == negative if negative else label.casefold() in NEGATIVE
+
+
+def _right_predicted_gold(pairs) -> np.ndarray:
+    """Counts `[examples, classes, 3]` of (gold, predicted) lists of tuples (class, ...)."""
+    pairs = list(pairs)
+    classes = sorted({item[0] for pair in pairs for side in pair for item in side})
+    number = {name: i for i, name in enumerate(classes)}
+    counts = np.zeros((len(pairs), len(classes), 3), np.int32)
+    for row, (gold, predicted) in zip(counts, pairs, strict=True):
+        for place, items in enumerate((set(gold) & set(predicted), predicted, gold)):
+            for item in items:
+                row[number[item[0]], place] += 1
+    return counts
+
+
+def details(rows: list[dict]) -> dict[str, float]:
+    """All scores of all sources; of NER also precision, recall, and F1 a type."""
+    tables = {name: table.sum(0) for name, table in count(rows).items()}
+    found = {s.name: float(s.value(tables[s.table])) for s in source_scores(rows)}
+    for source, kind in sources(rows).items():
+        if kind != "ner":
+            continue
+        mine = [row for row in rows if row["source"] == source]
+        types = sorted({e[0] for row in mine for side in entity_pair(row) for e in side})
+        sums = tables[f"{source} answers"]
+        right, predicted, gold = sums.sum(0)
+        found[f"{source}_entity_precision"] = float(ratio(right, predicted))
+        found[f"{source}_entity_recall"] = float(ratio(right, gold))
+        for name, values in zip(types, sums, strict=True):
+            found[f"{source}_entity_f1_{name}"] = float(micro_f1(values[None]))
+    return found
+
+
+def free_score(answer: str, references: list[str], failed: bool) -> float:
+    """SQuAD's F1 of an answer: the best over its references; no answer where there are none.
+
+    Rajpurkar et al. 2018, evaluate-v2.0. An empty text, a parse failure, is not "no answer".
+    """
+    if failed:
+        return 0.0
+    golds = [tokens for reference in references if (tokens := _tokens(reference))] or [[]]
+    return max(_token_f1(_tokens(answer), gold) for gold in golds)
+
+
+def _tokens(text: str) -> list[str]:
+    return ARTICLES.sub(" ", text.lower().translate(NO_PUNCTUATION)).split()
+
+
+def _token_f1(predicted: list[str], gold: list[str]) -> float:
+    if not predicted or not gold:
+        return float(predicted == gold)
+    shared = (Counter(predicted) & Counter(gold)).total()
+    return 2 * shared / (len(predicted) + len(gold))
