@@ -65,7 +65,9 @@ def _strict_letters(text: str, wanted: list[str]) -> list[str] | None:
 def _aligned_letters(text: str, wanted: list[str]) -> list[str | None]:
     """A letter for each of the `wanted` words, or None."""
     parts = TAG.split(" ".join(text.replace("\n", " ; ").split()))
-    found, given = [normal(word) for word in parts[0:-1:2]], [x.lower() for x in parts[1::2]]
+    # Before a tag stands its word, and maybe something else that was no word with a tag.
+    found = [normal(part.rsplit("; ", 1)[-1]) for part in parts[0:-1:2]]
+    given = [letter.lower() for letter in parts[1::2]]
     letters: list[str | None] = [None] * len(wanted)
     used = set()
     matcher = difflib.SequenceMatcher(None, wanted, found, autojunk=False)
