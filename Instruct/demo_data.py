@@ -12,7 +12,7 @@ from NER.scores import OUTSIDE, word_class
 from NLI import demo_data as nli_demo
 
 FORM = "plain"  # of prompts
-NER_FORM = "list"
+NER_FORM = "tags"
 TYPES = ["DNA", "protein", "cell_type", "cell_line", "RNA"]
 LABELS = ["entailment", "contradiction", "neutral"]
 ABOUT = {  # as in build.json

@@ -3,7 +3,8 @@ r"""Answers as text: how each kind is written, and how what a model wrote is rea
 Tokenizers do not keep every character: BioGPT's drops newlines and moves blanks (`yes , no` becomes
 `yes, no`, `###` becomes `# # #`). So an answer is one line, and text is compared as `normal` has
 it. First the strict form is tried, what `write_*` writes; then a forgiving one. What cannot be
-read is `O` or no label, and sets the flag `parse_failure`: a part of the answer was not readable.
+read is `O` or no label. Where that is more than half of the words, names or labels, the answer as
+a whole is a `parse_failure`.
 
 The entity list `IL-2 gene ; CD28 @2` holds the names in their order; `@2` is the second time that
 these words stand in the sentence, written where the order alone would find another place. `\`
@@ -37,7 +38,7 @@ def write_tags(words: list[str], tags: list[str]) -> str:
 
 
 def read_tags(text: str, words: list[str], kind: str) -> tuple[list[str], bool]:
-    """IOB2 tags of type `kind` for `words`, and whether a word was left without one.
+    """IOB2 tags of type `kind` for `words`, and whether most words were left without one.
 
     The forgiving form aligns the words of the answer with those of the input by their order: a run
     of other words is taken for the words in whose place it stands if they are as many. Then words
@@ -46,7 +47,7 @@ def read_tags(text: str, words: list[str], kind: str) -> tuple[list[str], bool]:
     wanted = [normal(word) for word in words]
     letters = _strict_letters(normal(text), wanted) or _aligned_letters(text, wanted)
     tags = [OUTSIDE if letter in (None, "o") else f"{letter.upper()}-{kind}" for letter in letters]
-    return tags, None in letters
+    return tags, _most(letters.count(None), len(letters))
 
 
 def _strict_letters(text: str, wanted: list[str]) -> list[str] | None:
@@ -99,7 +100,7 @@ def write_entities(words: list[str], tags: list[str]) -> str:
 
 
 def read_entities(text: str, words: list[str], kind: str) -> tuple[list[str], bool]:
-    """IOB2 tags of type `kind` for `words`, and whether a name is not in the sentence, or none is.
+    """IOB2 tags of type `kind` for `words`, and whether most names are not in the sentence.
 
     A name is sought behind the one before it, then anywhere; a place is taken once.
     """
@@ -107,7 +108,7 @@ def read_entities(text: str, words: list[str], kind: str) -> tuple[list[str], bo
     pieces = [piece for piece in PIECE.findall(normal(text.replace("\n", ";"))) if piece != "."]
     if pieces in ([NONE], [NONE + "."]):
         return tags, False
-    failed = not pieces
+    lost = 0
     for piece in pieces:
         name, _, number = piece.rpartition("@")
         if not name or name.endswith("\\") or not number.isdecimal():
@@ -117,11 +118,16 @@ def read_entities(text: str, words: list[str], kind: str) -> tuple[list[str], bo
         chosen = [p for k, p in enumerate(places, 1) if str(k) == number and p in free]
         chosen += sorted(free, key=lambda p: (p[0] < last, p))
         if not chosen:
-            failed = True
+            lost += 1
             continue
         start, last = chosen[0]
         tags[start:last] = [f"B-{kind}"] + [f"I-{kind}"] * (last - start - 1)
-    return tags, failed
+    return tags, _most(lost, len(pieces))
+
+
+def _most(lost: int, n: int) -> bool:
+    """Whether more than half could not be read; or whether there was nothing."""
+    return 2 * lost > n or not n
 
 
 def _places(wanted: list[str], name: str) -> list[tuple[int, int]]:
@@ -165,7 +171,7 @@ def write_labels(labels: list[str]) -> str:
 
 
 def read_labels(text: str, labels: list[str]) -> tuple[list[str], bool]:
-    """The sorted labels that `text` lists, once each, and whether some part of it is no label."""
+    """The sorted labels that `text` lists, once each, and whether most of its parts are none."""
     line = text.replace("\n", ";")
     if normal(line).rstrip(".") == NONE:
         return [], False
@@ -173,8 +179,8 @@ def read_labels(text: str, labels: list[str]) -> tuple[list[str], bool]:
     if not any("," in label for label in labels) and ";" not in line:
         parts = [part for part in line.split(",") if _letters(part)]
     found = [read_label(part, labels) for part in parts]
-    failed = not parts or any(flag for _, flag in found)
-    return sorted({label for label, flag in found if not flag}), failed
+    known = [label for label, failed in found if not failed]
+    return sorted({*known}), _most(len(found) - len(known), len(found))
 
 
 def read_free(text: str) -> tuple[str, bool]:

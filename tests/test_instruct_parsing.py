@@ -80,12 +80,13 @@ def test_the_other_types_are_outside():
         ("the : O, IL-2 : B, gene : I, of : O, the : O, cell : O.", "OBIOOO", False),  # commas
         ("the : O ; IL-2 : B-DNA ; gene : I-DNA ; of : O ; the : O ; cell : O", "OBIOOO", False),
         ("the : O ; lL-Z : B ; geen : I ; of : O ; the : O ; cell : O", "OBIOOO", False),  # garbled
-        ("the : O ; gene : I ; of : O ; the : B ; cell : I", "OOIOBI", True),  # a word is missing
+        ("the : O ; gene : I ; of : O ; the : B ; cell : I", "OOIOBI", False),  # words are missing
         ("the : O ; IL-2 : B ; IL-2 : B ; gene : I ; of : O ; the : O ; cell : O", "OBIOOO", False),
         ("cell : I ; the : O ; IL-2 : B ; gene : I ; of : O ; the : O", "OBIOOI", False),  # order
-        ("the : O ; IL-2 : B ; gene : I", "OBIOOO", True),  # cut off
-        ("of : O ; the : B ; cell : I", "OOOOBI", True),  # the second "the": by place, not by word
-        ("the : O ; IL-2 : X ; gene : I ; of : O ; the : O ; cell : O", "OOIOOO", True),
+        ("the : O ; IL-2 : B ; gene : I", "OBIOOO", False),  # cut off, half is there
+        ("the : O ; IL-2 : B", "OBOOOO", True),
+        ("of : O ; the : B ; cell : I", "OOOOBI", False),  # the second "the": by place, not by word
+        ("the : O ; IL-2 : X ; gene : I ; of : O ; the : O ; cell : O", "OOIOOO", False),
         ("I cannot do that", "OOOOOO", True),
         ("", "OOOOOO", True),
     ],
@@ -102,9 +103,10 @@ def test_forgiving_tags(answer, letters, failed):
         ("cd28; il-2 GENE", "BIOBOO", False),
         ("IL-2 gene ; CD28 ; IL-2", "BIOBOB", False),
         ("IL-2 @2", "OOOOOB", False),
-        ("IL-2 gene ; CD29", "BIOOOO", True),
+        ("IL-2 gene ; CD29", "BIOOOO", False),
+        ("IL-2 gene ; CD29 ; IL-3", "BIOOOO", True),
         ("IL-2 @9", "BOOOOO", False),
-        ("CD28 ; CD28", "OOOBOO", True),  # a place is taken once
+        ("CD28 ; CD28", "OOOBOO", False),  # a place is taken once
         ("None.", "OOOOOO", False),
         ("", "OOOOOO", True),
     ],
@@ -141,7 +143,8 @@ def test_forgiving_labels(answer, label):
         ("resisting cell death; Cellular  energetics", [0, 2], False),
         ("Inducing angiogenesis, Cellular energetics.", [0, 1], False),
         ("Inducing angiogenesis ; Inducing angiogenesis", [1], False),
-        ("Inducing angiogenesis ; Growing wings", [1], True),
+        ("Inducing angiogenesis ; Growing wings", [1], False),
+        ("Growing wings", [], True),
         ("None.", [], False),
         ("", [], True),
     ],
