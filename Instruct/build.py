@@ -17,6 +17,7 @@ document_id) together. Or a folder with such a train, dev and test file. A set w
 tenth of its training part.
 """
 
+import argparse
 import hashlib
 import random
 import re
@@ -76,8 +77,6 @@ def parse_args(argv):
 
 def named_path(text: str) -> tuple[str, Path]:
     """An argparse type: NAME=PATH."""
-    import argparse
-
     name, equals, path = text.partition("=")
     if not (equals and path and re.fullmatch(r"[A-Za-z0-9][\w.-]*", name)):
         raise argparse.ArgumentTypeError(

@@ -105,7 +105,7 @@ def read_entities(text: str, words: list[str], kind: str) -> tuple[list[str], bo
     A name is sought behind the one before it, then anywhere; a place is taken once.
     """
     wanted, tags, last = [normal(word) for word in words], [OUTSIDE] * len(words), 0
-    pieces = [piece for piece in PIECE.findall(normal(text.replace("\n", ";"))) if piece != "."]
+    pieces = PIECE.findall(normal(text.replace("\n", ";")))
     if pieces in ([NONE], [NONE + "."]):
         return tags, False
     lost = 0
@@ -113,7 +113,8 @@ def read_entities(text: str, words: list[str], kind: str) -> tuple[list[str], bo
         name, _, number = piece.rpartition("@")
         if not name or name.endswith("\\") or not number.isdecimal():
             name, number = piece, ""
-        places = _places(wanted, re.sub(r"\\(.)", r"\1", name))
+        name = re.sub(r"\\(.)", r"\1", name)
+        places = _places(wanted, name) or _places(wanted, name.removesuffix("."))
         free = [p for p in places if tags[p[0] : p[1]] == [OUTSIDE] * (p[1] - p[0])]
         chosen = [p for k, p in enumerate(places, 1) if str(k) == number and p in free]
         chosen += sorted(free, key=lambda p: (p[0] < last, p))
