@@ -16,20 +16,7 @@ import numpy as np
 from common.task import Score
 from NER.scores import entities
 
-NEGATIVE = (
-    "none",
-    "0",
-    "false",
-)  # a relation's label of these, whatever its case, is "no relation"
-# By kind: its scores, the main one first.
-MAIN = {
-    "ner": "entity_f1",
-    "nli": "accuracy",
-    "relation": "micro_f1",
-    "classification": "micro_f1",
-    "qa": "accuracy",
-    "free_qa": "f1",
-}
+NEGATIVE = ("none", "0", "false")  # labels that mean "no relation", in any case
 ARTICLES = re.compile(r"\b(a|an|the)\b")
 NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
