@@ -1,11 +1,10 @@
 """Reading NER files: jsonl, parquet and CoNLL columns -> sentences of words and tags."""
 
-import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from common.cli import UserError
-from common.data_files import check_folder, find_split, jsonl, lines
+from common.data_files import check_folder, find_split, json_file, jsonl, lines, parquet
 from NER.scores import OUTSIDE, to_iob2
 
 PATTERNS = (
@@ -13,6 +12,7 @@ PATTERNS = (
     *("{}.parquet", "{}-*.parquet", "{}/*.parquet"),
     *(f"{{}}.{suffix}" for suffix in ("conll", "iob2", "iob", "bio", "tsv", "txt")),
 )
+FIELDS = ("tokens", "tags")
 # Lines between the documents of CoNLL 2003 and of JNLPBA.
 DOCUMENT_LINES = ("-DOCSTART-", "###MEDLINE:")
 
@@ -42,11 +42,18 @@ def read_folder(folder: Path) -> tuple[dict[str, list[tuple[list, list]]], dict[
 def read_file(path: Path, by_id: dict[int, str] | None) -> Iterator[tuple[list[str], list[str]]]:
     """Yield (words, names of tags) of a file; `by_id` is the label map, if there is one."""
     if path.suffix == ".parquet":
-        rows = _parquet(path)
+        rows = parquet(path, FIELDS)
     elif path.suffix in (".jsonl", ".json"):
-        rows = jsonl(path, ("tokens", "tags"))
+        rows = jsonl(path, FIELDS)
     else:
         rows = _conll(path)
+    return sentences(rows, by_id)
+
+
+def sentences(
+    rows: Iterable[tuple[str, dict]], by_id: dict[int, str] | None
+) -> Iterator[tuple[list[str], list[str]]]:
+    """Yield (words, names of tags) of (place, row with `FIELDS`), checked: UserError names it."""
     for place, row in rows:
         words, tags = row["tokens"], row["tags"]
         if not (isinstance(words, list) and all(isinstance(word, str) for word in words)):
@@ -92,10 +99,7 @@ def _name(tag, by_id: dict[int, str] | None, place: str) -> str:
 def _read_label_json(path: Path) -> dict[str, int] | None:
     if not path.is_file():
         return None
-    try:
-        names = json.loads("\n".join(line for _, line in lines(path)))
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path}:{error.lineno} is not valid JSON ({error.msg}).") from None
+    names = json_file(path)
     if not isinstance(names, dict) or not all(
         isinstance(number, int) and not isinstance(number, bool) for number in names.values()
     ):
@@ -103,22 +107,6 @@ def _read_label_json(path: Path) -> dict[str, int] | None:
     if len(set(names.values())) < len(names):
         raise UserError(f"{path}: two names have the same number. Give each its own.")
     return names
-
-
-def _parquet(path: Path) -> Iterator[tuple[str, dict]]:
-    """Yield (`file, row n`, row) of a parquet file with columns `tokens` and `tags`."""
-    import pyarrow
-    import pyarrow.parquet
-
-    try:
-        table = pyarrow.parquet.read_table(path)
-    except (OSError, pyarrow.ArrowException) as error:
-        raise UserError(f"cannot read {path}: {str(error).splitlines()[0]}") from None
-    for field in ("tokens", "tags"):
-        if field not in table.column_names:
-            raise UserError(f"{path} has no column {field!r}: it has {table.column_names}.")
-    for number, row in enumerate(table.select(["tokens", "tags"]).to_pylist(), 1):
-        yield f"{path}, row {number}", row
 
 
 def _conll(path: Path) -> Iterator[tuple[str, dict]]:

@@ -1,8 +1,31 @@
-"""Word-level and entity-level scores of tag sequences (IOB2 strings)."""
+"""Word-level and entity-level scores of tag sequences (IOB2 strings), from counts by sentence."""
 
-from collections import Counter
+from typing import TYPE_CHECKING
+
+from common import scoring
+from common.task import Score
+
+if TYPE_CHECKING:
+    from numpy import ndarray
 
 OUTSIDE = "O"
+
+
+def without_o(totals: "ndarray") -> "ndarray":
+    """The words' counts of the entity types alone: `O` is the first class."""
+    return totals[..., 1:, :]
+
+
+# Entity-level: as conlleval and seqeval's default, then as its strict IOB2. Word-level: on the
+# study's classes, `O` and the entity types; "micro F1" with `O` is the share of right words.
+SCORES = (
+    Score("entity_f1", "entities", scoring.micro_f1, "entity F1", by_layer=True),
+    Score("entity_f1_strict", "strict", scoring.micro_f1, "entity F1, strict"),
+    Score("macro_f1", "words", scoring.macro_f1, "macro F1 of words", by_layer=True),
+    Score("micro_f1", "words", scoring.micro_f1, "micro F1 of words", by_layer=True),
+    Score("micro_f1_without_o", "words", lambda t: scoring.micro_f1(without_o(t)),
+          "micro F1 of words without O"),
+)  # fmt: skip
 
 
 def word_class(tag: str) -> str:
@@ -37,48 +60,58 @@ def entities(tags: list[str], strict: bool = False) -> set[tuple[str, int, int]]
     return found
 
 
-def score(gold: list[list[str]], predicted: list[list[str]]) -> dict[str, float]:
-    """All scores of a split, flat, in 0-1; both sides are IOB2 tags, one list a sentence.
-
-    Word-level, on the study's classes: macro and micro F1 with and without `O`, F1 a class
-    (classes that occur on either side). Entity-level: precision, recall, F1, micro and a type,
-    conlleval-style and `_strict`. What is undefined (0 / 0) is 0.
-    """
-    from sklearn.metrics import f1_score
-
-    flat_gold = [word_class(tag) for tags in gold for tag in tags]
-    flat_predicted = [word_class(tag) for tags in predicted for tag in tags]
-    names = sorted({*flat_gold, *flat_predicted})
-    types = [name for name in names if name != OUTSIDE]
-    number = {name: i for i, name in enumerate(names)}
-    y = ([number[name] for name in flat_gold], [number[name] for name in flat_predicted])
-    found: dict[str, float] = {}
-    for suffix, classes in (("", names), ("_without_o", types)):
-        ids = [number[name] for name in classes]
-        for average in ("macro", "micro"):
-            value = f1_score(*y, labels=ids, average=average, zero_division=0) if ids else 0.0
-            found[f"{average}_f1{suffix}"] = float(value)
-    per_class = (
-        f1_score(*y, labels=range(len(names)), average=None, zero_division=0) if y[0] else []
-    )
-    found |= {f"f1_{name}": float(f1) for name, f1 in zip(names, per_class, strict=True)}
-    for suffix, strict in (("", False), ("_strict", True)):
-        found |= _entity_scores(gold, predicted, strict, suffix)
+def sides(rows: list[dict]) -> list[list[list[str]]]:
+    """Gold and predicted tags of rows of predictions.jsonl. Raises ValueError if they are none."""
+    try:
+        found = [[row[side] for row in rows] for side in ("gold", "predicted")]
+        lengths = [[len(tags) for tags in side if isinstance(tags, list)] for side in found]
+    except (KeyError, TypeError):
+        lengths = [[], [None]]
+    if lengths[0] != lengths[1] or len(lengths[0]) != len(rows):
+        raise ValueError("not all rows have gold and predicted tags of the same words")
     return found
 
 
-def _entity_scores(gold, predicted, strict: bool, suffix: str) -> dict[str, float]:
-    counts = {"gold": Counter(), "predicted": Counter(), "right": Counter()}
-    for gold_tags, predicted_tags in zip(gold, predicted, strict=True):
-        g, p = entities(gold_tags, strict), entities(predicted_tags, strict)
-        for name, spans in (("gold", g), ("predicted", p), ("right", g & p)):
-            counts[name].update(kind for kind, _, _ in spans)
-    found = {}
-    for kind in [None, *sorted({*counts["gold"], *counts["predicted"]})]:
-        n = {k: c.total() if kind is None else c[kind] for k, c in counts.items()}
-        name = suffix if kind is None else f"{suffix}_{kind}"
-        found[f"entity_precision{name}"] = n["right"] / n["predicted"] if n["predicted"] else 0.0
-        found[f"entity_recall{name}"] = n["right"] / n["gold"] if n["gold"] else 0.0
-        both = n["predicted"] + n["gold"]
-        found[f"entity_f1{name}"] = 2 * n["right"] / both if both else 0.0
+def classes(both: list[list[list[str]]]) -> list[str]:
+    """`O`, and the entity types that occur on either side, in order."""
+    tags = {tag for side in both for sentence in side for tag in sentence}
+    return [OUTSIDE, *sorted({word_class(tag) for tag in tags} - {OUTSIDE})]
+
+
+def count(rows: list[dict]) -> dict[str, "ndarray"]:
+    """[sentences, classes, 3] = right, predicted, gold: of entities, strict ones, and words."""
+    both = sides(rows)
+    names = classes(both)
+    words = [[{(word_class(t), i) for i, t in enumerate(tags)} for tags in side] for side in both]
+    found = {"words": scoring.count(words, names)}
+    for table, strict in (("entities", False), ("strict", True)):
+        spans = [[entities(tags, strict) for tags in side] for side in both]
+        found[table] = scoring.count(spans, names[1:])
     return found
+
+
+def io_ceiling(gold: list[list[str]]) -> float:
+    """Entity F1 of perfect predictions without B-/I-: adjacent entities of a type become one."""
+    merged = [to_iob2([word_class(tag) for tag in tags]) for tags in gold]
+    spans = [[entities(tags) for tags in side] for side in (gold, merged)]
+    return float(scoring.micro_f1(scoring.count(spans, classes([gold])[1:]).sum(0)))
+
+
+def details(rows: list[dict]) -> dict[str, float]:
+    """Precision and recall of entities, all three scores a type; words' F1; the IO ceiling."""
+    tables = {name: table.sum(0) for name, table in count(rows).items()}
+    both = sides(rows)
+    names = classes(both)
+    found = {"macro_f1_without_o": scoring.macro_f1(without_o(tables["words"])),
+             "entity_f1_io_ceiling": io_ceiling(both[0])}  # fmt: skip
+    for name, totals in zip(names, tables["words"], strict=True):
+        if totals.any():
+            found[f"f1_{name}"] = scoring.f1(totals)
+    parts = {"precision": scoring.precision, "recall": scoring.recall, "f1": scoring.f1}
+    for table, suffix in (("entities", ""), ("strict", "_strict")):
+        for part in ("precision", "recall"):
+            found[f"entity_{part}{suffix}"] = parts[part](tables[table].sum(0))
+        for name, totals in zip(names[1:], tables[table], strict=True):
+            if totals[1:].any():
+                found |= {f"entity_{p}{suffix}_{name}": of(totals) for p, of in parts.items()}
+    return {name: float(value) for name, value in found.items()}

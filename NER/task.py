@@ -1,114 +1,22 @@
-"""The NER task: BioNLP2004 or your own data, its labels, encoding, predictions and scores."""
+"""The NER task, as `common.task` asks for it: words in, IOB2 tags out."""
 
 import random
 from collections import Counter
-from pathlib import Path
-from typing import NamedTuple
 
-from common.cli import UserError
-from common.data_files import find_split
-from common.hub import cached_or_download
-from NER import alignment, demo_data, scores
-from NER.formats import read_file, read_folder
-from NER.scores import OUTSIDE, to_iob2, word_class
+from common import models
+from common.losses import cross_entropy as loss
+from common.losses import labels_in as n_labels
+from common.task import ProbeInputs, Score
+from NER import alignment
+from NER.data import Data, Example, add_arguments, load, stratum
+from NER.scores import OUTSIDE, SCORES, count, details, to_iob2, word_class
 
-TASK = "NER"
-MODEL_TASK = "TokenClassification"
-MAIN_METRIC = "entity_f1"
-SUMMARY = ("entity_f1", "entity_f1_strict", "macro_f1", "micro_f1_without_o")  # printed at the end
-PROBE_METRICS = ("entity_f1", "macro_f1", "micro_f1")  # drawn by layer
-HUB_ID, HUB_REVISION = "tner/bionlp2004", "refs/convert/parquet"
-# dataset/label.json of tner/bionlp2004; its parquet files hold the numbers alone.
-BIONLP2004 = ["O", "B-DNA", "I-DNA", "B-protein", "I-protein", "B-cell_type", "I-cell_type",
-              "B-cell_line", "I-cell_line", "B-RNA", "I-RNA"]  # fmt: skip
-STUDY_ORDER = ("DNA", "protein", "cell_type", "cell_line", "RNA")
-
-
-class Example(NamedTuple):
-    """A sentence: its words and their gold tags in IOB2."""
-
-    id: str
-    words: list[str]
-    tags: list[str]
-
-
-class Data(NamedTuple):
-    """The splits train, dev, test; and the classes that a model's outputs stand for."""
-
-    name: str
-    splits: dict[str, list[Example]]
-    labels: list[str]
-    iob2: bool  # whether labels are IOB2 tags, or the study's: O and the entity types
-
-
-def add_arguments(parser) -> None:
-    """The flag that only this task's scripts have."""
-    parser.add_argument(
-        "--label_scheme",
-        choices=("io", "iob2"),
-        default="io",
-        help="classes to learn: O and the entity types (io, the study's), or B-/I- tags (iob2)",
-    )
-
-
-def dataset_name(args) -> str:
-    """The data set's name in the result path."""
-    own = args.data_dir.resolve().name if args.data_dir else "bionlp2004"
-    return "demo" if args.demo else args.dataset_name or own
-
-
-def load(args) -> Data:
-    """The data set that `args` (demo, data_dir, dataset_name, label_scheme) name.
-
-    Raises UserError if it cannot be had or read.
-    """
-    names, name = None, dataset_name(args)
-    if args.demo:
-        rows = demo_data.splits()
-        rows = {split: [(r["tokens"], r["tags"]) for r in rows[split]] for split in rows}
-    elif args.data_dir:
-        rows, names = read_folder(args.data_dir)
-    else:
-        rows = _from_hub()
-    splits = {
-        split: [Example(f"{split}-{i}", words, tags) for i, (words, tags) in enumerate(sentences)]
-        for split, sentences in rows.items()
-    }
-    declared = [to_iob2([tag]) if tag[:2] not in ("B-", "I-") else [tag] for tag in names or ()]
-    used = [example.tags for examples in splits.values() for example in examples]
-    types = {word_class(tag) for tags in declared + used for tag in tags} - {OUTSIDE}
-    if not types:
-        raise UserError(f"{name}: no entity in any split, only O. There is nothing to learn.")
-    known = [kind for kind in STUDY_ORDER if kind in types]
-    types = known + sorted(types - set(known))
-    iob2 = args.label_scheme == "iob2"
-    classes = [f"{prefix}-{kind}" for kind in types for prefix in "BI"] if iob2 else types
-    return Data(name, splits, [OUTSIDE, *classes], iob2)
-
-
-def _from_hub() -> dict[str, list[tuple[list[str], list[str]]]]:
-    """BioNLP2004 from the Hub's parquet conversion; `datasets` refuses its loading script."""
-    from huggingface_hub import snapshot_download
-
-    def files(local_files_only: bool) -> dict[str, list[Path]]:
-        folder = snapshot_download(
-            HUB_ID, repo_type="dataset", revision=HUB_REVISION, allow_patterns="*.parquet",
-            local_files_only=local_files_only,
-        )  # fmt: skip
-        patterns = ("{}.parquet", "*/{}/*.parquet", "{}/*.parquet", "*/{}-*.parquet")
-        found = {s: find_split(Path(folder), s, patterns) for s in ("train", "dev", "test")}
-        if not all(found.values()):  # a download that was broken off
-            raise FileNotFoundError(f"no {[s for s in found if not found[s]]} in {folder}")
-        return found
-
-    found = cached_or_download(HUB_ID, files, repo_type="dataset", revision=HUB_REVISION)
-    by_id = dict(enumerate(BIONLP2004))
-    return {s: [row for file in found[s] for row in read_file(file, by_id)] for s in found}
-
-
-def stratum(example: Example) -> str:
-    """What subsets are stratified by: the set of entity types in the sentence."""
-    return "+".join(sorted({word_class(tag) for tag in example.tags} - {OUTSIDE})) or OUTSIDE
+__all__ = ["SCORES", "add_arguments", "count", "details", "load", "loss", "n_labels", "stratum"]
+NAME, HEAD, DATASET, IN_STUDY = "NER", "token", "bionlp2004", True
+NOTE = """\
+Published entity F1 is of models that learn B-/I- tags (`--label_scheme iob2`). The study's six
+classes (`io`, the default) cannot tell two adjacent entities of a type apart: perfect predictions
+score `test_entity_f1_io_ceiling` in metrics.json. Compare with it in mind."""
 
 
 def encode(
@@ -116,69 +24,76 @@ def encode(
 ) -> tuple[list[dict], dict]:
     """`input_ids`, `labels` (a token) and `positions` (a word) of each sentence, and the counts."""
     encoded, counts = alignment.encode([e.words for e in examples], tokenizer, max_length)
-    number = {label: i for i, label in enumerate(data.labels)}
     for example, row in zip(examples, encoded, strict=True):
-        tags = example.tags if data.iob2 else map(word_class, example.tags)
-        row["labels"] = alignment.token_labels(row, [number[tag] for tag in tags])
+        row["labels"] = alignment.token_labels(row, label_numbers(data, example))
     return encoded, counts
+
+
+attention_inputs = encode
+
+
+def scores(data: Data) -> tuple[Score, ...]:
+    """All of them."""
+    return SCORES
+
+
+def load_model(args, data: Data):
+    """The model with a new head for the labels."""
+    return *models.load_task_model(args, HEAD, data.labels), True
+
+
+def export(args, data: Data, folder) -> None:
+    """Nothing more than what every task writes."""
+
+
+def label_numbers(data: Data, example: Example) -> list[int]:
+    """The number of each word's class."""
+    tags = example.tags if data.iob2 else map(word_class, example.tags)
+    return [data.labels.index(tag) for tag in tags]
+
+
+def predict(model, tokenizer, data: Data, examples, encoded, args, device, name) -> list[list[str]]:
+    """IOB2 tags of each sentence's words."""
+    from common.training import predict_logits
+
+    return decode(data, encoded, predict_logits(model, encoded, args.batch_size, device, name))
 
 
 def decode(data: Data, encoded: list[dict], logits: list) -> list[list[str]]:
     """IOB2 tags of each sentence's words, from the logits `[tokens, labels]` of each."""
-    found = [
-        alignment.word_labels(row, values.argmax(-1), data.labels)
+    return [
+        tags(data, alignment.word_labels(row, values.argmax(-1), data.labels))
         for row, values in zip(encoded, logits, strict=True)
     ]
-    return found if data.iob2 else [to_iob2(classes) for classes in found]
 
 
-def probe_inputs(examples: list[Example], tokenizer, max_length: int, pooling: str):
-    """What the frozen encoder reads: `input_ids` and `units` (words) of each sentence; the counts.
-
-    The units of all sentences, in order, are the rows of the features; a word that was cut or
-    tokenizes to nothing has none (`positions` says which).
-    """
-    encoded, counts = alignment.encode([e.words for e in examples], tokenizer, max_length)
-    for row in encoded:
-        row["units"] = alignment.units(row, pooling)
-    return encoded, counts
+def tags(data: Data, classes: list[str]) -> list[str]:
+    """IOB2 tags of a sentence, from its words' classes."""
+    return classes if data.iob2 else to_iob2(classes)
 
 
-def feature_rows(encoded: dict[str, list[dict]]) -> dict[str, list[tuple[int, int]]]:
-    """Where each sentence's words lie in the features of all splits, one after another."""
-    rows, start = {}, 0
-    for split, examples in encoded.items():
-        rows[split] = []
-        for example in examples:
-            rows[split].append((start, start + len(example["units"])))
-            start = rows[split][-1][1]
-    return rows
+def rows(
+    data: Data, examples: dict[str, list[Example]], predictions: dict[str, list]
+) -> tuple[dict[str, list[dict]], dict]:
+    """Rows of predictions.jsonl: id, and gold and predicted IOB2 tags."""
+    found = {
+        split: [
+            {"id": e.id, "gold": e.tags, "predicted": tags}
+            for e, tags in zip(examples[split], predicted, strict=True)
+        ]
+        for split, predicted in predictions.items()
+    }
+    return found, {}
 
 
-def probe_targets(data: Data, examples: list[Example], encoded: list[dict], rows: list) -> tuple:
-    """The rows and labels of the words that have a vector, of each sentence that has any."""
-    number = {label: i for i, label in enumerate(data.labels)}
-    sentences, labels = [], []
-    for example, row, (start, end) in zip(examples, encoded, rows, strict=True):
-        tags = example.tags if data.iob2 else map(word_class, example.tags)
-        if start < end:
-            sentences.append((start, end))
-            known = zip(tags, row["positions"], strict=True)
-            labels.append([number[tag] for tag, position in known if position is not None])
-    return sentences, labels
+def baseline(train: list[Example], examples: list[Example]) -> list[list[str]]:
+    """The most frequent class of a training word, for every word."""
+    classes = Counter(word_class(tag) for example in train for tag in example.tags)
+    best = classes.most_common(1)[0][0] if classes else OUTSIDE
+    return [to_iob2([best] * len(example.words)) for example in examples]
 
 
-def decode_words(data: Data, encoded: list[dict], rows: list, predicted: list) -> list[list[str]]:
-    """IOB2 tags of all words, from the label numbers of those that have a vector; else `O`."""
-    found, left = [], iter(predicted)
-    for row, (start, end) in zip(encoded, rows, strict=True):
-        known = iter(next(left) if start < end else ())
-        names = [OUTSIDE if p is None else data.labels[next(known)] for p in row["positions"]]
-        found.append(names if data.iob2 else to_iob2(names))
-    return found
-
-
-def control_tags(splits: dict[str, list[Example]], seed: int) -> dict[str, list[Example]]:
+def controls(data: Data, splits: dict[str, list[Example]], seed: int) -> dict[str, dict]:
     """The splits with random tags: one a word type, drawn from the training words' classes.
 
     The control task of Hewitt & Liang (2019): it can be learned from a word's identity alone.
@@ -188,27 +103,48 @@ def control_tags(splits: dict[str, list[Example]], seed: int) -> dict[str, list[
     names, weights = zip(*sorted(classes.items()), strict=True)
     types = sorted({word for examples in splits.values() for e in examples for word in e.words})
     drawn = dict(zip(types, generator.choices(names, weights, k=len(types)), strict=True))
-    return {
+    control = {
         split: [e._replace(tags=to_iob2([drawn[word] for word in e.words])) for e in examples]
         for split, examples in splits.items()
     }
+    return {"control": control}
 
 
-def majority(train: list[Example], examples: list[Example]) -> list[list[str]]:
-    """Predictions of the baseline: the most frequent class of a training word, for every word."""
-    classes = Counter(word_class(tag) for example in train for tag in example.tags)
-    best = classes.most_common(1)[0][0] if classes else OUTSIDE
-    return [to_iob2([best] * len(example.words)) for example in examples]
+def probe_inputs(data: Data, targets: dict, tokenizer, max_length: int, args) -> ProbeInputs:
+    """The words of all sentences are the units; one that was cut or tokenizes to nothing has none.
+
+    The targets differ in their tags alone.
+    """
+    encoded, counts, rows, start = {}, {}, {}, 0
+    for split, examples in targets["task"].items():
+        words = [example.words for example in examples]
+        encoded[split], cut = alignment.encode(words, tokenizer, max_length)
+        counts |= {f"{split}_{name}": n for name, n in cut.items()}
+        rows[split] = []
+        for row in encoded[split]:
+            row["units"] = alignment.units(row, args.pooling)
+            rows[split].append((start, start + len(row["units"])))
+            start = rows[split][-1][1]
+    known = [[p is not None for p in row["positions"]] for row in encoded["train"]]
+    labels = {
+        target: [
+            [n for n, has in zip(label_numbers(data, e), kept, strict=True) if has]
+            for e, kept in zip(splits["train"], known, strict=True)
+        ]
+        for target, splits in targets.items()
+    }
+    flat = [row for split in encoded.values() for row in split]
+    by_target = dict.fromkeys(targets, rows)
+    return ProbeInputs(flat, by_target, labels, len(data.labels), counts, encoded)
 
 
-def score(examples: list[Example], predicted: list[list[str]]) -> dict[str, float]:
-    """Word- and entity-level scores, see `NER.scores.score`."""
-    return scores.score([example.tags for example in examples], predicted)
-
-
-def predictions(examples: list[Example], predicted: list[list[str]]) -> list[dict]:
-    """Rows of predictions.jsonl: id, and gold and predicted IOB2 tags."""
-    return [
-        {"id": e.id, "gold": e.tags, "predicted": tags}
-        for e, tags in zip(examples, predicted, strict=True)
-    ]
+def probe_predictions(
+    data: Data, examples: list[Example], inputs: ProbeInputs, target: str, split: str, found
+) -> list[list[str]]:
+    """IOB2 tags of all words, from the label numbers of those that have a vector; else `O`."""
+    predicted = []
+    for row, numbers in zip(inputs.notes[split], found, strict=True):
+        left = iter(numbers)
+        classes = [OUTSIDE if p is None else data.labels[next(left)] for p in row["positions"]]
+        predicted.append(tags(data, classes))
+    return predicted

@@ -18,9 +18,10 @@ import torch
 from torch.overrides import TorchFunctionMode
 from tqdm import tqdm
 
+from common import architectures
 from common.batching import INPUTS, pad, sorted_batches
 from common.cli import UserError
-from common.device import Device, in_memory
+from common.device import Device, free_memory, in_memory
 from common.files import replacing
 
 log = logging.getLogger(__name__)
@@ -93,10 +94,12 @@ def compare(
             kept = kept.to(device.torch_device)
             before = [distributions(m, kept) for m in attentions(pretrained, inputs, device)]
             for key in keys:
-                after = attentions(others[key], inputs, device)
+                after = before
+                if others[key] is not pretrained:
+                    maps = attentions(others[key], inputs, device)
+                    after = (distributions(layer, kept) for layer in maps)
                 by_layer = [
-                    head_metrics(a, distributions(b, kept), kept, metrics)
-                    for a, b in zip(before, after, strict=True)
+                    head_metrics(a, b, kept, metrics) for a, b in zip(before, after, strict=True)
                 ]  # once on the host: a look at each layer would wait for the device each time
                 values, rows = (torch.stack(part).cpu() for part in zip(*by_layer, strict=True))
                 found[key].append((values.double().numpy(), rows.numpy(), kept.sum().item()))
@@ -108,8 +111,13 @@ def compare(
     lengths = [len(examples[i]["input_ids"]) for i in kept]
     skipped, limit, files = len(examples) - len(kept), batch_size, files or {}
     states = {
-        key: _load(files.get(key))
-        or {"sums": np.zeros((3, len(metrics), *shape)), "empty_rows": 0, "batches": 0}
+        key: _load(files.get(key), metrics)
+        or {
+            "metrics": list(metrics),
+            "sums": np.zeros((3, len(metrics), *shape)),
+            "empty_rows": 0,
+            "batches": 0,
+        }
         for key in others
     }
     saved_at = time.monotonic()
@@ -147,23 +155,33 @@ def compare(
     }
 
 
+def groups(keys: Sequence, pretrained, device: Device) -> list[list]:
+    """`keys` (one a model like `pretrained`) in groups that the device's memory holds at once.
+
+    Half of what is free is left to the maps.
+    """
+    size = sum(p.numel() * p.element_size() for p in pretrained.parameters())
+    room = max(1, int(free_memory(device) / 2 / size) - 1)
+    return [list(keys[i : i + room]) for i in range(0, len(keys), room)]
+
+
 def _save(file: Path, state: dict) -> None:
     with replacing(file) as temporary, temporary.open("wb") as opened:
         np.savez(opened, **state)
 
 
-def _load(file: Path | None) -> dict | None:
-    """What `_save` wrote, or None."""
+def _load(file: Path | None, metrics: Sequence[str]) -> dict | None:
+    """What `_save` wrote of the same metrics, or None."""
     if file is None or not file.is_file():
         return None
     with np.load(file) as saved:
-        return {key: value if value.ndim else int(value) for key, value in saved.items()}
+        state = {key: value if value.ndim else int(value) for key, value in saved.items()}
+    return state if list(state["metrics"]) == list(metrics) else None
 
 
 def attentions(model, inputs: dict, device: Device) -> tuple[torch.Tensor, ...]:
     """Every layer's maps, each `[batch, heads, query, key]`. ValueError if the model gives none."""
-    # A causal model would also keep every layer's keys and values for generation.
-    options = {} if model.config.model_type == "bert" else {"use_cache": False}
+    options = architectures.of(model.config).options
     with device.autocast(), _one_dnn(device):
         maps = model(**inputs, output_attentions=True, **options).attentions
     if not maps or len(maps) != model.config.num_hidden_layers or any(m is None for m in maps):

@@ -1,6 +1,9 @@
 """Reading a data set's files: which file is which split, and lines with a place for every error."""
 
+import glob
 import json
+import re
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +15,13 @@ SPLIT_NAMES = {
     "dev": ("validation", "valid", "dev", "devel"),
     "test": ("test",),
 }
+BATCH = 1000  # rows of a parquet file at a time
+HALF = "holds half a character (one of \\ud800-\\udfff alone)."
+BOM = b"\xef\xbb\xbf"
+# In JSON, in order: a character in two halves; half a one alone (kept as group 1); other escapes.
+ESCAPES = re.compile(
+    r"\\u[dD][89abAB]\w\w\\u[dD][c-fC-F]\w\w|(\\u[dD][89a-fA-F]\w\w)|\\.", re.DOTALL
+)
 
 
 def find_split(folder: Path, split: str, patterns: tuple[str, ...]) -> list[Path]:
@@ -43,21 +53,12 @@ def lines(path: Path) -> Iterator[tuple[str, str]]:
 
     Raises UserError for a file that cannot be read, is not UTF-8, or holds no text at all.
     """
-    try:
-        raw = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}.") from None
-    if not raw.strip():
-        raise UserError(f"{path} is empty. Put the split's examples there.")
     # Only "\n" ends a line here: str.splitlines would also cut at U+2028 and the like.
-    for number, line in enumerate(raw.removeprefix(b"\xef\xbb\xbf").split(b"\n"), 1):
+    for number, line in enumerate(_read(path).split(b"\n"), 1):
         try:
             yield f"{path}:{number}", line.decode("utf-8").removesuffix("\r")
         except UnicodeDecodeError as error:
-            raise UserError(
-                f"{path}:{number} is not UTF-8 (byte {error.start + 1} of the line). "
-                f"Convert the file, e.g. iconv -f latin1 -t utf-8."
-            ) from None
+            raise UserError(_not_utf8(path, number, error.start + 1)) from None
 
 
 def jsonl(path: Path, fields: tuple[str, ...]) -> Iterator[tuple[str, dict]]:
@@ -70,18 +71,14 @@ def jsonl(path: Path, fields: tuple[str, ...]) -> Iterator[tuple[str, dict]]:
             continue
         try:
             row = json.loads(line)
-            if "\\u" in line:
-                json.dumps(row, ensure_ascii=False).encode()
         except json.JSONDecodeError as error:
             raise UserError(
                 f"{place} is not valid JSON ({error.msg}, column {error.colno}). Mend that line."
             ) from None
-        except UnicodeEncodeError:  # no tokenizer takes it
-            raise UserError(
-                f"{place} holds half a character (one of \\ud800-\\udfff alone). Mend that line."
-            ) from None
         except (ValueError, RecursionError):  # a number of thousands of digits, thousands of "["
             raise UserError(f"{place} is not valid JSON for an example. Mend that line.") from None
+        if _half_character(line) is not None:
+            raise UserError(f"{place} {HALF} Mend that line.")
         if not isinstance(row, dict):
             raise UserError(f"{place} is not a JSON object. Each line must be one example.")
         for field in fields:
@@ -90,3 +87,84 @@ def jsonl(path: Path, fields: tuple[str, ...]) -> Iterator[tuple[str, dict]]:
                     f"{place} has no field {field!r}. Each line needs: {', '.join(fields)}."
                 )
         yield place, row
+
+
+def json_file(path: Path):
+    """The content of a file that is one JSON value as a whole.
+
+    Raises UserError with `file:line:column`, which never quotes the text, for a broken file.
+    """
+    raw = _read(path)
+    try:
+        text = raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        before = raw[: error.start].split(b"\n")
+        raise UserError(_not_utf8(path, len(before), len(before[-1]) + 1)) from None
+    try:
+        content = json.loads(text)
+    except json.JSONDecodeError as error:
+        place = f"{path}:{error.lineno}:{error.colno}"
+        raise UserError(f"{place} is not valid JSON ({error.msg}). Mend the file there.") from None
+    except (ValueError, RecursionError):
+        raise UserError(
+            f"{path} is not valid JSON for data (a number or brackets without end). Mend the file."
+        ) from None
+    half = _half_character(text)
+    if half is not None:
+        before = text[:half].split("\n")
+        place = f"{path}:{len(before)}:{len(before[-1]) + 1}"
+        raise UserError(f"{place} {HALF} Mend the file there.")
+    return content
+
+
+def parquet(path: Path, fields: tuple[str, ...]) -> Iterator[tuple[str, dict]]:
+    """Yield (`file, row n`, the columns `fields` of that row) of a parquet file.
+
+    Raises UserError for a damaged file and for a missing column.
+    """
+    import datasets
+
+    datasets.utils.logging.set_verbosity(datasets.utils.logging.CRITICAL)  # told below, once
+    rows = []
+    # Streamed: the library's own cache knows a file by its path and time, and would hand out the
+    # old rows of one that was replaced. The folder takes the lock that it makes in any case.
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            data = datasets.IterableDataset.from_parquet(
+                glob.escape(str(path)), cache_dir=folder, batch_size=BATCH
+            )
+            for field in fields:
+                if field not in data.column_names:
+                    raise UserError(f"{path} has no column {field!r}: it has {data.column_names}.")
+            for table in data.select_columns(list(fields)).with_format("arrow").iter(BATCH):
+                rows += table.to_pylist()
+        # What the library and the format's reader raise; none of it quotes the rows.
+        except (OSError, ValueError, TypeError, LookupError, NotImplementedError) as error:
+            reason = " ".join(str(error).split())[:200] or type(error).__name__
+            raise UserError(f"cannot read {path}: {reason}") from None
+    for number, row in enumerate(rows, 1):
+        yield f"{path}, row {number}", row
+
+
+def _read(path: Path) -> bytes:
+    try:
+        raw = path.read_bytes().removeprefix(BOM)
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}.") from None
+    if not raw.strip():
+        raise UserError(f"{path} is empty. Put the examples there.")
+    return raw
+
+
+def _not_utf8(path: Path, line: int, byte: int) -> str:
+    return (
+        f"{path}:{line} is not UTF-8 (byte {byte} of the line). "
+        "Convert the file, e.g. iconv -f latin1 -t utf-8."
+    )
+
+
+def _half_character(text: str) -> int | None:
+    """Where valid JSON holds half of a character, which no tokenizer takes."""
+    if "\\u" not in text:
+        return None
+    return next((match.start() for match in ESCAPES.finditer(text) if match[1]), None)

@@ -56,6 +56,11 @@ def choose_device(device: str, precision: str, torchrun: bool = False) -> Device
             f"WORLD_SIZE is {processes}, but only fine-tuning.py runs in several processes, and "
             "torchrun starts them. Start this step with python, and unset WORLD_SIZE."
         )
+    if processes > 1 and device.startswith("cuda:"):
+        raise UserError(
+            f"--device {device} would put all {processes} processes on one card. Leave it out: "
+            "each takes its own (CUDA_VISIBLE_DEVICES says which there are)."
+        )
     if processes > 1 and device in ("auto", "cuda") and torch.cuda.is_available():
         device = f"cuda:{os.environ['LOCAL_RANK']}"
     if device == "auto":
@@ -128,6 +133,15 @@ def peak_memory(device: Device) -> dict:
     return {"peak_memory_mib": peak}
 
 
+def free_memory(device: Device) -> int:
+    """Bytes that models can still take, on the device."""
+    if device.torch_device.type == "cuda":
+        return torch.cuda.mem_get_info(device.torch_device)[0]
+    from common.memory import available_memory
+
+    return available_memory()
+
+
 def in_memory(run: Callable[[int], object], size: int, device: Device):
     """`run(size)`, with half the size for as long as memory does not hold it; and that size."""
     while True:
@@ -135,8 +149,8 @@ def in_memory(run: Callable[[int], object], size: int, device: Device):
             return run(size), size
         except (RuntimeError, MemoryError) as error:  # torch's out-of-memory is a RuntimeError
             text = str(error).lower()
-            if not ("out of memory" in text or "allocate memory" in text
-                    or isinstance(error, MemoryError)):  # fmt: skip
+            named = ("out of memory", "allocate memory", "alloc_failed")  # the last is cuBLAS's
+            if not (isinstance(error, MemoryError) or any(name in text for name in named)):
                 raise
         # Here the exception is gone, and with it the tensors that its traceback held.
         if size == 1:

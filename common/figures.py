@@ -1,255 +1,226 @@
-"""CSV -> PNG. Draws what the result files say; imports no model code."""
+"""CSV -> PNG: a run's figures, and those of its model's sizes. Imports no model code.
 
+`folder` is always a run's; other sizes are found beside it, and are drawn only where they are
+finished, made from the fine-tuned model that lies there now, and made as this one was.
+"""
+
+import logging
+from collections.abc import Sequence
+from math import ceil, isfinite
 from pathlib import Path
 
-from common.files import read_json, replacing
+import numpy as np
+
+from common import palette
+from common.cli import UNTRAINED
+from common.files import read_json
+from common.identity import differences, is_stale, settings_of, split_step
+from common.panels import curve, fit, legend, panels, save
+from common.task import Score
+
+log = logging.getLogger(__name__)
+SEED = 42  # the scripts' default, which file names leave out
 
 
-def learning_curve(folder: Path, metrics: tuple[str, ...]) -> None:
+def learning_curve(folder: Path, scores: Sequence[Score]) -> None:
     """learning_curve.png: training loss (left), dev scores (right) by epoch, from history.csv."""
     import pandas as pd
 
     table = pd.read_csv(folder / "history.csv")
-    run = table.iloc[0]
-    figure, (left, right) = _subplots(1, 2, figsize=(9, 3.8))
+    figure, ((left, right),) = panels([2], width=4.5, height=3)
     loss = table[(table["split"] == "train") & (table["metric"] == "loss")]
     left.plot(loss["epoch"], loss["value"], marker="o", color="black")
-    left.set(
-        xlabel="epoch", ylabel="cross-entropy (nats)", title="training loss (mean of the epoch)"
-    )
+    left.set(xlabel="epoch", ylabel="loss (nats)", title="training loss (mean of the epoch)")
     left.set_ylim(bottom=0)
     dev = table[table["split"] == "dev"]
-    for metric in metrics if len(dev) else ():
-        rows = dev[dev["metric"] == metric]
-        right.plot(rows["epoch"], rows["value"], marker="o", label=_name(metric))
-    right.set(xlabel="epoch", ylabel="score (0 to 1)", ylim=(0, 1))
-    right.set_title("scores on dev" if len(dev) else "no dev split")
-    if len(dev):
-        right.legend(loc="lower right")
+    drawn = [score for score in scores if (dev["metric"] == score.name).any()]
+    for i, score in enumerate(drawn):
+        rows, style = dev[dev["metric"] == score.name], palette.score_style(i, len(drawn))
+        right.plot(rows["epoch"], rows["value"], label=score.title, **style)
+    fit([right], min((score.lowest for score in drawn), default=0))
+    right.set(xlabel="epoch", ylabel="score (at most 1)")
+    right.set_title("scores on dev" if drawn else "no dev split")
     for axes in (left, right):
         axes.set_xticks(sorted(table["epoch"].unique()))
-        axes.grid(alpha=0.3)
-    _title(figure, f"fine-tuning on {run['training_size']} % of the training data", run)
-    _save(figure, folder / "learning_curve.png")
-
-
-def probing_layers(folder: Path, metrics: tuple[str, ...], random_init: Path) -> None:
-    """layers.png: test scores by layer, with majority, control and untrained encoder where run.
-
-    `random_init`: layers.csv of the untrained encoder, if it was probed.
-    """
-    import pandas as pd
-
-    table = pd.read_csv(folder / "layers.csv")
-    curves = [(table, str(table.iloc[0]["probe"]), "task", "probe", "C0", "o-"),
-              (table, str(table.iloc[0]["probe"]), "control", "control labels", "C1", "s--"),
-              (table, "majority", "task", "majority class", "black", ":")]  # fmt: skip
-    untrained = random_init.is_file() and random_init.parent != folder
-    if untrained and _comparable(random_init.parent, folder):
-        other = pd.read_csv(random_init)
-        curves.append((other, curves[0][1], "task", "untrained encoder", "C2", "^--"))
-    figure, panels = _subplots(1, len(metrics), figsize=(4.5 * len(metrics), 4), squeeze=False)
-    for axes, metric in zip(panels[0], metrics, strict=True):
-        for source, probe, target, label, color, style in curves:
-            rows = source[(source["probe"] == probe) & (source["target"] == target)]
-            rows = rows[(rows["split"] == "test") & (rows["metric"] == metric)]
-            if len(rows):
-                axes.plot(rows["layer"], rows["value"], style, color=color, label=label, ms=4)
-        _layer_axes(axes, metric)
     row = table.iloc[0]
-    _title(figure, f"probing ({row['probe']}), {_size(row['training_size'])}", row)
-    _legend(figure)
-    _save(figure, folder / "layers.png")
+    _title(figure, row, f"fine-tuning on {row['training_size']} % of the training data")
+    legend(figure)
+    save(figure, folder / "learning_curve.png")
 
 
-def _comparable(folder: Path, run_folder: Path) -> bool:
-    """Whether two runs of a step differ in nothing but the size, and what does not matter here."""
-    names = ("training_size", "training_sizes", "random_init", "control", "layers", "metrics")
-    names += ("overwrite", "output_dir", "custom_output_dir", "keep_features", "floor", "device")
-    configs = (read_json(f / "config.json") for f in (folder, run_folder))
-    one, two = ((config or {}).get("arguments", {}) for config in configs)
-    return all(one.get(k) == two.get(k) for k in {*one, *two} - {*names})
+def probing_layers(folder: Path, scores: Sequence[Score]) -> None:
+    """layers.png: test scores by layer; the majority class, control and untrained encoder if run.
 
-
-def probing_sizes(model_folder: Path, run_folder: Path, metrics: tuple[str, ...]) -> None:
-    """layers_all_sizes.png: test scores by layer, a curve for each size probed so far.
-
-    Only the sizes that were probed as the one in `run_folder` was.
+    Of the `scores` it draws those that are meant for it (`by_layer`).
     """
+    tables = _sizes(folder, "layers.csv")
+    own = tables[folder]
+    row, scores = own.iloc[0], [score for score in scores if score.by_layer]
+    style = _look(row["training_size"])
+    control = {"marker": "+", "linestyle": "-.", "label": f"{style['label']}, control labels"}
+    curves = [(own, "task", style), (own, "control", style | control)] + [
+        (table, "task", _look(table["training_size"].iloc[0]))
+        for table in tables.values()
+        if table is not own and table["training_size"].iloc[0] == UNTRAINED
+    ]
+    figure, (block,) = panels([len(scores)], columns=3, width=4.5)
+    for axes, score in zip(block, scores, strict=True):
+        for table, target, look in curves:
+            _probe_curve(axes, table, target, score, look)
+        _finish_layers(axes, own, score)
+    _title(figure, row, _probe_name(folder, row), palette.encoder_name(row["training_size"]))
+    legend(figure)
+    save(figure, folder / "layers.png")
+
+
+def probing_sizes(folder: Path, scores: Sequence[Score]) -> None:
+    """layers_all_sizes.png in the model's folder: test scores by layer, a curve for each size."""
+    tables = _sizes(folder, "layers.csv")
+    scores = [score for score in scores if score.by_layer]
+    figure, (block,) = panels([len(scores)], columns=3, width=4.5)
+    for axes, score in zip(block, scores, strict=True):
+        for table in tables.values():
+            _probe_curve(axes, table, "task", score, _look(table["training_size"].iloc[0]))
+        _finish_layers(axes, tables[folder], score)
+    row = tables[folder].iloc[0]
+    _title(figure, row, _probe_name(folder, row) + ", all sizes so far")
+    legend(figure)
+    save(figure, _of_the_model(folder, "layers_all_sizes"))
+
+
+def _look(size: int | str) -> dict:
+    return palette.size_style(size) | {"label": palette.size_name(size)}
+
+
+def _probe_curve(axes, table, target: str, score: Score, style: dict) -> None:
+    rows = table[(table["split"] == "test") & (table["metric"] == score.name)]
+    rows = rows[(rows["target"] == target) & (rows["probe"] != "majority")]
+    curve(axes, rows["layer"], rows["value"], style)
+
+
+def _finish_layers(axes, table, score: Score) -> None:
+    rows = table[(table["split"] == "test") & (table["metric"] == score.name)]
+    rows = rows[rows["probe"] == "majority"]
+    if len(rows):
+        axes.axhline(rows["value"].iloc[0], **palette.MAJORITY)
+    fit([axes], score.lowest)
+    axes.set(xlabel="layer (0 = embeddings)", ylabel=f"{score.title} on test")
+
+
+def _probe_name(folder: Path, row) -> str:
+    variant = palette.variant_name(split_step(folder.name)[1])
+    return f"probing ({'; '.join(filter(None, (row['probe'], variant)))})"
+
+
+# By name in heads.csv: title, the colour bar's label, the scale's end (None: a whole number of bits
+# above all values), colours. The scales are fixed and unchanged is yellow: figures are comparable.
+_ENTROPIES = ("entropy_pretrained", "entropy_fine_tuned")
+_MAPS = {
+    "cosine": ("cosine similarity of the attention maps (1 = unchanged)", "cosine", 1, "viridis"),
+    "js": ("Jensen-Shannon divergence of the attention (0 = unchanged, 1 = disjoint)",
+           "JS (bits)", 1, "viridis_r"),
+    _ENTROPIES[0]: ("entropy of the attention, pre-trained", "entropy (bits)", None, "cividis"),
+    _ENTROPIES[1]: ("entropy of the attention, fine-tuned", "entropy (bits)", None, "cividis"),
+}  # fmt: skip
+
+
+def attention_heads(folder: Path) -> None:
+    """heads.png: a map a metric, layers from the top, heads from the left, cells with values."""
     import pandas as pd
 
-    from common.cli import TRAINING_SIZES
-
-    seed, probe = (
-        run_folder.parent.name,
-        str(pd.read_csv(run_folder / "layers.csv")["probe"].iloc[0]),
-    )
-    figure, panels = _subplots(1, len(metrics), figsize=(4.5 * len(metrics), 4), squeeze=False)
-    majority = None
-    for i, size in enumerate(("random", *TRAINING_SIZES)):
-        folder = model_folder / str(size) / seed / "probing"
-        if not (folder / "layers.csv").is_file() or not _comparable(folder, run_folder):
-            continue
-        table = pd.read_csv(folder / "layers.csv")
-        test = table[(table["split"] == "test") & (table["target"] == "task")]
-        majority = test[test["probe"] == "majority"]
-        style = {"color": "grey", "linestyle": "--"} if size == "random" else {"color": f"C{i}"}
-        for axes, metric in zip(panels[0], metrics, strict=True):
-            rows = test[(test["probe"] == probe) & (test["metric"] == metric)]
-            if len(rows):
-                axes.plot(
-                    rows["layer"], rows["value"], marker="o", ms=4, label=_size(size), **style
-                )
-    if majority is None:
-        return
-    for axes, metric in zip(panels[0], metrics, strict=True):
-        rows = majority[majority["metric"] == metric]
-        axes.plot(rows["layer"], rows["value"], ":", color="black", label="majority class")
-        _layer_axes(axes, metric)
-    _title(figure, f"probing ({probe}), all sizes so far", majority.iloc[0])
-    _legend(figure)
-    _save(figure, model_folder / "layers_all_sizes.png")
-
-
-def attention_heads(model_folder: Path, run_folder: Path) -> None:
-    """heads.png of every size compared so far, on one colour scale; attention_all_sizes.png.
-
-    Only the sizes that were compared as the one in `run_folder` was.
-    """
-    import pandas as pd
-
-    from common.cli import TRAINING_SIZES
-
-    tables, floors = {}, {}
-    for size in TRAINING_SIZES:
-        folder = model_folder / str(size) / run_folder.parent.name / "attention"
-        if (folder / "metrics.json").is_file() and _comparable(folder, run_folder):
-            tables[folder] = pd.read_csv(folder / "heads.csv")
-            if (folder / "floor.csv").is_file():
-                floors[folder] = pd.read_csv(folder / "floor.csv")
-    metrics = list(dict.fromkeys(m for t in tables.values() for m in t["metric"]))
-    metrics = [metric for metric in metrics if not metric.endswith("_std")]
-    ranges = {}
-    for metric in metrics:
-        values = pd.concat(t[t["metric"] == metric]["value"] for t in tables.values())
-        ranges[metric] = (values.min(), values.max())
-    if entropies := [ranges[metric] for metric in metrics if "entropy" in metric]:
-        shared = (min(low for low, _ in entropies), max(high for _, high in entropies))
-        ranges |= {metric: shared for metric in metrics if "entropy" in metric}
-    for folder, table in tables.items():
-        _heat_maps(folder, table, ranges)
-    _attention_by_layer(model_folder, tables, floors, metrics)
-
-
-def _heat_maps(folder: Path, table, ranges: dict) -> None:
-    """One map a metric: layers from the top, heads from the left, each cell with its value."""
-    present = [metric for metric in ranges if (table["metric"] == metric).any()]
-    grids = {
-        metric: table[table["metric"] == metric].pivot(
-            index="layer", columns="head", values="value"
-        )
-        for metric in present
-    }
-    rows, columns = grids[present[0]].shape
-    width, height = 2.5 + 0.45 * columns, 1.8 + 0.32 * rows
-    figure, panels = _subplots(
-        len(present), 1, figsize=(width, height * len(present)), squeeze=False
-    )
-    for axes, metric in zip(panels[:, 0], present, strict=True):
-        grid, (low, high) = grids[metric], ranges[metric]
-        image = axes.imshow(grid, vmin=low, vmax=high, cmap="viridis", aspect="auto")
-        for y, x in ((y, x) for y in range(rows) for x in range(columns)):
-            value = grid.iloc[y, x]
-            dark = high > low and (value - low) / (high - low) < 0.6
-            text = f"{value:.3f}".removeprefix("0")
+    table = pd.read_csv(folder / "heads.csv")
+    grids = {metric: rows.pivot(index="layer", columns="head", values="value")
+             for metric in _MAPS if len(rows := table[table["metric"] == metric])}  # fmt: skip
+    most = table[table["metric"].isin(_ENTROPIES)]["value"].max()
+    bits = max(1, ceil(most)) if isfinite(most) else 1
+    layers, heads = next(iter(grids.values())).shape
+    figure, (block,) = panels([len(grids)], columns=1 if len(grids) < 3 else 2,
+                              width=2.5 + 0.45 * heads, height=1.5 + 0.32 * layers)  # fmt: skip
+    for axes, (metric, grid) in zip(block, grids.items(), strict=True):
+        title, label, high, colors = _MAPS[metric]
+        image = axes.imshow(grid, vmin=0, vmax=high or bits, cmap=colors, aspect="auto")
+        for (y, x), value in np.ndenumerate(grid.to_numpy()):
+            text = f"{value:.3f}".removeprefix("0") if isfinite(value) else "–"
+            red, green, blue, _ = image.cmap(image.norm(value))
+            dark = 0.299 * red + 0.587 * green + 0.114 * blue < 0.5 and isfinite(value)
             axes.text(x, y, text, ha="center", va="center", fontsize=6.5,
                       color="white" if dark else "black")  # fmt: skip
-        axes.set_xticks(range(columns), grid.columns, fontsize=7)
-        axes.set_yticks(range(rows), grid.index, fontsize=7)
+        axes.set_xticks(range(heads), grid.columns, fontsize=7)
+        axes.set_yticks(range(layers), grid.index, fontsize=7)
         axes.set(xlabel="head", ylabel="layer (1 = first block)")
-        axes.set_title(_METRIC_NAMES[metric], fontsize=8)
-        bar = figure.colorbar(image, ax=axes)
-        bar.set_label(f"{low:.3f} to {high:.3f}, all sizes of this model", fontsize=8)
-    row = table.iloc[0]
-    _title(figure, f"attention, pre-trained against {_size(row['training_size'])}", row)
-    _save(figure, folder / "heads.png")
-
-
-_METRIC_NAMES = {
-    "cosine": "cosine similarity of the attention maps (1 = unchanged)",
-    "js": "Jensen-Shannon divergence of the attention (bits; 0 = unchanged, 1 = disjoint)",
-    "entropy_pretrained": "entropy of the attention, pre-trained (bits)",
-    "entropy_fine_tuned": "entropy of the attention, fine-tuned (bits)",
-}
-
-
-def _attention_by_layer(model_folder: Path, tables: dict, floors: dict, metrics: list) -> None:
-    metrics = [metric for metric in metrics if metric != "entropy_pretrained"]
-    figure, panels = _subplots(1, len(metrics), figsize=(5.2 * len(metrics), 4), squeeze=False)
-    for axes, metric in zip(panels[0], metrics, strict=True):
-        curves = [(t, metric, _size(t.iloc[0]["training_size"]), "o-") for t in tables.values()]
-        if metric == "entropy_fine_tuned":
-            curves.append((next(iter(tables.values())), "entropy_pretrained", "pre-trained", "k--"))
-        for table in list(floors.values())[:1]:
-            curves.append((table, metric, "untrained encoder, to compare", "k:"))
-        for table, name, label, style in curves:
-            mean = table[table["metric"] == name].groupby("layer")["value"].mean()
-            axes.plot(mean.index, mean.values, style, ms=4, label=label)
-        axes.set(xlabel="layer (1 = first block)", ylabel="mean over heads")
-        title = "entropy of the attention (bits)" if "entropy" in metric else _METRIC_NAMES[metric]
         axes.set_title(title, fontsize=9)
-        axes.xaxis.get_major_locator().set_params(integer=True)
-        axes.grid(alpha=0.3)
+        axes.grid(False)
+        figure.colorbar(image, ax=axes, label=label)
+    row = table.iloc[0]
+    encoder = palette.encoder_name(row["training_size"]).removeprefix("encoder ")
+    _title(figure, row, f"attention, pre-trained against {encoder}", _inputs(folder))
+    save(figure, folder / "heads.png")
+
+
+def attention_sizes(folder: Path) -> None:
+    """attention_all_sizes.png in the model's folder: means over heads by layer, all sizes."""
+    tables, references = _sizes(folder, "heads.csv"), list(_sizes(folder, "floor.csv").values())
+    there = {metric for table in tables.values() for metric in table["metric"]}
+    metrics = [metric for metric in _MAPS if metric in there and metric != _ENTROPIES[0]]
+    figure, (block,) = panels([len(metrics)], columns=3, width=4.8)
+    for axes, metric in zip(block, metrics, strict=True):
+        curves = [(table, metric, table["training_size"].iloc[0]) for table in tables.values()]
+        if entropy := metric in _ENTROPIES:
+            curves.append((next(iter(tables.values())), _ENTROPIES[0], 0))
+        curves += [(table, metric, UNTRAINED) for table in references[:1]]
+        for table, name, size in curves:
+            mean = table[table["metric"] == name].groupby("layer")["value"].mean()
+            curve(axes, mean.index, mean, _look(size))
+        fit([axes], 0, None if entropy else 1)
+        axes.set(xlabel="layer (1 = first block)", ylabel="mean over heads")
+        title = "entropy of the attention (bits)" if entropy else _MAPS[metric][0]
+        axes.set_title(title.replace(" (", "\n("), fontsize=9)
     row = next(iter(tables.values())).iloc[0]
-    _title(figure, "attention, pre-trained against fine-tuned", row)
-    _legend(figure)
-    _save(figure, model_folder / "attention_all_sizes.png")
+    _title(figure, row, "attention, pre-trained against fine-tuned", _inputs(folder))
+    legend(figure)
+    save(figure, _of_the_model(folder, "attention_all_sizes"))
 
 
-def _size(size) -> str:
-    names = {"0": "pre-trained (0 %)", "random": "untrained encoder"}
-    return names.get(str(size), f"fine-tuned on {size} %")
+def _inputs(folder: Path) -> str:
+    """On what the attention was compared, from config.json: the CSV does not say."""
+    settings = settings_of(read_json(folder / "config.json") or {})
+    special = "dropped" if settings.get("drop_special") else "included"
+    first = f", first {n} examples" if (n := settings.get("max_examples")) else ""
+    return f"{settings.get('split', 'test')} split{first}, special tokens {special}"
 
 
-def _title(figure, what: str, row) -> None:
-    """Two lines: what is shown, and of which run (`row` of its CSV)."""
+def _sizes(folder: Path, name: str) -> dict:
+    """`{run folder: its table}` by size: of `folder`, and of those that may stand beside it."""
+    import pandas as pd
+
+    this, found = read_json(folder / "config.json") or {}, {}
+    beside = [path.parent for path in folder.parents[2].glob(f"*/*/*/{name}")
+              if path.parts[-3:-1] == folder.parts[-2:]]  # fmt: skip
+    sizes = {path: path.parents[1].name for path in beside}
+    sizes = {path: -1 if size == UNTRAINED else int(size) for path, size in sizes.items()
+             if size == UNTRAINED or size.isdigit()}  # fmt: skip
+    for path in sorted(sizes, key=sizes.get):
+        if path != folder:  # the run that draws is not finished yet
+            config = read_json(path / "config.json")
+            if not config or not (path / "metrics.json").exists() or is_stale(path):
+                continue
+            if differences(config, this):
+                continue
+        try:
+            found[path] = pd.read_csv(path / name)
+        except (OSError, ValueError):
+            log.warning("%s is damaged and is passed over", path / name)
+    return found
+
+
+def _of_the_model(folder: Path, name: str) -> Path:
+    """Where a figure of all sizes lies: a file for each variant and each seed but the default."""
+    variant, seed = split_step(folder.name)[1], folder.parent.name
+    parts = [name, variant, seed if seed != f"seed-{SEED}" else ""]
+    return folder.parents[2] / f"{'_'.join(filter(None, parts))}.png"
+
+
+def _title(figure, row, what: str, more: str = "") -> None:
+    """What is shown, and of which run (`row` of its CSV), a line each."""
     run = f"{row['model']} on {row['dataset']}, seed {row['seed']}"
-    figure.suptitle(f"{row['task']} {what}\n{run}", fontsize=10)
-
-
-def _legend(figure) -> None:
-    """One for all panels, below them, where it hides no curve."""
-    pairs = (zip(*axes.get_legend_handles_labels(), strict=True) for axes in figure.axes)
-    handles = {label: handle for panel in pairs for handle, label in panel}
-    columns = min(len(handles), int(figure.get_figwidth() / 2))  # as many as fit
-    figure.legend(
-        handles.values(), handles, loc="outside lower center", ncols=columns, fontsize="small"
-    )
-
-
-def _name(metric: str) -> str:
-    return metric.replace("_", " ").replace("f1", "F1").replace("without o", "without O")
-
-
-def _layer_axes(axes, metric: str) -> None:
-    axes.set(xlabel="layer (0 = embeddings)", ylabel=f"{_name(metric)} on test")
-    axes.xaxis.get_major_locator().set_params(integer=True)
-    axes.grid(alpha=0.3)
-
-
-def _subplots(*shape, **options):
-    """`plt.subplots` that needs no display."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    return pyplot.subplots(*shape, layout="constrained", **options)
-
-
-def _save(figure, png: Path) -> None:
-    from matplotlib import pyplot
-
-    with replacing(png) as temporary:
-        figure.savefig(temporary, dpi=150, format="png")
-    pyplot.close(figure)
+    figure.suptitle("\n".join(filter(None, (f"{row['task']} {what}", more, run))), fontsize=10)

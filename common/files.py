@@ -7,11 +7,13 @@ import logging
 import os
 import re
 import shutil
+import socket
 from collections.abc import Iterable
 from contextlib import contextmanager
 from pathlib import Path
 
 log = logging.getLogger(__name__)
+_HOST = re.sub(r"\W", "_", socket.gethostname())[:40]
 
 
 def read_json(path: Path) -> dict | None:
@@ -28,7 +30,7 @@ def read_json(path: Path) -> dict | None:
 @contextmanager
 def replacing(path: Path):
     """Yield a temporary path beside `path`, moved into its place at the end: all or nothing."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{_HOST}-{os.getpid()}.tmp")
     try:
         yield temporary
         if temporary.is_file():
@@ -44,6 +46,18 @@ def replacing(path: Path):
         if temporary.is_dir():
             shutil.rmtree(temporary)
         temporary.unlink(missing_ok=True)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove the temporary files of writers that were killed, on this machine."""
+    for left in folder.glob(f".*.{_HOST}-*.tmp"):
+        process = int(left.name.split("-")[-1].removesuffix(".tmp"))
+        try:
+            os.kill(process, 0)
+        except ProcessLookupError:  # else it may be writing (a figure, from another run)
+            shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
+        except PermissionError:  # lives, and is another user's
+            pass
 
 
 def write_json(path: Path, value: dict) -> None:
@@ -85,14 +99,3 @@ def save_model(folder: Path, model, tokenizer) -> str:
         tokenizer.save_pretrained(temporary)
     with (folder / "model.safetensors").open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def write_history(path: Path, about: dict, history: list[dict]) -> None:
-    """history.csv: one measurement a row, from `{split: {metric: value}}` of each epoch."""
-    rows = [
-        about | {"epoch": epoch, "split": split, "metric": metric, "value": value}
-        for epoch, measured in enumerate(history, 1)
-        for split, values in measured.items()
-        for metric, value in values.items()
-    ]
-    write_csv(path, rows)

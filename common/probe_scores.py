@@ -1,17 +1,17 @@
 """A probe's scores by layer: kept as each layer finishes, then tabled, compared, summed up.
 
 Scores are `{target: {split: {metric: value}}}` of a layer; the targets are "task", the labels, and
-"control", labels that only a probe with much capacity of its own can learn.
+the controls', labels that only a probe with much capacity of its own can learn.
 """
 
-import shutil
+import csv
 from pathlib import Path
 
 from common.cli import UserError
 from common.files import read_json, write_csv, write_json
 from common.results import Run
 
-TASK, CONTROL, SELECTIVITY = "task", "control", "selectivity"
+TASK, CONTROL, SELECTIVITY, MAJORITY = "task", "control", "selectivity", "majority"
 
 
 def choose(text: str, n_layers: int) -> list[int]:
@@ -30,25 +30,52 @@ def choose(text: str, n_layers: int) -> list[int]:
 
 
 class Scores:
-    """The scores of finished layers, a file each in the run folder until the run is complete."""
+    """The scores of finished layers: those of a finished run, and of this one a file each.
 
-    def __init__(self, folder: Path, layers: list[int]):
-        self.folder, self.layers = folder / "layers", layers
-        self.folder.mkdir(exist_ok=True)
-        found = {layer: read_json(self._file(layer)) for layer in layers}
-        self.by_layer: dict[int, dict] = {k: v for k, v in found.items() if v is not None}
+    `by_layer`: what there is so far. The files go when the run is complete.
+    """
 
-    def _file(self, layer: int) -> Path:
-        return self.folder / f"{layer}.json"
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.by_layer: dict[int, dict] = {}
+        self._read_table()
+        for file in sorted((folder / "layers").glob("*.json")):
+            for target, splits in (read_json(file) or {}).items():
+                self.by_layer.setdefault(int(file.stem), {})[target] = splits
 
-    def missing(self) -> list[int]:
-        """The layers that are still to be probed."""
-        return [layer for layer in self.layers if layer not in self.by_layer]
+    def _read_table(self) -> None:
+        """Take up layers.csv of a finished run."""
+        path = self.folder / "layers.csv"
+        if not (path.is_file() and (self.folder / "metrics.json").is_file()):
+            return
+        with path.open(encoding="utf-8", newline="") as file:
+            for row in csv.DictReader(file):
+                if row["probe"] != MAJORITY and row["target"] != SELECTIVITY:
+                    layer = self.by_layer.setdefault(int(row["layer"]), {})
+                    splits = layer.setdefault(row["target"], {})
+                    text = row["value"]
+                    value = float(text) if "." in text or "e" in text else int(text)
+                    splits.setdefault(row["split"], {})[row["metric"]] = value
+
+    def targets(self) -> list[str]:
+        """The targets probed so far, in order."""
+        return list(dict.fromkeys(t for found in self.by_layer.values() for t in found))
+
+    def missing(self, layers: list[int], targets: list[str]) -> dict[tuple[str, ...], list[int]]:
+        """What is still to be probed: `{targets: layers}`."""
+        found: dict[tuple[str, ...], list[int]] = {}
+        for layer in layers:
+            lacking = tuple(t for t in targets if t not in self.by_layer.get(layer, {}))
+            if lacking:
+                found.setdefault(lacking, []).append(layer)
+        return found
 
     def add(self, layer: int, scores: dict) -> None:
-        """Keep a layer's scores."""
-        write_json(self._file(layer), scores)
-        self.by_layer[layer] = scores
+        """Keep a layer's scores, of all targets or of some."""
+        own = self.folder / "layers" / f"{layer}.json"
+        own.parent.mkdir(exist_ok=True)
+        write_json(own, (read_json(own) or {}) | scores)
+        self.by_layer.setdefault(layer, {}).update(scores)
 
     def write(self, run: Run, probe: str, majority: dict) -> None:
         """layers.csv: one measurement a row; `majority` (`{split: scores}`) stands at every layer.
@@ -61,13 +88,13 @@ class Scores:
             where = {"layer": layer, "probe": probe, "target": target, "split": split}
             rows.extend(run.about | where | {"metric": m, "value": v} for m, v in scores.items())
 
-        for layer in self.layers:
+        for layer in sorted(self.by_layer):
             scores = self.by_layer[layer] | {SELECTIVITY: self.selectivity(layer)}
             for target, splits in scores.items():
                 for split, values in splits.items():
                     add(layer, probe, target, split, values)
             for split, values in majority.items():
-                add(layer, "majority", TASK, split, values)
+                add(layer, MAJORITY, TASK, split, values)
         write_csv(run.folder / "layers.csv", rows)
 
     def selectivity(self, layer: int) -> dict:
@@ -82,44 +109,25 @@ class Scores:
             for split, values in control.items()
         }
 
-    def summary(self, main_metric: str, metrics: tuple[str, ...]) -> dict:
+    def summary(self, scores: list[str]) -> dict:
         """The best layer on dev (the first of equals; without a dev split the last), and the last.
 
-        Flat: `<split>_<metric>` at the best layer, `<split>_<metric>_last_layer`, and
-        `<split>_selectivity_<metric>` of both where a control was run.
+        `scores`: names, the main one first. Flat: `<split>_<score>` at the best layer,
+        `<split>_<score>_last_layer`, and `<split>_selectivity_<score>` of both where a control was
+        run; `<split>_<target>_<score>` of every control.
         """
-        last = self.layers[-1]
-        best = last
+        layers = sorted(self.by_layer)
+        last = best = layers[-1]
         if "dev" in self.by_layer[last][TASK]:
-            best = max(self.layers, key=lambda n: (self.by_layer[n][TASK]["dev"][main_metric], -n))
-        found = {"best_layer": best, "last_layer": last, "layers": len(self.layers)}
+            best = max(layers, key=lambda n: (self.by_layer[n][TASK]["dev"][scores[0]], -n))
+        found = {"best_layer": best, "last_layer": last, "layers": len(layers)}
         for layer, suffix in ((best, ""), (last, "_last_layer")):
-            for split in ("dev", "test"):
-                scores = self.by_layer[layer][TASK].get(split, {})
-                found |= {f"{split}_{m}{suffix}": scores[m] for m in metrics if m in scores}
-                over = self.selectivity(layer).get(split, {})
-                found |= {f"{split}_selectivity_{m}{suffix}": over[m] for m in metrics if m in over}
+            parts = {"": TASK} | {f"{t}_": t for t in self.targets() if t != TASK}
+            by_prefix = {prefix: self.by_layer[layer].get(t, {}) for prefix, t in parts.items()}
+            by_prefix[f"{SELECTIVITY}_"] = self.selectivity(layer)
+            for prefix, splits in by_prefix.items():
+                for split in ("dev", "test"):
+                    values = splits.get(split, {})
+                    there = {m: values[m] for m in scores if m in values}
+                    found |= {f"{split}_{prefix}{m}{suffix}": v for m, v in there.items()}
         return found
-
-
-def finish(run: Run, scores: Scores, data, examples: dict, totals: dict, device) -> dict:
-    """Write layers.csv, the figures and metrics.json of a run whose layers are all probed."""
-    from common import figures
-    from common.device import peak_memory
-
-    majority = {
-        split: data.score(examples[split], data.majority(examples["train"], examples[split]))
-        for split in examples
-    }
-    scores.write(run, run.args.probe, majority)
-    model_folder, seed = run.folder.parents[2], run.args.seed
-    random_init = model_folder / "random" / f"seed-{seed}" / "probing" / "layers.csv"
-    figures.probing_layers(run.folder, data.PROBE_METRICS, random_init)
-    metrics = scores.summary(data.MAIN_METRIC, data.SUMMARY) | totals
-    for split in (split for split in ("dev", "test") if split in majority):
-        metrics |= {f"{split}_majority_{m}": majority[split][m] for m in data.SUMMARY}
-    metrics["train_examples"] = len(examples["train"])
-    figures.probing_sizes(model_folder, run.folder, data.PROBE_METRICS)
-    if not run.args.keep_features:
-        shutil.rmtree(run.folder / "features", ignore_errors=True)
-    return run.finish(metrics | peak_memory(device))

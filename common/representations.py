@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from common import architectures
 from common.batching import INPUTS, pad, sorted_batches
 from common.cli import UserError
 from common.device import in_memory
@@ -25,7 +26,7 @@ def encoder_hash(encoder) -> str:
     digest = hashlib.sha256()
     for name, tensor in sorted(encoder.state_dict().items()):
         digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+        digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
@@ -51,8 +52,8 @@ def extract(
         shutil.rmtree(folder)
     folder.mkdir(parents=True)
     needed, free = len(layers) * n * hidden * 2, shutil.disk_usage(folder).free
-    log.info("features: %d layers x %d vectors x %d, %.2f GB on disk", len(layers), n, hidden,
-             needed / 1e9)  # fmt: skip
+    size = f"{needed / 1e9:.1f} GB" if needed >= 1e8 else f"{needed / 1e6:.1f} MB"
+    log.info("features: %d layers x %d vectors x %d, %s on disk", len(layers), n, hidden, size)
     if needed > 0.95 * free:
         raise UserError(
             f"the features need {needed / 1e9:.1f} GB, {folder} has {free / 1e9:.1f} GB free. Free "
@@ -118,7 +119,7 @@ def pooled(encoder, examples: list[dict], layers: list[int], device, pad_token_i
     width = batch["input_ids"].shape[1]
     units = [(i * width + a, i * width + b) for i, e in enumerate(examples) for a, b in e["units"]]
     starts, ends = torch.tensor(units, device=device.torch_device).T
-    options = {} if encoder.config.model_type == "bert" else {"use_cache": False}
+    options = architectures.of(encoder.config).options
     with device.autocast():
         states = encoder(**batch, output_hidden_states=True, **options).hidden_states
     if len(states) != encoder.config.num_hidden_layers + 1:

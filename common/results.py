@@ -4,88 +4,112 @@
 with metrics.json is a result; one without is unfinished and is gone on with.
 """
 
-import hashlib
-import os
 import shlex
 import shutil
-import subprocess
-import sys
 import time
-from collections.abc import Iterable
 from contextlib import contextmanager
-from importlib.metadata import version
 from pathlib import Path
 
-from common.cli import RANK, ROOT, UserError
+from common import files, flags, identity, models
+from common.cli import RANK, ROOT, UserError, relative
 from common.files import read_json, write_json
 
-# Flags that change where or how a run is made, not what it is.
-_NOT_SETTINGS = ("output_dir", "custom_output_dir", "overwrite", "device", "save_minutes",
-                 "keep_features", "training_sizes")  # fmt: skip
 # An earlier result, until the run that takes its place has finished; and on its way there.
 ASIDE, MOVING = ".replaced", ".replacing"
+EARLIER = "finished earlier; --overwrite repeats it"  # how a summary calls it
+
+
+def dataset_name(task, args) -> str:
+    """The data set's name in the result path."""
+    own = args.data_dir.resolve().name if args.data_dir else task.DATASET
+    return "demo" if args.demo else args.dataset_name or own
 
 
 class Run:
     """One cell of the study: its folder, and what identifies it in every table.
 
-    The folder is `<output_dir>/<dataset>/<model>/<size>/seed-<n>/<step>`.
+    The folder is `<output_dir>/<dataset>/<model>/<size>/seed-<n>/<step>`, and that of a variant
+    (another probe, say) `<step>-<variant>`, see `flags.variant`.
     """
 
-    def __init__(self, args, data, model: str, size: int | str, step: str):
-        """`data` is the task's module, `model` a folder name, `size` a percentage or "random"."""
-        self.args, self.step = args, step
-        dataset = data.dataset_name(args)
-        self.about = {"task": data.TASK, "dataset": dataset, "model": model,
+    def __init__(self, task, args, step: str, size: int | str, constants: dict):
+        """`size`: a percentage or "random"; `constants`: what else identifies the step's method."""
+        self.task, self.args, self.step = task, args, step
+        model, dataset = models.folder_name(args), dataset_name(task, args)
+        self.about = {"task": task.NAME, "dataset": dataset, "model": model,
                       "training_size": size, "seed": args.seed}  # fmt: skip
-        self.folder = args.output_dir / dataset / model / str(size) / f"seed-{args.seed}" / step
+        name = f"{step}-{args.variant}" if args.variant else step
+        self.folder = args.output_dir / dataset / model / str(size) / f"seed-{args.seed}" / name
+        arguments = identity.arguments(args)
+        self.config = {**self.about, "step": step, "variant": args.variant, "arguments": arguments,
+                       "settings": flags.settings(arguments) | constants}  # fmt: skip
         self.started = time.perf_counter()
 
-    def finished(self, checkpoint: str | None = None) -> dict | None:
+    def identify(self, sha256: str, weights: str | None, checkpoint: str | None = None) -> None:
+        """State what the run is made from: hashes of the data, the base model, and its checkpoint.
+
+        Raises UserError if `checkpoint`, a folder, was fine-tuned on other data.
+        """
+        self.config |= {"data": {"full_sha256": sha256}, "weights": weights, "checkpoint": None}
+        if checkpoint is None:
+            return
+        folder = Path(checkpoint).parent
+        made_of = (read_json(folder / "config.json") or {}).get("data", {})
+        if made_of.get("sha256") != sha256:
+            raise UserError(
+                f"{folder} was made from other data than lies there now. Make it again:\n"
+                f"  {self.command('fine-tuning')} --overwrite\n"
+                "or give other data a name of their own (--dataset_name)."
+            )
+        metrics = read_json(folder / "metrics.json")
+        if metrics is None:
+            raise UserError(f"{folder} is just being made again. Wait for it to finish.")
+        self.config["checkpoint"] = metrics.get("checkpoint_sha256")
+
+    def finished(self) -> dict | None:
         """The metrics of a finished run; None if there is none, or with `--overwrite`.
 
-        Raises UserError if what lies there, finished or not, was made with other settings or from
-        another `checkpoint`.
+        Raises UserError if what lies there was made with other settings or, where it is finished,
+        from other data or another model. What other code made is used, with a warning.
         """
         if self.args.overwrite:
             return None
         config = read_json(self.folder / "config.json")
-        if config is not None and config.get("checkpoint") != checkpoint_identity(checkpoint):
+        metrics = read_json(self.folder / "metrics.json")
+        if config is None:
+            return metrics
+        made = identity.made_from(config, self.config)
+        if made and (metrics is not None or "fine-tuned model" in made):
             raise UserError(
-                f"{self.folder} was made from another fine-tuned model than lies there now. Add "
-                "--overwrite to replace it."
+                f"{self.folder} was made from another {made[0]} than lies there now. Add "
+                "--overwrite to replace it, or give other data a name of their own "
+                "(--dataset_name)."
             )
-        if config is not None and (other := self._differences(config)):
+        if other := identity.other_settings(config, self.config):
             earlier = self.folder / ASIDE
             hint = f" (An earlier result is still in {earlier}.)" * earlier.is_dir()
             raise UserError(
                 f"{self.folder} holds a run with other settings: {', '.join(other)}. Give the "
                 f"same settings, or add --overwrite to replace it.{hint}"
             )
-        metrics = read_json(self.folder / "metrics.json")
         if metrics is not None:
-            self._tidy()  # in case it was killed between writing them and this
+            identity.warn_of_other_code(self.folder, config)
         return metrics
 
-    def _differences(self, config: dict) -> list[str]:
-        there, here = config.get("arguments", {}), arguments(self.args)
-        return [
-            f"--{flag} {there.get(flag)} (now {here[flag]})"
-            for flag in here
-            if flag not in _NOT_SETTINGS and here[flag] != there.get(flag)
-        ]
-
     @contextmanager
-    def open(self, data: dict, checkpoint: str | None = None, **more):
+    def open(self, data: dict, *, extend: bool = False, **more):
         """Lock the folder, clear it if it is not to be gone on with, write config.json.
 
         `data` describes what the run is made of: an unfinished run is gone on with only where it,
-        and the arguments, are the same. `more` goes into config.json. A result that is to be
+        and the settings, are the same. `more` goes into config.json. A result that is to be
         replaced is put aside until the new one is finished, and comes back if the new run ends in
-        an error of the user's. Raises UserError if another run is at work in the folder.
+        an error of the user's. `extend`: a finished result stays as it is until `finish` adds to
+        it. Raises UserError if another run is at work in the folder.
         """
         from filelock import FileLock, Timeout
 
+        self.config["data"] |= data
+        self.config |= more | identity.environment()
         if RANK:  # under torchrun the first process writes
             yield
             return
@@ -99,22 +123,25 @@ class Run:
                 "--output_dir."
             ) from None
         try:
+            if extend:
+                yield
+                return
             if (self.folder / "metrics.json").exists() and not self.args.overwrite:
                 raise UserError(
                     f"another process has just finished {self.folder}. Type the command again to "
                     "see its result."
                 )
-            for left in self.folder.glob(".*.tmp"):  # of a write that was killed
-                shutil.rmtree(left) if left.is_dir() else left.unlink()
+            files.remove_leftovers(self.folder)
             if (self.folder / "metrics.json").exists() or (self.folder / MOVING).exists():
                 self._put_aside()
             earlier = read_json(self.folder / "config.json") or {}
-            if self.args.overwrite or earlier.get("data") != data or self._differences(earlier):
+            same = earlier.get("data") == self.config["data"] and not (
+                identity.other_settings(earlier, self.config)
+                or identity.made_from(earlier, self.config)
+            )
+            if self.args.overwrite or not same:
                 self._remove()
-            config = {**self.about, "step": self.step, "arguments": arguments(self.args),
-                      "data": data, "checkpoint": checkpoint_identity(checkpoint),
-                      **more, **environment()}  # fmt: skip
-            write_json(self.folder / "config.json", config)
+            write_json(self.folder / "config.json", self.config)
             try:
                 yield
             except UserError:
@@ -152,54 +179,55 @@ class Run:
         for entry in self._entries():
             shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
 
-    def title(self) -> str:
-        """Which cell this is, in words."""
-        size = self.about["training_size"]
-        which = size if size == "random" else f"{size} %"
-        return f"{self.about['model']} on {self.about['dataset']}, {which}, seed {self.args.seed}"
-
-    def command(self, step: str) -> str:
-        """The command line of another step for the same model, data and size."""
-        args, size = self.args, self.about["training_size"]
-        flags = {"training_sizes" if step == "attention" else "training_size": size}
-        flags |= {"model_name": args.model_name, "data_dir": args.data_dir}
-        flags |= {"dataset_name": args.dataset_name, "seed": None if args.seed == 42 else args.seed}
-        flags["output_dir"] = args.output_dir if args.custom_output_dir else None
-        flags["label_scheme"] = getattr(args, "label_scheme", "io")
-        if flags["label_scheme"] == "io":
-            del flags["label_scheme"]
-        parts = [f"--{k} {shlex.quote(str(v))}" for k, v in flags.items() if v is not None]
-        script = os.path.relpath(ROOT / self.about["task"] / f"{step}.py")
-        return " ".join([f"python {script}", *parts, *["--demo"] * args.demo])
-
-    def check_data(self, checkpoint: str | None, sha256: str) -> None:
-        """Raises UserError if `checkpoint` was fine-tuned on data of another `fingerprint`."""
-        if checkpoint is None:
-            return
-        folder = Path(checkpoint).parent
-        made_of = (read_json(folder / "config.json") or {}).get("data", {})
-        if made_of.get("sha256") != sha256:
-            raise UserError(
-                f"{folder} was made from other data than lies there now. Make it again:\n"
-                f"  {self.command('fine-tuning')} --overwrite\n"
-                "or give other data a name of their own (--dataset_name)."
-            )
-
     def finish(self, metrics: dict) -> dict:
         """Write metrics.json, which marks completion, then remove what was kept for a resume.
 
-        `seconds` is what this process took; what a killed run had done before is not in it.
+        `seconds`, if not given, is what this process took, without what a killed one had done.
         """
-        metrics = self.about | metrics | {"seconds": time.perf_counter() - self.started}
+        metrics = self.about | {"seconds": time.perf_counter() - self.started} | metrics
+        write_json(self.folder / "config.json", self.config)  # of what was added, too
         write_json(self.folder / "metrics.json", metrics)
-        self._tidy()
+        self.tidy()
         return metrics
 
-    def _tidy(self) -> None:
+    def tidy(self) -> None:
+        """Remove what only an unfinished run needs."""
         shutil.rmtree(self.folder / ASIDE, ignore_errors=True)
         for leftover in (f for end in ("pt", "npz") for f in self.folder.glob(f"*.{end}")):
             leftover.unlink(missing_ok=True)
         shutil.rmtree(self.folder / "layers", ignore_errors=True)
+
+    def title(self) -> str:
+        """Which cell this is, in words."""
+        size = self.about["training_size"]
+        which = "untrained" if isinstance(size, str) else f"{size} %"
+        return f"{self.about['model']} on {self.about['dataset']}, {which}, seed {self.args.seed}"
+
+    def command(self, step: str) -> str:
+        """The command line of another step for the same model, data and size."""
+        args = self.args
+        size = "training_sizes" if step == "attention" else "training_size"
+        given = {size: self.about["training_size"], "model_name": args.model_name,
+                 "data_dir": args.data_dir, "dataset_name": args.dataset_name,
+                 "output_dir": args.output_dir if args.custom_output_dir else None}  # fmt: skip
+        own = flags.of_task(vars(args)) | {"seed": args.seed}
+        default = identity.defaults(self.task.NAME, step, args.demo) | {"seed": 42}
+        given |= {flag: value for flag, value in own.items() if value != default.get(flag)}
+        parts = [
+            f"--{flag}" if value is True else f"--{flag} {shlex.quote(str(value))}"
+            for flag, value in given.items()
+            if value not in (None, False)
+        ]
+        script = relative(self.task.NAME, f"{step}.py")
+        return " ".join([f"python {script}", *parts, *["--demo"] * args.demo])
+
+    def report_command(self) -> str:
+        """The command line that writes the report of what there is; works in any folder."""
+        parts = ["--tasks", self.task.NAME, "--dataset", self.about["dataset"]]
+        if self.args.custom_output_dir:
+            parts += ["--output_dir", str(self.args.output_dir)]
+        cd = f"cd {shlex.quote(relative())} && " if Path.cwd() != ROOT else ""
+        return f"{cd}python -m common.report {shlex.join(parts)}"
 
 
 def checkpoints(runs: list[Run]) -> dict[Run, str | None]:
@@ -208,10 +236,9 @@ def checkpoints(runs: list[Run]) -> dict[Run, str | None]:
     Raises UserError, with the commands that make them, if any of those runs is not finished.
     """
     folders = {
-        run: run.folder.parent / "fine-tuning"
-        for run in runs
-        if run.about["training_size"] not in (0, "random")
-    }
+        run: run.folder.parent / "fine-tuning" for run in runs if run.about["training_size"] not in
+        (0, "random")
+    }  # fmt: skip
     missing = [
         run
         for run, folder in folders.items()
@@ -226,9 +253,10 @@ def checkpoints(runs: list[Run]) -> dict[Run, str | None]:
         )
     for run, folder in folders.items():
         there = (read_json(folder / "config.json") or {}).get("arguments", {})
-        here = arguments(run.args)
-        for flag in ("model_name", "data_dir", "demo", "label_scheme"):
-            if flag in here and there.get(flag) != here[flag]:
+        here = identity.arguments(run.args)
+        for flag in ("model_name", "demo", *flags.of_task(here)):
+            default = identity.defaults(run.task.NAME, "fine-tuning", run.args.demo).get(flag)
+            if there.get(flag, default) != here[flag]:
                 raise UserError(
                     f"{folder} was made with --{flag} {there.get(flag)}, not {here[flag]}. Give "
                     "the same flags, or another --output_dir to both steps."
@@ -236,54 +264,18 @@ def checkpoints(runs: list[Run]) -> dict[Run, str | None]:
     return {run: str(folders[run] / "checkpoint") if run in folders else None for run in runs}
 
 
-def checkpoint_identity(checkpoint: str | None) -> str | None:
-    """Tells a fine-tuned model from one made later in its place: the hash of its weights."""
-    if checkpoint is None:
-        return None
-    folder = Path(checkpoint).parent
-    metrics = read_json(folder / "metrics.json")
-    if metrics is None:
-        raise UserError(f"{folder} is just being made again. Wait for it to finish.")
-    return metrics.get("checkpoint_sha256")
-
-
-def arguments(args) -> dict:
-    """Every resolved argument, as JSON values."""
-    return {k: str(v) if isinstance(v, Path) else v for k, v in sorted(vars(args).items())}
-
-
-def environment() -> dict:
-    """What a rerun elsewhere would need to know: commit, versions, platform."""
-    packages = ("torch", "transformers", "tokenizers", "numpy", "scikit-learn")
-    git = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=40"]
-    try:
-        commit = subprocess.run(git, capture_output=True, text=True, timeout=10).stdout.strip()
-    except (OSError, subprocess.TimeoutExpired):
-        commit = ""
-    return {
-        "git_commit": commit or None,
-        "python": sys.version.split()[0],
-        "platform": sys.platform,
-        **{name: version(name) for name in packages},
-    }
-
-
-def fingerprint(splits: dict[str, list]) -> str:
-    """A hash of all examples, to know the same data again."""
-    return hashlib.sha256(repr(sorted(splits.items())).encode()).hexdigest()
-
-
 def prefixed(prefix: str, values: dict) -> dict:
     """`values` with `prefix_` before every key."""
     return {f"{prefix}_{key}": value for key, value in values.items()}
 
 
-def score_table(metrics: dict, scores: Iterable[str]) -> str:
-    """A run's main scores as text: by split, each beside the majority baseline's."""
-    splits = [split for split in ("dev", "test") if f"{split}_{next(iter(scores))}" in metrics]
+def score_table(metrics: dict, scores) -> str:
+    """A run's scores as text: by split, each beside the majority baseline's; "–" where missing."""
+    splits = [split for split in ("dev", "test") if f"{split}_{scores[0].name}" in metrics]
     columns = [f"{split}{kind}" for split in splits for kind in ("", "_majority")]
-    lines = [f"{'':22}" + "".join(f"{column.replace('_', ' '):>15}" for column in columns)]
+    lines = [f"{'':28}" + "".join(f"{column.replace('_', ' '):>15}" for column in columns)]
     for score in scores:
-        values = (metrics[f"{column}_{score}"] for column in columns)
-        lines.append(f"{score:22}" + "".join(f"{value:15.4f}" for value in values))
+        values = (metrics.get(f"{column}_{score.name}") for column in columns)
+        cells = (f"{'–':>15}" if value is None else f"{value:15.4f}" for value in values)
+        lines.append(f"{score.title:28}" + "".join(cells))
     return "\n".join(lines)

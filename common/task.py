@@ -5,7 +5,7 @@ inherited. `common` imports no task by name. tests/test_task.py holds all of the
 """
 
 import importlib
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -34,7 +34,6 @@ class Score(NamedTuple):
 class Data(NamedTuple):
     """A data set; a task may add fields of its own (settings that its functions need)."""
 
-    name: str
     splits: dict[str, list]  # "train", "test" and mostly "dev" -> examples, in the files' order
     labels: list[str]  # what a model's outputs stand for, by number; empty where there are none
 
@@ -54,6 +53,7 @@ class ProbeInputs(NamedTuple):
     labels: dict[str, Any]
     n_labels: int
     counts: dict[str, int]  # what was cut, for metrics.json
+    notes: Any = None  # what the task's `probe_predictions` needs besides
 
 
 class Task(Protocol):
@@ -65,22 +65,31 @@ class Task(Protocol):
 
     NAME: str  # the folder's name
     HEAD: str  # "sequence", "token" or "span": what the model predicts of an input; "causal": text
-    SCORES: tuple[Score, ...]  # the first is the main one: the best epoch, the best layer
+    DATASET: str  # the name in the results of the data set that is read without --data_dir
+    SCORES: tuple[Score, ...]  # all there are; which of them a data set has, `scores` says
+    NOTE: str  # what readers of the scores must know, for the report's page; mostly empty
     IN_STUDY: bool  # whether `common.study` runs it when no --tasks are given
 
-    def add_arguments(self, parser) -> None:
-        """Add the flags that all scripts of this task have besides those of `common.cli`.
+    def add_arguments(self, parser, step: str) -> None:
+        """Add the flags that the script of a step has besides those of `common.flags`.
 
-        Each is a setting (it identifies a result) unless `common.cli.FLAGS` says otherwise.
+        Each is a setting: it identifies a result, and steps that share one must be given the same.
+        But one that begins with "write_" asks for a further file, see `export`.
         """
 
-    def dataset_name(self, args) -> str:
-        """The data set's name in the result path. Does not touch a file."""
-
     def load(self, args) -> Data:
-        """The data set that `args` name (`demo`, `data_dir`, `dataset_name`, the task's flags).
+        """The data set that `args` name (`demo`, `data_dir`, the task's flags).
 
         Deterministic. Raises UserError, with file and line, for what cannot be had or read.
+        """
+
+    def scores(self, data: Data) -> tuple[Score, ...]:
+        """Those of `SCORES` that the data set has; the first chooses the best epoch and layer."""
+
+    def load_model(self, args, data: Data) -> tuple[Any, Any, bool]:
+        """(model, tokenizer, whether its head is new) to fine-tune, see `common.models`.
+
+        New weights come from torch's global generator, which is seeded before.
         """
 
     def stratum(self, example) -> Hashable:
@@ -122,11 +131,15 @@ class Task(Protocol):
     def count(self, rows: list[dict]) -> dict[str, "np.ndarray"]:
         """`{table: array [examples, ...]}`: what each example adds to each of the `SCORES`' tables.
 
-        Raises ValueError for rows that are no predictions of this task.
+        Without the tables of scores that such rows have not. Raises ValueError for rows that are
+        no predictions of this task.
         """
 
     def details(self, rows: list[dict]) -> dict[str, float]:
         """Further numbers of a split for metrics.json: by class, the confusion matrix, ..."""
+
+    def export(self, args, data: Data, folder: Path) -> None:
+        """Write what the task's "write_" flags ask for, from the files of a finished run."""
 
     def controls(self, data: Data, splits: dict[str, list], seed: int) -> dict[str, dict]:
         """`{target: splits}` whose labels or inputs tell nothing of the task; "control" is first.
@@ -167,10 +180,6 @@ def load(name: str) -> Task:
 def evaluate(task: Task, rows: list[dict]) -> dict[str, float]:
     """All scores of a split's rows, and the task's details: `{name: value}`."""
     tables = {name: table.sum(0) for name, table in task.count(rows).items()}
-    scores = {score.name: float(score.value(tables[score.table])) for score in task.SCORES}
+    there = [score for score in task.SCORES if score.table in tables]
+    scores = {score.name: float(score.value(tables[score.table])) for score in there}
     return scores | task.details(rows)
-
-
-def titles(scores: Iterable[Score]) -> dict[str, str]:
-    """How each score is called."""
-    return {score.name: score.title for score in scores}

@@ -4,22 +4,41 @@ import logging
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch.nn import functional as F
 from tqdm import tqdm
 
+from common import architectures, losses
 from common.batching import INPUTS, epoch_batches, pad, sorted_batches
 from common.cli import UserError
-from common.device import Device, add_up, gather, get_rng, in_memory, set_rng, set_seed
-from common.files import replacing
+from common.device import Device, add_up, gather, in_memory, set_seed
 from common.models import logits
+from common.resume import load_state, save_state, save_tensors, weights_of
 
 log = logging.getLogger(__name__)
-IGNORED = -100  # label of a token that has none
-CHECK_EVERY = 20  # steps between looks at the losses: each look waits for the device
+CHECK_EVERY = 20  # steps between rows of steps.csv: each look at a loss waits for the device
+SAVE_SECONDS = 60  # at an epoch's end the state is saved if the last time was longer ago
+# What identifies a result besides the flags, for config.json's settings.
+CONSTANTS = {"optimizer": "AdamW (0.9, 0.999), eps 1e-8", "schedule": "linear warm-up and decay"}
+_REMEDY = "Use a lower --learning_rate, or --precision fp32, with --overwrite."
+
+
+@dataclass
+class State:
+    """How far a training run has come; with the weights, all that a resume needs."""
+
+    micro: int  # examples at a time that memory holds
+    step: int = 0
+    epoch: int = 0
+    batch: int = 0  # of the epoch
+    loss: float = 0.0  # summed over the epoch's batches so far
+    seconds: float = 0.0  # of training, without the scoring
+    best: int | None = None  # epoch with the highest dev score
+    history: list[dict] = field(default_factory=list)  # `{split: {metric: value}}` of each epoch
+    steps: list[dict] = field(default_factory=list)  # rows of steps.csv
 
 
 def learning_rate(step: int, steps: int, peak: float, warmup_ratio: float) -> float:
@@ -30,6 +49,65 @@ def learning_rate(step: int, steps: int, peak: float, warmup_ratio: float) -> fl
     return peak * (steps - step) / max(1, steps - warmup)
 
 
+class Trainer:
+    """A model, its optimizer, and one step of training: gradients, their sum, an update."""
+
+    def __init__(self, model, args, device: Device, loss: Callable, layer_decay: float):
+        self.model, self.args, self.device, self.loss = model, args, device, loss
+        model.to(device.torch_device).train()  # before the optimizer, whose state goes along
+        groups = architectures.parameter_groups(
+            model, args.learning_rate, args.weight_decay, layer_decay
+        )
+        self.parameters = [p for group in groups for p in group["params"]]
+        self.optimizer = torch.optim.AdamW(groups, lr=args.learning_rate, fused=True)
+        fp16 = device.precision == "fp16"
+        self.scaler = torch.amp.GradScaler(device.torch_device.type, enabled=fp16)
+
+    def set_rate(self, step: int, steps: int) -> None:
+        """Each group's learning rate at a step of the schedule."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(step, steps, group["base_lr"], self.args.warmup_ratio)
+
+    def train_on(self, batch: list[dict], n_labels: int, micro: int) -> tuple[torch.Tensor, int]:
+        """One step on `batch`, encoded examples with `n_labels` labels in all.
+
+        Returns its mean loss over the labels and how many examples at a time memory held.
+        """
+        loss, micro = in_memory(
+            lambda size: self._gradients(batch, n_labels, size), micro, self.device
+        )
+        self._sum_over_processes(loss)
+        self.scaler.unscale_(self.optimizer)
+        torch.nn.utils.clip_grad_norm_(self.parameters, self.args.max_grad_norm)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        return loss, micro
+
+    def _gradients(self, batch: list[dict], n_labels: int, micro: int) -> torch.Tensor:
+        """Gradients of the batch's mean loss over its labels, whatever the size of its pieces."""
+        self.optimizer.zero_grad()
+        total = torch.zeros((), device=self.device.torch_device)
+        self.scaler.scale(total)  # it wants to have seen a loss, also where this share is none
+        share = batch[self.device.rank :: self.device.processes]
+        for start in range(0, len(share), micro):
+            piece = pad(share[start : start + micro], self.model.config.pad_token_id)
+            piece = {name: tensor.to(self.device.torch_device) for name, tensor in piece.items()}
+            with self.device.autocast():
+                loss = self.loss(self.model, piece)
+            loss = loss / n_labels
+            self.scaler.scale(loss).backward()
+            total += loss.detach()
+        return total
+
+    def _sum_over_processes(self, loss: torch.Tensor) -> None:
+        # Not DistributedDataParallel: it sums within the backward pass, where a process that runs
+        # out of memory, or whose share of a last batch is empty, would leave the others waiting.
+        if self.device.processes > 1:
+            for p in self.parameters:
+                p.grad = torch.zeros_like(p) if p.grad is None else p.grad
+            add_up(self.device, [loss, *(p.grad for p in self.parameters)])
+
+
 def fit(
     model,
     examples: list[dict],
@@ -38,181 +116,135 @@ def fit(
     evaluate: Callable[[], dict],
     main_metric: str,
     folder: Path,
-) -> tuple[list[dict], dict]:
+    *,
+    loss: Callable = losses.cross_entropy,
+    n_labels: Callable[[dict], int] = losses.labels_in,
+    layer_decay: float = 1.0,
+) -> tuple[State, dict]:
     """Fine-tune `model` in place and leave the best epoch's weights in it.
 
-    `examples`: dicts of `input_ids`, `labels` (a number, or one a token with -100 for none); those
-    without any label are left out.
-    `evaluate()` gives the dev scores after an epoch; the first epoch with the highest
-    `main_metric` wins, or the last one where there are none. The state is saved in
-    `folder/state.pt` after every epoch and every `args.save_minutes`; a later call with the same
+    `examples`: encoded inputs; those without any label are left out. `loss` and `n_labels`: see
+    `common.task.Task`. `evaluate()` gives the dev scores after an epoch; the first epoch with the
+    highest `main_metric` wins, or the last one where there are none. The state is saved in
+    `folder/state.pt` every `args.save_minutes`, and after an epoch; a later call with the same
     arguments goes on from there, in fp32 on a CPU bit for bit. Under torchrun each process takes
     its share of every batch, gradients are added up, and the first process writes.
 
-    Returns the history (a dict of measurements an epoch) and the run's totals. Raises UserError
-    if the loss stops being a number, or if memory does not hold a single example.
+    Returns the state at the end (its history) and the run's totals. Raises UserError if the loss
+    stops being a number, or if memory does not hold a single example.
     """
-    pad_token_id = model.config.pad_token_id
-    model.to(device.torch_device).train()  # before the optimizer: its state goes along
-    parameters = list(model.parameters())
-    groups = [  # biases and norms are vectors; decaying them only shrinks the output's scale
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": args.weight_decay},
-        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    optimizer = torch.optim.AdamW(groups, lr=args.learning_rate, fused=True)
-    scaler = torch.amp.GradScaler(device.torch_device.type, enabled=device.precision == "fp16")
-    examples = [e for e in examples if _count_labels(e)]
-    if not examples:
-        raise UserError("no training example has a word that the tokenizer keeps. Give more data.")
-    lengths = [len(example["input_ids"]) for example in examples]
-    n_labels = [_count_labels(example) for example in examples]
-    steps = args.num_train_epochs * -(-len(examples) // args.batch_size)
-    state = {"step": 0, "epoch": 0, "batch": 0, "loss": 0.0, "seconds": 0.0, "history": [],
-             "best": None, "micro": args.batch_size}  # fmt: skip
+    counted = [(e, n) for e in examples if (n := n_labels(e))]
+    if not counted:
+        raise UserError("no training example has a label that the tokenizer keeps. Give more data.")
+    lengths = [len(example["input_ids"]) for example, _ in counted]
+    per_epoch = -(-len(counted) // args.batch_size)
+    steps = args.num_train_epochs * per_epoch
+    trainer = Trainer(model, args, device, loss, layer_decay)
     gather(device, {})  # the first process has cleared the folder
-    if saved := _load_state(folder / "state.pt"):
-        model.load_state_dict(saved.pop("model"))
-        optimizer.load_state_dict(saved.pop("optimizer"))
-        scaler.load_state_dict(saved.pop("scaler"))
-        set_rng(saved.pop("rng"), device)
-        state = saved
-        log.info("going on from epoch %d, step %d", state["epoch"] + 1, state["step"])
-    if device.rank:  # the same weights, but its own dropout
-        set_seed(args.seed + device.rank + state["step"])
-
-    def train_batch(indices: list[int], micro: int) -> torch.Tensor:
-        """Gradients of the batch's mean loss over its labels, whatever the size of its pieces."""
-        optimizer.zero_grad()
-        total, count = (
-            torch.zeros((), device=device.torch_device),
-            sum(n_labels[i] for i in indices),
+    state = State(**(load_state(folder, trainer) or {"micro": args.batch_size}))
+    if len(set(gather(device, {device.rank: state.step}).values())) > 1:
+        raise UserError(
+            f"the processes do not see the same {folder}: an unfinished run is there for some of "
+            "them only. Give an --output_dir on a disk that all nodes share."
         )
-        scaler.scale(total)  # it wants to have seen a loss, also where this process's share is none
-        share = indices[device.rank :: device.processes]
-        for start in range(0, len(share), micro):
-            piece = pad([examples[i] for i in share[start : start + micro]], pad_token_id)
-            piece = {name: tensor.to(device.torch_device) for name, tensor in piece.items()}
-            labels = piece.pop("labels").flatten()
-            with device.autocast():
-                scores = logits(model, piece).float().flatten(0, -2)
-                loss = F.cross_entropy(scores, labels, ignore_index=IGNORED, reduction="sum")
-            loss = loss / count
-            scaler.scale(loss).backward()
-            total += loss.detach()
-        return total
-
-    def sum_over_processes(loss: torch.Tensor) -> None:
-        # Not DistributedDataParallel: it sums within the backward pass, where a process that runs
-        # out of memory, or whose share of a last batch is empty, would leave the others waiting.
-        if device.processes > 1:
-            for p in parameters:
-                p.grad = torch.zeros_like(p) if p.grad is None else p.grad
-            add_up(device, [loss, *(p.grad for p in parameters)])
-
-    def save(losses: list[torch.Tensor]) -> None:
-        _check(losses, state)
-        state["seconds"] += time.perf_counter() - clock[0]
-        clock[0] = time.perf_counter()
-        if device.rank:
-            return
-        parts = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
-        parts |= {"scaler": scaler.state_dict(), "rng": get_rng(device)}
-        _save_tensors(folder / "state.pt", state | parts)
-
-    clock, saved_at, losses = [time.perf_counter()], time.monotonic(), []
+    if device.rank:  # the same weights, but its own dropout
+        set_seed(args.seed + device.rank + state.step)
+    clock, saved_at, recent = time.perf_counter(), time.monotonic(), []
     progress = tqdm(
-        total=args.num_train_epochs * len(examples),
-        initial=state["epoch"] * len(examples) + state["batch"] * args.batch_size,
+        total=args.num_train_epochs * len(counted),
+        initial=state.epoch * len(counted) + state.batch * args.batch_size,
         desc="fine-tuning", unit=" examples", dynamic_ncols=True, smoothing=0.1,
         disable=device.rank > 0,
     )  # fmt: skip
-    while state["epoch"] < args.num_train_epochs:
-        batches = epoch_batches(lengths, args.batch_size, args.seed, state["epoch"])
-        for indices in batches[state["batch"] :]:
-            rate = learning_rate(state["step"], steps, args.learning_rate, args.warmup_ratio)
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-            loss, state["micro"] = in_memory(
-                lambda size, batch=indices: train_batch(batch, size), state["micro"], device
-            )
-            sum_over_processes(loss)
-            scaler.unscale_(optimizer)
-            torch.nn.utils.clip_grad_norm_(parameters, args.max_grad_norm)
-            scaler.step(optimizer)
-            scaler.update()
-            losses.append(loss)
-            state["step"] += 1
-            state["batch"] += 1
+
+    def save() -> None:
+        nonlocal clock, saved_at
+        _check(recent, state)
+        now = time.perf_counter()
+        state.seconds, clock = state.seconds + now - clock, now
+        save_state(folder, trainer, asdict(state))
+        saved_at = time.monotonic()
+
+    while state.epoch < args.num_train_epochs:
+        batches = epoch_batches(lengths, args.batch_size, args.seed, state.epoch)
+        for indices in batches[state.batch :]:
+            trainer.set_rate(state.step, steps)
+            batch, labels = zip(*(counted[i] for i in indices), strict=True)
+            loss_now, state.micro = trainer.train_on(batch, sum(labels), state.micro)
+            recent.append(loss_now)
+            state.step += 1
+            state.batch += 1
             progress.update(len(indices))
-            if len(losses) == CHECK_EVERY:
-                progress.set_postfix(loss=f"{_check(losses, state):.3f}", refresh=False)
+            rate = learning_rate(state.step - 1, steps, args.learning_rate, args.warmup_ratio)
+            if state.step % CHECK_EVERY == 0 or state.step == steps:
+                last = _check(recent, state)
+                state.steps.append({"step": state.step, "loss": last, "learning_rate": rate})
+                progress.set_postfix(loss=f"{last:.3f}", refresh=False)
             if time.monotonic() - saved_at > 60 * args.save_minutes:
-                save(losses)
-                saved_at = time.monotonic()
-        _check(losses, state)
-        optimizer.zero_grad()  # frees the gradients for the evaluation
-        train_loss, last_rate = state["loss"] / len(batches), optimizer.param_groups[0]["lr"]
+                save()
+        _check(recent, state)
+        trainer.optimizer.zero_grad()  # frees the gradients for the evaluation
         stopped = time.perf_counter()
         dev = evaluate()
-        clock[0] += time.perf_counter() - stopped  # not a part of the training's seconds
+        clock += time.perf_counter() - stopped  # not a part of the training's seconds
         model.train()
-        history = state["history"]
-        history.append({"train": {"loss": train_loss, "learning_rate": last_rate}, "dev": dev})
-        best = state["best"]
-        if not dev or best is None or dev[main_metric] > history[best]["dev"][main_metric]:
-            # A file of its own: until the state below is saved, the earlier best is still it.
-            state["best"] = state["epoch"]
+        rate = learning_rate(state.step - 1, steps, args.learning_rate, args.warmup_ratio)
+        train = {"loss": state.loss / len(batches), "learning_rate": rate}
+        best = state.history[state.best]["dev"].get(main_metric) if state.history else None
+        state.history.append({"train": train, "dev": dev})
+        if best is None or dev[main_metric] > best:  # without a dev split: the last
+            # A file of its own: until the state is saved again, the earlier best is still needed.
+            state.best = state.epoch
             if not device.rank:
-                _save_tensors(folder / f"epoch-{state['best']}.pt", model.state_dict())
-        state |= {"epoch": state["epoch"] + 1, "batch": 0, "loss": 0.0}
-        save(losses)
-        saved_at = time.monotonic()
-        if best is not None and best != state["best"] and not device.rank:
-            (folder / f"epoch-{best}.pt").unlink(missing_ok=True)
-        score = f"dev {main_metric} {dev[main_metric]:.4f}" if dev else ""
+                save_tensors(folder / f"epoch-{state.best}.pt", weights_of(model))
+        state.epoch, state.batch, state.loss = state.epoch + 1, 0, 0.0
+        if time.monotonic() - saved_at > min(SAVE_SECONDS, 60 * args.save_minutes):
+            save()
         if not device.rank:
-            progress.write(f"epoch {state['epoch']}: loss {train_loss:.4f} {score}", sys.stderr)
+            score = f"dev {main_metric} {dev[main_metric]:.4f}" if dev else ""
+            progress.write(f"epoch {state.epoch}: loss {train['loss']:.4f} {score}", sys.stderr)
     progress.close()
-    if state["best"] != state["epoch"] - 1:
-        model.load_state_dict(_load_state(folder / f"epoch-{state['best']}.pt"))
-    seconds = state["seconds"]
-    return state["history"], {
-        "best_epoch": state["best"] + 1,
-        "train_seconds": seconds,
-        "train_examples_per_second": args.num_train_epochs * len(examples) / seconds,
-        "train_tokens_per_second": args.num_train_epochs * sum(lengths) / seconds,
-        "micro_batch_size": state["micro"],
+    state.seconds += time.perf_counter() - clock
+    if state.best != state.epoch - 1:
+        best = torch.load(folder / f"epoch-{state.best}.pt", map_location="cpu", weights_only=True)
+        model.load_state_dict(best, strict=False)
+    return state, {
+        "best_epoch": state.best + 1,
+        "train_seconds": state.seconds,
+        "train_examples_per_second": args.num_train_epochs * len(counted) / state.seconds,
+        "train_tokens_per_second": args.num_train_epochs * sum(lengths) / state.seconds,
+        "micro_batch_size": state.micro,
     }
 
 
-def _count_labels(example: dict) -> int:
-    return int(np.count_nonzero(np.array(example["labels"]) != IGNORED))
-
-
-_REMEDY = "Use a lower --learning_rate, or --precision fp32, with --overwrite."
-
-
-def _check(losses: list[torch.Tensor], state: dict) -> float | None:
-    """Add the losses of the last steps to `state["loss"]`; UserError at the first NaN."""
+def _check(losses: list[torch.Tensor], state: State) -> float | None:
+    """Add the losses of the last steps to `state.loss`; UserError at the first NaN."""
     values = torch.stack(losses).tolist() if losses else []
-    for step, value in enumerate(values, state["step"] - len(values) + 1):
+    for step, value in enumerate(values, state.step - len(values) + 1):
         if not np.isfinite(value):
             raise UserError(f"the loss is {value} at step {step}. {_REMEDY}")
-    state["loss"] += sum(values)
+    state.loss += sum(values)
     losses.clear()
     return values[-1] if values else None
 
 
-def predict(
-    model, examples: list[dict], batch_size: int, device: Device, name: str
-) -> list[np.ndarray]:
+def predict_logits(
+    model,
+    examples: list[dict],
+    batch_size: int,
+    device: Device,
+    name: str,
+    forward: Callable = logits,
+    reduce: Callable[[np.ndarray, dict], object] = lambda scores, example: scores,
+) -> list:
     """Logits of every example, float32, in the order given: `[labels]`, or `[tokens, labels]`.
 
-    Without dropout. An example without tokens has `[0, labels]`-like nothing: an empty array.
-    Under torchrun each process predicts some batches, and all get all logits.
+    Without dropout. An example without tokens has none: `[0, labels]`. `forward(model, batch)`
+    gives them, `[batch, ...]`; `reduce(logits, example)` may keep less of them at once. Under
+    torchrun each process predicts some batches, and all get all.
     """
     model.to(device.torch_device).eval()
-    found: dict[int, np.ndarray] = {}
+    found: dict[int, object] = {}
     lengths = [len(example["input_ids"]) for example in examples]
     micro = batch_size
 
@@ -223,12 +255,12 @@ def predict(
                         model.config.pad_token_id)  # fmt: skip
             batch = {key: tensor.to(device.torch_device) for key, tensor in batch.items()}
             with device.autocast():
-                scores = logits(model, batch)
+                scores = forward(model, batch)
             scores = scores.float().cpu().numpy()
             if not np.isfinite(scores).all():
                 raise UserError(f"the model's predictions are not numbers any more. {_REMEDY}")
             for row, i in zip(scores, piece, strict=True):
-                found[i] = row if row.ndim == 1 else row[: lengths[i]]
+                found[i] = reduce(row if row.ndim == 1 else row[: lengths[i]], examples[i])
 
     with torch.inference_mode(), tqdm(
         total=len(examples), desc=name, unit=" examples", leave=False, dynamic_ncols=True,
@@ -239,22 +271,7 @@ def predict(
             if filled:
                 _, micro = in_memory(lambda size, batch=filled: run(batch, size), micro, device)
             progress.update(device.processes * len(indices))
-    nothing = np.empty((0, model.config.num_labels), np.float32)
     found = gather(device, found)
-    return [found.get(i, nothing) for i in range(len(examples))]
-
-
-def _save_tensors(path: Path, value: dict) -> None:
-    """`torch.save`, atomically; a failed write is an OSError that names the file."""
-    with replacing(path) as temporary:
-        try:
-            torch.save(value, temporary)
-        except RuntimeError as error:  # how torch reports a full disk
-            with temporary.open("ab") as probe:
-                probe.write(b"\0" * 2**20)  # raises the OSError behind it, if there is one
-            raise UserError(f"cannot write {path}: {error}. Is the disk full?") from error
-
-
-def _load_state(path: Path) -> dict | None:
-    """The saved state, on the CPU; None if there is none."""
-    return torch.load(path, map_location="cpu", weights_only=True) if path.is_file() else None
+    for i in set(range(len(examples))) - set(found):
+        found[i] = reduce(np.empty((0, model.config.num_labels), np.float32), examples[i])
+    return [found[i] for i in range(len(examples))]

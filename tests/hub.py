@@ -8,7 +8,8 @@
         subprocess.run([sys.executable, "script.py"], env=hub.env(cache))
 
 The clients read HF_* when they are imported, hence the subprocess. Tests break the hub by setting
-`hub.mode`, for all requests or for those with `hub.only` in their path, and read `hub.requests`.
+`hub.mode`, for all requests or for those with `hub.only` in their path, for ever or `hub.times`
+times. They read `hub.requests`, and `hub.broken`: a test of a failure asserts that it was served.
 """
 
 import contextlib
@@ -35,15 +36,37 @@ LARGE = (".bin", ".safetensors", ".parquet")  # known by their SHA-256, the rest
 class Hub:
     """Serve the repositories under `root`; folders may be added and changed while it runs.
 
-    mode: "ok"; "503": every answer is 503; "silent": accepts and never answers, until the mode
-    changes; "cut": files break off in the middle. requests: (method, raw path) in order of arrival.
+    mode: "ok"; "503": every answer is 503; "gated": access was not granted; "silent": accepts and
+    never answers, until the mode changes; "cut": files break off in the middle; "stall": nothing
+    comes after a file's middle, until the mode changes.
+    requests: (method, raw path) in order of arrival; broken: those that the mode was applied to.
     """
 
     def __init__(self, root):
-        self.root, self.mode, self.only, self.requests = pathlib.Path(root), "ok", "", []
+        self.root, self.requests, self.broken = pathlib.Path(root), [], []
+        self.lock = threading.Lock()
+        self.mend()
         handler = functools.partial(_Handler, self)
         self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
         self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
+
+    def mend(self):
+        """In order again, with no request noted."""
+        self.mode, self.only, self.times = "ok", "", None
+        self.requests.clear()
+        self.broken.clear()
+
+    def breaks(self, request) -> str:
+        """The mode for this request, which is noted."""
+        with self.lock:
+            self.requests.append(request)
+            mode = self.mode if self.only in request[1] and self.times != 0 else "ok"
+            if mode in ("cut", "stall") and (request[0] != "GET" or "/resolve/" not in request[1]):
+                mode = "ok"
+            if mode != "ok":
+                self.broken.append(request)
+                self.times = self.times and self.times - 1
+            return mode
 
     def __enter__(self):
         threading.Thread(target=self.server.serve_forever, args=(0.05,), daemon=True).start()
@@ -113,12 +136,13 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self):
         self.body = self.rfile.read(int(self.headers.get("Content-Length", 0))).decode()
-        self.hub.requests.append((self.command, self.path))
-        hit = self.hub.only in self.path
-        while hit and self.hub.mode == "silent":
-            time.sleep(0.05)
-        if hit and self.hub.mode == "503":
+        self.mode = self.hub.breaks((self.command, self.path))
+        if self.mode == "silent":
+            self.wait()
+        if self.mode == "503":
             return self.reply(503, b"unavailable")
+        if self.mode == "gated":
+            return self.error("GatedRepo", "Access to this repository is restricted", 403)
         url = urllib.parse.urlsplit(self.path)
         match = FILE_URL.fullmatch(url.path) or API_URL.fullmatch(url.path)
         if not match:
@@ -132,7 +156,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if not folder:
             return self.error("RevisionNotFound", f"Invalid rev id: {part['revision']}")
         if match.re is FILE_URL:
-            return self.file(folder, part["path"], hit and self.hub.mode == "cut")
+            return self.file(folder, part["path"])
         return self.api(part, folder, urllib.parse.parse_qs(url.query))
 
     do_HEAD = do_POST = do_GET
@@ -152,10 +176,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         files = [{"rfilename": name} for p, name in names.items() if p.is_file()]
         self.json({"id": part["repo"], "sha": _commit(folder), "siblings": files, "tags": []})
 
-    def file(self, folder, name, cut):
+    def file(self, folder, name):
         commit = {"X-Repo-Commit": _commit(folder)}
         if not (folder / name).is_file():
-            return self.error("EntryNotFound", f"{name} does not exist", **commit)
+            return self.error("EntryNotFound", f"{name} does not exist", headers=commit)
         data = (folder / name).read_bytes()
         entry = _entry(folder / name, name)
         headers = commit | {"ETag": f'"{entry["oid"]}"', "Accept-Ranges": "bytes"}
@@ -164,22 +188,33 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             headers["X-Linked-Size"] = len(data)
         wanted = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
         if not wanted:
-            return self.reply(200, data, headers, cut)
+            return self.reply(200, data, headers)
         start, stop = int(wanted[1]), min(int(wanted[2] or len(data)) + 1, len(data))
         headers["Content-Range"] = f"bytes {start}-{stop - 1}/{len(data)}"
-        return self.reply(206, data[start:stop], headers, cut)
+        return self.reply(206, data[start:stop], headers)
 
     def json(self, content):
         self.reply(200, json.dumps(content).encode())
 
-    def error(self, code, message, **headers):
-        self.reply(404, b"", headers | {"X-Error-Code": code, "X-Error-Message": message})
+    def error(self, code, message, status=404, headers=None):
+        headers = {"X-Error-Code": code, "X-Error-Message": message, **(headers or {})}
+        self.reply(status, b"", headers)
 
-    def reply(self, status, body, headers=None, cut=False):
+    def reply(self, status, body, headers=None):
         self.send_response(status)
         for name, value in {"Content-Length": len(body), **(headers or {})}.items():
             self.send_header(name, value)
         self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(body[: len(body) // 2] if cut else body)
-            self.close_connection |= cut
+        if self.command == "HEAD":
+            return
+        if self.mode in ("cut", "stall"):
+            self.wfile.write(body[: len(body) // 2])
+            self.wait()
+            self.close_connection = True
+        else:
+            self.wfile.write(body)
+
+    def wait(self):
+        """As long as the hub is to say nothing; a "cut" waits for nothing."""
+        while self.hub.mode in ("silent", "stall"):
+            time.sleep(0.05)

@@ -11,7 +11,9 @@ from common.cli import UserError
 from common.models import load_config, load_tokenizer
 from NER import alignment
 from NER import task as ner
+from NLI import data as nli_data
 from NLI import task as nli
+from NLI.encoding import truncate
 from tests import tiny
 
 FAMILIES = ("bert", "biobert", "gpt2", "biogpt")
@@ -166,7 +168,7 @@ def test_perfect_logits_give_the_gold_tags_back_except_for_cut_words(kind, iob2)
     tags = ["O", "O", "B-DNA", "I-DNA", "I-DNA", "O", "B-protein", "O", "B-cell", "I-cell"]
     classes = ["DNA", "cell", "protein"]
     labels = ["O", *([f"{p}-{c}" for c in classes for p in "BI"] if iob2 else classes)]
-    data = ner.Data("x", {}, labels, iob2)
+    data = ner.Data({}, labels, iob2)
     examples = [ner.Example("0", words, tags), ner.Example("1", [], [])]
     for max_length in (100, 12):
         encoded, counts = ner.encode(data, examples, tokenizer(kind), max_length)
@@ -200,9 +202,9 @@ def test_as_many_labels_as_words():
 def test_only_an_uncased_vocabulary_is_lower_cased(kind):
     split = alignment.WordTokenizer(tokenizer(kind), 50)
     capital, small = split(["IL-2", "DNA"])[0], split(["il-2", "dna"])[0]
-    assert (capital == small) == (kind == "uncased")
+    assert (capital == small) == (kind in tiny.UNCASED)
     text = "".join(tokenizer(kind).convert_ids_to_tokens(capital))
-    assert ("IL" in text.replace("##", "").replace("</w>", "")) == (kind != "uncased")
+    assert ("IL" in text.replace("##", "").replace("</w>", "")) == (kind not in tiny.UNCASED)
 
 
 def test_the_library_alone_would_lower_case_the_vocabulary_only_repository(tmp_path):
@@ -216,7 +218,7 @@ def test_the_library_alone_would_lower_case_the_vocabulary_only_repository(tmp_p
 
 # --- NLI: pairs
 
-DATA = nli.Data("x", {}, nli.LABELS)
+DATA = nli.Data({}, nli_data.LABELS)
 
 
 def encode_pairs(kind, pairs, max_length=10_000):
@@ -294,7 +296,7 @@ def test_truncate_equals_one_token_at_a_time():
         for m in range(13):
             for room in range(2, n + m + 1):
                 a, b = [f"a{i}" for i in range(n)], [f"b{i}" for i in range(m)]
-                assert nli.truncate(a, b, room) == one_token_at_a_time(a, b, room), (n, m, room)
+                assert truncate(a, b, room) == one_token_at_a_time(a, b, room), (n, m, room)
 
 
 @pytest.mark.parametrize("kind", FAMILIES)

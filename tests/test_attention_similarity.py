@@ -316,3 +316,22 @@ def test_killed_and_called_again_goes_on(encoder, monkeypatch, tmp_path):
         for metric in METRICS:
             np.testing.assert_array_equal(again[key].mean[metric], whole[key].mean[metric])
             np.testing.assert_array_equal(again[key].std[metric], whole[key].std[metric])
+
+
+def test_encoders_are_compared_in_groups_that_memory_holds(encoder, monkeypatch):
+    """One pre-trained beside as many others as half of the free memory has room for."""
+    model = encoder("bert")
+    size = sum(p.numel() * p.element_size() for p in model.parameters())
+    for room, expected in ((8, [[1, 2, 3], [4, 5]]), (0, [[1], [2], [3], [4], [5]])):
+        monkeypatch.setattr(attention_similarity, "free_memory", lambda device, n=room: n * size)
+        assert attention_similarity.groups([1, 2, 3, 4, 5], model, CPU) == expected
+
+
+def test_a_model_beside_itself_is_not_run_twice(encoder, monkeypatch):
+    model, seen = encoder("bert"), []
+    real = attention_similarity.attentions
+    monkeypatch.setattr(attention_similarity, "attentions",
+                        lambda *given: seen.append(1) or real(*given))  # fmt: skip
+    found = compare(model, {0: model}, [{"input_ids": [5, 6, 7]}], CPU,
+                    pad_token_id=0, batch_size=1)  # fmt: skip
+    assert len(seen) == 1 and (found[0].mean["cosine"] == 1).all()

@@ -19,7 +19,7 @@ import pyarrow.parquet
 import pytest
 import torch
 
-from common import figures, files, models, results, training
+from common import figures, files, fine_tuning, models, results, resume, training
 from tests import tiny
 
 TASKS = ("NER", "NLI")
@@ -31,7 +31,7 @@ QUICK = ("--device", "cpu", "--precision", "fp32", "--num_train_epochs", "1")
 
 
 # What a progress bar, shown while a run works, may leave on the screen.
-PROGRESS = re.compile(r"[^\r\n]*examples/s\]|\x1b\[A|epoch \d+: loss[^\r\n]*")
+PROGRESS = re.compile(r"[^\r\n]*examples/s[^\]\r\n]*\]|\x1b\[A|epoch \d+: loss[^\r\n]*")
 
 
 def ner_row(i: int) -> dict:
@@ -140,10 +140,11 @@ def test_a_wrong_flag(tmp_path, capsys, task, argv, named):
 def test_a_device_that_is_not_there(tmp_path, capsys, checkpoint, device):
     if device == "cuda" and torch.cuda.is_available():
         pytest.skip("there is a GPU")
+    data = write_data(tmp_path / "data", "NER")
     capsys.readouterr()
     with pytest.raises(SystemExit) as stop:
         importlib.import_module("NER.fine-tuning").main(
-            [*map(str, flags(tmp_path, checkpoint("bert"), tmp_path / "out")), "--device", device]
+            [*map(str, flags(data, checkpoint("bert"), tmp_path / "out")), "--device", device]
         )
     message = capsys.readouterr().err
     assert stop.value.code == 2 and message.count("\n") == 1
@@ -513,7 +514,11 @@ BROKEN_MODELS = {
         edit_json("config.json", n_layer=2, num_hidden_layers=2),
         ["missing", "h.1."],
     ),
-    "roberta": ("bert", edit_json("config.json", model_type="roberta"), ["roberta", "bert, gpt2"]),
+    "CamemBERT": (
+        "bert",
+        edit_json("config.json", model_type="camembert"),
+        ["'camembert'", "bert, roberta"],
+    ),
     "unheard-of": ("bert", edit_json("config.json", model_type="mamba9"), ["mamba9"]),
     "no vocabulary, BERT": ("biobert", remove("vocab.txt"), ["vocabulary"]),
     "no vocabulary, GPT-2": (
@@ -565,12 +570,12 @@ def test_a_model_with_a_missing_weight_is_refused_for_both_tasks(
 
 
 def nan_from_step(first):
-    """`models.logits`, but NaN at the training step `first` (and then, through the weights, on)."""
-    steps = []
+    """The model's logits, but NaN at the training step `first` (and, through the weights, on)."""
+    steps, real = [], models.logits
 
     def logits(model, batch):
         steps.extend([1] * model.training)
-        return models.logits(model, batch) * (float("nan") if len(steps) == first else 1)
+        return real(model, batch) * (float("nan") if len(steps) == first else 1)
 
     return logits
 
@@ -581,20 +586,20 @@ def test_a_loss_that_is_no_number(tmp_path, capsys, checkpoint, monkeypatch, tas
     data, model, out = write_data(tmp_path / "data", task), checkpoint("bert"), tmp_path / "out"
     argv = (*flags(data, model, out), "--batch_size", 3, "--num_train_epochs", 2)
     with monkeypatch.context() as patch:
-        patch.setattr(training, "logits", nan_from_step(5))
+        patch.setattr(models, "logits", nan_from_step(5))
         message = refused(capsys, task, *argv)
     assert re.search(r"loss is nan at step \d+\.", message)
     assert "lower --learning_rate" in message and "--overwrite" in message
     folder = run_folder(data, model, out)
     left = {path.name for path in folder.iterdir()}
-    assert left == {"config.json", ".lock", "state.pt", "epoch-0.pt"}
+    assert left == {"config.json", ".lock", "epoch-0.pt"}
     assert script(task, *argv, "--learning_rate", "1e-5", "--overwrite") == 0
     assert (folder / "metrics.json").is_file() and not (folder / "state.pt").exists()
 
 
 def test_the_step_of_the_first_nan_is_named(tmp_path, capsys, checkpoint, monkeypatch):
     data, model, out = write_data(tmp_path / "data", "NER"), checkpoint("bert"), tmp_path / "out"
-    monkeypatch.setattr(training, "logits", nan_from_step(2))
+    monkeypatch.setattr(models, "logits", nan_from_step(2))
     message = refused(capsys, "NER", *flags(data, model, out), "--batch_size", 2)
     assert "loss is nan at step 2." in message
 
@@ -649,11 +654,11 @@ def test_a_result_folder_that_cannot_be_written(tmp_path, capsys, checkpoint, mo
 # What a run writes, in order; from its start on, no file may grow past so many bytes.
 WRITES = {
     "config.json": (results, "write_json", 0),
-    "epoch-0.pt": (training, "_save_tensors", 0),
-    "state.pt": (training, "_save_tensors", 300_000),
+    "state.pt": (resume, "save_tensors", 300_000),
+    "epoch-0.pt": (training, "save_tensors", 0),
     "checkpoint": (files, "save_model", 0),
     "checkpoint's weights": (files, "save_model", 20_000),
-    "history.csv": (files, "write_history", 0),
+    "history.csv": (fine_tuning, "history_rows", 0),
     "learning_curve.png": (figures, "learning_curve", 0),
     "predictions.jsonl": (files, "write_jsonl", 0),
     "metrics.json": (results.Run, "finish", 0),
@@ -672,7 +677,7 @@ def refused_without_space(capsys, monkeypatch, name, data, model, out):
     with monkeypatch.context() as patch:
         patch.setattr(where, function, on_a_full_disk)
         try:
-            return refused(capsys, "NER", *flags(data, model, out))
+            return refused(capsys, "NER", *flags(data, model, out), "--save_minutes", "0")
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
@@ -686,6 +691,7 @@ def test_a_full_disk(tmp_path, capsys, checkpoint, monkeypatch, name):
     left = {path.name for path in folder.iterdir()}
     written = [file for file in WRITES if file != "checkpoint's weights"]
     complete = set(written[: written.index(name.split("'")[0])])
+    complete |= {"steps.csv"} if "history.csv" in complete else set()
     assert left == complete | {".lock"}, "all before, and nothing half-written"
     # With space again, the same command ends as if nothing had happened.
     assert script("NER", *flags(data, model, out)) == 0
@@ -703,14 +709,14 @@ def test_a_second_process_on_the_same_folder(tmp_path, capsys, checkpoint, monke
     data, model, out = write_data(tmp_path / "data", "NER"), checkpoint("bert"), tmp_path / "out"
     argv, fit, messages = flags(data, model, out), training.fit, []
 
-    def second_starts(*args):
+    def second_starts(*args, **options):
         with monkeypatch.context() as patch:
-            patch.setattr(training, "fit", lambda *_: pytest.fail("the second trains too"))
+            patch.setattr(training, "fit", lambda *_, **__: pytest.fail("the second trains too"))
             for more in ((), ("--overwrite",)):
                 before = tree(out)
                 messages.append(refused(capsys, "NER", *argv, *more))
                 assert tree(out) == before
-        return fit(*args)
+        return fit(*args, **options)
 
     monkeypatch.setattr(training, "fit", second_starts)
     assert script("NER", *argv) == 0

@@ -13,7 +13,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -24,28 +23,65 @@ import pyarrow.parquet
 import pytest
 
 from common import hub as client
+from common.cli import UserError
 from tests import tiny
 from tests.hub import Hub
 
 ROOT = Path(__file__).resolve().parents[1]
 DATASET = "tner/bionlp2004"
+SQUAD, BIOBERT = "rajpurkar/squad_v2", "dmis-lab/biobert-v1.1"
+SQUAD_ROWS = {
+    split: [
+        {"id": f"{split}-{i}", "context": text, "answers": {"text": [text[:4]][i % 2 :],
+                                                            "answer_start": [0][i % 2 :]}}
+        for i, text in enumerate(texts)
+    ]
+    for split, texts in {"train": tiny.SENTENCES[:4], "validation": tiny.SENTENCES[4:7]}.items()
+}  # fmt: skip
 REFUSED = {"HF_ENDPOINT": "http://127.0.0.1:9"}  # nothing listens there
+# The repository, and the part of a path that the second question about it has.
+KINDS = {"data set": (SQUAD, "/revision/"), "model": (BIOBERT, "config.json")}
 QUICK = ("--device", "cpu", "--precision", "fp32", "--num_train_epochs", "1")
 
 
 # --- what runs in a helper process ---------------------------------------------------------------
 
 
-def fine_tune(argv, timeout=2) -> tuple[int, str, float]:
-    """NER/fine-tuning.py: exit code, stderr, seconds. Nobody sleeps between the retries."""
-    err, started, code = io.StringIO(), time.monotonic(), 0
-    with contextlib.redirect_stderr(err), contextlib.redirect_stdout(io.StringIO()):
+@contextlib.contextmanager
+def hurried():
+    """Nobody waits: a silent Hub is given a second, and the waits between two tries are noted."""
+    slept = []
+    with mock.patch("time.sleep", slept.append), mock.patch("common.hub.TIMEOUT", 1):
+        yield slept
+
+
+def fine_tune(argv) -> tuple[int, str]:
+    """NER/fine-tuning.py: exit code and stderr."""
+    err, code = io.StringIO(), 0
+    with contextlib.redirect_stderr(err), contextlib.redirect_stdout(io.StringIO()), hurried():
         try:
-            with mock.patch("time.sleep"), mock.patch("common.hub.TIMEOUT", timeout):
-                importlib.import_module("NER.fine-tuning").main([*QUICK, *argv])
+            importlib.import_module("NER.fine-tuning").main([*QUICK, *argv])
         except SystemExit as stop:
             code = stop.code
-    return code, err.getvalue(), time.monotonic() - started
+    return code, err.getvalue()
+
+
+def get(kind) -> tuple[str, float]:
+    """Load the data set or the model: the error's message or "", and the seconds between tries."""
+    with hurried() as slept:
+        try:
+            squad() if kind == "data set" else load(BIOBERT, "token")
+        except UserError as error:
+            return str(error), sum(slept)
+    return "", sum(slept)
+
+
+def squad(hub_id=SQUAD):
+    """The rows of both splits, and what was said meanwhile."""
+    err = io.StringIO()
+    with contextlib.redirect_stderr(err):
+        rows = client.load_dataset(hub_id, ("train", "dev"), ("id", "context", "answers"))
+    return rows, err.getvalue()
 
 
 def warm_up():
@@ -54,14 +90,14 @@ def warm_up():
     from common import training  # noqa: F401
 
 
-def load(name, task):
+def load(name, head):
     """Weights as arrays, and the tokenizer's pieces of a text with capitals."""
     import argparse
 
     from common import models
 
     args = argparse.Namespace(model_name=name, demo=False)
-    model, tokenizer = models.load_task_model(args, task, ["a", "b"])
+    model, tokenizer = models.load_task_model(args, head, ["a", "b"])
     weights = {key: value.numpy() for key, value in model.state_dict().items()}
     return weights, tokenizer.tokenize("NF-kappa B and IL-2"), len(tokenizer)
 
@@ -84,6 +120,12 @@ def served(tmp_path_factory):
         tags = pyarrow.array(tags, pyarrow.list_(pyarrow.int32()))
         table = pyarrow.table({"tokens": words, "tags": tags})
         pyarrow.parquet.write_table(table, folder / "0000.parquet")
+    folder = root / "datasets" / SQUAD / "main" / "squad_v2"
+    folder.mkdir(parents=True)
+    for split in SQUAD_ROWS:
+        table = pyarrow.Table.from_pylist([row | {"title": "T"} for row in SQUAD_ROWS[split]])
+        pyarrow.parquet.write_table(table, folder / f"{split}-00000-of-00001.parquet")
+    (folder.parent / "README.md").write_text("not asked for")
     with Hub(root) as hub:
         yield hub
 
@@ -116,10 +158,9 @@ def offline(served, cache):
 @pytest.fixture
 def hub(served):
     """The Hub in order, with no request noted yet."""
-    served.mode, served.only = "ok", ""
-    served.requests.clear()
+    served.mend()
     yield served
-    served.mode, served.only = "ok", ""
+    served.mend()
 
 
 @pytest.fixture
@@ -141,14 +182,14 @@ def flags(out, *more, size=0):
     return ["--training_size", str(size), "--output_dir", str(out), *map(str, more)]
 
 
-def check_refused(result, out, *named, seconds=15):
-    """Exit code 2, one message that names all of `named`, no result, and in time."""
-    code, err, took = result
+def check_refused(result, out, *named):
+    """Exit code 2, one message that names all of `named`, and no result."""
+    code, err = result
     assert code == 2, err
     message = err.strip().splitlines()[-1]
     assert message.startswith("error: ") and "Traceback" not in err and err.count("error: ") == 1
     assert all(part in message for part in named), message
-    assert took < seconds and not out.exists()
+    assert not out.exists()
 
 
 def no_conversion(requests):
@@ -164,7 +205,7 @@ def no_conversion(requests):
 def test_from_a_fresh_machine_and_again_without_a_network(served, offline, cache, tmp_path):
     """First as the README says it, from inside the task's folder; then with the Hub gone."""
     shutil.rmtree(cache, ignore_errors=True)
-    served.requests.clear()
+    served.mend()
     argv = flags(tmp_path / "out", size=10)
     done = subprocess.run(
         [sys.executable, "fine-tuning.py", "--model_name", "biobert", *QUICK, *argv],
@@ -178,8 +219,8 @@ def test_from_a_fresh_machine_and_again_without_a_network(served, offline, cache
     saved = json.loads((folder / "checkpoint" / "config.json").read_text())
     assert saved["label2id"] == {"O": 0, "DNA": 1, "protein": 2, "RNA": 3}
 
-    code, err, seconds = offline(fine_tune, flags(tmp_path / "again", size=10)).result()
-    assert code == 0 and seconds < 10, err
+    code, err = offline(fine_tune, flags(tmp_path / "again", size=10)).result()
+    assert code == 0, err
     again = json.loads((tmp_path / "again" / folder.relative_to(tmp_path / "out") / "metrics.json")
                        .read_text())  # fmt: skip
     assert {k: v for k, v in again.items() if "f1" in k} == (
@@ -191,10 +232,27 @@ def test_cached_costs_no_request(hub, cold, online, tmp_path):
     assert online(fine_tune, flags(tmp_path / "first")).result()[0] == 0
     assert no_conversion(hub.requests)
     hub.requests.clear()
+    hub.mode = "silent"
     assert online(fine_tune, flags(tmp_path / "second")).result()[0] == 0
     assert not hub.requests
-    hub.mode = "silent"
-    assert online(fine_tune, flags(tmp_path / "third")).result()[0] == 0
+
+
+def test_a_data_set_of_shards(hub, cold, online, offline, cache):
+    """The layout of squad_v2: read whole, kept, and read again in silence and with no network."""
+    rows, said = online(squad).result()
+    assert rows == {"train": SQUAD_ROWS["train"], "dev": SQUAD_ROWS["validation"]}
+    assert "Generating" not in said and "README.md" not in str(hub.requests)
+    hub.requests.clear()
+    assert online(squad).result() == (rows, "") == offline(squad).result()
+    code = "import json; from tests.test_hub import squad; print(json.dumps(squad()))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=hub.env(cache, HF_HUB_OFFLINE="1"), cwd=ROOT,
+        capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0 and not hub.requests, done.stderr
+    assert json.loads(done.stdout) == [rows, ""]
+    # Only what the Hub's client keeps: no second copy that could go stale.
+    assert sorted(path.name for path in cache.iterdir()) == ["hub"]
 
 
 def test_refused_and_not_cached(cold, offline, data_dir, tmp_path):
@@ -203,43 +261,75 @@ def test_refused_and_not_cached(cold, offline, data_dir, tmp_path):
     result = offline(fine_tune, flags(out)).result()
     check_refused(result, out, "data set tner/bionlp2004", "--data_dir", "--demo", "network")
     result = offline(fine_tune, flags(out, "--data_dir", data_dir)).result()
-    check_refused(
-        result, out, "model dmis-lab/biobert-v1.1", "--demo", "--model_name with a local folder"
-    )
+    check_refused(result, out, f"model {BIOBERT}", "--demo", "--model_name with a local folder")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_refused_is_said_at_once(hub, cold, online, offline, kind):
+    """Nobody asks a Hub again that is gone, and what is in the cache is not asked for."""
+    message, waited = offline(get, kind).result()
+    assert message.startswith(f"cannot get the {kind} {KINDS[kind][0]} from the Hub") and not waited
+    assert online(get, kind).result()[0] == ""
+    assert offline(get, kind).result() == ("", 0)
 
 
 @pytest.mark.parametrize("only", ["", "/api/models/"])
 def test_silent_and_not_cached(hub, cold, online, tmp_path, only):
-    assert 0 < client.TIMEOUT <= 10  # here it is 2
+    assert 0 < client.TIMEOUT <= 10  # here it is 1
     hub.mode, hub.only = "silent", only
     out = tmp_path / "out"
-    result = online(fine_tune, flags(out)).result(timeout=60)
+    result = online(fine_tune, flags(out)).result(timeout=100)
     check_refused(result, out, "model dmis-lab" if only else DATASET, "--demo")
+    assert hub.broken
 
 
-def test_always_503(hub, cold, online, data_dir, tmp_path):
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("mode", ["silent", "stall"])
+def test_silent_in_the_middle(hub, cold, online, kind, mode):
+    """The Hub answers the first question, and then it says nothing more, or not the file's end."""
+    name, second = KINDS[kind]
+    for only in [second, "/resolve/"] if mode == "silent" else ["/resolve/"]:
+        hub.mend()
+        hub.mode, hub.only = mode, only
+        message, _ = online(get, kind).result(timeout=100)
+        assert message.startswith(f"cannot get the {kind} {name} from the Hub"), message
+        assert hub.broken and hub.broken[0] != hub.requests[0]
+    hub.mend()
+    assert online(get, kind).result()[0] == ""  # the same command goes on
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_always_503(hub, cold, online, kind):
     hub.mode = "503"
-    out = tmp_path / "out"
-    check_refused(online(fine_tune, flags(out)).result(), out, DATASET, "503", "--demo")
-    assert len(hub.requests) >= client.TRIES
-    result = online(fine_tune, flags(out, "--data_dir", data_dir)).result()
-    check_refused(result, out, "dmis-lab/biobert-v1.1", "503", "--demo")
+    message, waited = online(get, kind).result()
+    assert kind in message and KINDS[kind][0] in message and "503" in message
+    assert len(hub.broken) == client.TRIES and waited == 3
 
 
-def test_503_once(hub, cold, online, tmp_path):
-    hub.mode = "503"
-    running = online(fine_tune, flags(tmp_path / "out"))
-    while not hub.requests:
-        time.sleep(0.001)
-    hub.mode = "ok"
-    assert running.result()[0] == 0
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("times", [1, 2])
+def test_503_once_or_twice(hub, cold, online, kind, times):
+    hub.mode, hub.times = "503", times
+    assert online(get, kind).result()[0] == ""
+    assert len(hub.broken) == times and hub.broken == hub.requests[:times]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_access_was_not_granted(hub, cold, online, kind):
+    """Anybody may ask what there is; the files are refused."""
+    hub.mode, hub.only = "gated", "/resolve/"
+    message, _ = online(get, kind).result()
+    assert hub.broken
+    assert KINDS[kind][0] in message and "access must be granted" in message, message
 
 
 def test_unknown_repository(hub, cold, online, data_dir, tmp_path):
     out = tmp_path / "out"
     argv = flags(out, "--data_dir", data_dir, "--model_name", "nobody/nothing")
     result = online(fine_tune, argv).result()
-    check_refused(result, out, "model nobody/nothing", "not on the Hub", "spelling", seconds=5)
+    check_refused(result, out, "model nobody/nothing", "not on the Hub", "spelling")
+    with pytest.raises(UserError, match="data set nobody/nothing is not on the Hub"):
+        online(squad, "nobody/nothing").result()
 
 
 @pytest.mark.parametrize("lost", ["vocab.txt", "pytorch_model.bin"])
@@ -250,17 +340,42 @@ def test_a_download_that_fails_half_way(hub, cold, online, data_dir, tmp_path, l
     out = tmp_path / "out"
     argv = flags(out, "--data_dir", data_dir)
     result = online(fine_tune, argv).result()
-    check_refused(result, out, "model dmis-lab/biobert-v1.1", "same command again", "--demo")
-    hub.mode = "ok"
-    code, err, _ = online(fine_tune, argv).result()
+    check_refused(result, out, f"model {BIOBERT}", "same command again", "--demo")
+    assert hub.broken
+    hub.mend()
+    code, err = online(fine_tune, argv).result()
     assert code == 0, err
+
+
+@pytest.mark.parametrize("mode", ["503", "cut"])
+def test_a_data_set_that_fails_half_way(hub, cold, online, offline, mode):
+    """One split is there: never a data set without the other."""
+    hub.mode, hub.only = mode, "/validation-00000"
+    for submit in (online, offline):
+        message, _ = submit(get, "data set").result()
+        assert f"data set {SQUAD}" in message and "same command again" in message
+    assert hub.broken and [path for _, path in hub.requests if "/train-00000" in path]
+    hub.mend()
+    assert online(squad).result()[0]["dev"] == SQUAD_ROWS["validation"]
+
+
+def test_a_damaged_file_in_the_cache(hub, cold, online, cache):
+    """The message says what to remove, and that is enough."""
+    online(squad).result()
+    file = next((cache / "hub").rglob("train-*.parquet")).resolve()
+    file.write_bytes(file.read_bytes()[:-9])
+    message, _ = online(get, "data set").result()
+    folder = Path(message.split("remove the folder ")[1].split(" and type")[0])
+    assert "cannot read" in message and folder.name == "datasets--rajpurkar--squad_v2"
+    shutil.rmtree(folder)
+    assert online(get, "data set").result()[0] == ""
 
 
 @pytest.mark.parametrize("kind", ["bert", "biobert", "gpt2", "biogpt"])
 def test_every_encoder_weight_is_loaded(hub, cold, online, kind):
     """Under whatever names and in whatever format the repository holds them."""
     name = tiny.HUB_NAMES[kind]
-    weights, _, size = online(load, name, "SequenceClassification").result()
+    weights, _, size = online(load, name, "sequence").result()
     stored = read_weights(hub.root / "models" / name)
     assert no_conversion(hub.requests)
     old = [key for key in stored if key.endswith((".gamma", ".beta"))]
@@ -293,5 +408,5 @@ def test_a_repository_with_a_vocabulary_alone_keeps_capitals(hub, cold, online):
     name = tiny.HUB_NAMES["biobert-vocab-only"]
     folder = hub.root / "models" / name
     assert not list(folder.glob("tokenizer*"))
-    _, pieces, _ = online(load, name, "TokenClassification").result()
+    _, pieces, _ = online(load, name, "token").result()
     assert "".join(pieces).replace("##", "") == "NF-kappaBandIL-2"

@@ -86,10 +86,10 @@ def test_probing(trained, capsys):
 def test_a_probe_that_was_killed_keeps_its_layers(trained, monkeypatch, tmp_path):
     task, flags, _ = trained
     from common import probe_scores
+    from common.probes import sequences
 
     flags = [*flags[:4], "--output_dir", tmp_path, *flags[6:]]
-    if task == "NER":
-        monkeypatch.setattr(importlib.import_module("NER.probing"), "LAYERS_AT_ONCE", 1)
+    monkeypatch.setattr(sequences, "LAYERS_AT_ONCE", 1)
     kept, add = [], probe_scores.Scores.add
 
     def killed_at_second(self, layer, scores):
@@ -227,7 +227,8 @@ def test_a_result_is_back_when_its_replacement_cannot_be_made(
         raise UserError("no space")
 
     monkeypatch.setattr(representations, "extract", too_small)
-    refused(capsys, task, "probing", *flags, "--overwrite", "--probe", "linear")
+    other = ("--max_length", "64")
+    refused(capsys, task, "probing", *flags, "--overwrite", *other)
     assert contents() == first and not list(here.glob(".replaced*"))
 
     def interrupted(*args):
@@ -235,11 +236,11 @@ def test_a_result_is_back_when_its_replacement_cannot_be_made(
 
     monkeypatch.setattr(representations, "extract", interrupted)
     with pytest.raises(SystemExit) as stop:
-        run(task, "probing", *flags, "--overwrite", "--probe", "linear")
+        run(task, "probing", *flags, "--overwrite", *other)
     assert stop.value.code == 130
     assert "without --overwrite goes on" in capsys.readouterr().err
     monkeypatch.undo()
-    assert run(task, "probing", *flags, "--probe", "linear") == 0
+    assert run(task, "probing", *flags, *other) == 0
     assert contents().keys() == first.keys() and contents() != first
     assert not (here / ".replaced").exists()
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from common import files
+from common import task as tasks
 from common.report import __main__ as report
-from NER import scores
 from NLI import task as nli
 
 LAYERS = 4
@@ -39,13 +39,6 @@ def rows(task, skill, seed, n=60):
     return found
 
 
-def measure(task, table):
-    gold, predicted = [row["gold"] for row in table], [row["predicted"] for row in table]
-    if task == "NER":
-        return scores.score(gold, predicted)
-    return nli.score([nli.Example("", "", "", label) for label in gold], predicted)
-
-
 def write_run(root, task, dataset, model, size, seed, step, metrics, sha="a", **arguments):
     folder = root / dataset / model / str(size) / f"seed-{seed}" / step
     folder.mkdir(parents=True)
@@ -59,8 +52,9 @@ def write_run(root, task, dataset, model, size, seed, step, metrics, sha="a", **
 def fine_tuned(root, task, dataset, model, size, seed=42, n=60, **more):
     skill = 0.1 + SKILL.get(model, 0.4) * (size / 100) ** 0.3 if size else 0.05
     table = rows(task, skill, seed, n)
-    found = measure(task, table)
+    found = tasks.evaluate(tasks.load(task), table)
     metrics = {f"test_{name}": value for name, value in found.items()}
+    metrics |= {f"dev_{name}": value / 2 for name, value in found.items()}
     for name in ("macro_f1", MAIN[task]):
         metrics[f"test_majority_{name}"] = 0.3 if task == "NLI" else 0.0
     folder, _ = write_run(root, task, dataset, model, size, seed, "fine-tuning",
@@ -88,7 +82,8 @@ def probed(root, task, dataset, model, size, seed=42, control=True, **more):
         for (probe, target), one in curves.items():
             where = {"layer": layer, "probe": probe, "target": target}
             for split in ("dev", "test"):
-                table.append(about | where | {"split": split, "metric": main, "value": one})
+                other = one if split == "test" else one / 2
+                table.append(about | where | {"split": split, "metric": main, "value": other})
     files.write_csv(folder / "layers.csv", table)
     return folder
 
@@ -118,7 +113,8 @@ def table(folder, name):
 
 
 def page(folder):
-    return (folder / "report.md").read_text(encoding="utf-8")
+    """The page, its tables' columns not filled up with spaces."""
+    return re.sub(" +", " ", (folder / "report.md").read_text(encoding="utf-8"))
 
 
 def metrics(folder):
@@ -162,7 +158,7 @@ def test_probing_and_attention_tables_hold_what_was_measured(study):
     task, root, folder = study
     main = MAIN[task]
     for row in table(folder, "probing"):
-        size = {"untrained": "random"}.get(row["encoder"], row["encoder"].split(" ")[0])
+        size = {"untrained encoder": "random"}.get(row["encoder"], row["encoder"].split(" ")[0])
         found = metrics(root / "demo" / row["model"] / size / "seed-42" / "probing")
         assert int(row["best layer (dev)"]) == found["best_layer"]
         name = main.replace("_f1", " F1")
@@ -176,10 +172,12 @@ def test_probing_and_attention_tables_hold_what_was_measured(study):
     )
     controlled = table(folder, "selectivity_gpt2")
     for row, other in zip(rows, controlled, strict=True):
-        assert float(other["untrained"]) == pytest.approx(float(row["untrained"]) - 0.15)
+        assert float(other["untrained encoder"]) == pytest.approx(
+            float(row["untrained encoder"]) - 0.15
+        )
     found = metrics(root / "demo" / "gpt2" / "50" / "seed-42" / "attention")
     row = table(folder, "attention_gpt2")[2]
-    assert float(row["50 %"]) == found["cosine_layer_3"] and float(row["floor (untrained)"]) == 0.4
+    assert float(row["50 %"]) == found["cosine_layer_3"] and float(row["untrained encoder"]) == 0.4
     row = next(r for r in table(folder, "attention") if (r["model"], r["size"]) == ("gpt2", "50 %"))
     assert float(row["change (1 - cosine)"]) == pytest.approx(1 - found["cosine"])
     assert row["most changed layer"] == "4"
@@ -305,7 +303,8 @@ def test_damaged_predictions_and_layers(tmp_path, caplog):
     fewer = fine_tuned(tmp_path, "NLI", "demo", "biobert", 30) / "predictions.jsonl"
     fewer.write_text("\n".join(fewer.read_text().splitlines()[:-5]))  # whole lines are missing
     other = fine_tuned(tmp_path, "NLI", "demo", "gpt2", 30) / "predictions.jsonl"
-    other.write_text(other.read_text().replace('"predicted": "neutral"', '"predicted": "x"'))
+    text = other.read_text().replace('"predicted": "neutral"', '"predicted": "entailment"')
+    other.write_text(text)
     fine_tuned(tmp_path, "NLI", "demo", "biogpt", 30)
     fine_tuned(tmp_path, "NLI", "demo", "biogpt", 50)
     layers = probed(tmp_path, "NLI", "demo", "bert", 0) / "layers.csv"
@@ -323,12 +322,134 @@ def test_damaged_predictions_and_layers(tmp_path, caplog):
     assert "biogpt" not in caplog.text
 
 
-def test_settings_that_differ_are_listed(tmp_path):
-    fine_tuned(tmp_path, "NLI", "demo", "bert", 10, learning_rate=2e-5, device="cpu")
-    fine_tuned(tmp_path, "NLI", "demo", "bert", 30, learning_rate=1e-5, device="cuda")
+def test_runs_made_in_another_way_are_passed_over(tmp_path, caplog):
+    """Within a model all settings count, between models those of what is measured inside."""
+    for size in (10, 30, 50):
+        fine_tuned(tmp_path, "NLI", "demo", "bert", size, learning_rate=2e-5)
+        fine_tuned(tmp_path, "NLI", "demo", "gpt2", size, learning_rate=1e-5)
+    fine_tuned(tmp_path, "NLI", "demo", "bert", 100, learning_rate=1e-4)
+    for model in ("bert", "gpt2"):
+        probed(tmp_path, "NLI", "demo", model, 10, max_train_examples=None)
+    probed(tmp_path, "NLI", "demo", "biobert", 10, max_train_examples=7)
+    folder = write(tmp_path)
+    bert, _, gpt2 = table(folder, "scores_accuracy")
+    assert bert["50 %"] and not bert["100 %"] and gpt2["50 %"]
+    probes = {row["model"]: row["last layer"] for row in table(folder, "probing")
+              if row["encoder"] == "10 %"}  # fmt: skip
+    assert probes["bert"] and probes["gpt2"] and not probes["biobert"]
+    text = page(folder)
+    for place, flag in (("bert/100/seed-42/fine-tuning", "learning_rate"),
+                        ("biobert/10/seed-42/probing", "max_train_examples")):  # fmt: skip
+        assert re.search(rf"^- {place}: unlike most of its step: .*{flag}", text, re.M)
+        assert place in caplog.text
+    # What was not passed over and yet differs: the models' own rates.
+    assert "- fine-tuning, --learning_rate: 1e-05 (3), 2e-05 (3)" in text
+
+
+def test_a_variant_has_a_section_of_its_own(tmp_path):
+    for size in (0, 10):
+        fine_tuned(tmp_path, "NLI", "demo", "bert", size)
+        probed(tmp_path, "NLI", "demo", "bert", size)
+    folder = probed(tmp_path, "NLI", "demo", "bert", 30, probe="linear")
+    folder.rename(folder.with_name("probing-linear"))
+    folder = compared(tmp_path, "NLI", "demo", "bert", 10, drop_special=True)
+    folder.rename(folder.with_name("attention-drop_special"))
+    compared(tmp_path, "NLI", "demo", "bert", 30)
+    out = write(tmp_path)
+    text = page(out)
+    assert "Passed over" not in text
+    headings = re.findall(r"^##+ (.*)$", text, re.M)
+    assert headings[3:] == ["4. Probing", "Probing: linear", "5. Attention",
+                            "Attention: drop special", "6. The link"]  # fmt: skip
+    default, variant = ({row["encoder"]: row["last layer"] for row in table(out, name)}
+                        for name in ("probing", "probing-linear"))  # fmt: skip
+    assert default["10 %"] and not default["30 %"] and variant["30 %"] and not variant["10 %"]
+    assert {*table(out, "probing-linear_bert")[0]} >= {"layer", "30 %"}
+    assert table(out, "selectivity-linear_bert")[0]["30 %"]
+    sizes = {row["size"]: row["mean cosine"] for row in table(out, "attention-drop_special")}
+    assert sizes["10 %"] and not sizes["30 %"]
+    for name in ("probing", "probing-linear", "attention", "attention-drop_special"):
+        assert (out / f"{name}.pdf").is_file() and f"({name}.png)" in text
+    # The link is of the default alone: 0 % and 10 % of the probe, no attention at 10 %.
+    numbers = {(row["measure"], row["sizes"]): row["n"] for row in table(out, "link")}
+    assert numbers["probe, last layer: accuracy", "0 to 100 %"] == "2"
+    assert numbers["attention change (1 - mean cosine)", "0 to 100 %"] == "0"
+
+
+def test_a_score_that_old_results_lack_is_computed_or_missing(tmp_path):
+    for size, removed in ((10, "accuracy"), (30, "macro_f1"), (50, "matthews_correlation")):
+        folder = fine_tuned(tmp_path, "NLI", "demo", "bert", size)
+        whole = metrics(folder)
+        files.write_json(folder / "metrics.json", {k: v for k, v in whole.items()
+                                                   if k != f"test_{removed}"})  # fmt: skip
+        (row,) = table(write(tmp_path), f"scores_{removed}")
+        assert float(row[f"{size} %"]) == pytest.approx(whole[f"test_{removed}"])
+    (folder / "predictions.jsonl").unlink()
+    (row,) = table(write(tmp_path), "scores_matthews_correlation")
+    assert not row["50 %"] and row["30 %"] and not row["majority class"]
+    assert "| – |" in page(tmp_path / "demo" / "report")
+
+
+def test_the_majority_is_that_of_the_most_training_data(tmp_path):
+    for size in (10, 100, 30):
+        folder = fine_tuned(tmp_path, "NLI", "demo", "bert", size)
+        more = {"test_majority_accuracy": size / 200}
+        files.write_json(folder / "metrics.json", metrics(folder) | more)
+    (row,) = table(write(tmp_path), "scores_accuracy")
+    assert float(row["majority class"]) == 0.5
+
+
+def test_an_empty_file_of_predictions(tmp_path, caplog):
+    fine_tuned(tmp_path, "NLI", "demo", "bert", 10)
+    (fine_tuned(tmp_path, "NLI", "demo", "bert", 30) / "predictions.jsonl").write_text("")
+    (row,) = table(write(tmp_path), "scores_accuracy")
+    assert row["30 %"] and "30 % low" not in row and row["10 % low"]
+    assert "bert/30/seed-42/fine-tuning/predictions.jsonl" in caplog.text
+
+
+def test_groups_of_examples_are_resampled_whole(tmp_path):
+    """Questions on one passage: wider intervals where all of a group are alike."""
+    for name in ("one", "many"):
+        folder = fine_tuned(tmp_path / name, "NLI", "demo", "bert", 30, n=20)
+        rows = [json.loads(line) for line in (folder / "predictions.jsonl").open()] * 6
+        rows = [row | {"id": str(i)} for i, row in enumerate(rows)]
+        if name == "many":
+            rows = [row | {"group": f"passage {i % 20}"} for i, row in enumerate(rows)]
+        files.write_jsonl(folder / "predictions.jsonl", rows)
+    one, many = (write(tmp_path / name) for name in ("one", "many"))
+    widths = [float(row["30 % high"]) - float(row["30 % low"])
+              for folder in (one, many) for row in table(folder, "scores_accuracy")]  # fmt: skip
+    assert widths[1] > 1.8 * widths[0]
+    assert "Test examples: 120 in 20 groups, which are resampled whole." in page(many)
+    assert "Test examples: 120." in page(one)
+
+
+def test_a_size_and_a_task_that_the_code_does_not_list(tmp_path, monkeypatch):
+    """A 5 % size; a causal model's head is not untrained at 0 %."""
+    for size in (0, 5, 100):
+        fine_tuned(tmp_path, "NLI", "demo", "bert", size)
+    probed(tmp_path, "NLI", "demo", "bert", 5)
+    monkeypatch.setattr(nli, "HEAD", "causal")
+    folder = write(tmp_path)
+    (row,) = table(folder, "scores_accuracy")
+    assert row["5 %"] and row["0 % (as loaded)"] and not row["10 %"]
+    assert [row["b"] for row in table(folder, "differences_sizes")][0] == "bert, 5 %"
+    assert "5 %" in {row["encoder"] for row in table(folder, "probing")}
+
+
+def test_conditions_that_differ_are_listed(tmp_path):
+    """Code, machine, versions, precision, resolved length: runs that stay, and are named."""
+    for size, commit, precision, length in ((10, "abc", "fp32", 512), (30, "def", "bf16", 256)):
+        folder = fine_tuned(tmp_path, "NLI", "demo", "bert", size)
+        config = json.loads((folder / "config.json").read_text())
+        config |= {"git_commit": commit, "torch": "2.13", "max_length": length}
+        config["machine"] = {"device": "cpu", "precision": precision}
+        files.write_json(folder / "config.json", config)
     text = page(write(tmp_path))
-    assert "fine-tuning, learning_rate: 1e-05 (1 runs), 2e-05 (1 runs)" in text
-    assert "cuda" not in text
+    for line in ("made by other code (commit): abc (1), def (1)",
+                 "max_length: 256 (1), 512 (1)", "precision: bf16 (1), fp32 (1)"):  # fmt: skip
+        assert f"- fine-tuning, {line}\n" in text
+    assert "torch" not in text and "cpu" not in text and "Passed over" not in text
 
 
 def test_a_model_with_awkward_characters(tmp_path):
@@ -336,7 +457,10 @@ def test_a_model_with_awkward_characters(tmp_path):
     fine_tuned(tmp_path, "NLI", "demo", name, 100)
     compared(tmp_path, "NLI", "demo", name, 100)
     folder = write(tmp_path)
-    assert r"a\_model.v1+100\%\&\#-with" in (folder / "attention.tex").read_text()
+    for file in ("attention", f"attention_{name}"):  # in a cell, in the caption
+        assert r"a\_model.v1+100\%\&\#-with" in (folder / f"{file}.tex").read_text()
+    for path in folder.glob("*.tex"):
+        assert re.search(r"\\label\{tab:[\w.+-]+\}\n", path.read_text())
     assert (folder / "learning_curves.png").is_file()
 
 

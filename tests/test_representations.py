@@ -1,6 +1,7 @@
 """Features against a plain loop over the library's own outputs, one example and layer at a time."""
 
 import shutil
+from argparse import Namespace
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from common import models, probe_scores, representations
 from common.cli import UserError
 from common.device import choose_device, set_seed
 from NER import task as ner
-from NLI import task as nli
+from NLI.encoding import encode_texts
 
 CPU = choose_device("cpu", "fp32")
 KINDS = ("bert", "gpt2", "biogpt")
@@ -50,7 +51,10 @@ def extract(encoder, encoded, folder, chosen=None, batch_size=4, device=CPU):
 @pytest.mark.parametrize("pooling", ("mean", "first", "last"))
 def test_words_equal_a_plain_loop(loaded, tmp_path, pooling):
     encoder, tokenizer = loaded
-    encoded, counts = ner.probe_inputs([example(w) for w in WORDS], tokenizer, 40, pooling)
+    data = ner.Data({}, ["O"], False)
+    targets = {"task": {"train": [example(w) for w in WORDS]}}
+    inputs = ner.probe_inputs(data, targets, tokenizer, 40, Namespace(pooling=pooling))
+    encoded, counts = inputs.encoded, inputs.counts
     features = extract(encoder, encoded, tmp_path / "features")
     expected = {layer: [] for layer in features}
     seen = 0
@@ -76,7 +80,7 @@ def test_words_equal_a_plain_loop(loaded, tmp_path, pooling):
                 vector = {"mean": state[a:b].mean(0), "first": state[a], "last": state[b - 1]}
                 expected[layer].append(vector[pooling])
         seen += len(spans)
-    assert seen and counts["truncated_words"] > 0 and counts["empty_words"] > 0
+    assert seen and counts["train_truncated_words"] > 0 and counts["train_empty_words"] > 0
     for layer, vectors in features.items():
         assert vectors.dtype == np.float16 and len(vectors) == seen
         np.testing.assert_allclose(vectors, expected[layer], atol=2e-3, rtol=1e-3)
@@ -85,7 +89,7 @@ def test_words_equal_a_plain_loop(loaded, tmp_path, pooling):
 @pytest.mark.parametrize("pooling", ("mean", "cls", "last"))
 def test_sentences_equal_a_plain_loop(loaded, tmp_path, pooling):
     encoder, tokenizer = loaded
-    encoded, counts = nli.probe_inputs(TEXTS, tokenizer, 50, pooling)
+    encoded, counts = encode_texts(TEXTS, tokenizer, 50, pooling)
     features = extract(encoder, encoded, tmp_path / "features")
     assert counts["truncated_texts"] == 1 and max(len(e["input_ids"]) for e in encoded) == 50
     for row, text in enumerate(TEXTS[:2]):
@@ -96,7 +100,7 @@ def test_sentences_equal_a_plain_loop(loaded, tmp_path, pooling):
 
 def test_features_do_not_depend_on_batches_or_order(loaded, tmp_path):
     encoder, tokenizer = loaded
-    encoded, _ = nli.probe_inputs(TEXTS + ["One more.", "And another one."], tokenizer, 50, "mean")
+    encoded, _ = encode_texts(TEXTS + ["One more.", "And another one."], tokenizer, 50, "mean")
     one = extract(encoder, encoded, tmp_path / "one", batch_size=1)
     many = extract(encoder, encoded[::-1], tmp_path / "many", batch_size=6)
     for layer in one:
@@ -105,7 +109,7 @@ def test_features_do_not_depend_on_batches_or_order(loaded, tmp_path):
 
 def test_bf16_is_close_to_fp32(loaded, tmp_path):
     encoder, tokenizer = loaded
-    encoded, _ = nli.probe_inputs(TEXTS, tokenizer, 50, "mean")
+    encoded, _ = encode_texts(TEXTS, tokenizer, 50, "mean")
     exact = extract(encoder, encoded, tmp_path / "fp32")
     bf16 = extract(encoder, encoded, tmp_path / "bf16", device=choose_device("cpu", "bf16"))
     for layer in exact:
@@ -116,7 +120,7 @@ def test_bf16_is_close_to_fp32(loaded, tmp_path):
 
 def test_features_are_used_again_only_for_the_same_inputs(checkpoint, tmp_path, monkeypatch):
     encoder, tokenizer = models.load_encoder(str(checkpoint("bert")))
-    encoded, _ = nli.probe_inputs(TEXTS, tokenizer, 50, "mean")
+    encoded, _ = encode_texts(TEXTS, tokenizer, 50, "mean")
     passes = []
     pooled = representations.pooled
     monkeypatch.setattr(
@@ -142,7 +146,7 @@ def test_features_are_used_again_only_for_the_same_inputs(checkpoint, tmp_path, 
 
 def test_a_disk_too_small_is_refused_before_anything_runs(checkpoint, tmp_path, monkeypatch):
     encoder, tokenizer = models.load_encoder(str(checkpoint("bert")))
-    encoded, _ = nli.probe_inputs(TEXTS, tokenizer, 50, "mean")
+    encoded, _ = encode_texts(TEXTS, tokenizer, 50, "mean")
     usage = shutil.disk_usage(tmp_path)._replace(free=100)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
     with pytest.raises(UserError, match="--layers last"):
@@ -152,7 +156,7 @@ def test_a_disk_too_small_is_refused_before_anything_runs(checkpoint, tmp_path, 
 
 def test_values_beyond_float16_are_refused(checkpoint, tmp_path):
     encoder, tokenizer = models.load_encoder(str(checkpoint("bert")))
-    encoded, _ = nli.probe_inputs(TEXTS[:1], tokenizer, 50, "mean")
+    encoded, _ = encode_texts(TEXTS[:1], tokenizer, 50, "mean")
     with torch.no_grad():
         encoder.encoder.layer[-1].output.LayerNorm.bias.fill_(1e6)
     with pytest.raises(UserError, match="float16"):
@@ -164,7 +168,7 @@ def test_a_fine_tuned_checkpoint_is_read_without_its_head(checkpoint, tmp_path):
     import argparse
 
     for kind in KINDS:
-        for task in ("SequenceClassification", "TokenClassification"):
+        for task in ("sequence", "token"):
             args = argparse.Namespace(model_name=str(checkpoint(kind)), demo=False)
             model, tokenizer = models.load_task_model(args, task, ["a", "b"])
             with torch.no_grad():
@@ -202,7 +206,7 @@ def test_control_tags_are_one_a_word_type_and_follow_the_distribution():
         "train": [ner.Example("a", words[:1500], tags[:1500])],
         "test": [ner.Example("b", words[1000:], tags[1000:])],
     }
-    control = ner.control_tags(splits, 1)
+    control = ner.controls(None, splits, 1)["control"]
     kinds = {}
     for split in control.values():
         for e in split:
@@ -210,4 +214,5 @@ def test_control_tags_are_one_a_word_type_and_follow_the_distribution():
                 assert kinds.setdefault(word, tag[2:] or tag) == (tag[2:] or tag)
     share = sum(kind == "protein" for kind in kinds.values()) / len(kinds)
     assert 0.2 < share < 0.3
-    assert control == ner.control_tags(splits, 1) != ner.control_tags(splits, 2)
+    again, other = (ner.controls(None, splits, seed)["control"] for seed in (1, 2))
+    assert control == again != other

@@ -16,8 +16,11 @@ from sklearn.model_selection import train_test_split
 from common.cli import UserError
 from NER import alignment
 from NER import task as ner
-from NER.scores import entities, score, to_iob2, word_class
+from NER.data import BIONLP2004, STUDY_ORDER
+from NER.scores import entities, to_iob2, word_class
 from NLI import task as nli
+from NLI.data import LABELS
+from tests.helpers import ner_scores, nli_scores
 
 TYPES = ("DNA", "protein", "cell_type", "B-cell-line")
 TAGS = ["O", *(f"{prefix}-{kind}" for kind in TYPES for prefix in "BI")]
@@ -106,7 +109,7 @@ def test_entity_scores_equal_seqevals(strict):
     compared = set()
     for gold, predicted in corpora(60):
         expected = report(gold, predicted, **options)
-        found = score(gold, predicted)
+        found = ner_scores(gold, predicted)
         for row in ("micro avg", *TYPES):
             if row not in expected:
                 continue
@@ -124,11 +127,11 @@ def test_entity_scores_equal_seqevals(strict):
 @pytest.mark.parametrize("kind", TYPES)
 def test_a_perfect_and_a_hopeless_prediction(kind):
     gold = [["O", f"B-{kind}", f"I-{kind}", "O"], [f"B-{kind}"]]
-    perfect = score(gold, gold)
+    perfect = ner_scores(gold, gold)
     assert perfect["entity_f1"] == perfect["entity_f1_strict"] == perfect["macro_f1"] == 1
     assert perfect[f"entity_f1_{kind}"] == perfect[f"f1_{kind}"] == 1
     other = [["B-other", "O", "O", "O"], ["O"]]
-    hopeless = score(gold, other)
+    hopeless = ner_scores(gold, other)
     assert hopeless["entity_f1"] == hopeless["entity_recall"] == hopeless["entity_precision"] == 0
     assert hopeless["micro_f1_without_o"] == 0
 
@@ -139,7 +142,7 @@ def test_a_perfect_and_a_hopeless_prediction(kind):
 def test_word_scores_equal_scikit_learns():
     compared = set()
     for gold, predicted in corpora(60):
-        found = score(gold, predicted)
+        found = ner_scores(gold, predicted)
         y = [
             [t if t == "O" else t[2:] for tags in side for t in tags] for side in (gold, predicted)
         ]
@@ -166,8 +169,8 @@ def io_prediction(classes):
     """What a run with the study's classes yields: through `decode`, from logits."""
     import numpy as np
 
-    labels = ["O", *ner.STUDY_ORDER]
-    data = ner.Data("x", {}, labels, False)
+    labels = ["O", *STUDY_ORDER]
+    data = ner.Data({}, labels, False)
     encoded = [{"input_ids": [1] * len(c), "positions": list(range(len(c)))} for c in classes]
     logits = [np.eye(6)[[labels.index(name) for name in c]].reshape(-1, 6) for c in classes]
     return ner.decode(data, encoded, logits)
@@ -192,7 +195,7 @@ IO_CASES = {
 @pytest.mark.parametrize(("gold", "classes", "expected"), IO_CASES.values(), ids=IO_CASES)
 def test_six_class_predictions_against_iob2_gold(gold, classes, expected):
     gold, predicted = [gold.split(), []], io_prediction([classes.split(), []])
-    found = score(gold, predicted)
+    found = ner_scores(gold, predicted)
     for suffix in ("", "_strict"):  # io predictions are valid IOB2: the two agree
         values = [found[f"entity_{metric}{suffix}"] for metric in ("precision", "recall", "f1")]
         assert values == pytest.approx(expected)
@@ -203,7 +206,7 @@ def test_the_trap_of_bare_labels_in_seqeval():
     """Bare DNA and RNA are both "NA" to seqeval, and a confusion of the two counts as right."""
     gold, predicted = [["DNA", "DNA", "O"]], [["RNA", "RNA", "O"]]
     assert report(gold, predicted)["micro avg"]["f1-score"] == 1
-    found = score([to_iob2(gold[0])], [to_iob2(predicted[0])])
+    found = ner_scores([to_iob2(gold[0])], [to_iob2(predicted[0])])
     assert found["entity_f1"] == found["f1_DNA"] == found["entity_f1_DNA"] == 0
     assert found["micro_f1"] == pytest.approx(1 / 3)
 
@@ -217,17 +220,17 @@ def test_six_class_scores_equal_seqevals_on_random_sentences():
         # Some more entities that touch: under io they merge.
         gold = [[t.replace("I-", "B-") if rng.random() < 0.3 else t for t in tags] for tags in gold]
         classes = [
-            [rng.choice(ner.STUDY_ORDER) if rng.random() < 0.2 else word_class(t) for t in tags]
+            [rng.choice(STUDY_ORDER) if rng.random() < 0.2 else word_class(t) for t in tags]
             for tags in gold
         ]
-        found, predicted = score(gold, io_prediction(classes)), io_prediction(classes)
+        found, predicted = ner_scores(gold, io_prediction(classes)), io_prediction(classes)
         expected = report(gold, predicted)["micro avg"]
         assert found["entity_f1"] == pytest.approx(expected["f1-score"], abs=1e-12)
         assert found["entity_recall"] == pytest.approx(expected["recall"], abs=1e-12)
         # seqeval on I- tags is the same prediction: an I- run is one entity.
         inside = [["O" if c == "O" else f"I-{c}" for c in row] for row in classes]
         assert report(gold, inside)["micro avg"]["f1-score"] == pytest.approx(found["entity_f1"])
-        perfect = score(gold, io_prediction([[word_class(t) for t in tags] for tags in gold]))
+        perfect = ner_scores(gold, io_prediction([[word_class(t) for t in tags] for tags in gold]))
         assert perfect["micro_f1"] == 1
         touching = any(
             two[0] == "B" and two[2:] == one[2:] and one != "O"
@@ -240,26 +243,35 @@ def test_six_class_scores_equal_seqevals_on_random_sentences():
     assert merged > 20
 
 
+def test_the_ceiling_of_the_io_scheme_is_what_gold_without_b_and_i_scores():
+    rng = random.Random(5)
+    gold = [valid_tags(rng) for _ in range(20)] + [["B-DNA", "B-DNA", "I-DNA"]]
+    merged = [to_iob2([word_class(tag) for tag in tags]) for tags in gold]
+    found = ner_scores(gold, gold)["entity_f1_io_ceiling"]
+    assert found == ner_scores(gold, merged)["entity_f1"] < 1
+    assert ner_scores([["B-DNA", "O"]], [["O", "O"]])["entity_f1_io_ceiling"] == 1
+
+
 def test_cut_words_are_scored_as_outside_and_cost_recall():
     gold = ["B-DNA", "I-DNA", "O", "B-RNA"]
     row = {"positions": [1, 2, 3, None]}  # the last word was cut
     tags = alignment.word_labels(row, [9, 1, 1, 0, 9], ["O", "DNA", "RNA"])
-    found = score([gold], [to_iob2(tags)])
+    found = ner_scores([gold], [to_iob2(tags)])
     assert (found["entity_precision"], found["entity_recall"]) == (1, 1 / 2)
     assert found["micro_f1"] == 3 / 4
     assert found["entity_recall_RNA"] == found["f1_RNA"] == 0
 
 
 def test_no_sentence_at_all():
-    found = score([], [])
+    found = ner_scores([], [])
     assert found["entity_f1"] == found["macro_f1"] == found["micro_f1_without_o"] == 0
 
 
 def test_gold_and_prediction_of_other_lengths_are_a_bug():
     with pytest.raises(ValueError):
-        score([["O"]], [["O"], ["O"]])
+        ner_scores([["O"]], [["O"], ["O"]])
     with pytest.raises(ValueError):
-        score([["O", "O"]], [["O"]])
+        ner_scores([["O", "O"]], [["O"]])
 
 
 @pytest.mark.parametrize("classes", ([], ["O"], ["a", "a", "b", "O", "b"], ["B-cell", "B-cell"]))
@@ -276,8 +288,8 @@ def test_majority_of_ner():
         return ner.Example("0", ["w"] * len(tags), tags)
 
     train = [example(["O", "B-DNA", "I-DNA"])]
-    assert ner.majority(train, [example(["O", "O"])]) == [["B-DNA", "I-DNA"]]
-    assert ner.majority([], [example(["O", "O"])]) == [["O", "O"]]
+    assert ner.baseline(train, [example(["O", "O"])]) == [["B-DNA", "I-DNA"]]
+    assert ner.baseline([], [example(["O", "O"])]) == [["O", "O"]]
 
 
 # --- NER: label sets
@@ -369,7 +381,7 @@ def test_a_type_called_b_cell(tmp_path, scheme):
     encoded = [{"positions": [0, 1, 2]}, {"positions": [0]}]
     values = np.eye(len(data.labels))[[data.labels.index(c) for c in classes]]
     decoded = ner.decode(data, encoded, [values[:3], values[3:]])
-    found = ner.score(examples, decoded)
+    found = ner_scores([e.tags for e in examples], decoded)
     assert found["entity_f1"] == found["micro_f1"] == 1
     assert found["entity_f1_B-cell"] == found["entity_f1_cell"] == found["f1_B-cell"] == 1
 
@@ -393,10 +405,10 @@ def test_a_declared_type_that_never_occurs_is_a_class(tmp_path):
 
 
 def test_the_studys_classes_and_the_fields_eleven(tmp_path):
-    label_json = {name: i for i, name in enumerate(ner.BIONLP2004)}
+    label_json = {name: i for i, name in enumerate(BIONLP2004)}
     folder = write_jsonl(tmp_path, [[9, 10, 0], [0]], label_json)
     assert load_ner(folder).labels == ["O", "DNA", "protein", "cell_type", "cell_line", "RNA"]
-    assert load_ner(folder, "iob2").labels == ner.BIONLP2004
+    assert load_ner(folder, "iob2").labels == BIONLP2004
 
 
 @pytest.mark.parametrize(
@@ -415,20 +427,21 @@ def pairs(labels):
 
 
 @pytest.mark.filterwarnings("ignore:A single label")
-@pytest.mark.parametrize("gold_labels", (nli.LABELS, nli.LABELS[:2], nli.LABELS[1:], ["neutral"]))
-@pytest.mark.parametrize("predicted_labels", (nli.LABELS, nli.LABELS[:2], ["neutral"]))
+@pytest.mark.parametrize("gold_labels", (LABELS, LABELS[:2], LABELS[1:], ["neutral"]))
+@pytest.mark.parametrize("predicted_labels", (LABELS, LABELS[:2], ["neutral"]))
 def test_nli_scores_equal_scikit_learns(gold_labels, predicted_labels):
     for seed in range(5):
         rng = random.Random(seed)
         gold, predicted = rng.choices(gold_labels, k=60), rng.choices(predicted_labels, k=60)
-        found = nli.score(pairs(gold), predicted)
-        names = [name for name in nli.LABELS if name in {*gold, *predicted}]
+        found = nli_scores(gold, predicted)
+        names = [name for name in LABELS if name in {*gold, *predicted}]
         rows = metrics.classification_report(
             gold, predicted, labels=names, output_dict=True, zero_division=0
         )
         expected = {
             "accuracy": metrics.accuracy_score(gold, predicted),
             "macro_f1": metrics.f1_score(gold, predicted, average="macro", zero_division=0),
+            "matthews_correlation": metrics.matthews_corrcoef(gold, predicted),
         }
         for name in names:
             expected[f"precision_{name}"] = rows[name]["precision"]
@@ -443,14 +456,14 @@ def test_nli_scores_equal_scikit_learns(gold_labels, predicted_labels):
 
 def test_two_way_set_is_not_punished_for_the_label_it_lacks():
     gold = ["entailment", "neutral"] * 5
-    found = nli.score(pairs(gold), gold)
+    found = nli_scores(gold, gold)
     assert found["accuracy"] == found["macro_f1"] == 1
     assert not any("contradiction" in key for key in found)
 
 
 def test_majority_of_nli():
     train = pairs(["neutral", "entailment", "neutral"])
-    assert nli.majority(train, pairs(["entailment"] * 2)) == ["neutral", "neutral"]
+    assert nli.baseline(train, pairs(["entailment"] * 2)) == ["neutral", "neutral"]
 
 
 def write_nli(folder, labels, name):
@@ -468,7 +481,7 @@ def load_nli(folder):
 @pytest.mark.parametrize("name", ("train.jsonl", "mli_train_v1.jsonl"))
 @pytest.mark.parametrize("seed", (0, 1))
 def test_a_train_file_alone_is_split_80_20_as_in_the_study(tmp_path, name, seed):
-    labels = random.Random(seed).choices(nli.LABELS, [3, 2, 1], k=203)
+    labels = random.Random(seed).choices(LABELS, [3, 2, 1], k=203)
     write_nli(tmp_path, labels, name)
     numbers = train_test_split(list(range(203)), test_size=0.2, stratify=labels, random_state=42)
     splits = load_nli(tmp_path)
@@ -479,12 +492,12 @@ def test_a_train_file_alone_is_split_80_20_as_in_the_study(tmp_path, name, seed)
         assert [e.label for e in splits[split]] == [labels[i] for i in expected]
         counts, totals = Counter(labels[i] for i in expected), Counter(labels)
         share = len(expected) / 203
-        assert all(abs(counts[label] - totals[label] * share) <= 1 for label in nli.LABELS)
+        assert all(abs(counts[label] - totals[label] * share) <= 1 for label in LABELS)
 
 
 def test_three_files_are_taken_as_they_are(tmp_path):
     for n, split in enumerate(("train", "dev", "test"), 3):
-        write_nli(tmp_path, nli.LABELS[:2] * n, f"mli_{split}_v1.jsonl")
+        write_nli(tmp_path, LABELS[:2] * n, f"mli_{split}_v1.jsonl")
     assert {s: len(examples) for s, examples in load_nli(tmp_path).items()} == {
         "train": 6, "dev": 8, "test": 10,
     }  # fmt: skip

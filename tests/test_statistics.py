@@ -6,9 +6,10 @@ import random
 import numpy as np
 import pytest
 
+from common import scoring
 from common.report import statistics
-from NER import scores
-from NER import task as data
+from common.task import evaluate
+from NER import task as ner
 from NLI import task as nli
 
 TAGS = ["O", "O", "O", "B-protein", "I-protein", "B-DNA", "I-DNA"]
@@ -35,42 +36,90 @@ def label_rows(seed, n=50, p_right=0.6):
     return rows
 
 
-def task_scores(rows):
-    """What the task itself reports of these rows."""
-    gold, predicted = [row["gold"] for row in rows], [row["predicted"] for row in rows]
-    if isinstance(gold[0], list):
-        return scores.score(gold, predicted)
-    return nli.score([nli.Example(r["id"], "", "", r["gold"]) for r in rows], predicted)
+def systems(task, rows):
+    """(counts, score) of each of a task's scores, by name."""
+    tables = task.count(rows)
+    return {score.name: (tables[score.table], score.value) for score in task.SCORES}
 
 
-@pytest.mark.parametrize("make", (tag_rows, label_rows))
-def test_scores_from_counts_equal_the_tasks_own(make):
+def plain_scores(task, rows):
+    """The scores by seqeval and sklearn, which know nothing of counts."""
+    from seqeval.metrics import f1_score as entity_f1
+    from seqeval.scheme import IOB2
+    from sklearn import metrics
+
+    gold, predicted = ([row[side] for row in rows] for side in ("gold", "predicted"))
+    options = {"average": "macro", "zero_division": 0}
+    if task is nli:
+        return {
+            "accuracy": metrics.accuracy_score(gold, predicted),
+            "macro_f1": metrics.f1_score(gold, predicted, **options),
+            "matthews_correlation": metrics.matthews_corrcoef(gold, predicted),
+        }
+    words = [[tag.split("-")[-1] for tags in side for tag in tags] for side in (gold, predicted)]
+    kinds = sorted({word for side in words for word in side} - {"O"})
+    return {
+        "entity_f1": entity_f1(gold, predicted, zero_division=0),
+        "entity_f1_strict": entity_f1(gold, predicted, mode="strict", scheme=IOB2, zero_division=0),
+        "macro_f1": metrics.f1_score(*words, **options),
+        "micro_f1": metrics.f1_score(*words, average="micro"),
+        "micro_f1_without_o": metrics.f1_score(
+            *words, labels=kinds, average="micro", zero_division=0
+        ),
+    }
+
+
+BOTH = pytest.mark.parametrize("task, make", ((ner, tag_rows), (nli, label_rows)))
+
+
+@BOTH
+def test_scores_from_counts_equal_libraries(task, make):
     for seed in range(5):
         rows = make(seed)
-        expected, systems = task_scores(rows), statistics.counts(rows)
-        names = data.SUMMARY if make is tag_rows else nli.SUMMARY
-        assert set(systems) == set(names)  # an interval for every score that is printed
-        resampled = statistics.resample(list(systems.values()), 1)
-        for name, found in zip(systems, resampled, strict=True):
+        expected, scored = plain_scores(task, rows), systems(task, rows)
+        assert set(scored) == set(expected)  # an interval for every score that is printed
+        resampled = statistics.resample(list(scored.values()), 1)
+        for name, found in zip(scored, resampled, strict=True):
             assert found.value == pytest.approx(expected[name], abs=1e-12), name
 
 
-@pytest.mark.parametrize("make", (tag_rows, label_rows))
-def test_equals_a_plain_loop(make):
-    """The interval of each score: draw examples, score them with the task's own code, repeat."""
-    rows, n = make(1, 25), 300
-    systems = statistics.counts(rows)
-    generator, plain = np.random.default_rng(0), []
-    for _ in range(n):
-        plain.append(task_scores([rows[i] for i in generator.integers(25, size=25)]))
-    resampled = statistics.resample(list(systems.values()), n)
-    for name, found in zip(systems, resampled, strict=True):
+@BOTH
+def test_equals_a_plain_loop(task, make):
+    """The interval of each score: draw examples, score them as any others, repeat."""
+    rows, n = make(1, 25), 200
+    scored, generator = systems(task, rows), np.random.default_rng(0)
+    drawn = [generator.integers(25, size=25) for _ in range(n)]
+    plain = [evaluate(task, [rows[i] for i in chosen]) for chosen in drawn]
+    resampled = statistics.resample(list(scored.values()), n)
+    for name, found in zip(scored, resampled, strict=True):
         np.testing.assert_allclose(found.samples, [p[name] for p in plain], atol=1e-12)
+    for chosen, scores in zip(drawn[:3], plain, strict=False):
+        expected = plain_scores(task, [rows[i] for i in chosen])
+        assert {name: scores[name] for name in expected} == pytest.approx(expected)
+
+
+def test_groups_are_drawn_whole():
+    """Questions on one passage: a plain loop over passages, whose sizes differ."""
+    rows = label_rows(3, 40)
+    groups = [f"passage {i % 7 if i < 20 else i % 3}" for i in range(40)]
+    names, generator = list(dict.fromkeys(groups)), np.random.default_rng(0)
+    plain = []
+    for _ in range(100):
+        chosen = [names[i] for i in generator.integers(7, size=7)]
+        some = [row for name in chosen for row, of in zip(rows, groups, strict=True) if of == name]
+        plain.append(evaluate(nli, some)["macro_f1"])
+    system = systems(nli, rows)["macro_f1"]
+    (found,) = statistics.resample([system], 100, groups=groups)
+    np.testing.assert_allclose(found.samples, plain, atol=1e-12)
+    assert found.units == 7 and found.value == evaluate(nli, rows)["macro_f1"]
+    (alone,) = statistics.resample([system], 100)
+    (each,) = statistics.resample([system], 100, groups=range(40))
+    assert alone.units == 40 and (alone.samples == each.samples).all()
 
 
 def test_several_runs_are_the_mean_of_theirs():
-    systems = [statistics.counts(tag_rows(seed))["entity_f1"] for seed in (1, 2, 3)]
-    runs = statistics.resample(systems, 50)
+    scored = [systems(ner, tag_rows(seed))["entity_f1"] for seed in (1, 2, 3)]
+    runs = statistics.resample(scored, 50)
     together = statistics.mean(runs)
     np.testing.assert_allclose(together.samples, sum(run.samples for run in runs) / 3)
     assert together.value == pytest.approx(sum(run.value for run in runs) / 3)
@@ -87,10 +136,10 @@ def simulated_entities(generator, n, p_right):
 def test_coverage_is_about_95_percent():
     """The true value is the score of a very large sample."""
     generator = np.random.default_rng(5)
-    truth = statistics.f1(simulated_entities(generator, 1_000_000, 0.7).sum(0))
+    truth = scoring.f1(simulated_entities(generator, 1_000_000, 0.7).sum(0))
     inside = 0
     for trial in range(400):
-        system = (simulated_entities(generator, 200, 0.7), statistics.f1)
+        system = (simulated_entities(generator, 200, 0.7), scoring.f1)
         found = statistics.resample([system], 400, seed=trial)[0]
         low, high = statistics.interval(found.samples)
         assert low < found.value < high
@@ -104,12 +153,12 @@ def p_values(effect, trials=400, n=300):
     for trial in range(trials):
         gold = generator.integers(1, 5, n)
         easy = generator.beta(4, 2, n)
-        systems = []
+        scored = []
         for p in (easy, np.clip(easy + effect, 0, 1)):
             right = generator.binomial(gold, p)
             wrong = generator.poisson(0.5, n)
-            systems.append((np.stack([right, right + wrong, gold], axis=1), statistics.f1))
-        a, b = statistics.resample(systems, 400, seed=trial)
+            scored.append((np.stack([right, right + wrong, gold], axis=1), scoring.f1))
+        a, b = statistics.resample(scored, 400, seed=trial)
         found.append(statistics.paired_difference(a, b)[3])
     return np.array(found)
 
@@ -123,8 +172,8 @@ def test_p_values_are_uniform_under_the_null_and_small_under_an_effect():
 
 def test_paired_difference_of_the_same_and_of_opposite_systems():
     rows = label_rows(3)
-    system = statistics.counts(rows)["accuracy"]
-    right = statistics.counts([row | {"predicted": row["gold"]} for row in rows])["accuracy"]
+    system = systems(nli, rows)["accuracy"]
+    right = systems(nli, [row | {"predicted": row["gold"]} for row in rows])["accuracy"]
     a, b, best = statistics.resample([system, system, right], 1000)
     assert statistics.paired_difference(a, b) == (0, 0, 0, 1)
     difference, low, high, p = statistics.paired_difference(best, a)
@@ -133,7 +182,7 @@ def test_paired_difference_of_the_same_and_of_opposite_systems():
 
 
 def test_the_same_seed_gives_the_same():
-    system = statistics.counts(label_rows(1))["macro_f1"]
+    system = systems(nli, label_rows(1))["macro_f1"]
     one, two = (statistics.resample([system], 200)[0] for _ in range(2))
     np.testing.assert_array_equal(one.samples, two.samples)
     other = statistics.resample([system], 200, seed=1)[0]
@@ -150,17 +199,15 @@ def test_degenerate_inputs():
         ([{"id": "0", "gold": ["O"], "predicted": ["O"]}], 0),  # no entity: 0 / 0
         ([{"id": "0", "gold": [], "predicted": []}], 0),
     ):
-        found, *others = statistics.resample(list(statistics.counts(rows).values()), 20)
+        found, *others = statistics.resample(list(systems(ner, rows).values()), 20)
         assert np.isfinite([other.samples for other in others]).all()
         assert (found.value, *statistics.interval(found.samples)) == (expected,) * 3
-    one = [
-        statistics.counts([row])["entity_f1"] for row in (right, right | {"predicted": ["O"] * 2})
-    ]
+    one = [systems(ner, [row])["entity_f1"] for row in (right, right | {"predicted": ["O"] * 2})]
     assert statistics.paired_difference(*statistics.resample(one, 100))[3] == 1  # one example
     with pytest.raises(ValueError):
-        statistics.resample([(np.zeros((0, 3)), statistics.f1)])
+        statistics.resample([(np.zeros((0, 3)), scoring.f1)])
     with pytest.raises(ValueError):
-        statistics.resample([(np.ones((2, 3)), statistics.f1), (np.ones((3, 3)), statistics.f1)])
+        statistics.resample([(np.ones((2, 3)), scoring.f1), (np.ones((3, 3)), scoring.f1)])
 
 
 @pytest.mark.parametrize(
@@ -168,9 +215,9 @@ def test_degenerate_inputs():
 )
 def test_rows_that_are_no_predictions_are_refused(change):
     row = tag_rows(1, 1)[0]
-    for rows in ([row, row | change], [row | change], [], [{"id": "x", "gold": "neutral"}], [3]):
+    for rows in ([row, row | change], [row | change], [{"id": "x", "gold": "neutral"}], [3]):
         with pytest.raises(ValueError):
-            statistics.counts(rows)
+            ner.count(rows)
 
 
 def test_mean_and_standard_deviation_over_seeds():
@@ -205,6 +252,6 @@ def test_correlation_equals_scipy_and_covers():
             statistics.correlation(x, y, kind, resamples=3)[1:]
         )
         assert statistics.correlation(x, -y, kind)[0] == pytest.approx(-value)
-    assert statistics.correlation([1, 2, 3], [10, 20, 90]) == (1, 1, 1)
+    assert statistics.correlation([1, 2, 3], [10, 20, 90]) == pytest.approx((1, 1, 1))
     for x, y in (([1, 2], [1, 2]), ([], []), ([1, 1, 1], [1, 2, 3]), ([1, 2, 3], [4, 4, 4])):
         assert statistics.correlation(x, y) is None

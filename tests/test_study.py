@@ -18,7 +18,7 @@ from tests.test_bad_input import write_data
 @pytest.mark.parametrize(
     ("flag", "value", "named"),
     (
-        ("--tasks", "NER,QA", "NER,NLI"),
+        ("--tasks", "NER,Nothing", "NER,NLI"),
         ("--tasks", "NER, NLI", "no spaces"),
         ("--model_names", "bert,nobert", "biobert"),
         ("--training_sizes", "10,20", "0,10,30,50,100"),
@@ -35,32 +35,55 @@ def test_what_it_does_not_know(capsys, flag, value, named):
     assert stop.value.code == 2 and named in shown and "Traceback" not in shown
 
 
-def test_list_prints_every_cell_once_with_its_steps_in_order(capsys):
-    assert study.main(["--list", "--demo", "--seeds", "1,2", "--", "--batch_size", "8"]) == 0
+def listed(capsys, *flags):
+    assert study.main(["--list", *flags]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == len(set(lines)) == 2 * 4 * 5 * 2
+    return [[shlex.split(part) for part in line.split(" && ")] for line in lines]
+
+
+def test_list_prints_a_line_for_each_size_that_depends_on_no_other(capsys):
+    flags = (
+        "--demo",
+        "--seeds",
+        "1,2",
+        "--steps",
+        "fine-tuning,probing",
+        "--",
+        "--batch_size",
+        "8",
+    )
+    lines = listed(capsys, *flags)
+    assert len(lines) == len(set(map(str, lines))) == 2 * 4 * 5 * 2
     scripts = set()
-    for line in lines:
-        commands = [shlex.split(part) for part in line.split(" && ")]
-        assert [c[1].split("/")[-1] for c in commands] == [
-            "fine-tuning.py", "probing.py", "attention.py"
-        ]  # fmt: skip
+    for commands in lines:
+        assert [c[1].split("/")[-1] for c in commands] == ["fine-tuning.py", "probing.py"]
+        assert len({tuple(c[2:8]) for c in commands}) == 1  # size, model and seed
         for command in commands:
             assert command[0] == "python" and (ROOT / command[1]).is_file()
             assert command[-3:] == ["--demo", "--batch_size", "8"]
             scripts.add(command[1])
-    assert len(scripts) == 6
+    assert len(scripts) == 4
+
+
+def test_list_ends_a_model_with_the_attention_of_all_its_sizes_in_one_call(capsys):
+    lines = listed(capsys, "--demo", "--tasks", "NLI")
+    assert len(lines) == 4
+    for commands in lines:
+        *sizes, last = commands
+        assert len(sizes) == 2 * 5 and last[1].endswith("attention.py")
+        assert last[2:4] == ["--training_sizes", "10,30,50,100"]  # 0 is what they are compared with
+        assert len({command[command.index("--model_name") + 1] for command in commands}) == 1
+    (only,) = listed(capsys, "--steps", "attention", "--tasks", "NLI", "--model_names", "bert")
+    assert len(only) == 1
 
 
 def test_controls_probe_the_untrained_encoder_too(capsys):
     sizes = ("--training_sizes", "0,10", "--tasks", "NLI", "--model_names", "bert")
-    assert study.main(["--list", "--controls", *sizes]) == 0
-    first, *lines = capsys.readouterr().out.splitlines()
-    assert "probing.py --random_init" in first and " && " not in first and len(lines) == 2
-    for line in (first, *lines):
-        for command in line.split(" && "):
-            assert ("--control" in command) == ("probing.py" in command)
-            assert ("--floor" in command) == ("attention.py" in command)
+    (commands,) = listed(capsys, "--controls", *sizes)
+    assert "--untrained" in commands[0] and "--training_size" not in commands[0]
+    assert len(commands) == 1 + 2 * 2 + 1
+    for command in commands:
+        assert ("--controls" in command) == ("fine-tuning.py" not in command[1])
 
 
 @pytest.fixture
@@ -88,13 +111,13 @@ def finished(folder):
 def test_goes_on_after_a_failure_and_skips_what_is_complete(grid):
     command, folder = grid
     done = run(command)
-    assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
+    assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
     first = finished(folder / "out")
-    assert len(first) == 2 * 3 and all("models--good" in str(path) for path in first)
-    # The bad model: three steps at size 0; at 30 % fine-tuning, whose checkpoint the others need.
-    assert "4 steps failed" in done.stderr
+    assert len(first) == 2 * 2 + 1 and all("models--good" in str(path) for path in first)
+    # The bad model: both steps at size 0; at 30 % fine-tuning, whose checkpoint the others need.
+    assert "3 steps failed" in done.stderr and "cannot load a model" in done.stderr
     logs = [line.split("log: ")[1] for line in done.stderr.splitlines() if "log: " in line]
-    assert len(logs) == 4
+    assert len(logs) == 3
     for log in logs:
         with open(log) as text:
             assert "error: cannot load a model" in text.read()
@@ -102,8 +125,21 @@ def test_goes_on_after_a_failure_and_skips_what_is_complete(grid):
     done = run(command)
     assert done.returncode == 0, done.stderr
     again = finished(folder / "out")
-    assert len(again) == 2 * 2 * 3 and first.items() <= again.items()
+    assert len(again) == 2 * (2 * 2 + 1) and first.items() <= again.items()
     assert (folder / "out" / "NER" / "data" / "report" / "report.md").is_file()
+
+
+def test_a_step_that_dies_before_its_log_is_a_failure_like_others(tmp_path, monkeypatch, capsys):
+    """Its process ends with what it cannot say; the study goes on, and names it."""
+    blocked = tmp_path / "out" / "NLI" / "logs"
+    blocked.parent.mkdir(parents=True)
+    blocked.write_text("a file where the logs' folder should be")
+    command = [sys.executable, "-m", "common.study", "--tasks", "NLI", "--model_names", "bert",
+               "--demo", "--training_sizes", "0", "--output_dir", str(tmp_path / "out"),
+               "--steps", "fine-tuning"]  # fmt: skip
+    done = run(command)
+    assert done.returncode == 1 and "1 steps failed" in done.stderr
+    assert "before it could write a log" in done.stderr
 
 
 def test_ctrl_c_stops_the_steps(grid):

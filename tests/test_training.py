@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from common import models, training
+from common import losses, models, training
 from common.batching import pad
 from common.cli import UserError
 from common.device import choose_device, set_seed
@@ -15,7 +15,9 @@ from tests import tiny
 
 CPU = choose_device("cpu", "fp32")
 KINDS = ("bert", "gpt2", "biogpt")
+real_logits = models.logits
 TASKS = ("SequenceClassification", "TokenClassification")
+HEADS = {"SequenceClassification": "sequence", "TokenClassification": "token"}
 
 
 def arguments(**changes):
@@ -32,7 +34,7 @@ def load(tmp_path, kind, task, labels=3, seed=0):
         tiny.make(kind, folder)
     args = argparse.Namespace(model_name=str(folder), demo=False)
     set_seed(seed)
-    return models.load_task_model(args, task, [f"label-{i}" for i in range(labels)])
+    return models.load_task_model(args, HEADS[task], [f"label-{i}" for i in range(labels)])
 
 
 def examples(n, task, vocabulary=300, labels=3, seed=0):
@@ -53,9 +55,9 @@ def examples(n, task, vocabulary=300, labels=3, seed=0):
 def test_logits_do_not_depend_on_padding_or_order(tmp_path, kind, task):
     model, _ = load(tmp_path, kind, task)
     some = examples(9, task)
-    alone = [training.predict(model, [example], 1, CPU, "")[0] for example in some]
+    alone = [training.predict_logits(model, [example], 1, CPU, "")[0] for example in some]
     for batch_size in (2, 9):
-        together = training.predict(model, some[::-1], batch_size, CPU, "")[::-1]
+        together = training.predict_logits(model, some[::-1], batch_size, CPU, "")[::-1]
         for one, many in zip(alone, together, strict=True):
             np.testing.assert_allclose(one, many, atol=1e-5)
 
@@ -65,7 +67,7 @@ def test_logits_equal_the_librarys(tmp_path, kind):
     """One example at a time, where the library needs no pad token to find the last one."""
     model, _ = load(tmp_path, kind, "SequenceClassification")
     for example in examples(5, "SequenceClassification"):
-        ours = training.predict(model, [example], 1, CPU, "")[0]
+        ours = training.predict_logits(model, [example], 1, CPU, "")[0]
         with torch.inference_mode():
             theirs = model(input_ids=torch.tensor([example["input_ids"]])).logits[0].numpy()
         np.testing.assert_allclose(ours, theirs, atol=1e-5)
@@ -77,7 +79,7 @@ def test_a_text_that_ends_in_the_pad_token_is_read_to_its_end(tmp_path):
     with torch.inference_mode():
         hidden = model.base_model(torch.tensor([ids])).last_hidden_state
         expected = model.score(hidden[0, -1]).numpy()
-    found = training.predict(
+    found = training.predict_logits(
         model, [{"input_ids": ids}, {"input_ids": [7] * 9}], 2, CPU, ""
     )  # fmt: skip
     np.testing.assert_allclose(found[0], expected, atol=1e-5)
@@ -91,7 +93,8 @@ def test_one_step_equals_plain_torch(tmp_path, task):
     plain = copy.deepcopy(model)
     some = examples(4, task)
     args = arguments(num_train_epochs=1, warmup_ratio=0.0)
-    history, _ = training.fit(model, some, args, CPU, dict, "", tmp_path)
+    state, _ = training.fit(model, some, args, CPU, dict, "", tmp_path)
+    history = state.history
 
     batch = pad(some, 0)
     labels = batch.pop("labels").flatten()
@@ -134,7 +137,7 @@ def test_two_pieces_of_four_equal_a_batch_of_eight(tmp_path, monkeypatch, task):
     split = copy.deepcopy(whole)
     some = examples(24, task)
     args = arguments(batch_size=8)
-    history, _ = training.fit(whole, some, args, CPU, dict, "", fresh(tmp_path / "whole"))
+    state, _ = training.fit(whole, some, args, CPU, dict, "", fresh(tmp_path / "whole"))
 
     seen = []
 
@@ -142,12 +145,12 @@ def test_two_pieces_of_four_equal_a_batch_of_eight(tmp_path, monkeypatch, task):
         seen.append(len(batch["input_ids"]))
         if seen[-1] > 4:
             raise torch.OutOfMemoryError("CUDA out of memory.")
-        return models.logits(model, batch)
+        return real_logits(model, batch)
 
-    monkeypatch.setattr(training, "logits", short_of_memory)
-    again, totals = training.fit(split, some, args, CPU, dict, "", fresh(tmp_path / "split"))
+    monkeypatch.setattr(models, "logits", short_of_memory)
+    state_again, totals = training.fit(split, some, args, CPU, dict, "", fresh(tmp_path / "split"))
     assert seen[0] == 8 and set(seen[1:]) == {4} and totals["micro_batch_size"] == 4
-    losses = ([epoch["train"]["loss"] for epoch in run] for run in (history, again))
+    losses = ([epoch["train"]["loss"] for epoch in s.history] for s in (state, state_again))
     assert next(losses) == pytest.approx(next(losses), rel=1e-4)
     assert_same_weights(split, whole)
 
@@ -161,7 +164,7 @@ def test_memory_for_not_even_one_example_is_a_user_error(tmp_path, monkeypatch):
     def nothing_fits(model, batch):
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
 
-    monkeypatch.setattr(training, "logits", nothing_fits)
+    monkeypatch.setattr(models, "logits", nothing_fits)
     model, _ = load(tmp_path, "bert", TASKS[0])
     with pytest.raises(UserError, match="too little memory"):
         training.fit(model, examples(8, TASKS[0]), arguments(), CPU, dict, "", tmp_path)
@@ -173,8 +176,9 @@ def test_eight_sentences_can_be_memorised(tmp_path, kind):
     model, _ = load(tmp_path, kind, "TokenClassification")
     some = examples(8, "TokenClassification")
     args = arguments(learning_rate=5e-3, num_train_epochs=60)
-    history, _ = training.fit(model, some, args, CPU, dict, "", tmp_path)
-    for example, scores in zip(some, training.predict(model, some, 8, CPU, ""), strict=True):
+    state, _ = training.fit(model, some, args, CPU, dict, "", tmp_path)
+    history = state.history
+    for example, scores in zip(some, training.predict_logits(model, some, 8, CPU, ""), strict=True):
         gold = np.array(example["labels"])
         assert (scores.argmax(-1) == gold)[gold != -100].all()
     assert history[-1]["train"]["loss"] < 0.2 < history[0]["train"]["loss"]
@@ -200,13 +204,13 @@ def test_resumed_run_is_bit_identical(tmp_path, monkeypatch, stop_at):
             steps[0] += 1
             if steps[0] == killed_at:
                 raise Killed
-            return models.logits(model, batch)
+            return real_logits(model, batch)
 
-        monkeypatch.setattr(training, "logits", counting)
-        history, totals = training.fit(
+        monkeypatch.setattr(models, "logits", counting)
+        state, totals = training.fit(
             model, some, args, CPU, lambda: {"f1": next(scores)}, "f1", folder
         )
-        return model.state_dict(), history, totals["best_epoch"]
+        return model.state_dict(), (state.history, state.steps), totals["best_epoch"]
 
     whole, history, best = run(tmp_path / "whole")
     scores = iter([0.3, 0.2] * 3)
@@ -231,10 +235,35 @@ def test_killed_while_the_dev_split_is_scored(tmp_path):
         for evaluate in ends:
             model, _ = load(tmp_path, "bert", TASKS[0])
             try:
-                histories.append(training.fit(model, some, args, CPU, evaluate, "", folder)[0])
+                histories.append(
+                    training.fit(model, some, args, CPU, evaluate, "", folder)[0].history
+                )
             except Killed:
                 continue
     assert histories[0] == histories[1]
+
+
+def test_a_damaged_state_is_named(tmp_path):
+    """Half a file: a message that says what to type, not a traceback; the file stays."""
+    model, _ = load(tmp_path, "bert", TASKS[0])
+    state = fresh(tmp_path / "run") / "state.pt"
+    state.write_bytes(b"PK half a file")
+    with pytest.raises(UserError, match="state.pt is damaged.*--overwrite"):
+        training.fit(model, examples(8, TASKS[0]), arguments(), CPU, dict, "", state.parent)
+    assert state.read_bytes() == b"PK half a file"
+
+
+def test_frozen_weights_stay_as_they_are(tmp_path):
+    """Also with weight decay, and where gradients are summed over processes."""
+    model, _ = load(tmp_path, "bert", TASKS[0])
+    model.bert.embeddings.requires_grad_(False)
+    before = copy.deepcopy(model.bert.embeddings.state_dict())
+    args = arguments(weight_decay=0.5)
+    training.fit(model, examples(8, TASKS[0]), args, CPU, dict, "", fresh(tmp_path / "run"))
+    after = model.bert.embeddings.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    trainer = training.Trainer(model, args, CPU, losses.cross_entropy, 1.0)
+    assert all(p.requires_grad for p in trainer.parameters)
 
 
 def test_the_best_epoch_is_kept(tmp_path):
@@ -271,7 +300,7 @@ def test_learning_rate_rises_then_falls_to_zero():
 
 def test_an_example_without_tokens_has_no_prediction(tmp_path):
     model, _ = load(tmp_path, "gpt2", TASKS[1])
-    found = training.predict(model, [{"input_ids": []}, {"input_ids": [5, 6]}], 2, CPU, "")
+    found = training.predict_logits(model, [{"input_ids": []}, {"input_ids": [5, 6]}], 2, CPU, "")
     assert found[0].shape == (0, 3) and found[1].shape == (2, 3)
 
 
@@ -282,8 +311,8 @@ def test_native_bf16_trains_close_to_fp32(tmp_path):
         no_dropout(model)
         device, folder = choose_device("cpu", precision), fresh(tmp_path / precision)
         some = examples(16, TASKS[0])
-        history, _ = training.fit(model, some, arguments(), device, dict, "", folder)
-        found[precision] = history[-1]["train"]["loss"]
+        state, _ = training.fit(model, some, arguments(), device, dict, "", folder)
+        found[precision] = state.history[-1]["train"]["loss"]
         assert all(p.dtype == torch.float32 for p in model.parameters())
     assert found["bf16"] == pytest.approx(found["fp32"], rel=0.02)
     assert found["bf16"] != found["fp32"]

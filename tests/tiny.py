@@ -18,7 +18,47 @@ HUB_NAMES = {
     "gpt2": "gpt2-medium",
     "biogpt": "microsoft/biogpt",
     "uncased": "bert-base-uncased",
+    "electra": "google/electra-base-discriminator",
+    "electra-small": "google/electra-small-discriminator",
+    "albert": "albert/albert-base-v2",
+    "biom-albert": "sultan/BioM-ALBERT-xxlarge",
+    "roberta": "FacebookAI/roberta-base",
+    "distilbert": "distilbert/distilbert-base-cased",
+    "llama": "meta-llama/Llama-2-7b-chat-hf",
+    "llama3": "meta-llama/Llama-3.2-1B",
+    "mistral": "mistralai/Mistral-7B-v0.1",
+    "qwen2": "Qwen/Qwen2.5-0.5B",
+    "qwen3": "Qwen/Qwen3-0.6B",
 }
+# The classes of the configuration and of the pre-trained model; else BERT's.
+MODELS = {
+    "gpt2": ("GPT2Config", "GPT2LMHeadModel"),
+    "biogpt": ("BioGptConfig", "BioGptForCausalLM"),
+    "electra": ("ElectraConfig", "ElectraForPreTraining"),
+    "electra-small": ("ElectraConfig", "ElectraForPreTraining"),
+    "albert": ("AlbertConfig", "AlbertForPreTraining"),
+    "biom-albert": ("AlbertConfig", "AlbertForPreTraining"),
+    "roberta": ("RobertaConfig", "RobertaForMaskedLM"),
+    "distilbert": ("DistilBertConfig", "DistilBertForMaskedLM"),
+    "llama": ("LlamaConfig", "LlamaForCausalLM"),
+    "llama3": ("LlamaConfig", "LlamaForCausalLM"),
+    "mistral": ("MistralConfig", "MistralForCausalLM"),
+    "qwen2": ("Qwen2Config", "Qwen2ForCausalLM"),
+    "qwen3": ("Qwen3Config", "Qwen3ForCausalLM"),
+}
+LEGACY = ("biobert", "biobert-vocab-only", "biogpt", "electra", "electra-small", "biom-albert")
+# What a file does not hold because it is tied to another weight: safetensors stores it once.
+TIED = collections.defaultdict(tuple, {
+    "bert": ("cls.predictions.decoder.weight",),
+    "uncased": ("cls.predictions.decoder.weight",),
+    "albert": ("predictions.decoder.weight", "predictions.decoder.bias"),
+    "roberta": ("lm_head.decoder.weight", "lm_head.decoder.bias"),
+    "distilbert": ("vocab_projector.weight",),
+    "llama3": ("lm_head.weight",),
+    "qwen2": ("lm_head.weight",),
+    "qwen3": ("lm_head.weight",),
+})  # fmt: skip
+UNCASED = ("uncased", "electra", "electra-small", "albert", "biom-albert")
 SENTENCES = (
     "IL-2 gene expression and NF-kappa B activation through CD28 require reactive oxygen .",
     "The NF-kappa B binding site of the human IL-2 promoter was mutated in Jurkat T cells .",
@@ -32,6 +72,7 @@ SENTENCES = (
     "In the morning the old man walked along the river and Mary read a book about London .",
 )
 PRINTABLE = sorted(string.digits + string.ascii_letters + string.punctuation)
+UNCASED_PRINTABLE = [c for c in PRINTABLE if c == c.lower()]
 
 
 def make(
@@ -49,22 +90,15 @@ def make(
         raise ValueError(f"{kind!r} is none of {', '.join(HUB_NAMES)}")
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    write_tokenizer, config_class, model_class = {
-        "gpt2": (_gpt2_tokenizer, "GPT2Config", "GPT2LMHeadModel"),
-        "biogpt": (_biogpt_tokenizer, "BioGptConfig", "BioGptForCausalLM"),
-    }.get(kind, (_bert_tokenizer, "BertConfig", "BertForPreTraining"))
+    config_class, model_class = MODELS.get(kind, ("BertConfig", "BertForPreTraining"))
     texts = SENTENCES if words is None else tuple(words)
-    specials = write_tokenizer(kind, folder, texts, pieces, max_positions)
+    specials = TOKENIZERS.get(kind, _bert_tokenizer)(kind, folder, texts, pieces, max_positions)
 
     config = getattr(transformers, config_class)(
-        hidden_size=hidden,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        max_position_embeddings=max_positions,
+        **sizes(kind, hidden, layers, heads, max_positions),
         initializer_range=0.02 * (768 / hidden) ** 0.5,  # activations as large as in the originals
         architectures=[model_class],
         **specials,
-        **({} if kind == "gpt2" else {"intermediate_size": 4 * hidden}),
     )
     config.to_json_file(folder / "config.json")
     with torch.random.fork_rng(devices=[]), torch.no_grad():
@@ -75,6 +109,28 @@ def make(
                 parameter += 0.1 * torch.randn_like(parameter)
     _write_weights(kind, folder, model.state_dict(), max_positions)
     return folder
+
+
+def sizes(kind, hidden, layers, heads, max_positions) -> dict:
+    """The sizes under the names of the kind's configuration."""
+    if kind == "distilbert":
+        return {"dim": hidden, "n_layers": layers, "n_heads": heads, "hidden_dim": 4 * hidden,
+                "max_position_embeddings": max_positions}  # fmt: skip
+    sizes = {"hidden_size": hidden, "num_hidden_layers": layers, "num_attention_heads": heads,
+             "max_position_embeddings": max_positions}  # fmt: skip
+    if kind == "roberta":  # positions count from 2, past the padding token's
+        sizes |= {"max_position_embeddings": max_positions + 2, "type_vocab_size": 1}
+    if kind == "electra":
+        sizes["embedding_size"] = hidden
+    if kind in ("electra-small", "albert", "biom-albert"):
+        sizes["embedding_size"] = hidden // 2
+    if kind in ("mistral", "llama3", "qwen2", "qwen3"):  # heads share keys and values
+        sizes["num_key_value_heads"] = heads // 2 or 1
+    if kind in ("llama3", "qwen2", "qwen3"):
+        sizes["tie_word_embeddings"] = True
+    if kind == "qwen3":
+        sizes["head_dim"] = hidden // heads
+    return sizes if kind == "gpt2" else sizes | {"intermediate_size": 4 * hidden}
 
 
 def _write_weights(kind, folder, weights, max_positions):
@@ -88,16 +144,35 @@ def _write_weights(kind, folder, weights, max_positions):
         mask = torch.ones(max_positions, max_positions).tril()[None, None]
         blocks = {name.split(".")[1] for name in weights if name.startswith("h.")}
         weights |= {f"h.{n}.attn.bias": mask.clone() for n in blocks}
-    elif kind != "biogpt":
+    elif kind not in MODELS:  # BERT
         del weights["cls.predictions.decoder.bias"]
         for new, old in (("Norm.weight", "Norm.gamma"), ("Norm.bias", "Norm.beta")):
             weights = {name.replace(new, old): w for name, w in weights.items()}
-    if kind in ("bert", "uncased", "gpt2"):
-        weights.pop("cls.predictions.decoder.weight", None)  # tied: safetensors stores it once
+    elif kind == "roberta":
+        weights["roberta.embeddings.position_ids"] = torch.arange(max_positions + 2)[None]
+    weights = {name: w for name, w in weights.items() if kind in LEGACY or name not in TIED[kind]}
+    if kind in LEGACY:  # BioBERT's file is older than torch's zip format
+        path, zipped = folder / "pytorch_model.bin", kind not in ("biobert", "biobert-vocab-only")
+        torch.save(weights, path, _use_new_zipfile_serialization=zipped)
+    elif kind == "llama":
+        _write_shards(folder, {name: w.half() for name, w in weights.items()})
+    else:
         save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    else:  # BioBERT's file is older than torch's zip format
-        path, zipped = folder / "pytorch_model.bin", kind == "biogpt"
-        torch.save(dict(weights), path, _use_new_zipfile_serialization=zipped)
+
+
+def _write_shards(folder, weights):
+    """Two files and their index, as a large model's repository has them."""
+    from safetensors.torch import save_file
+
+    names = sorted(weights)
+    where = {name: f"model-0000{1 + (2 * i >= len(names))}-of-00002.safetensors"
+             for i, name in enumerate(names)}  # fmt: skip
+    for file in sorted(set(where.values())):
+        part = {name: weights[name] for name in names if where[name] == file}
+        save_file(part, folder / file, metadata={"format": "pt"})
+    size = sum(w.nbytes for w in weights.values())
+    index = {"metadata": {"total_size": size}, "weight_map": where}
+    _write_json(folder / "model.safetensors.index.json", index)
 
 
 def _bert_tokenizer(kind, folder, texts, pieces, max_positions) -> dict:
@@ -105,7 +180,7 @@ def _bert_tokenizer(kind, folder, texts, pieces, max_positions) -> dict:
     from tokenizers.pre_tokenizers import BertPreTokenizer
     from transformers import BertTokenizer
 
-    lower = kind == "uncased"
+    lower = kind in UNCASED
     split = BertPreTokenizer().pre_tokenize_str
     words = [tuple(w) for t in texts for w, _ in split(t.lower() if lower else t)]
     merges = _merges(tuple(words), pieces)
@@ -120,28 +195,156 @@ def _bert_tokenizer(kind, folder, texts, pieces, max_positions) -> dict:
     if kind == "biobert":
         special = {f"{n}_token": f"[{n.upper()}]" for n in ("unk", "sep", "pad", "cls", "mask")}
         _write_json(folder / "special_tokens_map.json", special)
-    if kind in ("bert", "uncased"):
+    if kind in ("bert", "uncased", "electra", "electra-small", "distilbert"):
         tokenizer = BertTokenizer(_numbered(vocab), do_lower_case=lower)
         tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"))
     return {"vocab_size": len(vocab), "pad_token_id": 0}
 
 
-def _gpt2_tokenizer(kind, folder, texts, pieces, max_positions) -> dict:
-    """Byte-level BPE; the end of text is the last id, and there is no token for padding."""
+def _bpe(folder, texts, pieces, specials, last=()) -> tuple[dict, list]:
+    """Byte-level BPE in GPT-2's two files; returns the vocabulary and the merges."""
     from tokenizers.pre_tokenizers import ByteLevel
-    from transformers import GPT2Tokenizer
 
     split = ByteLevel(add_prefix_space=False).pre_tokenize_str
     merges = _merges(tuple(tuple(w) for t in texts for w, _ in split(t)), pieces)
     tokens = sorted(ByteLevel.alphabet()) + [a + b for a, b in merges]
-    vocab = _numbered([*dict.fromkeys(tokens), "<|endoftext|>"])
+    vocab = _numbered(dict.fromkeys([*specials, *tokens, *last]))
     lines = ["#version: 0.2", *(f"{a} {b}" for a, b in merges), ""]
     (folder / "merges.txt").write_text("\n".join(lines), encoding="utf-8")
     _write_json(folder / "vocab.json", vocab)
+    return vocab, merges
+
+
+def _gpt2_tokenizer(kind, folder, texts, pieces, max_positions) -> dict:
+    """The end of text is the last id, and there is no token for padding."""
+    from transformers import GPT2Tokenizer
+
+    vocab, merges = _bpe(folder, texts, pieces, [], ["<|endoftext|>"])
     _write_json(folder / "tokenizer_config.json", {"model_max_length": max_positions})
     GPT2Tokenizer(vocab, merges).backend_tokenizer.save(str(folder / "tokenizer.json"))
     end = len(vocab) - 1
     return {"vocab_size": len(vocab), "bos_token_id": end, "eos_token_id": end}
+
+
+def _roberta_tokenizer(kind, folder, texts, pieces, max_positions) -> dict:
+    """GPT-2's pieces between fairseq's special tokens."""
+    from transformers import RobertaTokenizer
+
+    vocab, merges = _bpe(folder, texts, pieces, ["<s>", "<pad>", "</s>", "<unk>"], ["<mask>"])
+    _write_json(folder / "tokenizer_config.json", {"model_max_length": max_positions})
+    RobertaTokenizer(vocab, merges).backend_tokenizer.save(str(folder / "tokenizer.json"))
+    return {"vocab_size": len(vocab), "bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 2}
+
+
+def _qwen_tokenizer(kind, folder, texts, pieces, max_positions) -> dict:
+    """Byte-level BPE after a pattern of its own; the special tokens come last, bos is none."""
+    from transformers import Qwen2Tokenizer
+
+    vocab, merges = _bpe(folder, texts, pieces, [])
+    tokenizer = Qwen2Tokenizer(vocab, merges, unk_token=None)
+    ends = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    tokenizer.add_special_tokens({"additional_special_tokens": ends})
+    tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"))
+    added = {
+        str(tokenizer.convert_tokens_to_ids(token)): {
+            "content": token, "lstrip": False, "normalized": False, "rstrip": False,
+            "single_word": False, "special": True,
+        }
+        for token in ends
+    }  # fmt: skip
+    settings = {
+        "add_prefix_space": False, "added_tokens_decoder": added, "bos_token": None,
+        "additional_special_tokens": ends[1:], "eos_token": "<|endoftext|>", "unk_token": None,
+        "pad_token": "<|endoftext|>", "model_max_length": max_positions, "errors": "replace",
+        "split_special_tokens": False, "tokenizer_class": "Qwen2Tokenizer",
+    }  # fmt: skip
+    _write_json(folder / "tokenizer_config.json", settings)
+    end = tokenizer.convert_tokens_to_ids(ends[0])
+    return {"vocab_size": len(tokenizer), "bos_token_id": end, "eos_token_id": end}
+
+
+def _llama3_tokenizer(kind, folder, texts, pieces, max_positions) -> dict:
+    """Byte-level BPE in tokenizer.json alone, of no class of its own; the first token is bos."""
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors
+    from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX
+
+    vocab, merges = _bpe(folder, texts, pieces, [])
+    for name in ("vocab.json", "merges.txt"):
+        (folder / name).unlink()
+    raw = Tokenizer(models.BPE(vocab, merges, ignore_merges=True))
+    pattern = pre_tokenizers.Split(Regex(PRETOKENIZE_REGEX), "isolated")
+    level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    raw.pre_tokenizer = pre_tokenizers.Sequence([pattern, level])
+    raw.decoder = decoders.ByteLevel()
+    begin, end = "<|begin_of_text|>", "<|end_of_text|>"
+    raw.add_special_tokens([begin, end])
+    raw.post_processor = processors.TemplateProcessing(
+        single=f"{begin} $A", pair=f"{begin} $A {begin}:1 $B:1",
+        special_tokens=[(begin, raw.token_to_id(begin))],
+    )  # fmt: skip
+    raw.save(str(folder / "tokenizer.json"))
+    settings = {
+        "bos_token": begin, "eos_token": end, "model_max_length": max_positions,
+        "model_input_names": ["input_ids", "attention_mask"],
+        "clean_up_tokenization_spaces": True, "tokenizer_class": "PreTrainedTokenizerFast",
+    }  # fmt: skip
+    _write_json(folder / "tokenizer_config.json", settings)
+    ids = {"bos_token_id": raw.token_to_id(begin), "eos_token_id": raw.token_to_id(end)}
+    return {"vocab_size": raw.get_vocab_size(), **ids}
+
+
+def _sentencepiece(path, texts, characters, pieces, **options) -> int:
+    """Train a SentencePiece model on the spot; returns its number of pieces."""
+    import sentencepiece
+
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(texts), model_prefix=str(path.with_suffix("")), num_threads=1,
+        vocab_size=len(characters) + pieces, required_chars="".join(characters),
+        character_coverage=1.0, minloglevel=2, **options,
+    )  # fmt: skip
+    path.with_suffix(".vocab").unlink()
+    return sentencepiece.SentencePieceProcessor(model_file=str(path)).get_piece_size()
+
+
+def _albert_tokenizer(kind, folder, texts, pieces, max_positions) -> dict:
+    """A SentencePiece unigram model of lower-cased text; not every repository converts it."""
+    from transformers import AlbertTokenizer
+
+    size = _sentencepiece(
+        folder / "spiece.model", [t.lower() for t in texts], UNCASED_PRINTABLE, pieces,
+        model_type="unigram", pad_id=0, pad_piece="<pad>", unk_id=1, bos_id=-1, eos_id=-1,
+        control_symbols=["[CLS]", "[SEP]"], user_defined_symbols=["[MASK]"],
+        hard_vocab_limit=False,
+    )  # fmt: skip
+    _write_json(folder / "tokenizer_config.json", {"model_max_length": max_positions})
+    if kind == "albert":
+        tokenizer = AlbertTokenizer.from_pretrained(folder)
+        tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"))
+    return {"vocab_size": size, "pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3}
+
+
+def _llama_tokenizer(kind, folder, texts, pieces, max_positions) -> dict:
+    """SentencePiece BPE that falls back to bytes; `<s>` in front, and no token for padding."""
+    from transformers import LlamaTokenizer
+
+    size = _sentencepiece(
+        folder / "tokenizer.model", texts, PRINTABLE, 256 + pieces, model_type="bpe",
+        byte_fallback=True, normalization_rule_name="identity", remove_extra_whitespaces=False,
+    )  # fmt: skip
+    settings = {
+        "add_bos_token": True, "add_eos_token": False, "bos_token": "<s>", "eos_token": "</s>",
+        "unk_token": "<unk>", "pad_token": None, "legacy": kind == "mistral",
+        "padding_side": "right", "clean_up_tokenization_spaces": False,
+        "model_max_length": 1000000000000000019884624838656, "tokenizer_class": "LlamaTokenizer",
+    }  # fmt: skip
+    _write_json(folder / "tokenizer_config.json", settings)
+    backend = LlamaTokenizer.from_pretrained(folder).backend_tokenizer
+    content = json.loads(backend.to_str())  # the real file marks blanks in its normalizer
+    steps = [{"type": "Prepend", "prepend": "\u2581"},
+             {"type": "Replace", "pattern": {"String": " "}, "content": "\u2581"}]  # fmt: skip
+    content |= {"normalizer": {"type": "Sequence", "normalizers": steps}, "pre_tokenizer": None}
+    _write_json(folder / "tokenizer.json", content)
+    return {"vocab_size": size, "bos_token_id": 1, "eos_token_id": 2}
 
 
 def _biogpt_tokenizer(kind, folder, texts, pieces, max_positions) -> dict:
@@ -157,6 +360,20 @@ def _biogpt_tokenizer(kind, folder, texts, pieces, max_positions) -> dict:
     (folder / "merges.txt").write_text("".join(lines), encoding="utf-8")
     _write_json(folder / "vocab.json", vocab)
     return {"vocab_size": len(vocab), "bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 2}
+
+
+TOKENIZERS = {
+    "gpt2": _gpt2_tokenizer,
+    "biogpt": _biogpt_tokenizer,
+    "albert": _albert_tokenizer,
+    "biom-albert": _albert_tokenizer,
+    "roberta": _roberta_tokenizer,
+    "llama": _llama_tokenizer,
+    "mistral": _llama_tokenizer,
+    "llama3": _llama3_tokenizer,
+    "qwen2": _qwen_tokenizer,
+    "qwen3": _qwen_tokenizer,
+}  # else BERT's
 
 
 def _characters(words) -> list[str]:

@@ -27,16 +27,24 @@ MASKED, MASKED_IN_PAIRS = 0.25, 0.03  # shares; a pair's last word is masked bes
 LAST_WEIGHT = 3.0  # of the last word, the note whether a remark is right, in the loss
 
 
-def miniature(name: str, cache: Path) -> Path:
-    """The folder of the pre-trained miniature `name` under `cache`, made on first use.
+def folder_of(name: str, cache: Path) -> Path:
+    """Where the miniature `name` lies, made or not.
 
-    The folder's name holds a hash of the code and of the libraries' versions. It appears by a
-    rename when the model is complete, so that a killed or a second process does no harm.
+    The folder's name holds a hash of the code and of the libraries' versions.
     """
     versions = [importlib.metadata.version(p) for p in ("torch", "transformers", "tokenizers")]
     source = Path(__file__).read_bytes() + Path(language.__file__).read_bytes()
     source += repr([name, versions]).encode()
-    folder = cache / f"{name}-{hashlib.sha256(source).hexdigest()[:10]}"
+    return cache / f"{name}-{hashlib.sha256(source).hexdigest()[:10]}"
+
+
+def miniature(name: str, cache: Path) -> Path:
+    """The folder of the pre-trained miniature `name` under `cache`, made on first use.
+
+    It appears by a rename when the model is complete, so that a killed or a second process does no
+    harm.
+    """
+    folder = folder_of(name, cache)
     while RANK and not folder.is_dir():  # under torchrun only the first process can save a model
         time.sleep(0.5)
     if folder.is_dir():

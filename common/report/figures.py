@@ -1,157 +1,99 @@
-"""The report's figures, as PNG and PDF. Draws what `tables` computes."""
+"""The report's figures, as PNG and PDF. Draws what `tables` shows."""
 
 from pathlib import Path
 
-from common.cli import TRAINING_SIZES, UNTRAINED
-from common.files import replacing
+from common.palette import MAJORITY, model_style, short, size_name, size_style
+from common.panels import curve, fit, legend, panels, save
 from common.report import tables
-from common.report.cells import Results
-
-_MARKERS = dict(zip(TRAINING_SIZES, "ovs^D", strict=True))
+from common.report.grid import Grid
 
 
-def learning_curves(results: Results, folder: Path) -> bool:
+def learning_curves(grid: Grid, folder: Path) -> bool:
     """Test score by training size, a line a model, with intervals. False if there is nothing."""
-    figure, panels = _panels(1, 1, width=6)
-    axes, key, majority = panels[0][0], f"test_{results.main}", {}
-    for i, model in enumerate(results.models):
-        scores = {s: results.score("fine-tuning", model, s, key) for s in TRAINING_SIZES}
+    figure, ((axes,),) = panels([1], width=6.5, height=3.4)
+    for i, model in enumerate(grid.models):
+        scores = {n: grid.score("fine-tuning", model, n, f"test_{grid.main.name}")
+                  for n in grid.sizes}  # fmt: skip
         scores = {size: score for size, score in scores.items() if score}
-        if not scores:
-            continue
-        x = [size + 0.5 * (i - (len(results.models) - 1) / 2) for size in scores]  # side by side
-        line = axes.plot(x, [s.value for s in scores.values()], "o-", ms=4, label=_short(model))
+        x = [size + 0.5 * (i - (len(grid.models) - 1) / 2) for size in scores]  # side by side
+        style = model_style(model)
+        curve(axes, x, [s.value for s in scores.values()], style | {"label": short(model)})
         for at, score in zip(x, scores.values(), strict=True):
             if score.low is not None:
-                axes.plot(
-                    [at, at], [score.low, score.high], color=line[0].get_color(), lw=2, alpha=0.5
-                )
-        majorities = (
-            results.score("fine-tuning", model, s, f"test_majority_{results.main}") for s in scores
-        )
-        majority |= {size: m.value for size, m in zip(scores, majorities, strict=True) if m}
-    if majority:
-        axes.plot(*zip(*sorted(majority.items()), strict=True), "k:", label="majority class")
-    axes.set(xlabel="training data (%); 0 = untrained head", xticks=TRAINING_SIZES)
-    axes.set_ylabel(f"test {tables.metric_name(results.main)} (0 to 1)")
+                axes.plot([at, at], [score.low, score.high], color=style["color"], lw=2, alpha=0.5)
+    majorities = filter(None, (grid.majority(model, grid.main.name) for model in grid.models))
+    if majority := next(majorities, None):
+        axes.axhline(majority.value, **MAJORITY)
+    fit([axes], grid.main.lowest)
+    axes.set(xlabel="training data (%); 0 = not fine-tuned", xticks=grid.sizes)
+    axes.set_ylabel(f"test {grid.main.title}")
     what = "learning curves; bars: 95 % bootstrap intervals"
-    return _finish(figure, panels, results, what, folder / "learning_curves")
+    return _finish(figure, grid, what, folder / "learning_curves")
 
 
-def probing(results: Results, folder: Path) -> bool:
+def probing(grid: Grid, folder: Path, variant: str = "") -> bool:
     """Probe scores by layer, a panel a model, a curve a size; below, selectivity where known."""
-    models = [m for m in results.models if any(_curves(results, m, "probe").values())]
-    rows = 1 + any(any(_curves(results, m, "selectivity").values()) for m in models)
-    figure, axes = _panels(rows, len(models))
-    for row, name in zip(axes, ("probe", "selectivity"), strict=False):
-        for panel, model in zip(row, models, strict=False):
-            for size, curve in _curves(results, model, name).items():
-                _draw(panel, curve, tables.size_name(size), _size_style(size))
-            if name == "probe":
-                majority = results.curve(model, 0, "majority")
-                _draw(panel, majority, "majority class", {"color": "black", "ls": ":"})
-            panel.set(xlabel="layer (0 = embeddings)")
-            panel.set_title(_short(model), fontsize=9)
-        main = tables.metric_name(results.main)
-        row[0].set_ylabel(f"{main} on test" if name == "probe" else f"selectivity ({main})")
-    return _finish(
-        figure, axes, results, "probing, encoder by its training data", folder / "probing"
-    )
+    rows = {"probe": (f"test {grid.main.title}", grid.main.lowest),
+            "selectivity": (f"selectivity ({grid.main.title})", -1.0)}  # fmt: skip
+    return _by_layer(grid, folder, "probing", variant, rows, "layer (0 = embeddings)")
 
 
-def attention(results: Results, folder: Path) -> bool:
-    """Mean cosine to the pre-trained attention by layer, a panel a model, with the floor."""
-    layers = {
-        m: {s: tables.attention_layers(results, m, s) for s in tables.TRAINED}
-        for m in results.models
-    }
-    models = [model for model, curves in layers.items() if any(curves.values())]
-    figure, axes = _panels(1, len(models))
-    for panel, model in zip(axes[0], models, strict=False):
-        for size, curve in layers[model].items():
-            _draw(panel, curve, tables.size_name(size), _size_style(size))
-        floor = tables.attention_floor(results, model)
-        _draw(panel, floor, "untrained encoder (floor)", {"color": "black", "ls": ":"})
-        panel.set(xlabel="layer (1 = first block)")
-        panel.set_title(_short(model), fontsize=9)
-    axes[0][0].set_ylabel("mean cosine (1 = unchanged)")
-    what = "attention, fine-tuned against pre-trained"
-    return _finish(figure, axes, results, what, folder / "attention")
+def attention(grid: Grid, folder: Path, variant: str = "") -> bool:
+    """Mean cosine to the pre-trained attention by layer, a panel a model, a curve a size."""
+    rows = {"cosine": ("mean cosine (1 = unchanged)", 0.0)}
+    return _by_layer(grid, folder, "attention", variant, rows, "layer (1 = first block)")
 
 
-def link(results: Results, folder: Path) -> bool:
+def _by_layer(grid: Grid, folder: Path, step: str, variant: str, rows: dict, layer: str) -> bool:
+    """`rows`: `{curve: (label, lowest value)}`; each has a panel for each model that has it."""
+    found = {name: {model: grid.curves(step, model, name, variant) for model in grid.models}
+             for name in rows}  # fmt: skip
+    found = {name: {model: curves for model, curves in models.items() if any(curves.values())}
+             for name, models in found.items()}  # fmt: skip
+    figure, blocks = panels([len(models) for models in found.values()])
+    for (name, models), block in zip(found.items(), blocks, strict=True):
+        for axes, (model, curves) in zip(block, models.items(), strict=True):
+            for size, points in curves.items():
+                style = size_style(size) | {"label": size_name(size), "markersize": 3}
+                curve(axes, list(points), [point.value for point in points.values()], style)
+            majority = grid.curves(step, model, "majority", variant).values()
+            if name == "probe" and any(majority):
+                points = next(filter(None, majority))
+                axes.axhline(next(iter(points.values())).value, **MAJORITY)
+            axes.set(xlabel=layer, ylabel=rows[name][0])
+            axes.set_title(short(model), fontsize=9)
+        fit(block, rows[name][1])
+    file, title = tables.named(step, variant)
+    return _finish(figure, grid, f"{title}, by the encoder's training data", folder / file)
+
+
+def link(grid: Grid, folder: Path) -> bool:
     """Downstream score against each measure: colours are models, markers sizes."""
-    measures = {name: points for name, points in tables.link_points(results).items() if points}
-    figure, axes = _panels(1, len(measures))
-    for panel, (name, points) in zip(axes[0], measures.items(), strict=False):
+    measures = {name: points for name, points in tables.link_points(grid).items() if points}
+    figure, (block,) = panels([len(measures)], columns=2, width=4.2, height=3.4)
+    for axes, (name, points) in zip(block, measures.items(), strict=True):
         for model, size, x, y in points:
-            style = {"color": f"C{results.models.index(model)}", "marker": _MARKERS[size]}
-            panel.plot(x, y, ls="", ms=6, alpha=0.8, **style)
-        panel.set_xlabel(name, fontsize=8)
-    points = [point for found in measures.values() for point in found]
-    for i, model in enumerate(results.models):
-        if any(point[0] == model for point in points):
-            axes[0][0].plot([], [], "o", color=f"C{i}", label=_short(model))
-    for size in sorted({point[1] for point in points}):
-        axes[0][0].plot([], [], _MARKERS[size], color="grey", label=tables.size_name(size))
-    axes[0][0].set_ylabel(f"test {tables.metric_name(results.main)} after fine-tuning")
+            style = model_style(model) | {"marker": size_style(size)["marker"]}
+            axes.plot(x, y, ls="", ms=6, alpha=0.8, **style)
+        for model in dict.fromkeys(point[0] for point in points):
+            axes.plot([], [], **model_style(model) | {"marker": "o", "ls": ""}, label=short(model))
+        for size in sorted({point[1] for point in points}):
+            marker = size_style(size)["marker"]
+            axes.plot([], [], ls="", marker=marker, color="grey", label=size_name(size))
+        n, found = tables.correlations(points, grid.trained)
+        r = ", ".join(f"{kind} {f'{r.value:.2f}' if r else '–'}" for kind, r in found.items())
+        axes.set_title(f"{r} (n = {n}, without 0 %)", fontsize=8)
+        axes.set_xlabel(name, fontsize=9)
+        axes.set_ylabel(f"test {grid.main.title} after fine-tuning", fontsize=9)
+    fit(block, grid.main.lowest)
     what = "downstream score against what is measured inside"
-    return _finish(figure, axes, results, what, folder / "link")
+    return _finish(figure, grid, what, folder / "link")
 
 
-def _curves(results: Results, model: str, name: str) -> dict:
-    return {size: results.curve(model, size, name) for size in (UNTRAINED, *TRAINING_SIZES)}
-
-
-def _draw(axes, curve: dict, label: str, style: dict) -> None:
-    if curve:
-        axes.plot(list(curve), [score.value for score in curve.values()], label=label, **style)
-
-
-def _size_style(size) -> dict:
-    from matplotlib import colormaps
-
-    if size in (UNTRAINED, 0):
-        return {"color": "grey", "ls": "--" if size == UNTRAINED else "-", "marker": "o", "ms": 3}
-    place = tables.TRAINED.index(size) / (len(tables.TRAINED) - 1)
-    return {"color": colormaps["viridis_r"](0.15 + 0.85 * place), "marker": "o", "ms": 3}
-
-
-def _short(model: str) -> str:
-    return model if len(model) <= 28 else f"…{model[-27:]}"
-
-
-def _panels(rows: int, columns: int, width: float = 3.3):
-    """A figure of panels that share the y axis of their row; needs no display."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    shape = max(rows, 1), max(columns, 1)
-    size = (max(width * shape[1], 6), 1.1 + 2.9 * shape[0])
-    return pyplot.subplots(*shape, figsize=size, sharey="row", squeeze=False, layout="constrained")
-
-
-def _finish(figure, axes, results: Results, what: str, path: Path) -> bool:
-    """One legend for all panels, a title, and save. False if nothing was drawn."""
-    from matplotlib import pyplot
-
-    entries = {}
-    for panel in axes.flat:
-        panel.grid(alpha=0.3)
-        handles, labels = panel.get_legend_handles_labels()
-        entries |= {label: handle for handle, label in zip(handles, labels, strict=True)}
-        if panel.get_xlabel().startswith("layer"):
-            panel.xaxis.get_major_locator().set_params(integer=True)
-    figure.suptitle(f"{results.task} on {results.name}\n{what}", fontsize=10)
-    if entries:  # as many columns as fit
-        columns = max(1, int(figure.get_figwidth() * 12 / (max(map(len, entries)) + 7)))
-        handles, ncols = entries.values(), min(columns, len(entries))
-        figure.legend(handles, entries, loc="outside lower center", fontsize=8, ncols=ncols)
-    for kind in ("png", "pdf") if entries else ():
-        with replacing(path.with_name(f"{path.name}.{kind}")) as temporary:
-            undated = {"CreationDate": None} if kind == "pdf" else None  # the same each time
-            figure.savefig(temporary, dpi=150, format=kind, metadata=undated)
-    pyplot.close(figure)
-    return bool(entries)
+def _finish(figure, grid: Grid, what: str, path: Path) -> bool:
+    """Title, legend, and save. False if nothing was drawn."""
+    figure.suptitle(f"{grid.task.NAME} on {grid.name}\n{what}", fontsize=10)
+    legend(figure)
+    if drawn := bool(figure.legends):
+        save(figure, *(path.with_name(f"{path.name}.{kind}") for kind in ("png", "pdf")))
+    return drawn

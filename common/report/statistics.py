@@ -1,15 +1,16 @@
 """How sure a score is: bootstrap intervals, paired tests, Holm's correction, correlations.
 
-All scores here are F1 of sums over examples: [right, predicted, gold] of entities, of words, or of
-labels (where F1 over all classes is accuracy). So a resample of the test split (sentences or pairs,
-never single words) is a weighted sum of the examples' counts: a matrix product for all resamples.
+A score is a function of counts that are added up over examples (`common.task.Score`). So a resample
+of the test split (of examples, or of groups of them, never of single words) is a weighted sum of
+the examples' counts: a matrix product for all resamples.
 
 Percentile intervals: Efron & Tibshirani 1993, An Introduction to the Bootstrap, chapter 13. Paired
 bootstrap test: Berg-Kirkpatrick et al. 2012 (D12-1091); its use in NLP: Dror et al. 2018
 (P18-1128). Many tests: Holm 1979, A simple sequentially rejective multiple test procedure.
 """
 
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Hashable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -24,87 +25,44 @@ class Resampled(NamedTuple):
 
     value: float
     samples: np.ndarray
-    examples: int
-
-
-def f1(totals: np.ndarray) -> np.ndarray:
-    """F1 of [right, predicted, gold], shape [..., 3] -> [...]; 0 where there is nothing (0 / 0)."""
-    both = totals[..., 1] + totals[..., 2]
-    return np.divide(2 * totals[..., 0], both, out=np.zeros(both.shape), where=both > 0)
-
-
-def macro_f1(totals: np.ndarray) -> np.ndarray:
-    """Mean F1 of the classes that occur on either side, shape [..., classes, 3] -> [...]."""
-    occurs = totals[..., 1] + totals[..., 2] > 0
-    return f1(totals).sum(-1) / np.maximum(occurs.sum(-1), 1)
-
-
-def counts(rows: Sequence[dict]) -> dict[str, tuple[np.ndarray, Callable]]:
-    """The counts [examples, (classes,) 3] and the score function of each score of a run.
-
-    `rows` of predictions.jsonl: `gold` and `predicted` are both a label, or both lists of IOB2 tags
-    of the same words, and that decides what is scored. Raises ValueError if they are neither.
-    """
-    try:
-        sides = [[row[side] for row in rows] for side in ("gold", "predicted")]
-        shapes = [[len(v) if isinstance(v, list) else type(v) for v in side] for side in sides]
-        if shapes[0] != shapes[1] or {type(v) for v in sides[0]} not in ({str}, {list}):
-            raise TypeError
-    except (KeyError, TypeError):
-        raise ValueError("not all rows have a gold and a predicted label, or tags") from None
-    if isinstance(sides[0][0], str):
-        labels = _count([[{(label,)} for label in side] for side in sides])
-        return {"accuracy": (labels.sum(1), f1), "macro_f1": (labels, macro_f1)}
-
-    from seqeval.metrics.sequence_labeling import get_entities  # as conlleval
-
-    words = [[{(t.split("-", 1)[-1], i) for i, t in enumerate(v)} for v in side] for side in sides]
-    typed = [[{word for word in one if word[0] != "O"} for one in side] for side in words]
-    spans = [[set(get_entities(tags)) for tags in side] for side in sides]
-    strict = [  # as seqeval's strict IOB2: what an I- opens is no entity
-        [{e for e in one if tags[e[1]][0] == "B"} for one, tags in zip(*both, strict=True)]
-        for both in zip(spans, sides, strict=True)
-    ]
-    return {
-        "entity_f1": (_count(spans).sum(1), f1),
-        "entity_f1_strict": (_count(strict).sum(1), f1),
-        "macro_f1": (_count(words), macro_f1),
-        "micro_f1_without_o": (_count(typed).sum(1), f1),
-    }
-
-
-def _count(sides: list[list[set]]) -> np.ndarray:
-    """[examples, classes, 3] from sets of (class, ...) by example, gold and predicted."""
-    number = {c: i for i, c in enumerate(sorted({x[0] for side in sides for s in side for x in s}))}
-    table = np.zeros((len(sides[0]), len(number), 3))
-    for example, (gold, predicted) in enumerate(zip(*sides, strict=True)):
-        for part, chosen in enumerate((gold & predicted, predicted, gold)):
-            for item in chosen:
-                table[example, number[item[0]], part] += 1
-    return table
+    units: int  # what was drawn: examples, or groups of them
 
 
 def resample(
-    systems: Sequence[tuple[np.ndarray, Callable]], resamples: int = RESAMPLES, seed: int = 0
+    systems: Sequence[tuple[np.ndarray, Callable]],
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+    groups: Sequence[Hashable] | None = None,
 ) -> list[Resampled]:
     """The scores of `systems`, (counts [examples, ...], score) of each, on the same resamples.
 
-    Scored on the same examples in the same order, they may be compared: `paired_difference`. Raises
-    ValueError if there are no examples, or not as many for each system.
+    Scored on the same examples in the same order, they may be compared: `paired_difference`.
+    Examples of one of the `groups` (an id an example) are drawn together: they are not independent.
+    Raises ValueError if there are no examples, or not as many for each system.
     """
     if not systems:
         return []
-    n = len(systems[0][0])
-    if n == 0 or any(len(counted) != n for counted, _ in systems):
+    tables = {id(counted): counted for counted, _ in systems}  # several scores share a table
+    if not len(systems[0][0]) or len({len(counted) for counted in tables.values()}) > 1:
         raise ValueError("the systems need the same examples, one at least")
-    generator, flat = np.random.default_rng(seed), [c.reshape(n, -1) for c, _ in systems]
-    cuts = np.cumsum([part.shape[1] for part in flat])[:-1]
-    flat = np.concatenate(flat, axis=1, dtype=float)
+    columns, parts = {}, []  # a table's columns of all counts, which are [examples, columns]
+    for key, counted in tables.items():
+        parts.append(counted.reshape(len(counted), -1))
+        start = sum(part.shape[1] for part in parts[:-1])
+        columns[key] = slice(start, start + parts[-1].shape[1])
+    flat = np.concatenate(parts, axis=1, dtype=float)
+    if groups is not None:
+        number = {group: i for i, group in enumerate(dict.fromkeys(groups))}
+        flat, ungrouped = np.zeros((len(number), flat.shape[1])), flat
+        np.add.at(flat, [number[group] for group in groups], ungrouped)
+    n, generator = len(flat), np.random.default_rng(seed)
 
     def scores(totals):  # [k, columns] -> [systems, k]
-        parts = zip(systems, np.split(totals, cuts, axis=1), strict=True)
         return np.stack(
-            [f(part.reshape(len(totals), *counted.shape[1:])) for (counted, f), part in parts]
+            [
+                score(totals[:, columns[id(counted)]].reshape(len(totals), *counted.shape[1:]))
+                for counted, score in systems
+            ]
         )
 
     samples = []
@@ -121,7 +79,7 @@ def resample(
 def mean(runs: Sequence[Resampled]) -> Resampled:
     """The mean score of several runs (seeds) of one `resample`."""
     samples = np.mean([run.samples for run in runs], axis=0)
-    return Resampled(float(np.mean([run.value for run in runs])), samples, runs[0].examples)
+    return Resampled(float(np.mean([run.value for run in runs])), samples, runs[0].units)
 
 
 def interval(samples: np.ndarray) -> tuple[float, float]:
@@ -140,7 +98,7 @@ def paired_difference(a: Resampled, b: Resampled) -> tuple[float, float, float, 
     far = np.abs(samples - difference) >= abs(difference) - 1e-12
     p = (1 + far.sum()) / (1 + len(far))
     # One example cannot vary; no test that swaps the systems example by example gives less.
-    return difference, *interval(samples), float(max(p, 2.0 ** (1 - a.examples)))
+    return difference, *interval(samples), float(max(p, 2.0 ** (1 - a.units)))
 
 
 def mean_std(values: Sequence[float]) -> tuple[float, float | None, int]:
@@ -166,17 +124,17 @@ def correlation(
     `kind`: "spearman" (of ranks, ties share theirs) or "pearson". With few pairs, or pairs that
     depend on each other, the interval is too narrow.
     """
+    from scipy import stats
+
     pairs = np.array([x, y], dtype=float)
     n = pairs.shape[1]
     if n < 3 or (pairs == pairs[:, :1]).all(1).any():
         return None
     drawn = np.random.default_rng(0).integers(n, size=(resamples, n))
-    pairs = np.concatenate([pairs[:, None], pairs[:, drawn]], axis=1)  # [2, 1 + resamples, n]
+    pairs = pairs[:, np.concatenate([np.arange(n)[None], drawn])]  # [2, 1 + resamples, n]
     if kind == "spearman":
-        above = pairs[..., :, None] > pairs[..., None, :]
-        pairs = above.sum(-1) - above.sum(-2)  # twice the mid-rank, less a constant
-    pairs = pairs - pairs.mean(-1, keepdims=True)
-    below = np.sqrt((pairs**2).sum(-1).prod(0))
-    with np.errstate(invalid="ignore", divide="ignore"):
-        r = np.where(below > 1e-12, pairs.prod(0).sum(-1) / below, np.nan)
+        pairs = stats.rankdata(pairs, axis=-1)
+    with warnings.catch_warnings():  # a resample of equal pairs has none: NaN
+        warnings.simplefilter("ignore")
+        r = stats.pearsonr(*pairs, axis=-1).statistic
     return float(r[0]), *interval(r[1:])

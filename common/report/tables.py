@@ -5,59 +5,54 @@ from collections.abc import Iterator
 from itertools import combinations
 from typing import NamedTuple
 
-from common.cli import TRAINING_SIZES, UNTRAINED
+import pandas as pd
+
+from common.cli import UNTRAINED
+from common.palette import size_name, variant_name
 from common.report import statistics
-from common.report.cells import Results, Score
+from common.report.grid import Estimate, Grid
 
 MISSING = "–"
-TRAINED = tuple(size for size in TRAINING_SIZES if size)
-_PARTS = ("low", "high", "std", "n")  # of a Score, columns of their own in CSV
-_LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
-          "–": "--", "±": r"$\pm$"} | {c: f"\\{c}" for c in "&%$#_{}"}  # fmt: skip
 
 
 class Table(NamedTuple):
-    """Rows of text, numbers, Scores and None (missing), under a header; `name` is its file's."""
+    """A frame of text, numbers, Estimates and None (missing); `name` is its file's."""
 
     name: str
     caption: str
-    header: list[str]
-    rows: list[list]
+    frame: pd.DataFrame
 
     def markdown(self) -> str:
         """The table in Markdown; scores with three digits."""
-        lines = [
-            self.header,
-            ["---"] * len(self.header),
-            *([_text(c) for c in r] for r in self.rows),
-        ]
-        return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+        return self.frame.map(_text).to_markdown(index=False, disable_numparse=True) + "\n"
 
     def latex(self) -> str:
         """The table as a LaTeX float that needs booktabs."""
-        lines = [
-            " & ".join(_escape(_text(c)) for c in r) + r" \\" for r in [self.header, *self.rows]
-        ]
-        return "\n".join(
-            [r"% needs \usepackage{booktabs}", r"\begin{table*}", r"\centering\footnotesize",
-             rf"\caption{{{_escape(self.caption)}}}",
-             rf"\label{{tab:{self.name.replace('_', '-')}}}",
-             rf"\begin{{tabular}}{{{'l' * len(self.header)}}}", r"\toprule", lines[0], r"\midrule",
-             *lines[1:], r"\bottomrule", r"\end{tabular}", r"\end{table*}", ""]
+        style = self.frame.map(_text).style.hide(axis="index").format(escape="latex")
+        text = style.format_index(escape="latex", axis=1).to_latex(
+            hrules=True, environment="table*", position_float="centering",
+            column_format="l" * self.frame.shape[1], caption=_escape(self.caption),
+            label="tab:" + re.sub(r"[^A-Za-z0-9.+]+", "-", self.name),
         )  # fmt: skip
+        text = text.replace(r"\centering", r"\centering\footnotesize", 1)
+        text = text.replace(MISSING, "--").replace("±", r"$\pm$")
+        return "% needs \\usepackage{booktabs}\n" + re.sub(r"(?<![\w-])-(?=\d)", "$-$", text)
 
-    def records(self) -> list[dict]:
-        """A dict a row for CSV: all digits; a Score in several columns; nothing where missing."""
-        found = [{} for _ in self.rows]
-        for name, cells in zip(self.header, zip(*self.rows, strict=True), strict=True):
-            for record, cell in zip(found, cells, strict=True):
-                record[name] = cell.value if isinstance(cell, Score) else cell
-            for part in _PARTS:
+    def csv(self) -> str:
+        """The table in CSV: all digits; an Estimate in several columns; nothing where missing."""
+        columns = {}
+        for name, cells in self.frame.items():
+            columns[name] = [cell.value if isinstance(cell, Estimate) else cell for cell in cells]
+            for part in Estimate._fields[1:]:
                 values = [getattr(cell, part, None) for cell in cells]
                 if any(value is not None for value in values):
-                    for record, value in zip(found, values, strict=True):
-                        record[f"{name} {part}"] = value
-        return found
+                    columns[f"{name} {part}"] = values
+        return pd.DataFrame(columns, dtype=object).to_csv(index=False)
+
+
+def _escape(text: str) -> str:
+    """What pandas does for cells, for the caption, which it takes as LaTeX."""
+    return re.sub(r"[&%$#_{}]|([~^])", lambda m: "\\" + m[0] + "{}" * bool(m[1]), text)
 
 
 def _text(cell) -> str:
@@ -65,7 +60,7 @@ def _text(cell) -> str:
         return MISSING
     if isinstance(cell, float):
         return f"{cell:.4f}"
-    if not isinstance(cell, Score):
+    if not isinstance(cell, Estimate):
         return str(cell)
     text = f"{cell.value:.3f}"
     if cell.std is not None:
@@ -73,188 +68,150 @@ def _text(cell) -> str:
     return text if cell.low is None else f"{text} [{cell.low:.3f}, {cell.high:.3f}]"
 
 
-def _escape(text: str) -> str:
-    escaped = "".join(_LATEX.get(character, character) for character in text)
-    return re.sub(r"(?<![\w-])-(?=[\d ])", "$-$", escaped)
+def _table(grid: Grid, name: str, caption: str, rows: list[dict]) -> Table:
+    return Table(
+        name, f"{grid.task.NAME} on {grid.name}: {caption}.", pd.DataFrame(rows, dtype=object)
+    )
 
 
-def metric_name(metric: str) -> str:
-    """How a score is called in tables and figures."""
-    return metric.replace("_", " ").replace("f1", "F1").replace("without o", "without O")
+def named(step: str, variant: str) -> tuple[str, str]:
+    """How the files of a step's variant begin, and how it is called."""
+    return (f"{step}-{variant}", f"{step} ({variant_name(variant)})") if variant else (step, step)
 
 
-def size_name(size) -> str:
-    """How a model's state is called: what its encoder was trained on."""
-    return {UNTRAINED: "untrained", 0: "0 % (pre-trained)"}.get(size, f"{size} %")
-
-
-def downstream(results: Results) -> Iterator[Table]:
-    """Test scores by model and size, a table a metric, the main one first."""
-    for metric in results.metrics:
+def downstream(grid: Grid) -> Iterator[Table]:
+    """Test scores by model and size, a table a score, the main one first."""
+    untrained = "0 % (as loaded)" if grid.task.HEAD == "causal" else "0 % (untrained head)"
+    names = {size: size_name(size) if size else untrained for size in grid.sizes}
+    for score in grid.task.SCORES:
         rows = []
-        for model in results.models:
-            scores = [
-                results.score("fine-tuning", model, size, f"test_{metric}")
-                for size in TRAINING_SIZES
-            ]
-            majorities = (
-                results.score("fine-tuning", model, size, f"test_majority_{metric}")
-                for size in reversed(TRAINING_SIZES)
-            )
-            majority = next((score.value for score in majorities if score), None)
-            if metric == results.main or any(scores):
-                rows.append([model, *scores, None if majority is None else Score(majority)])
-        header = ["model", "0 % (untrained head)", *(f"{size} %" for size in TRAINED)]
-        header.append("majority class")
-        caption = f"{results.task} on {results.name}: test {metric_name(metric)} after fine-tuning"
-        yield Table(f"scores_{metric}", caption + " on a share of the training data.", header, rows)
+        for model in grid.models:
+            cells = {name: grid.score("fine-tuning", model, size, f"test_{score.name}")
+                     for size, name in names.items()}  # fmt: skip
+            if score is grid.main or any(cells.values()):
+                majority = grid.majority(model, score.name)
+                rows.append({"model": model} | cells | {"majority class": majority})
+        caption = f"test {score.title} after fine-tuning on a share of the training data"
+        yield _table(grid, f"scores_{score.name}", caption, rows)
 
 
-def comparisons(results: Results) -> Iterator[Table]:
+def comparisons(grid: Grid) -> Iterator[Table]:
     """Paired bootstrap tests on the main score: of models at a size, and of sizes of a model.
 
     Size 0 is left out: its head is untrained. Holm's correction is over the tests of a table.
     """
     pairs = {
-        "models": [((a, size), (b, size)) for size in TRAINED
-                   for a, b in combinations(results.models, 2)],
-        "sizes": [((model, b), (model, a)) for model in results.models
-                  for a, b in combinations(TRAINED, 2)],
+        "models": [((a, size), (b, size)) for size in grid.trained
+                   for a, b in combinations(grid.models, 2)],
+        "sizes": [((model, b), (model, a)) for model in grid.models
+                  for a, b in combinations(grid.trained, 2)],
     }  # fmt: skip
     for name, chosen in pairs.items():
-        rows, tests = [], []
-        for a, b in chosen:
-            systems = [results.resampled(*cell, results.main) for cell in (a, b)]
-            labels = [f"{model}, {size} %" for model, size in (a, b)]
-            if None in systems:
-                rows.append([*labels, None, None, None])
-                continue
-            difference, low, high, p = statistics.paired_difference(*systems)
-            tests.append((len(rows), p))
-            rows.append([*labels, Score(difference, low, high), p, None])
-        adjusted = statistics.holm([p for _, p in tests])
-        for (i, _), value in zip(tests, adjusted, strict=True):
-            rows[i][-1] = value
+        rows = []
+        for cells in chosen:
+            row = {
+                side: f"{model}, {size} %" for side, (model, size) in zip("ab", cells, strict=True)
+            }
+            rows.append(row | {"a less b": None, "p": None, "p (Holm)": None})
+            systems = [grid.resampled(*cell, grid.main.name) for cell in cells]
+            if None not in systems:
+                *difference, rows[-1]["p"] = statistics.paired_difference(*systems)
+                rows[-1]["a less b"] = Estimate(*difference)
+        tested = [row for row in rows if row["p"] is not None]
+        adjusted = statistics.holm([row["p"] for row in tested])
+        for row, p in zip(tested, adjusted, strict=True):
+            row["p (Holm)"] = p
         caption = (
-            f"{results.task} on {results.name}: differences in test {metric_name(results.main)} "
-            f"between {name}, paired bootstrap, Holm's correction over {len(tests)} tests."
+            f"differences in test {grid.main.title} between {name}, paired bootstrap, Holm's "
+            f"correction over {len(tested)} tests"
         )
-        if tests:
-            yield Table(
-                f"differences_{name}", caption, ["a", "b", "a less b", "p", "p (Holm)"], rows
-            )
+        yield _table(grid, f"differences_{name}", caption, rows if tested else [])
 
 
-def probing(results: Results) -> Iterator[Table]:
+def probing(grid: Grid, variant: str = "") -> Iterator[Table]:
     """Best and last layer of each encoder, with controls; then, for each model, all layers."""
-    main, sizes = metric_name(results.main), (UNTRAINED, *TRAINING_SIZES)
-    keys = {f"best layer: {main}": "", "last layer": "_last_layer"}
-    rows = []
-    for model in results.models:
-        for size in sizes:
-            best = {run.metrics["best_layer"] for run in results.cell("probing", model, size)}
-            cells = [
-                results.score("probing", model, size, f"test_{kind}{results.main}{suffix}")
-                for kind in ("", "selectivity_")
-                for suffix in keys.values()
-            ]
-            majority = results.score("probing", model, size, f"test_majority_{results.main}")
-            best = ", ".join(map(str, sorted(best))) or None
-            rows.append([model, size_name(size), best, *cells, majority])
-    header = ["model", "encoder", "best layer (dev)", *keys, "selectivity, best layer",
-              "selectivity, last layer", "majority class"]  # fmt: skip
-    caption = f"{results.task} on {results.name}: probing, test {main}."
-    yield Table("probing", caption, header, rows)
-    for model in results.models:
-        for curve, name in (("probe", f"test {main}"), ("selectivity", f"selectivity ({main})")):
-            curves = {size_name(size): results.curve(model, size, curve) for size in sizes}
-            caption = f"{results.task} on {results.name}: probing {model}, {name} by layer."
-            file = f"probing_{model}" if curve == "probe" else f"selectivity_{model}"
-            yield from _by_layer(file, caption, curves)
+    main, title, rows = grid.main.name, grid.main.title, []
+    file, step = named("probing", variant)
+    columns = {f"best layer: {title}": main, "last layer": f"{main}_last_layer",
+               "selectivity, best layer": f"selectivity_{main}",
+               "selectivity, last layer": f"selectivity_{main}_last_layer",
+               "majority class": f"majority_{main}"}  # fmt: skip
+    for model in grid.models:
+        for size in (UNTRAINED, *grid.sizes):
+            runs = grid.cell("probing", model, size, variant)
+            best = ", ".join(map(str, sorted({run.metrics["best_layer"] for run in runs})))
+            row = {"model": model, "encoder": size_name(size), "best layer (dev)": best or None}
+            rows.append(row | {name: grid.score("probing", model, size, f"test_{key}", variant)
+                               for name, key in columns.items()})  # fmt: skip
+    yield _table(grid, file, f"{step}, test {title}", rows)
+    selectivity = file.replace("probing", "selectivity")
+    yield from _by_layer(grid, "probing", "probe", variant, file, f"test {title}")
+    yield from _by_layer(grid, "probing", "selectivity", variant, selectivity,
+                         f"selectivity ({title})")  # fmt: skip
 
 
-def attention(results: Results) -> Iterator[Table]:
-    """Similarity to the pre-trained model's attention, with the floor; then all layers."""
-    rows = []
-    for model in results.models:
-        for size in TRAINED:
-            cosine, floor = (
-                results.score("attention", model, size, key) for key in ("cosine", "floor_cosine")
-            )
-            change = cosine and cosine._replace(value=1 - cosine.value)
-            layers = {n: score.value for n, score in attention_layers(results, model, size).items()}
-            most = min(layers, key=layers.get) if layers else None
-            rows.append([model, f"{size} %", cosine, change, floor, most])
-    header = ["model", "size", "mean cosine", "change (1 - cosine)", "floor (untrained)",
-              "most changed layer"]  # fmt: skip
-    caption = f"{results.task} on {results.name}: attention, fine-tuned against pre-trained."
-    yield Table("attention", caption, header, rows)
-    for model in results.models:
-        curves = {f"{size} %": attention_layers(results, model, size) for size in TRAINED}
-        curves["floor (untrained)"] = attention_floor(results, model)
-        caption = (
-            f"{results.task} on {results.name}: attention of {model}, mean cosine to the "
-            "pre-trained model by layer."
-        )
-        yield from _by_layer(f"attention_{model}", caption, curves)
+def attention(grid: Grid, variant: str = "") -> Iterator[Table]:
+    """Similarity to the pre-trained model's attention; then, for each model, all layers."""
+    rows, (file, step) = [], named("attention", variant)
+    for model in grid.models:
+        for size in grid.trained:
+            cosine, untrained = (grid.score("attention", model, size, key, variant)
+                                 for key in ("cosine", "floor_cosine"))  # fmt: skip
+            layers = grid.layers("attention", model, size, "cosine", variant)
+            rows.append({
+                "model": model, "size": size_name(size), "mean cosine": cosine,
+                "change (1 - cosine)": cosine and cosine._replace(value=1 - cosine.value),
+                size_name(UNTRAINED): untrained,
+                "most changed layer": min(layers, key=lambda n: layers[n].value, default=None),
+            })  # fmt: skip
+    yield _table(grid, file, f"{step}, fine-tuned against pre-trained", rows)
+    what = "mean cosine to the pre-trained model"
+    yield from _by_layer(grid, "attention", "cosine", variant, file, what)
 
 
-def attention_layers(
-    results: Results, model: str, size: int, prefix: str = "cosine_layer_"
-) -> dict[int, Score]:
-    """The mean cosine over heads (and runs) of each layer."""
-    keys = {k for run in results.cell("attention", model, size) for k in run.metrics}
-    layers = sorted(int(k.removeprefix(prefix)) for k in keys if k.startswith(prefix))
-    return {n: results.score("attention", model, size, f"{prefix}{n}") for n in layers}
+def _by_layer(
+    grid: Grid, step: str, curve: str, variant: str, file: str, what: str
+) -> Iterator[Table]:
+    """A table a model, with a row a layer and a column a size."""
+    for model in grid.models:
+        curves = grid.curves(step, model, curve, variant)
+        rows = [{"layer": layer} | {size_name(size): c.get(layer) for size, c in curves.items()}
+                for layer in sorted({layer for c in curves.values() for layer in c})]  # fmt: skip
+        caption = f"{named(step, variant)[1]} of {model}, {what} by layer"
+        yield _table(grid, f"{file}_{model}", caption, rows)
 
 
-def attention_floor(results: Results, model: str) -> dict[int, Score]:
-    """The same against an untrained encoder, from the least size that has it: it knows no size."""
-    floors = (attention_layers(results, model, s, "floor_cosine_layer_") for s in TRAINING_SIZES)
-    return next((floor for floor in floors if floor), {})
-
-
-def _by_layer(name: str, caption: str, curves: dict[str, dict[int, Score]]) -> Iterator[Table]:
-    """A row a layer, a column a curve; no table where nothing was measured."""
-    layers = sorted({layer for curve in curves.values() for layer in curve})
-    if layers:
-        rows = [[layer, *(curve.get(layer) for curve in curves.values())] for layer in layers]
-        yield Table(name, caption, ["layer", *curves], rows)
-
-
-def link_points(results: Results) -> dict[str, list[tuple[str, int, float, float]]]:
+def link_points(grid: Grid) -> dict[str, list[tuple[str, int, float, float]]]:
     """(model, size, x, downstream score) of the cells that have both, for each measure x."""
-    main, points = results.main, {}
+    main, points = grid.main.name, {}
     for name, step, key in (
-        (f"probe, best layer: {metric_name(main)}", "probing", f"test_{main}"),
-        (f"probe, last layer: {metric_name(main)}", "probing", f"test_{main}_last_layer"),
+        (f"probe, best layer: {grid.main.title}", "probing", f"test_{main}"),
+        (f"probe, last layer: {grid.main.title}", "probing", f"test_{main}_last_layer"),
         ("selectivity, best layer", "probing", f"test_selectivity_{main}"),
         ("attention change (1 - mean cosine)", "attention", "cosine"),
     ):
-        points[name] = []
-        for model in results.models:
-            for size in TRAINING_SIZES:
-                x = results.score(step, model, size, key)
-                y = results.score("fine-tuning", model, size, f"test_{main}")
-                if x and y:
-                    x = 1 - x.value if key == "cosine" else x.value
-                    points[name].append((model, size, x, y.value))
+        cells = [(model, size, grid.score(step, model, size, key),
+                  grid.score("fine-tuning", model, size, f"test_{main}"))
+                 for model in grid.models for size in grid.sizes]  # fmt: skip
+        points[name] = [(model, size, 1 - x.value if key == "cosine" else x.value, y.value)
+                        for model, size, x, y in cells if x and y]  # fmt: skip
     return points
 
 
-def link(results: Results) -> Table:
+def correlations(points: list, sizes: list[int]) -> tuple[int, dict[str, Estimate | None]]:
+    """The number of a measure's `link_points` at `sizes`; both correlations of x and score."""
+    x, y = ([point[i] for point in points if point[1] in sizes] for i in (2, 3))
+    found = {kind: statistics.correlation(x, y, kind.lower()) for kind in ("Spearman", "Pearson")}
+    return len(x), {kind: Estimate(*r) if r else None for kind, r in found.items()}
+
+
+def link(grid: Grid) -> Iterator[Table]:
     """Correlation of the downstream score with each measure; without size 0, and with it."""
     rows = []
-    for name, points in link_points(results).items():
-        for sizes in (TRAINED, TRAINING_SIZES):
-            chosen = [(x, y) for _, size, x, y in points if size in sizes]
-            row = [name, f"{sizes[0]} to {sizes[-1]} %", len(chosen)]
-            for kind in ("spearman", "pearson"):
-                found = statistics.correlation([x for x, _ in chosen], [y for _, y in chosen], kind)
-                row.append(Score(*found) if found else None)
-            rows.append(row)
-    caption = (
-        f"{results.task} on {results.name}: correlation, over models and sizes, of test "
-        f"{metric_name(results.main)} after fine-tuning with what is measured inside."
-    )
-    return Table("link", caption, ["measure", "sizes", "n", "Spearman", "Pearson"], rows)
+    for name, points in link_points(grid).items():
+        for sizes in (grid.trained, grid.sizes):
+            n, found = correlations(points, sizes)
+            rows.append({"measure": name, "sizes": f"{sizes[0]} to {sizes[-1]} %", "n": n} | found)
+    caption = (f"correlation, over models and sizes, of test {grid.main.title} after fine-tuning "
+               "with what is measured inside")  # fmt: skip
+    yield _table(grid, "link", caption, rows)

@@ -1,13 +1,15 @@
-"""BiLSTM-CRF probes of all layers against one layer after another, in alternating runs.
+"""BiLSTM-CRF probes of all layers with our recurrence against the same with nn.LSTM, in turns.
 
-    python tests/benchmarks/bilstm_crf.py --sentences 512 --hidden 768 --layers 13
-    pip install pytorch-crf     (for the third side, left out where it is missing)
+    python tests/benchmarks/bilstm_crf.py --precision fp32 --rounds 3
+    python tests/benchmarks/bilstm_crf.py --precision bf16 --rounds 3
 
-`plain`: nn.LSTM on packed sequences, and a CRF that loops in Python over sentences and words.
-`pytorch-crf`: the same nn.LSTM, its CRF. Both in float32. Vectors are noise around a direction for
-each label; labels follow a random chain. A fifth of the sentences is held out for the accuracy.
-Each side runs in a process of its own, in turn; ratios are of the medians, of wall time and of
-processor time (with OMP_NUM_THREADS=1 the one to read where others use the device too).
+`nn.LSTM`: `fit` as it is, but each layer's recurrence is a bidirectional nn.LSTM on a packed batch;
+everything else is shared, so the ratio says what common/probes/lstm.py is worth. `pytorch-crf`
+(left out where `pip install pytorch-crf` was not run): nn.LSTM and that package's CRF, layer by
+layer in float32, as a user would write the probe. Vectors are noise around a direction for each
+label; labels follow a random chain. A fifth of the sentences is held out for the accuracy. Each
+side runs in a process of its own; ratios are of the medians, of wall time and of processor time
+(with OMP_NUM_THREADS=1 the one to read where other work uses the machine too).
 """
 
 import argparse
@@ -24,7 +26,7 @@ from pathlib import Path
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-SIDES = ("ours", "plain", "pytorch-crf")
+SIDES = ("ours", "nn.LSTM", "pytorch-crf")
 N_LABELS = 11
 
 
@@ -94,41 +96,42 @@ def write_features(args, folder: Path):
 
 
 def run(args) -> dict:
+    """Fit and predict all layers of one side: times, accuracies, memory."""
     import torch
 
     from common.device import choose_device
+    from common.probes import bilstm_crf, sequences
 
     features = [np.load(args.folder / f"{i}.npy", mmap_mode="r") for i in range(args.layers)]
     sentences, labels = sizes(args)
     cut = args.sentences * 4 // 5
     train, test = (sentences[:cut], labels[:cut]), (sentences[cut:], labels[cut:])
     device = choose_device(args.device, args.precision)  # also lets memory be reused
-    group = args.group if args.side == "ours" else 1
+    if args.side == "nn.LSTM":
+        bilstm_crf.bilstm = library_bilstm
+    alone = args.side == "pytorch-crf"
+    group = 1 if alone else args.group
     scores, fit_seconds, cpu_seconds, predict_seconds = [], 0.0, 0.0, 0.0
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
     for start in range(0, args.layers, group):
         some = features[start : start + group]
         clock, processor = time.perf_counter(), time.process_time()
-        if args.side == "ours":
-            from common.probes import bilstm_crf
-
-            seeds = range(start, start + len(some))
-            probes = bilstm_crf.fit(
-                some, *train, N_LABELS, epochs=args.epochs, seeds=seeds, device=device
-            )
-            parameters = sum(w[0].numel() for w in probes.weights.values())
-        else:
+        if alone:
             torch.manual_seed(start)
             model = one_layer(args)
             fit_one(model, some[0], *train, args)
-            parameters = sum(p.numel() for p in model.parameters())
+        else:
+            seeds = range(start, start + len(some))
+            probes = sequences.fit(
+                some, *train, N_LABELS, epochs=args.epochs, seeds=seeds, device=device
+            )
         fit_seconds += time.perf_counter() - clock
         cpu_seconds += time.process_time() - processor
         clock = time.perf_counter()
-        if args.side == "ours":
-            predicted = probes.predict(some, test[0])
-        else:
+        if alone:
             predicted = [predict_one(model, some[0], test[0])]
+        else:
+            predicted = probes.predict(some, test[0])
         predict_seconds += time.perf_counter() - clock
         gold = np.concatenate(test[1])
         scores += [float(np.mean(np.concatenate(layer) == gold)) for layer in predicted]
@@ -138,17 +141,41 @@ def run(args) -> dict:
              "accuracy": statistics.mean(scores), "lowest": min(scores), "highest": max(scores),
              "peak_memory_mib": peak, "of_it_before": before}  # fmt: skip
     found = {key: round(value, 3) for key, value in found.items()}
-    return found | {"parameters": parameters, "machine": device.describe()}
+    return found | {"machine": device.describe()}
+
+
+def library_bilstm(x, lengths, weight, bias, recurrent):
+    """`bilstm` with one nn.LSTM a layer, whose order of gates is i, f, g, o."""
+    import torch
+    from torch.func import functional_call
+    from torch.nn.utils.rnn import PackedSequence
+
+    def gates(w):  # [8n, ...] of both directions -> [2][4n, ...] in nn.LSTM's order
+        i, f, o, g = w.unflatten(0, (2, 4, -1)).unbind(1)
+        return torch.cat([i, f, g, o], 1).to(x.dtype)
+
+    size = recurrent.shape[2]
+    lstm = torch.nn.LSTM(x.shape[-1], size, bidirectional=True, device="meta")
+    counts = torch.tensor([int((lengths > t).sum()) for t in range(lengths[0])])
+    zero = torch.zeros(4 * size, dtype=x.dtype, device=x.device)
+    found = []
+    for i, vectors in enumerate(x):
+        parts = gates(weight[i].mT), gates(recurrent[i].mT.flatten(0, 1)), gates(bias[i, 0])
+        names = {}
+        for side, *given in zip(("", "_reverse"), *parts, strict=True):
+            kinds = zip(
+                ("weight_ih", "weight_hh", "bias_ih", "bias_hh"), (*given, zero), strict=True
+            )
+            names |= {f"{kind}_l0{side}": w for kind, w in kinds}
+        found.append(functional_call(lstm, names, (PackedSequence(vectors, counts),))[0].data)
+    return torch.stack(found)
 
 
 def one_layer(args):
-    """The plain probe: nn.LSTM, a linear layer and a CRF."""
+    """nn.LSTM, a linear layer and pytorch-crf's CRF."""
     from torch import nn
+    from torchcrf import CRF
 
-    if args.side == "pytorch-crf":
-        from torchcrf import CRF
-    else:
-        CRF = loop_crf()
     model = nn.Module()
     model.lstm = nn.LSTM(args.hidden, 128, bidirectional=True, batch_first=True)
     model.output, model.crf = nn.Linear(256, N_LABELS), CRF(N_LABELS, batch_first=True)
@@ -193,46 +220,6 @@ def predict_one(model, features, sentences):
         for start in range(0, len(sentences), 64):
             found += model.crf.decode(*emissions_of(model, features, sentences[start : start + 64]))
     return found
-
-
-def loop_crf():
-    """A CRF with pytorch-crf's interface, as first written by anyone: sentence by sentence."""
-    import torch
-    from torch import nn
-
-    class LoopCRF(nn.Module):
-        def __init__(self, n_labels, batch_first):
-            super().__init__()
-            self.start = nn.Parameter(torch.empty(n_labels).uniform_(-0.1, 0.1))
-            self.end = nn.Parameter(torch.empty(n_labels).uniform_(-0.1, 0.1))
-            self.moves = nn.Parameter(torch.empty(n_labels, n_labels).uniform_(-0.1, 0.1))
-
-        def forward(self, emissions, tags, mask):
-            total = 0
-            for scores, path, length in zip(emissions, tags, mask.sum(1), strict=True):
-                gold = self.start[path[0]] + scores[0, path[0]]
-                alpha = self.start + scores[0]
-                for t in range(1, length):
-                    gold = gold + self.moves[path[t - 1], path[t]] + scores[t, path[t]]
-                    alpha = (alpha[:, None] + self.moves).logsumexp(0) + scores[t]
-                total = total + gold + self.end[path[length - 1]] - (alpha + self.end).logsumexp(0)
-            return total
-
-        def decode(self, emissions, mask):
-            found = []
-            for scores, length in zip(emissions, mask.sum(1), strict=True):
-                best, origins = self.start + scores[0], []
-                for t in range(1, length):
-                    best, origin = (best[:, None] + self.moves).max(0)
-                    best = best + scores[t]
-                    origins.append(origin)
-                path = [int((best + self.end).argmax())]
-                for origin in reversed(origins):
-                    path.append(int(origin[path[-1]]))
-                found.append(path[::-1])
-            return found
-
-    return LoopCRF
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The NLI probe against `SVC()`: one layer, then all layers in parallel and one after another.
+"""The probe of pairs against `SVC()`: one layer, then all layers in parallel and one after another.
 
     python tests/benchmarks/svc_probe.py --data_dir FOLDER [--model FOLDER]
 
@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from common.probes.svm import features, probe, probe_layers  # noqa: E402
+from common.probes import examples  # noqa: E402
 
 SPLITS = ("train", "dev", "test")
 
@@ -117,11 +117,10 @@ def extract(args) -> None:
 
 
 def load(args):
-    """`{layer: sentences}`, pairs, training labels."""
+    """`{layer: file of sentences}`, pairs, training labels."""
     saved = np.load(args.folder / "pairs.npz")
     files = sorted(args.folder.glob("layer-*.npy"))
-    layers = {layer: np.load(file, mmap_mode="r") for layer, file in enumerate(files)}
-    return layers, {split: saved[split] for split in SPLITS}, saved["labels-train"]
+    return dict(enumerate(files)), {split: saved[split] for split in SPLITS}, saved["labels-train"]
 
 
 def compare(name: str, args, predictions) -> None:
@@ -129,7 +128,7 @@ def compare(name: str, args, predictions) -> None:
     import sklearn.svm  # noqa: F401  (not what is to be timed)
 
     layers, pairs, labels = load(args)
-    sentences = list(layers.values())[args.layer]
+    sentences = np.load(list(layers.values())[args.layer], mmap_mode="r")
     started, processor = time.perf_counter(), time.process_time()
     found = predictions(sentences, pairs, labels)
     report(time.perf_counter() - started, time.process_time() - processor)
@@ -140,15 +139,21 @@ def ours(args) -> None:
     from common.device import choose_device
 
     device = choose_device(args.device, "fp32")
-    compare("ours", args, lambda x, pairs, y: probe(x, pairs, {"task": y}, device=device)["task"])
+
+    def predictions(sentences, pairs, labels):
+        return examples.predict("svc", sentences, pairs, {"task": labels}, device=device)["task"]
+
+    compare("ours", args, predictions)
 
 
 def plain(args) -> None:
     from sklearn.svm import SVC
 
     def predictions(sentences, pairs, labels):
-        model = SVC().fit(features(sentences, pairs["train"]), labels)
-        return {s: model.predict(features(sentences, pairs[s])) for s in ("dev", "test")}
+        model = SVC().fit(examples.concatenated(sentences, pairs["train"]), labels)
+        return {
+            s: model.predict(examples.concatenated(sentences, pairs[s])) for s in ("dev", "test")
+        }
 
     compare("plain", args, predictions)
 
@@ -161,7 +166,10 @@ def all_layers(args, memory_bytes: int | None) -> None:
     layers, pairs, labels = load(args)
     device = choose_device(args.device, "fp32")
     started, processor = time.perf_counter(), time.process_time()
-    probe_layers(layers, pairs, {"task": labels}, device=device, memory_bytes=memory_bytes)
+    examples.predict_layers(
+        "svc", layers, {"task": pairs}, {"task": labels}, standardize=False, device=device,
+        on_done=lambda layer, found: None, memory_bytes=memory_bytes,
+    )  # fmt: skip
     report(time.perf_counter() - started, time.process_time() - processor,
            layers=len(layers), cores=os.cpu_count())  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""Word probes: the CRF against enumeration, the BiLSTM against torch's, layers against alone."""
+"""Probes of sequences: the CRF against enumeration, the BiLSTM against torch's, layers alone."""
 
 import itertools
 
@@ -9,12 +9,14 @@ from torch.nn.utils import rnn
 
 from common.cli import UserError
 from common.device import choose_device
-from common.probes import bilstm_crf
-from common.probes.bilstm_crf import fit
+from common.probes import sequences as module
 from common.probes.crf import log_partition, path_score, viterbi
+from common.probes.lstm import bilstm
+from common.probes.sequences import fit
 
 CPU = choose_device("cpu", "fp32")
 LAYERS, BATCH, LABELS = 2, 7, 3
+KINDS = tuple(module.MODELS)
 
 
 def some_crf(lengths, seed=0, layers=LAYERS, labels=LABELS):
@@ -131,7 +133,7 @@ def test_bilstm_equals_torch(lengths):
 
     weight, biases, recurrent = ours(lambda p: p.detach())
     inputs = [p.clone().requires_grad_() for p in (weight, sum(biases), recurrent)]
-    found = bilstm_crf.bilstm(x, np.array(lengths), *inputs)
+    found = bilstm(x, np.array(lengths), *inputs)
     factors = torch.randn_like(found)
     (found * factors).sum().backward()
     counts = torch.tensor([sum(n > t for n in lengths) for t in range(lengths[0])])
@@ -163,7 +165,7 @@ def accuracy(predicted, gold):
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("kind", bilstm_crf.KINDS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_learns_what_the_features_encode_and_no_more(kind, precision):
     device = choose_device("cpu", precision)
     layers, sentences, gold = some_task(500, layers=2)
@@ -188,14 +190,14 @@ def test_the_crf_learns_the_order_of_labels():
     features = [features.reshape(-1, 8).astype(np.float16)]
     sentences = [(6 * i, 6 * i + 6) for i in range(300)]
     scores = {}
-    for kind in bilstm_crf.KINDS:
+    for kind in KINDS:
         probes = fit(features, sentences[:250], gold[:250], 3, kind=kind, seeds=[0], device=CPU,
                      batch_size=4, epochs=5)  # fmt: skip
         scores[kind] = accuracy(probes.predict(features, sentences[250:])[0], gold[250:])
     assert scores["bilstm-crf"] > 0.97 and scores["linear"] < 0.7
 
 
-@pytest.mark.parametrize("kind", bilstm_crf.KINDS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_layers_in_lockstep_equal_each_alone(kind):
     layers, sentences, gold = some_task(60, layers=3)
     settings = {"kind": kind, "device": CPU, "batch_size": 16}
@@ -209,13 +211,13 @@ def test_layers_in_lockstep_equal_each_alone(kind):
             np.testing.assert_array_equal(a, b)
 
 
-@pytest.mark.parametrize("kind", bilstm_crf.KINDS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_training_does_not_depend_on_the_pieces_of_a_batch(kind, monkeypatch):
     """One sentence at a time has no padding: the same step as a whole batch with its padding."""
     layers, sentences, gold = some_task(40, layers=2)
     settings = {"kind": kind, "seeds": [1, 2], "device": CPU, "batch_size": 16}
     whole = fit(layers, sentences, gold, 4, **settings)
-    monkeypatch.setattr(bilstm_crf, "ROOM", 1)
+    monkeypatch.setattr(module, "ROOM", 1)
     single = fit(layers, sentences, gold, 4, **settings)
     for name, weight in whole.weights.items():
         torch.testing.assert_close(single.weights[name], weight, rtol=1e-4, atol=1e-6)
@@ -228,10 +230,10 @@ def test_scores_do_not_depend_on_companions(precision):
     probes = fit(layers, sentences, gold, 4, seeds=[1, 2], device=device, epochs=1)
     with torch.no_grad():
         order = sorted(range(30), key=lambda i: sentences[i][0] - sentences[i][1])
-        together, mask = probes._emissions(layers, sentences, order)
+        together, mask = probes.emissions(layers, sentences, order)
         for i, number in enumerate(order):
             start, end = sentences[number]
-            alone, _ = probes._emissions(layers, sentences, [number])
+            alone, _ = probes.emissions(layers, sentences, [number])
             tolerance = 1e-5 if precision == "fp32" else 2e-2
             assert (together[:, i, : end - start] - alone[:, 0]).abs().max() < tolerance
             assert mask[i].sum() == end - start
@@ -251,7 +253,7 @@ def test_deterministic_and_seeded():
         assert not any(torch.allclose(first[name], other[name]) for name in first)
 
 
-@pytest.mark.parametrize("kind", bilstm_crf.KINDS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_single_words_progress_memory_maps_and_order(tmp_path, kind, recwarn):
     layers, sentences, gold = some_task(50, longest=2)
     assert {end - start for start, end in sentences} == {1}
@@ -275,21 +277,20 @@ def test_what_does_not_fit_is_refused():
     layers, sentences, gold = some_task(5, layers=2)
 
     def refused(match, error=ValueError, **changes):
-        given = {"features": layers, "sentences": sentences, "labels": gold, "n_labels": 4,
+        given = {"features": layers, "sequences": sentences, "labels": gold, "n_labels": 4,
                  "seeds": [0, 0], "device": CPU} | changes  # fmt: skip
         with pytest.raises(error, match=match):
             fit(**given)
 
     for bad in (-100, 4):
         tags = [*gold[:4], np.where(np.arange(len(gold[4])) == 0, bad, gold[4])]
-        refused("sentence 4: .* labels", labels=tags)
-    refused("sentence 2: .* labels", labels=[*gold[:2], gold[2][:0], *gold[3:]])
-    refused("5 sentences with 4", labels=gold[:4])
-    refused("0 sentences", sentences=[], labels=[])
-    refused("sentence 1: rows", sentences=[sentences[0], (3, 3), *sentences[2:]])
-    refused("sentence 0: rows", sentences=[(0, 10**6), *sentences[1:]])
+        refused("sequence 4: .* labels", labels=tags)
+    refused("sequence 2: .* labels", labels=[*gold[:2], gold[2][:0], *gold[3:]])
+    refused("5 sequences with 4", labels=gold[:4])
+    refused("0 sequences", sequences=[], labels=[])
+    refused("sequence 1: rows", sequences=[sentences[0], (3, 3), *sentences[2:]])
+    refused("sequence 0: rows", sequences=[(0, 10**6), *sentences[1:]])
     refused("feature matrices", seeds=[0])
     refused("feature matrices", features=[layers[0], layers[1][:, :5]])
-    refused("kind", kind="crf")
     infinite = [layers[0], np.full_like(layers[1], np.inf)]
     refused("probe 2 of 2", UserError, features=infinite)

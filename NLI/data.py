@@ -1,0 +1,110 @@
+"""NLI data: MedNLI, your own pairs, or the demo's.
+
+MedNLI is credentialed: its text never reaches a log, a result file or an error message.
+"""
+
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+from common.cli import UserError
+from common.data_files import SPLIT_NAMES, check_folder, find_split, jsonl
+from common.task import Data
+from NLI import demo_data
+
+LABELS = ["entailment", "contradiction", "neutral"]  # 0, 1, 2 as in the study
+FIELDS = ("gold_label", "sentence1", "sentence2")
+SPLIT_SEED = 42  # of the 80/20 split of a train file alone: the study's, whatever --seed is
+MEDNLI_DIR = "MEDNLI_DIR"
+
+
+class Example(NamedTuple):
+    """A pair and its gold label, one of LABELS."""
+
+    id: str
+    premise: str
+    hypothesis: str
+    label: str
+
+
+def load(args) -> Data:
+    """The data set that `args` (demo, data_dir) or $MEDNLI_DIR name.
+
+    Raises UserError if it cannot be found or read.
+    """
+    if args.demo:
+        rows = demo_data.splits()
+        splits = {s: [_example(row, "demo", "") for row in rows[s]] for s in rows}
+        return Data(splits, LABELS)
+    folder = args.data_dir or os.environ.get(MEDNLI_DIR)
+    if not folder:
+        raise UserError(
+            "MedNLI is credentialed and is never downloaded. Get access at "
+            "https://physionet.org/content/mednli/ and give the folder that holds "
+            f"mli_train_v1.jsonl, mli_dev_v1.jsonl and mli_test_v1.jsonl: --data_dir FOLDER, or "
+            f"export {MEDNLI_DIR}=FOLDER. To see it work without, add --demo."
+        )
+    folder = Path(folder).expanduser()
+    if not folder.is_dir() and not args.data_dir:
+        raise UserError(f"${MEDNLI_DIR} ({folder}) is not a folder. Check the path.")
+    return Data(_read_folder(folder), LABELS)
+
+
+def _read_folder(folder: Path) -> dict[str, list[Example]]:
+    check_folder(folder)
+    files = {
+        split: find_split(folder, split, ("mli_{}_v1.jsonl", "{}.jsonl")) for split in SPLIT_NAMES
+    }
+    missing = [split for split in files if not files[split]]
+    if missing and missing != ["dev", "test"]:
+        raise UserError(
+            f"no {missing[0]} file in {folder}. It needs mli_train_v1.jsonl, mli_dev_v1.jsonl and "
+            "mli_test_v1.jsonl (or train, dev and test.jsonl), or a train file alone."
+        )
+    splits = {split: _read(files[split][0], split) for split in files if files[split]}
+    if missing:
+        return _split_train(splits["train"], files["train"][0])
+    return splits
+
+
+def _read(path: Path, split: str) -> list[Example]:
+    found = [
+        _example(row, place, f"{split}-{i}") for i, (place, row) in enumerate(jsonl(path, FIELDS))
+    ]
+    if not found:
+        raise UserError(f"{path} holds no example. Put the {split} pairs there.")
+    return found
+
+
+def _example(row: dict, place: str, number: str) -> Example:
+    for field in FIELDS:
+        if not isinstance(row[field], str):
+            raise UserError(f"{place}: {field!r} is not a string. Mend that example.")
+    label = row["gold_label"]
+    if label not in LABELS:
+        # Several words, or many characters, are a misplaced text, which must not be shown.
+        word = len(label) <= 20 and len(label.split()) <= 1
+        shown = repr(label) if word else f"of {len(label)} characters"
+        raise UserError(f"{place}: unknown gold_label {shown}; allowed: {', '.join(LABELS)}.")
+    return Example(str(row.get("pairID") or number), row["sentence1"], row["sentence2"], label)
+
+
+def _split_train(examples: list[Example], path: Path) -> dict[str, list[Example]]:
+    """The study's protocol for a train file alone: 80/20, stratified by label, seed 42."""
+    from sklearn.model_selection import train_test_split
+
+    try:
+        train, test = train_test_split(
+            examples, test_size=0.2, random_state=SPLIT_SEED, stratify=[e.label for e in examples]
+        )
+    except ValueError:
+        raise UserError(
+            f"{path}: {len(examples)} examples are too few to split 80/20 by label. Give more, or "
+            "dev and test files too."
+        ) from None
+    return {"train": train, "test": test}
+
+
+def stratum(example: Example) -> str:
+    """What subsets are stratified by: the label."""
+    return example.label

@@ -1,0 +1,227 @@
+"""Step 3: compare the attention of every head before and after fine-tuning.
+
+Layers count from 1, the first block (0 is the embeddings, as in probing), heads from 1.
+"""
+
+import argparse
+import csv
+from contextlib import ExitStack
+from pathlib import Path
+
+from common import flags, identity, models, results
+from common.cli import ROOT, UNTRAINED, Parser, UserError
+from common.files import read_json, write_csv
+
+N_MOST_CHANGED = 5
+CONSTANTS = {"average": "mean over examples of each head's measure, real tokens only"}
+
+
+def parse_args(task, doc: str, argv, **defaults) -> argparse.Namespace:
+    """The flags of a task's attention.py; `doc` is its help, `defaults` as in fine_tuning."""
+    parser = Parser(doc)
+    flags.add_common_arguments(parser, **defaults)
+    flags.add_attention_arguments(parser)
+    task.add_arguments(parser, "attention")
+    return flags.parse(parser, argv, ROOT / task.NAME)
+
+
+def run(task, args) -> None:
+    """The same inputs through all encoders; the pre-trained one runs once beside the others.
+
+    What a finished size lacks (a metric, the untrained encoder) is added to it. Raises UserError.
+    """
+    runs = [results.Run(task, args, "attention", n, CONSTANTS) for n in args.training_sizes]
+    checkpoints = results.checkpoints(runs)
+    data = task.load(args)
+    if args.split not in data.splits:
+        raise UserError(f"the data set has no {args.split} split. Choose another --split.")
+    sha256, weights = identity.fingerprint(data.splits), models.weights_identity(args)
+    there, untrained = {}, {}
+    for run in runs:
+        run.identify(sha256, weights, checkpoints[run])
+        done = run.finished() is not None
+        there[run] = read_table(run.folder / "heads.csv") if done else {}
+        untrained[run] = read_table(run.folder / "floor.csv") if done else {}
+    pending = [run for run in runs if lacking(run, there[run], untrained[run])]
+    if pending:
+        compare(task, args, data, pending, checkpoints, there, untrained)
+    for run in runs:
+        if run not in pending:
+            run.tidy()
+    if pending:
+        from common import figures
+
+        figures.attention_sizes(pending[-1].folder)
+    summarize(args, runs, len(pending))
+
+
+def lacking(run: results.Run, there: dict, untrained: dict) -> list[str]:
+    """The metrics still to be computed for a size, of the fine-tuned or the untrained encoder."""
+    wanted = [m for m in known(there) + run.args.metrics if m not in there]
+    if run.args.controls or untrained:
+        wanted += [m for m in known(there) + run.args.metrics if m not in untrained]
+    return list(dict.fromkeys(wanted))
+
+
+def known(table: dict) -> list[str]:
+    """The metrics of a table, without their deviations."""
+    return [metric for metric in table if not metric.endswith("_std")]
+
+
+def compare(task, args, data, runs: list, checkpoints: dict, there: dict, untrained: dict) -> None:
+    """Compute what `runs` lack and write their folders."""
+    import time
+
+    from common import architectures, attention_similarity, representations
+    from common.device import choose_device, set_seed
+
+    device = choose_device(args.device, args.precision)
+    examples = data.splits[args.split][: args.max_examples]
+    source = models.source(args)
+    set_seed(args.seed)
+    pretrained, tokenizer = models.load_encoder(source, "eager")
+    limit = min(args.max_length, architectures.positions(pretrained.config))
+    encoded, counts = task.attention_inputs(data, examples, tokenizer, limit)
+    models.mark_special(encoded, tokenizer, pretrained.config)
+    made_of = {"sha256": identity.fingerprint({args.split: examples}), "counts": counts,
+               "precision": device.precision,
+               "encoder": representations.encoder_hash(pretrained)}  # fmt: skip
+
+    metrics = [m for m in attention_similarity.METRICS
+               if any(m in lacking(run, there[run], untrained[run]) for run in runs)]  # fmt: skip
+    with_untrained = args.controls or any(untrained[run] for run in runs)
+
+    def load(key):
+        if key == UNTRAINED:
+            set_seed(args.seed)  # the untrained encoder that probing --untrained has, too
+            return models.load_encoder(source, "eager", random_init=True)[0]
+        same = checkpoints[key] is None  # size 0: the pre-trained model itself
+        return pretrained if same else models.load_encoder(checkpoints[key], "eager")[0]
+
+    keys = [*runs, *[UNTRAINED] * with_untrained]
+    files = {key: key.folder / "sums.npz" for key in runs}
+    if with_untrained:  # one comparison, whichever sizes it is written beside
+        files[UNTRAINED] = runs[0].folder / "untrained-sums.npz"
+    started, found = time.perf_counter(), {}
+    with ExitStack() as stack:
+        for run in runs:
+            how = {"max_length": limit, "machine": device.describe()}
+            stack.enter_context(run.open(made_of, extend=bool(there[run]), **how))
+        for group in attention_similarity.groups(keys, pretrained, device):
+            found |= attention_similarity.compare(
+                pretrained, {key: load(key) for key in group}, encoded, device, metrics=metrics,
+                drop_special=args.drop_special, pad_token_id=tokenizer.pad_token_id,
+                batch_size=args.batch_size, files={key: files[key] for key in group},
+            )  # fmt: skip
+        totals = counts | {"parameters": pretrained.num_parameters()}
+        totals["seconds"] = (time.perf_counter() - started) / len(runs)  # of the call, a share
+        for run in runs:
+            new = found[run]
+            there[run] |= table(new)
+            if with_untrained:
+                untrained[run] |= table(found[UNTRAINED])
+            seen = {"split": args.split, "examples": new.n, "skipped_examples": new.skipped,
+                    "empty_rows": new.empty_rows}  # fmt: skip
+            finish(run, there[run], untrained[run], seen | totals, device)
+
+
+def table(similarity) -> dict:
+    """{metric, metric_std: [layers, heads]} of a comparison."""
+    return {
+        name: values
+        for metric, mean in similarity.mean.items()
+        for name, values in ((metric, mean), (f"{metric}_std", similarity.std[metric]))
+    }
+
+
+def finish(run: results.Run, measured: dict, untrained: dict, totals: dict, device) -> None:
+    """Write one size's results; `untrained`: the comparison with an untrained encoder, or empty."""
+    from common import figures
+    from common.device import peak_memory
+
+    write_table(run, run.folder / "heads.csv", measured)
+    if untrained:
+        write_table(run, run.folder / "floor.csv", untrained)
+    metrics = {}
+    for prefix, found in (("", measured), ("floor_", untrained)):
+        for metric in known(found):
+            metrics[f"{prefix}{metric}"] = mean_of(found[metric])
+            by_layer = enumerate(found[metric], 1)
+            metrics |= {f"{prefix}{metric}_layer_{n}": mean_of(row) for n, row in by_layer}
+    name, values = change(measured)
+    metrics[name] = mean_of(values)
+    order = (values if name == "cosine" else -values).ravel().argsort(kind="stable")
+    heads = cells(values)
+    metrics["most_changed_heads"] = [
+        {"layer": heads[i][0], "head": heads[i][1], name: float(values.ravel()[i])}
+        for i in order[:N_MOST_CHANGED]
+        if values.ravel()[i] == values.ravel()[i]  # NaN: a head never compared
+    ]
+    run.config["arguments"] |= {"metrics": known(measured), "controls": bool(untrained)}
+    figures.attention_heads(run.folder)
+    run.finish(metrics | totals | peak_memory(device))
+
+
+def change(measured: dict):
+    """(name, values) of the measure by which heads are ranked: cosine, else js, else entropy's."""
+    for name in ("cosine", "js"):
+        if name in measured:
+            return name, measured[name]
+    return "entropy_change", abs(measured["entropy_fine_tuned"] - measured["entropy_pretrained"])
+
+
+def mean_of(values) -> float | None:
+    """Over the heads that were compared at all; None (null) where none was."""
+    compared = values[values == values]
+    return float(compared.mean()) if compared.size else None
+
+
+def write_table(run: results.Run, path: Path, measured: dict) -> None:
+    """One value a row: layer, head, metric."""
+    write_csv(path, [
+        run.about | {"layer": layer, "head": head, "metric": name, "value": float(value)}
+        for name, values in measured.items()
+        for (layer, head), value in zip(cells(values), values.ravel(), strict=True)
+    ])  # fmt: skip
+
+
+def read_table(path: Path) -> dict:
+    """What `write_table` wrote, `{name: [layers, heads]}`; empty if there is none."""
+    import numpy as np
+
+    if not path.is_file():
+        return {}
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    shape = [max(int(row[key]) for row in rows) for key in ("layer", "head")]
+    found: dict = {}
+    for row in rows:
+        values = found.setdefault(row["metric"], np.full(shape, np.nan))
+        values[int(row["layer"]) - 1, int(row["head"]) - 1] = float(row["value"])
+    return found
+
+
+def cells(values) -> list[tuple[int, int]]:
+    """(layer, head) of each value of [layers, heads], counted from 1."""
+    layers, heads = values.shape
+    return [(layer, head) for layer in range(1, layers + 1) for head in range(1, heads + 1)]
+
+
+def summarize(args, runs: list, n_new: int) -> None:
+    """Print how far each size's attention has moved, where it lies, and what comes next."""
+    about = f"{runs[0].about['model']} on {runs[0].about['dataset']}, seed {args.seed}"
+    print(f"\n{runs[0].task.NAME} attention, {about}: {n_new} of {len(runs)} sizes new")
+    for run in runs:
+        found = read_json(run.folder / "metrics.json")
+        if not found["most_changed_heads"]:
+            continue
+        head = found["most_changed_heads"][0]
+        metric = next(name for name in head if name not in ("layer", "head"))
+        reference = found.get(f"floor_{metric}")
+        shown = "" if reference is None else f" (untrained encoder {reference:.4f})"
+        print(
+            f"{run.about['training_size']:>4} %: mean {metric} {found[metric]:.4f}{shown}, most "
+            f"changed: layer {head['layer']}, head {head['head']}, {head[metric]:.4f}"
+        )
+    print("results:", *(run.folder for run in runs), sep="\n  ")
+    print(f"next:    {runs[0].report_command()}")

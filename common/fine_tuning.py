@@ -1,0 +1,133 @@
+"""Step 1: fine-tune a model on a share of the training data, and score it."""
+
+import argparse
+
+from common import flags, identity, models, results
+from common.cli import ROOT, Parser
+
+# What identifies a result besides the flags.
+CONSTANTS = {"optimizer": "AdamW", "schedule": "linear warm-up and decay",
+             "selection": "first epoch with the best dev score"}  # fmt: skip
+
+
+def parse_args(task, doc: str, argv, *, demo: dict, **defaults) -> argparse.Namespace:
+    """The flags of a task's fine-tuning.py; `doc` is its help.
+
+    `demo`: the defaults that differ for miniature models; `defaults`: those of
+    `flags.add_common_arguments` that differ for this task.
+    """
+    parser = Parser(doc)
+    flags.add_common_arguments(parser, **defaults)
+    flags.add_training_arguments(parser, demo)
+    task.add_arguments(parser, "fine-tuning")
+    return flags.parse(parser, argv, ROOT / task.NAME)
+
+
+def run(task, args) -> None:
+    """Fine-tune on `args.training_size` % of the data, and write the run's folder.
+
+    `task`: a module as `common.task.Task` says. Raises UserError for whatever the user can mend.
+    """
+    run = results.Run(task, args, "fine-tuning", args.training_size, CONSTANTS)
+    data = task.load(args)
+    sha256 = identity.fingerprint(data.splits)
+    run.identify(sha256, models.weights_identity(args))
+    if metrics := run.finished():
+        run.tidy()
+        task.export(args, data, run.folder)
+        return summarize(run, metrics, task.scores(data), results.EARLIER)
+
+    from common import architectures, figures, files, subsample, training
+    from common.device import choose_device, peak_memory, set_seed
+    from common.task import evaluate
+
+    device = choose_device(args.device, args.precision, torchrun=True)
+    strata = [task.stratum(example) for example in data.splits["train"]]
+    indices = subsample.subset(strata, args.training_size, args.seed)
+    examples = data.splits | {"train": [data.splits["train"][i] for i in indices]}
+
+    set_seed(args.seed)
+    model, tokenizer, new_head = task.load_model(args, data)
+    scores = task.scores(data)
+    limit = min(args.max_length, architectures.positions(model.config))
+    layer_decay = architectures.layer_decay(model.config, args.layer_decay)
+    encoded, counts = {}, {}
+    for split in examples:
+        encoded[split], counts[split] = task.encode(data, examples[split], tokenizer, limit)
+
+    def predict(split):
+        some, inputs = examples[split], encoded[split]
+        return task.predict(model, tokenizer, data, some, inputs, args, device, split)
+
+    def dev_scores():
+        if "dev" not in examples:
+            return {}
+        rows, _ = task.rows(data, {"dev": examples["dev"]}, {"dev": predict("dev")})
+        return evaluate(task, rows["dev"])
+
+    subset = subsample.describe(indices, strata)
+    made_of = {"sha256": sha256, "subset": subset, "counts": counts, "labels": data.labels,
+               "precision": device.precision}  # fmt: skip
+    how = {"max_length": limit, "layer_decay": layer_decay, "machine": device.describe()}
+    with run.open(made_of, **how):
+        metrics = {"trained": bool(indices), "train_examples": len(indices), "new_head": new_head}
+        if indices:
+            state, totals = training.fit(
+                model, encoded["train"], args, device, dev_scores, scores[0].name, run.folder,
+                loss=task.loss, n_labels=task.n_labels, layer_decay=layer_decay,
+            )  # fmt: skip
+            metrics |= totals | {"layer_decay": layer_decay}
+        scored = [split for split in ("dev", "test") if split in examples]
+        predicted = {split: predict(split) for split in scored}
+        if device.rank:
+            return  # of torchrun's processes the first one writes
+        if indices:
+            saved = files.save_model(run.folder / "checkpoint", model, tokenizer)
+            metrics["checkpoint_sha256"] = saved
+            files.write_csv(run.folder / "history.csv", history_rows(run.about, state.history))
+            steps = [run.about | row for row in state.steps]
+            files.write_csv(run.folder / "steps.csv", steps)
+            figures.learning_curve(run.folder, scores)
+        some = {split: examples[split] for split in scored}
+        rows, more = task.rows(data, some, predicted)
+        train = examples["train"] or data.splits["train"]
+        guesses = {split: task.baseline(train, examples[split]) for split in scored}
+        guessed, _ = task.rows(data, some, guesses)
+        for split in scored:
+            values = evaluate(task, rows[split]) | counts[split]
+            baseline = evaluate(task, guessed[split])
+            values |= {f"majority_{score.name}": baseline[score.name] for score in scores}
+            metrics |= results.prefixed(split, values)
+        files.write_jsonl(run.folder / "predictions.jsonl", rows["test"])
+        metrics |= more | results.prefixed("train", counts["train"]) | peak_memory(device)
+        metrics["parameters"] = model.num_parameters()
+        metrics = run.finish(metrics)
+    task.export(args, data, run.folder)
+    summarize(run, metrics, scores, "done")
+
+
+def history_rows(about: dict, history: list[dict]) -> list[dict]:
+    """Rows of history.csv, one measurement each, from `{split: {metric: value}}` of each epoch."""
+    return [
+        about | {"epoch": epoch, "split": split, "metric": metric, "value": value}
+        for epoch, measured in enumerate(history, 1)
+        for split, values in measured.items()
+        for metric, value in values.items()
+    ]
+
+
+def summarize(run: results.Run, metrics: dict, scores, state: str) -> None:
+    """Print what was trained on what, its scores, where it lies, what comes next."""
+    examples = f"{metrics['train_examples']} training examples"
+    print(f"\n{run.task.NAME} fine-tuning, {run.title()}, {examples}: {state}")
+    if not metrics["trained"] and not metrics.get("new_head", True):
+        print("No training (size 0): the model as it is, its own head included.")
+    elif not metrics["trained"]:
+        print(
+            "No training (size 0), no checkpoint: the head is random, one arbitrary mapping. Its "
+            "scores are no measure of chance; another --seed gives others."
+        )
+    if metrics.get("layer_decay", 1.0) != 1.0:
+        print(f"layer-wise learning-rate decay: {metrics['layer_decay']}")
+    print(results.score_table(metrics, scores))
+    print(f"results: {run.folder}\nnext:    {run.command('probing')}")

@@ -1,0 +1,25 @@
+"""The loss of a model that predicts labels, of a sequence or of each token."""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+IGNORED = -100  # label of a token that has none
+
+
+def cross_entropy(model, batch: dict) -> "Tensor":
+    """Summed over the labels of a padded batch: a scalar, in float32. See `Task.loss`."""
+    from torch.nn import functional as F
+
+    from common.models import logits
+
+    inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
+    scores = logits(model, inputs).float().flatten(0, -2)
+    return F.cross_entropy(scores, batch["labels"].flatten(), ignore_index=IGNORED, reduction="sum")
+
+
+def labels_in(row: dict) -> int:
+    """How many labels an encoded input has. See `Task.n_labels`."""
+    labels = row["labels"]
+    return 1 if isinstance(labels, int) else sum(label != IGNORED for label in labels)

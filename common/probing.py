@@ -1,0 +1,168 @@
+"""Step 2: probe what each layer of a frozen encoder tells about the task."""
+
+import argparse
+import shutil
+
+from common import flags, identity, models, probe_scores, probes, results
+from common.cli import ROOT, UNTRAINED, Parser, UserError
+from common.probe_scores import TASK
+
+
+def parse_args(
+    task, doc: str, argv, *, probes: tuple, poolings: tuple, demo_epochs: int, **defaults
+) -> argparse.Namespace:
+    """The flags of a task's probing.py; `doc` is its help.
+
+    `probes` and `poolings`: those the task can use, the default first; `demo_epochs`: of a probe
+    trained by gradients; `defaults`: those of `flags.add_common_arguments` that differ.
+    """
+    parser = Parser(doc)
+    flags.add_common_arguments(parser, **defaults)
+    flags.add_probing_arguments(parser, probes, poolings, demo_epochs)
+    task.add_arguments(parser, "probing")
+    return flags.parse(parser, argv, ROOT / task.NAME)
+
+
+def run(task, args) -> None:
+    """Probe the chosen layers of one encoder, and write the run's folder.
+
+    A finished run to which layers or controls are to be added keeps what it has. Raises UserError.
+    """
+    size = UNTRAINED if args.untrained else args.training_size
+    constants = results.prefixed("probe", probes.constants(args.probe))
+    run = results.Run(task, args, "probing", size, constants)
+    checkpoint = results.checkpoints([run])[run]
+    data = task.load(args)
+    run.identify(identity.fingerprint(data.splits), models.weights_identity(args), checkpoint)
+    metrics = run.finished()
+    source = checkpoint or models.source(args)
+    scores = probe_scores.Scores(run.folder) if metrics else None
+    if scores:  # what there is stays; is there all that is asked for?
+        n_layers = models.load_config(source).num_hidden_layers
+        layers = sorted({*scores.by_layer, *probe_scores.choose(args.layers, n_layers)})
+        controlled = len(scores.targets()) > 1
+        missing = scores.missing(layers, scores.targets())
+        if not missing and (controlled or not args.controls):
+            run.tidy()
+            return summarize(run, metrics, task.scores(data), results.EARLIER)
+
+    from common import architectures, representations, subsample
+    from common.device import choose_device, set_seed
+    from common.task import evaluate
+
+    device = choose_device(args.device, args.precision)
+    examples = subsample.limited(data.splits, task.stratum, args.max_train_examples, args.seed)
+    set_seed(args.seed)
+    encoder, tokenizer = models.load_encoder(source, random_init=args.untrained)
+    limit = min(args.max_length, architectures.positions(encoder.config))
+    layers = probe_scores.choose(args.layers, encoder.config.num_hidden_layers)
+    targets = {TASK: examples}
+    if args.controls or (scores and controlled):
+        targets |= task.controls(data, examples, args.seed)
+    inputs = task.probe_inputs(data, targets, tokenizer, limit, args)
+
+    made_of = {"sha256": identity.fingerprint(examples), "counts": inputs.counts,
+               "labels": data.labels, "precision": device.precision,
+               "encoder": representations.encoder_hash(encoder)}  # fmt: skip
+    how = {"max_length": limit, "machine": device.describe()}
+    extend = metrics is not None
+    if extend:
+        check_same(run, made_of | how)
+    with run.open(made_of, extend=extend, **how):
+        scores = probe_scores.Scores(run.folder)
+        layers = sorted({*scores.by_layer, *layers})
+        missing = scores.missing(layers, list(targets))
+        if missing:
+            wanted = sorted(layer for some in missing.values() for layer in some)
+            features = representations.extract(
+                encoder, inputs.encoded, wanted, device, args.batch_size, run.folder / "features"
+            )
+
+        def rows_of(target, split, found):
+            some = targets[target][split]
+            predicted = task.probe_predictions(data, some, inputs, target, split, found)
+            return task.rows(data, {split: some}, {split: predicted})[0][split]
+
+        def keep(layer, found):
+            scores.add(layer, {
+                target: {
+                    split: evaluate(task, rows_of(target, split, predicted))
+                    for split, predicted in splits.items()
+                }
+                for target, splits in found.items()
+            })  # fmt: skip
+
+        for some, of_layers in missing.items():
+            part = inputs._replace(
+                rows={target: inputs.rows[target] for target in some},
+                labels={target: inputs.labels[target] for target in some},
+            )
+            probes.predict_layers(
+                args.probe, {layer: features[layer] for layer in of_layers}, part,
+                epochs=args.probe_epochs, standardize=getattr(args, "standardize", False),
+                seed=args.seed, device=device, on_done=keep,
+            )  # fmt: skip
+        totals = inputs.counts | {"parameters": encoder.num_parameters()}
+        metrics = finish(run, scores, data, examples, totals, device)
+    summarize(run, metrics, task.scores(data), "added to" if extend else "done")
+
+
+def check_same(run: results.Run, made_of: dict) -> None:
+    """Raises UserError where what is to be added would not be made as the finished rest was."""
+    from common.files import read_json
+
+    config = read_json(run.folder / "config.json") or {}
+    there = config.get("data", {}) | {k: config.get(k) for k in ("max_length",)}
+    for key in ("precision", "encoder", "max_length"):
+        if key in made_of and there.get(key) not in (None, made_of[key]):
+            raise UserError(
+                f"{run.folder} was made with {key} {there[key]}, here it is {made_of[key]}: what "
+                "is missing there cannot be added. Make it anew with --overwrite."
+            )
+
+
+def finish(run: results.Run, scores, data, examples: dict, totals: dict, device) -> dict:
+    """Write layers.csv, the figures and metrics.json of a run whose layers are all probed."""
+    from common import figures
+    from common.device import peak_memory
+    from common.task import evaluate
+
+    task, args = run.task, run.args
+    scored = {split: examples[split] for split in ("dev", "test") if split in examples}
+    guesses = {split: task.baseline(examples["train"], some) for split, some in scored.items()}
+    rows, _ = task.rows(data, scored, guesses)
+    majority = {split: evaluate(task, rows[split]) for split in scored}
+    scores.write(run, args.probe, majority)
+    names = [score.name for score in task.scores(data)]
+    metrics = scores.summary(names) | totals
+    for split, values in majority.items():
+        metrics |= {f"{split}_majority_{name}": values[name] for name in names}
+    metrics["train_examples"] = len(examples["train"])
+    if not args.keep_features:
+        shutil.rmtree(run.folder / "features", ignore_errors=True)
+    measured = run.config["arguments"]
+    if args.layers != "all":
+        measured["layers"] = ",".join(map(str, sorted(scores.by_layer)))
+    measured["controls"] = len(scores.targets()) > 1
+    figures.probing_layers(run.folder, task.scores(data))
+    metrics = run.finish(metrics | peak_memory(device))
+    figures.probing_sizes(run.folder, task.scores(data))
+    return metrics
+
+
+def summarize(run: results.Run, metrics: dict, scores, state: str) -> None:
+    """Print which layer tells most, where the results lie, what comes next."""
+    task, main = run.task, scores[0]
+    probe = f"{run.args.probe} probe trained on {metrics['train_examples']} examples"
+    print(f"\n{task.NAME} probing, {run.title()}, {probe}: {state}")
+    best, last = metrics["best_layer"], metrics["last_layer"]
+    by_dev = f"dev_{main.name}" in metrics
+    which = "best layer on dev" if by_dev else "last layer (no dev split to choose one by)"
+    print(f"{which}: {best}; 0 is the embeddings, {last} the last one probed")
+    print(results.score_table(metrics, scores))
+    if (selectivity := metrics.get(f"test_selectivity_{main.name}")) is not None:
+        print(f"selectivity on test ({main.title}, less that of control labels): "
+              f"{selectivity:.4f}")  # fmt: skip
+    print(f"results: {run.folder}")
+    if not run.args.untrained:
+        print(f"next:    {run.command('attention')}")

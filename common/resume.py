@@ -1,0 +1,64 @@
+"""Saving and resuming a training run: weights, optimizer, generators and how far it has come."""
+
+import logging
+from pathlib import Path
+
+import torch
+
+from common.cli import UserError
+from common.device import get_rng, set_rng
+from common.files import replacing
+
+log = logging.getLogger(__name__)
+
+
+def weights_of(model) -> dict[str, torch.Tensor]:
+    """The weights that training changes: all, or where some are frozen those that are not."""
+    frozen = {name for name, p in model.named_parameters() if not p.requires_grad}
+    return {name: t for name, t in model.state_dict().items() if not frozen or name not in frozen}
+
+
+def save_state(folder: Path, trainer, state: dict) -> None:
+    """Write `folder/state.pt` (the first process alone), then drop what no state needs any more."""
+    if trainer.device.rank:
+        return
+    parts = {"model": weights_of(trainer.model), "optimizer": trainer.optimizer.state_dict(),
+             "scaler": trainer.scaler.state_dict(), "rng": get_rng(trainer.device)}  # fmt: skip
+    save_tensors(folder / "state.pt", state | parts)
+    for old in folder.glob("epoch-*.pt"):
+        if old.name != f"epoch-{state['best']}.pt":
+            old.unlink()
+
+
+def load_state(folder: Path, trainer) -> dict | None:
+    """Take up what `save_state` left, weights and all; returns the state, None if there is none.
+
+    Raises UserError for a damaged file.
+    """
+    path = folder / "state.pt"
+    if not path.is_file():
+        return None
+    try:
+        saved = torch.load(path, map_location="cpu", weights_only=True)
+        trainer.model.load_state_dict(saved.pop("model"), strict=False)
+        trainer.optimizer.load_state_dict(saved.pop("optimizer"))
+        trainer.scaler.load_state_dict(saved.pop("scaler"))
+        set_rng(saved.pop("rng"), trainer.device)
+    except Exception as error:  # whatever unpickling half a file raises
+        raise UserError(
+            f"{path} is damaged ({type(error).__name__}): the run cannot go on from it. Add "
+            "--overwrite to start anew."
+        ) from error
+    log.info("going on from epoch %d, step %d", saved["epoch"] + 1, saved["step"])
+    return saved
+
+
+def save_tensors(path: Path, value: dict) -> None:
+    """`torch.save`, atomically; a failed write is an OSError that names the file."""
+    with replacing(path) as temporary:
+        try:
+            torch.save(value, temporary)
+        except RuntimeError as error:  # how torch reports a full disk
+            with temporary.open("ab") as probe:
+                probe.write(b"\0" * 2**20)  # raises the OSError behind it, if there is one
+            raise UserError(f"cannot write {path}: {error}. Is the disk full?") from error

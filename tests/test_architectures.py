@@ -1,0 +1,609 @@
+"""Every model family against the library itself: tokenizer, heads, encoder, rates by depth."""
+
+import argparse
+import functools
+import importlib
+import itertools
+import json
+import logging
+import pathlib
+import shutil
+
+import pandas as pd
+import pytest
+import torch
+import transformers
+
+from common import architectures, models
+from common.batching import pad
+from common.cli import UserError
+from NER.alignment import WordTokenizer
+from NLI import encoding
+from tests import tiny
+
+KINDS = [kind for kind in tiny.HUB_NAMES if not kind.startswith("biobert")]
+CAUSAL = ("gpt2", "biogpt", "llama", "llama3", "mistral", "qwen2", "qwen3")
+NO_SEPARATOR = ("gpt2", "qwen2", "qwen3")
+POOLED = ("bert", "uncased", "albert", "biom-albert")  # whose sequence head reads a pooler
+ROTARY = ("llama", "llama3", "mistral", "qwen2", "qwen3")  # positions without a table
+HEADS = ("sequence", "token", "span")
+LABELS = ["a", "b", "c"]
+WORDS = "IL-2 gene ( U937 cells ) , NF-kappa B site . 140/90".split()
+TEXTS = ("NF-kappa B binds to the IL-2 gene .", "It does not , in 30 cells .")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    root = tmp_path_factory.mktemp("families")
+    return functools.cache(lambda kind: str(tiny.make(kind, root / kind)))
+
+
+def load(where, head="token", labels=LABELS, seed=0, **options):
+    torch.manual_seed(seed)
+    args = argparse.Namespace(model_name=str(where), demo=False)
+    model, tokenizer = models.load_task_model(args, head, labels, **options)
+    return model.eval(), tokenizer
+
+
+def tokenizer_of(where):
+    return models.load_tokenizer(where, models.load_config(where))
+
+
+def inputs(tokenizer) -> list[dict]:
+    """Three encoded examples: a pair, a text and a word."""
+    found = [tokenizer(*TEXTS), tokenizer(TEXTS[1]), tokenizer("gene")]
+    return [{k: v for k, v in row.items() if k != "attention_mask"} for row in found]
+
+
+@torch.inference_mode()
+def run(model, rows, **options):
+    """(the model's outputs, the lengths) of one padded batch."""
+    batch = pad(rows, model.config.pad_token_id)
+    return model(**batch, **options), [len(row["input_ids"]) for row in rows]
+
+
+def test_every_family_has_a_miniature_and_only_families_of_the_table_are_read(folder, tmp_path):
+    found = {models.load_config(folder(kind)).model_type for kind in KINDS}
+    assert found == set(architectures.TABLE)
+    (tmp_path / "config.json").write_text('{"model_type": "t5"}')
+    with pytest.raises(UserError, match=r"'t5' model.*bert, roberta.*qwen3"):
+        models.load_config(str(tmp_path))
+
+
+# --- tokenizers ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_words_have_the_same_pieces_alone_together_and_in_a_text(folder, kind):
+    tokenizer = tokenizer_of(folder(kind))
+    split = WordTokenizer(tokenizer, 200)
+    ids, counts = split(WORDS)
+    assert ids == tokenizer(WORDS, is_split_into_words=True)["input_ids"]
+    assert sum(counts) == len(ids) - len(split.head) - len(split.tail)
+    if kind != "biogpt":  # Moses reads a text's words otherwise than the same words alone
+        assert ids == tokenizer(" ".join(WORDS))["input_ids"]
+    once, twice = (tokenizer.tokenize(text) for text in ("gene", "gene gene"))
+    assert twice == once + once
+
+
+@pytest.mark.parametrize("kind", ["llama3", "qwen2", "qwen3"])
+def test_only_a_text_begins_with_a_blank_not_its_words_or_what_follows_a_special_token(
+    folder, kind
+):
+    plain = transformers.AutoTokenizer.from_pretrained(folder(kind))
+    tokenizer = tokenizer_of(folder(kind))
+    assert tokenizer.tokenize("U937-B") == plain.tokenize(" U937-B") != plain.tokenize("U937-B")
+    chat = f"{plain.eos_token}user\nU937{plain.eos_token}\nB"
+    assert tokenizer.tokenize(chat) == plain.tokenize(chat)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_pairs_are_framed_as_the_family_has_it(folder, kind):
+    tokenizer = tokenizer_of(folder(kind))
+    row = encoding.encode_pairs([TEXTS], tokenizer, 100)[0][0]
+    whole = tokenizer(*TEXTS)
+    whole.pop("attention_mask")
+    if kind in NO_SEPARATOR:
+        first = len(tokenizer(TEXTS[0])["input_ids"])
+        assert row["input_ids"].pop(first) == tokenizer.eos_token_id
+    assert row == dict(whole)
+    types = kind in ("bert", "uncased", "electra", "electra-small", "albert", "biom-albert")
+    assert ("token_type_ids" in row) == types
+    if types:
+        assert set(row["token_type_ids"]) == {0, 1}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_case_and_padding(folder, kind):
+    tokenizer = tokenizer_of(folder(kind))
+    lower = tokenizer.tokenize("GENE Cells") == tokenizer.tokenize("gene cells")
+    assert lower == (kind in tiny.UNCASED)
+    assert tokenizer.pad_token_id is not None
+    assert len(tokenizer) == models.load_config(folder(kind)).vocab_size
+
+
+def test_what_pads_on_the_left_is_made_to_pad_on_the_right(folder, tmp_path):
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder("llama"), padding_side="left")
+    tokenizer.save_pretrained(tmp_path)
+    assert transformers.AutoTokenizer.from_pretrained(tmp_path).padding_side == "left"
+    found = models.load_tokenizer(str(tmp_path), models.load_config(folder("llama")))
+    assert found.padding_side == "right"
+
+
+def test_a_pad_token_without_an_embedding_is_replaced(folder, tmp_path):
+    """As in many a fine-tuned Llama; any other token without one is refused."""
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder("llama"))
+    config = models.load_config(folder("llama"))
+    tokenizer.add_special_tokens({"pad_token": "[PAD]"})
+    tokenizer.save_pretrained(tmp_path)
+    assert tokenizer.pad_token_id == config.vocab_size
+    assert models.load_tokenizer(str(tmp_path), config).pad_token == "</s>"
+    tokenizer.add_tokens(["<instruction>"])
+    tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="602 entries, the model only 600"):
+        models.load_tokenizer(str(tmp_path), config)
+
+
+# --- task models ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("head", HEADS)
+def test_a_saved_task_model_is_the_librarys_own(folder, tmp_path, kind, head):
+    """Its logits, from the library alone, are ours; so are the encoder's weights."""
+    model, tokenizer = load(folder(kind), head)
+    before = model.base_model.state_dict()
+    plain = transformers.AutoModel.from_pretrained(folder(kind)).state_dict()
+    for name in before.keys() & plain.keys():
+        assert torch.equal(before[name], plain[name]), name
+    assert len(before.keys() & plain.keys()) >= len(plain) - 2  # all but a pooler
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    auto = getattr(transformers, models.AUTO_CLASSES[head])
+    saved, info = auto.from_pretrained(tmp_path, output_loading_info=True)
+    assert not info["missing_keys"] and not info["unexpected_keys"]
+    for row in inputs(tokenizer):
+        wanted = run(saved.eval(), [row])[0]
+        if head == "span":
+            found = run(model, [row])[0]
+            torch.testing.assert_close(found.start_logits, wanted.start_logits)
+            torch.testing.assert_close(found.end_logits, wanted.end_logits)
+            assert not torch.allclose(found.start_logits, found.end_logits)
+        else:
+            with torch.inference_mode():
+                found = models.logits(model, pad([row], model.config.pad_token_id))
+            torch.testing.assert_close(found, wanted.logits)
+    kept, again = load(tmp_path, head, seed=1, keep_head=True)
+    for name, weight in model.state_dict().items():
+        assert torch.equal(kept.state_dict()[name], weight), name
+    assert again(*TEXTS) == tokenizer(*TEXTS)
+    encoder, _ = models.load_encoder(str(tmp_path))
+    for name, weight in encoder.state_dict().items():
+        assert torch.equal(weight, before[name]), name
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("head", HEADS)
+def test_a_batch_equals_one_by_one(folder, kind, head):
+    model, tokenizer = load(folder(kind), head)
+    rows = inputs(tokenizer)
+
+    @torch.inference_mode()
+    def scores(some):
+        batch = pad(some, model.config.pad_token_id)
+        if head == "span":
+            found = model(**batch, **architectures.of(model.config).options)
+            return torch.stack([found.start_logits, found.end_logits], -1)
+        return models.logits(model, batch)
+
+    for row, together in zip(rows, scores(rows), strict=True):
+        alone = scores([row])[0]
+        together = together if head == "sequence" else together[: len(row["input_ids"])]
+        torch.testing.assert_close(together, alone, atol=2e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", CAUSAL)
+def test_a_causal_model_is_read_at_its_last_token_also_where_that_is_the_pad_token(folder, kind):
+    model, tokenizer = load(folder(kind), "sequence")
+    row = {"input_ids": [*tokenizer("gene cells")["input_ids"], model.config.pad_token_id]}
+    with torch.inference_mode():
+        hidden = run(model.base_model, [row])[0].last_hidden_state
+        found = models.logits(model, pad([row], model.config.pad_token_id))
+        torch.testing.assert_close(found, model.score(hidden[:, -1]))
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "llama", "electra"])
+@pytest.mark.parametrize("head", ["sequence", "token"])
+def test_an_adapted_model_is_read_like_the_merged_one(folder, kind, head):
+    peft = pytest.importorskip("peft")
+    plain, tokenizer = load(folder(kind), head)
+    config = peft.LoraConfig(
+        r=2, target_modules="all-linear", init_lora_weights=False,
+        task_type={"sequence": "SEQ_CLS", "token": "TOKEN_CLS"}[head],
+        exclude_modules=[*architectures.of(plain.config).heads[head]],  # trained as a whole
+    )  # fmt: skip
+    model = peft.get_peft_model(load(folder(kind), head)[0], config).eval()
+    batch = pad(inputs(tokenizer), plain.config.pad_token_id)
+    with torch.inference_mode():
+        found, before = models.logits(model, batch), models.logits(plain, batch)
+        wanted = models.logits(model.merge_and_unload(), batch)
+    torch.testing.assert_close(found, wanted, atol=1e-4, rtol=1e-4)
+    assert not torch.allclose(found, before, atol=1e-3)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("head", HEADS)
+def test_a_new_head_is_drawn_anew_and_all_of_it(folder, tmp_path, kind, head):
+    """Also the head of a checkpoint that has one; the seed alone decides."""
+    model, tokenizer = load(folder(kind), head)
+    outside = {name: w for name, w in model.named_parameters()
+               if not name.startswith(f"{model.base_model_prefix}.")}  # fmt: skip
+    assert outside
+    for name, weight in outside.items():
+        if name.endswith("bias"):
+            assert not weight.any(), name
+        else:
+            spread = weight.std().item() / model.config.initializer_range
+            assert 0.7 < spread < 1.3, (name, spread)
+    with torch.no_grad():
+        for weight in outside.values():
+            weight.fill_(7.0)
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    one, two, three = (load(tmp_path, head, seed=seed)[0].state_dict() for seed in (1, 1, 2))
+    for name in outside:
+        assert not (one[name] == 7).any() and torch.equal(one[name], two[name])
+        if not name.endswith("bias"):
+            assert not torch.equal(one[name], three[name])
+
+
+def test_a_head_is_kept_only_where_there_is_one_for_these_labels(folder, tmp_path):
+    with pytest.raises(UserError, match="no token head of its own.*keep_head"):
+        load(folder("electra"), "token", keep_head=True)
+    model, tokenizer = load(folder("electra"), "token")
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    assert torch.equal(load(tmp_path, keep_head=True)[0].classifier.weight, model.classifier.weight)
+    for labels in (["a", "b"], ["b", "a", "c"]):
+        with pytest.raises(UserError, match="its head is for a, b, c, not"):
+            load(tmp_path, labels=labels, keep_head=True)
+    config = json.loads((tmp_path / "config.json").read_text())
+    del config["id2label"], config["label2id"]
+    (tmp_path / "config.json").write_text(json.dumps(config | {"num_labels": 3}))
+    with pytest.raises(UserError, match="no token head of its own"):
+        load(tmp_path, labels=["a", "b"], keep_head=True)
+    with pytest.raises(UserError, match="no span head"):
+        load(tmp_path, "span", keep_head=True)
+    with pytest.raises(UserError, match="no ELECTRA model is causal. GPT-2, BioGPT, Llama"):
+        load(tmp_path, "causal")
+
+
+@pytest.mark.parametrize("kind", CAUSAL)
+def test_a_causal_head_is_the_models_own(folder, kind):
+    model, tokenizer = load(folder(kind), "causal")
+    plain = transformers.AutoModelForCausalLM.from_pretrained(folder(kind), dtype=torch.float32)
+    (row,) = inputs(tokenizer)[1:2]
+    torch.testing.assert_close(run(model, [row])[0].logits, run(plain.eval(), [row])[0].logits)
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen2", "qwen3", "mistral", "biogpt"])
+def test_a_span_model_is_the_start_of_another_head(folder, tmp_path, kind):
+    """SQuAD first, another task then: the encoder is the fine-tuned one, whatever it is called."""
+    model, tokenizer = load(folder(kind), "span")
+    with torch.no_grad():
+        for weight in model.base_model.parameters():
+            weight.mul_(1.1)
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    for head in HEADS:
+        found = load(tmp_path, head)[0].base_model.state_dict()
+        for name, weight in model.base_model.state_dict().items():
+            assert torch.equal(found[name], weight), name
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_weight_that_is_missing_is_named_for_every_head(folder, tmp_path, kind):
+    from safetensors.torch import load_file, save_file
+
+    where = tmp_path / "model"
+    shutil.copytree(folder(kind), where)
+    file = next(f for f in sorted(where.iterdir()) if f.suffix in (".bin", ".safetensors"))
+    legacy = file.suffix == ".bin"
+    weights = torch.load(file, weights_only=True) if legacy else load_file(file)
+    lost = next(name for name in weights if ".0." in name and name.endswith("weight"))
+    del weights[lost]
+    torch.save(weights, file) if legacy else save_file(weights, file, metadata={"format": "pt"})
+    for head in HEADS:
+        with pytest.raises(UserError, match=r"1 weights are missing"):
+            load(where, head)
+    with pytest.raises(UserError, match=r"1 weights are missing"):
+        models.load_encoder(str(where))
+
+
+# --- the bare encoder ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_encoders_states_and_maps_are_the_librarys_and_batches_change_nothing(folder, kind):
+    encoder, tokenizer = models.load_encoder(folder(kind), "eager")
+    assert encoder.dtype == torch.float32 and not encoder.training
+    assert not any("pooler" in name for name, _ in encoder.named_parameters())
+    plain = transformers.AutoModel.from_pretrained(
+        folder(kind), attn_implementation="eager", dtype=torch.float32
+    ).eval()
+    quick, _ = models.load_encoder(folder(kind))
+    rows = inputs(tokenizer)
+    asked = {"output_hidden_states": True, "output_attentions": True}
+    together, lengths = run(encoder, rows, **asked, **architectures.of(encoder.config).options)
+    layers, heads = encoder.config.num_hidden_layers, encoder.config.num_attention_heads
+    assert len(together.hidden_states) == layers + 1 and len(together.attentions) == layers
+    for i, (row, n) in enumerate(zip(rows, lengths, strict=True)):
+        alone = run(plain, [row], **asked)[0]
+        sdpa = run(quick, [row], output_hidden_states=True)[0]
+        for many, one, other in zip(
+            together.hidden_states, alone.hidden_states, sdpa.hidden_states, strict=True
+        ):
+            assert one.shape == (1, n, encoder.config.hidden_size)
+            torch.testing.assert_close(many[i, :n], one[0], atol=2e-5, rtol=1e-4)
+            torch.testing.assert_close(other, one, atol=2e-5, rtol=1e-4)
+        for many, one in zip(together.attentions, alone.attentions, strict=True):
+            assert one.shape == (1, heads, n, n)
+            torch.testing.assert_close(many[i, :, :n, :n], one[0], atol=2e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_untrained_encoder_has_other_weights_by_the_seed(folder, kind):
+    pretrained, _ = models.load_encoder(folder(kind))
+    found = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        found.append(models.load_encoder(folder(kind), random_init=True)[0].state_dict())
+    names = [name for name, w in pretrained.state_dict().items() if w.ndim > 1]
+    assert names and found[0].keys() == pretrained.state_dict().keys()
+    name = max(names, key=lambda name: found[0][name].numel())
+    assert torch.equal(found[0][name], found[1][name])
+    assert not torch.equal(found[0][name], found[2][name])
+    assert not torch.equal(found[0][name], pretrained.state_dict()[name])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_longest_input_is_read_and_one_token_more_is_not(folder, kind):
+    encoder, tokenizer = models.load_encoder(folder(kind))
+    longest = architectures.positions(encoder.config)
+    assert longest == 128  # what tiny.make was asked for
+    token = tokenizer("a", add_special_tokens=False)["input_ids"][-1:]
+    run(encoder, [{"input_ids": token * longest}])
+    if kind not in ROTARY:
+        with pytest.raises((RuntimeError, IndexError)):
+            run(encoder, [{"input_ids": token * (longest + 1)}])
+
+
+# --- the scripts ---------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """A small set for each task."""
+    root = tmp_path_factory.mktemp("data")
+    for task in ("NER", "NLI"):
+        (root / task).mkdir()
+        for split in ("train", "dev", "test"):
+            rows = []
+            for i, text in enumerate(tiny.SENTENCES):
+                words = text.split()
+                tags = [("O", "B-protein", "I-protein", "B-DNA")[(i + k) % 4 * (k % 3 > 0)]
+                        for k in range(len(words))]  # fmt: skip
+                label = ("entailment", "contradiction", "neutral")[i % 3]
+                other = tiny.SENTENCES[(i + 3) % len(tiny.SENTENCES)]
+                pair = {"sentence1": text, "sentence2": other, "gold_label": label}
+                rows.append({"tokens": words, "tags": tags} if task == "NER" else pair)
+            lines = "".join(json.dumps(row) + "\n" for row in rows)
+            (root / task / f"{split}.jsonl").write_text(lines)
+    return root
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "uncased"])
+@pytest.mark.parametrize("task", ["NER", "NLI"])
+def test_the_three_steps(folder, data, tmp_path, capsys, task, kind):
+    where = ["--data_dir", data / task, "--dataset_name", "small", "--output_dir", tmp_path]
+    common = [*where, "--model_name", folder(kind), "--batch_size", "4", "--device", "cpu"]
+    steps = {
+        "fine-tuning": ["--training_size", "100", "--num_train_epochs", "1"],
+        "probing": ["--training_size", "100"],
+        "attention": ["--training_sizes", "100"],
+    }
+    for step, options in steps.items():
+        main = importlib.import_module(f"{task}.{step}").main
+        assert main([str(argument) for argument in (*common, *options)]) == 0
+    results = tmp_path / "small" / "--".join(pathlib.Path(folder(kind)).parts[-2:])
+    runs = {step: results / "100" / "seed-42" / step for step in steps}
+    config = json.loads((runs["fine-tuning"] / "config.json").read_text())
+    decay = 0.8 if kind.startswith("electra") else 1.0
+    assert config["layer_decay"] == decay and config["max_length"] == 128
+    layers = pd.read_csv(runs["probing"] / "layers.csv")
+    assert {0, 1, 2} <= set(layers["layer"]) and layers["value"].notna().all()
+    heads = pd.read_csv(runs["attention"] / "heads.csv")
+    cosine = heads[heads["metric"] == "cosine"]
+    assert len(cosine) == 4 and cosine["value"].between(0, 1.000001).all()
+    assert (cosine["value"] < 1).any()  # it was trained
+    assert "Traceback" not in capsys.readouterr().err
+
+
+# --- learning rates ------------------------------------------------------------------------------
+
+
+def model_of(kind, head, layers=3):
+    """A model with new weights, of the tiny kind's configuration; and its parameters' names."""
+    kinds = {"electra": "Electra", "bert": "Bert", "roberta": "Roberta", "distilbert": "DistilBert",
+             "gpt2": "GPT2", "biogpt": "BioGpt", "llama": "Llama", "albert": "Albert",
+             "mistral": "Mistral", "qwen2": "Qwen2", "qwen3": "Qwen3"}  # fmt: skip
+    config = getattr(transformers, f"{kinds[kind]}Config")(
+        **tiny.sizes(kind, 16, layers, 2, 32), vocab_size=20, pad_token_id=0
+    )
+    if kind == "biogpt" and head == "span":
+        from common import span_head  # noqa: F401
+    return getattr(transformers, models.AUTO_CLASSES[head]).from_config(config)
+
+
+# A part of a parameter's name -> how often the decay of a 3-layer model multiplies its rate; the
+# first that fits counts. Written from ELECTRA's optimization.py: n_layers + 2 - depth.
+BERT_LIKE = {".layer.2.": 2, ".layer.1.": 3, ".layer.0.": 4, ".embeddings": 5, "pooler": 1,
+             "classifier": 0, "qa_outputs": 0}  # fmt: skip
+RATES = {
+    **dict.fromkeys(("bert", "roberta", "distilbert", "electra"), BERT_LIKE),
+    "gpt2": {".h.2.": 2, ".h.1.": 3, ".h.0.": 4, ".wte": 5, ".wpe": 5, ".ln_f": 1, "score": 0,
+             "classifier": 0, "qa_outputs": 0},
+    **dict.fromkeys(
+        ("llama", "mistral", "qwen2", "qwen3", "biogpt"),
+        {".layers.2.": 2, ".layers.1.": 3, ".layers.0.": 4, ".embed_": 5, "model.norm.": 1,
+         "transformer.norm.": 1, "biogpt.layer_norm": 1, "score": 0, "classifier": 0,
+         "qa_outputs": 0},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", RATES)
+@pytest.mark.parametrize("head", HEADS)
+def test_rates_by_depth(kind, head):
+    model = model_of(kind, head)
+    groups = architectures.parameter_groups(model, 1e-3, 0.01, 0.5)
+    found = {id(p): group for group in groups for p in group["params"]}
+    assert sum(len(group["params"]) for group in groups) == len(found)
+    assert len(found) == len(list(model.parameters())) and all(g["params"] for g in groups)
+    for name, p in model.named_parameters():
+        depth = next(depth for part, depth in RATES[kind].items() if part in name)
+        group = found[id(p)]
+        assert group["lr"] == group["base_lr"] == pytest.approx(1e-3 * 0.5**depth), name
+        assert group["weight_decay"] == (0.01 if p.ndim > 1 else 0.0), name
+    assert len({group["lr"] for group in groups}) == len(
+        {
+            d
+            for part, d in RATES[kind].items()
+            if any(part in n for n, _ in model.named_parameters())
+        }
+    )
+    torch.optim.AdamW(groups)
+
+
+@pytest.mark.parametrize("kind", [*RATES, "albert"])
+def test_without_decay_there_are_two_groups_in_the_models_order(kind):
+    model = model_of(kind, "token")
+    parameters = list(model.parameters())
+    weights, vectors = architectures.parameter_groups(model, 2e-5, 0.01, 1.0)
+    for group, wanted, decay in (
+        (weights, [p for p in parameters if p.ndim > 1], 0.01),
+        (vectors, [p for p in parameters if p.ndim < 2], 0.0),
+    ):
+        assert len(wanted) == len(group["params"])
+        assert all(a is b for a, b in zip(group["params"], wanted, strict=True))
+        assert (group["weight_decay"], group["lr"], group["base_lr"]) == (decay, 2e-5, 2e-5)
+
+
+@pytest.mark.parametrize("layer_decay", [1.0, 0.8])
+def test_frozen_parameters_are_in_no_group(layer_decay):
+    model = model_of("electra", "token")
+    frozen = [p for name, p in model.named_parameters() if "embeddings" in name or ".0." in name]
+    for p in frozen:
+        p.requires_grad = False
+    groups = architectures.parameter_groups(model, 1e-3, 0.01, layer_decay)
+    found = {id(p) for group in groups for p in group["params"]}
+    assert len(found) == len(list(model.parameters())) - len(frozen)
+    assert not found & {id(p) for p in frozen}
+
+
+def test_adapters_have_the_rate_of_what_they_adapt():
+    peft = pytest.importorskip("peft")
+    model = peft.get_peft_model(
+        model_of("llama", "sequence"),
+        peft.LoraConfig(r=2, target_modules="all-linear", task_type="SEQ_CLS"),
+    )
+    groups = architectures.parameter_groups(model, 1.0, 0.0, 0.5)
+    found = {id(p): group["lr"] for group in groups for p in group["params"]}
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    assert len(found) == len(trained) and any("lora_A" in name for name in trained)
+    for name, p in trained.items():
+        depth = next(depth for part, depth in RATES["llama"].items() if part in name)
+        assert found[id(p)] == 0.5**depth, name
+
+
+def test_published_decay_is_electras_and_shared_layers_have_none():
+    def config(kind, layers):
+        return model_of(kind, "token", layers=1).config.__class__(
+            **tiny.sizes(kind, 16, layers, 2, 32)
+        )
+
+    published = {(kind, n): architectures.layer_decay(config(kind, n), None)
+                 for kind, n in itertools.product([*RATES, "albert"], (2, 12, 24))}  # fmt: skip
+    assert {key: decay for key, decay in published.items() if decay != 1.0} == {
+        ("electra", 2): 0.8, ("electra", 12): 0.8, ("electra", 24): 0.9
+    }  # fmt: skip
+    assert architectures.layer_decay(config("electra", 12), 1.0) == 1.0
+    assert architectures.layer_decay(config("bert", 12), 0.9) == 0.9
+    assert architectures.layer_decay(config("albert", 12), 1.0) == 1.0
+    with pytest.raises(UserError, match="ALBERT share their weights"):
+        architectures.layer_decay(config("albert", 12), 0.9)
+    with pytest.raises(ValueError, match="found 1 layers"):
+        architectures.parameter_groups(model_of("albert", "token"), 1e-3, 0.01, 0.9)
+
+
+def test_a_parameter_without_a_place_and_a_wrong_number_of_layers_are_errors():
+    model = model_of("bert", "token")
+    model.extra = torch.nn.Linear(2, 2)
+    with pytest.raises(ValueError, match="extra.weight is no known part of a BERT"):
+        architectures.parameter_groups(model, 1e-3, 0.01, 0.9)
+    model = model_of("gpt2", "token")
+    model.config.num_hidden_layers = 4
+    with pytest.raises(ValueError, match="found 3 layers of h, config.json says 4"):
+        architectures.parameter_groups(model, 1e-3, 0.01, 0.9)
+
+
+# --- names, and what is printed ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("hub/models--google--electra-base/snapshots/0a1b2c", "google--electra-base"),
+        ("hub/models--gpt2/snapshots/0a1b2c", "gpt2"),
+        ("mine/electra", "mine--electra"),
+        ("models--mine/electra", "models--mine--electra"),
+        ("snapshots/electra", "snapshots--electra"),
+        ("models--mine/large/electra", "large--electra"),
+    ],
+)
+def test_what_a_local_folder_is_called(tmp_path, path, name):
+    folder = tmp_path / path
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text("{}")
+    args = argparse.Namespace(model_name=str(folder), demo=False)
+    assert models.folder_name(args) == name and args.model_name == str(folder.resolve())
+
+
+def test_short_names():
+    for name, hub_id in models.MODELS.items():
+        args = argparse.Namespace(model_name=name, demo=False)
+        assert models.folder_name(args) == name and models.source(args) == hub_id
+    assert set(models.STUDY) <= set(models.MINIATURES) <= set(models.MODELS)
+    with pytest.raises(UserError, match="miniatures of bert, biobert, gpt2, biogpt"):
+        models.folder_name(argparse.Namespace(model_name="albert-base", demo=True))
+    with pytest.raises(UserError, match="neither a short name .*biom-electra-base = sultan/BioM"):
+        models.folder_name(argparse.Namespace(model_name="electra", demo=False))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_loading_and_saving_print_nothing_but_a_missing_pooler(
+    folder, tmp_path, capfd, caplog, kind
+):
+    transformers.utils.logging.enable_progress_bar()
+    with caplog.at_level(logging.INFO):
+        for head in HEADS:
+            model, tokenizer = load(folder(kind), head)
+            model.save_pretrained(tmp_path / head)
+            tokenizer.save_pretrained(tmp_path / head)
+        models.load_encoder(folder(kind))
+        assert not caplog.records
+        load(tmp_path / "token", "sequence")
+        found = [record.getMessage() for record in caplog.records]
+    assert found == ([f"{tmp_path / 'token'} has no pooler: it starts untrained"]
+                     if kind in POOLED else [])  # fmt: skip
+    assert capfd.readouterr() == ("", "")
