@@ -10,6 +10,7 @@ from collections.abc import Callable
 import torch
 from tqdm import tqdm
 
+from common import architectures
 from common.cli import UserError
 from common.device import Device, gather, in_memory
 
@@ -23,7 +24,7 @@ def generate(
     An answer ends before a token of `eos`, after its number in `most`, or where the model has no
     more positions (a prompt that fills them has no answer). What has ended leaves the batch.
     """
-    limit = model.config.max_position_embeddings
+    limit = architectures.positions(model.config)
     most = [min(n, limit - len(prompt)) for n, prompt in zip(most, prompts, strict=True)]
 
     def run(indices: list[int]) -> dict[int, list[int]]:
@@ -65,7 +66,7 @@ def log_likelihoods(
     """
     from transformers import DynamicCache
 
-    limit = model.config.max_position_embeddings
+    limit = architectures.positions(model.config)
     for prompt, mine in zip(prompts, answers, strict=True):
         if len(prompt) + max(map(len, mine)) - 1 > limit:
             raise UserError(

@@ -10,9 +10,11 @@ up over examples (see `common.task.Score`). What is undefined (0 / 0) is 0.
 import re
 import string
 from collections import Counter
+from collections.abc import Iterable
 
 import numpy as np
 
+from common import scoring
 from common.task import Score
 from NER.scores import entities
 
@@ -21,46 +23,31 @@ ARTICLES = re.compile(r"\b(a|an|the)\b")
 NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
-# --- values: sums of counts `[..., classes, 3]` (right, predicted, gold) -> `[...]` --------------
-
-
-def ratio(over: np.ndarray, under: np.ndarray) -> np.ndarray:
-    """`over / under`, and 0 where that is 0 / 0."""
-    return np.divide(over, under, out=np.zeros(np.shape(under)), where=np.asarray(under) != 0)
-
-
-def micro_f1(sums: np.ndarray) -> np.ndarray:
-    """2 right / (predicted + gold), all classes together."""
-    total = sums.sum(-2)
-    return ratio(2 * total[..., 0], total[..., 1] + total[..., 2])
-
-
-def macro_f1(sums: np.ndarray) -> np.ndarray:
-    """The mean F1 of the classes that occur on either side."""
-    both = sums[..., 1] + sums[..., 2]
-    return ratio(ratio(2 * sums[..., 0], both).sum(-1), (both != 0).sum(-1))
-
-
 def accuracy(sums: np.ndarray) -> np.ndarray:
-    """Right / gold, where each example has one label."""
-    total = sums.sum(-2)
-    return ratio(total[..., 0], total[..., 2])
+    """Right / gold of `[..., classes, 3]`, where each example has one label."""
+    return scoring.recall(sums.sum(-2))
 
 
 def mean_ratio(sums: np.ndarray) -> np.ndarray:
     """Of sums `[..., sources, 2]`: the mean over the sources of one divided by the other."""
-    return ratio(sums[..., 0], sums[..., 1]).mean(-1)
+    return scoring.ratio(sums[..., 0], sums[..., 1]).mean(-1)
 
 
 SCORES = (
     Score("mean", "main", mean_ratio, "mean over sources"),
     Score("parse_failures", "failures", mean_ratio, "parse failures"),
 )
-MICRO, MACRO = ("micro_f1", micro_f1, "micro F1"), ("macro_f1", macro_f1, "macro F1")
+MICRO, MACRO = (
+    ("micro_f1", scoring.micro_f1, "micro F1"),
+    ("macro_f1", scoring.macro_f1, "macro F1"),
+)
 ACCURACY = ("accuracy", accuracy, "accuracy")
 # By kind: its scores, (name, value, title), the main one first.
 KINDS = {
-    "ner": (("entity_f1", micro_f1, "entity F1"), ("entity_f1_strict", micro_f1, "strict F1")),
+    "ner": (
+        ("entity_f1", scoring.micro_f1, "entity F1"),
+        ("entity_f1_strict", scoring.micro_f1, "strict F1"),
+    ),
     "nli": (ACCURACY, MACRO),
     "relation": (MICRO, MACRO),
     "classification": (MICRO, MACRO),
@@ -78,7 +65,7 @@ def source_scores(rows: list[dict]) -> tuple[Score, ...]:
             found.append(Score(f"{source}_{name}", table, value, f"{source} {title}"))
 
         def failures(sums, number=number):
-            return ratio(sums[..., number, 0], sums[..., number, 1])
+            return scoring.ratio(sums[..., number, 0], sums[..., number, 1])
 
         name, title = f"{source}_parse_failures", f"{source} parse failures"
         found.append(Score(name, "failures", failures, title))
@@ -145,19 +132,19 @@ def _tables(rows: list[dict], kind: str) -> dict[str, np.ndarray]:
         raise ValueError(f"the rows are no predictions of kind {kind}") from None
 
 
-def entity_pair(row: dict, strict: bool = False) -> tuple[list, list]:
+def entity_pair(row: dict, strict: bool = False) -> tuple[set, set]:
     """The gold and the predicted entities of an NER row: (type, first word, last word + 1)."""
-    return [*entities(row["gold"], strict)], [*entities(row["predicted"], strict)]
+    return entities(row["gold"], strict), entities(row["predicted"], strict)
 
 
-def label_pair(row: dict) -> tuple[list, list]:
+def label_pair(row: dict) -> tuple[set, set]:
     """The gold and the predicted labels of a row, as (label,); not a relation's negative one."""
     sides = []
     for side in (row["gold"], row["predicted"]):
         labels = side if isinstance(side, list) else [side] if side is not None else []
         if row["kind"] == "relation":
             labels = [label for label in labels if not is_negative(label, row.get("negative"))]
-        sides.append([(label,) for label in labels])
+        sides.append({(label,) for label in labels})
     return sides[0], sides[1]
 
 
@@ -166,17 +153,11 @@ def is_negative(label: str, negative: str | None = None) -> bool:
     return label == negative if negative else label.casefold() in NEGATIVE
 
 
-def _right_predicted_gold(pairs) -> np.ndarray:
-    """Counts `[examples, classes, 3]` of (gold, predicted) lists of tuples (class, ...)."""
-    pairs = list(pairs)
-    classes = sorted({item[0] for pair in pairs for side in pair for item in side})
-    number = {name: i for i, name in enumerate(classes)}
-    counts = np.zeros((len(pairs), len(classes), 3), np.int32)
-    for row, (gold, predicted) in zip(counts, pairs, strict=True):
-        for place, items in enumerate((set(gold) & set(predicted), predicted, gold)):
-            for item in items:
-                row[number[item[0]], place] += 1
-    return counts
+def _right_predicted_gold(pairs: Iterable[tuple[set, set]]) -> np.ndarray:
+    """Counts `[examples, classes, 3]` of (gold, predicted) sets of tuples (class, ...)."""
+    gold, predicted = zip(*pairs, strict=True)
+    classes = sorted({item[0] for side in (*gold, *predicted) for item in side})
+    return scoring.count([gold, predicted], classes)
 
 
 def details(rows: list[dict]) -> dict[str, float]:
@@ -189,11 +170,10 @@ def details(rows: list[dict]) -> dict[str, float]:
         mine = [row for row in rows if row["source"] == source]
         types = sorted({e[0] for row in mine for side in entity_pair(row) for e in side})
         sums = tables[f"{source} answers"]
-        right, predicted, gold = sums.sum(0)
-        found[f"{source}_entity_precision"] = float(ratio(right, predicted))
-        found[f"{source}_entity_recall"] = float(ratio(right, gold))
+        found[f"{source}_entity_precision"] = float(scoring.precision(sums.sum(0)))
+        found[f"{source}_entity_recall"] = float(scoring.recall(sums.sum(0)))
         for name, values in zip(types, sums, strict=True):
-            found[f"{source}_entity_f1_{name}"] = float(micro_f1(values[None]))
+            found[f"{source}_entity_f1_{name}"] = float(scoring.f1(values))
     return found
 
 

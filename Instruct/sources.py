@@ -7,14 +7,14 @@ import argparse
 from pathlib import Path
 from typing import NamedTuple
 
-from common import results
+from common import identity
 from common.cli import UserError
 from common.data_files import SPLIT_NAMES, find_split
 from Instruct import forms, parsing, prompts
+from NER import data as ner_data
 from NER import formats
-from NER import task as ner_task
 from NER.scores import OUTSIDE, word_class
-from NLI import task as nli_task
+from NLI import data as nli_data
 
 DOCUMENT = ("document_id", "document", "doc_id", "pmid")  # fields that name a row's document
 NLI_FILES = ("mli_{}_v1.jsonl", "{}.jsonl")
@@ -57,10 +57,7 @@ def read(flag: str, name: str, path: Path, ner_form: str) -> Source:
 
 def _ner(name: str, folder: Path, form: str) -> Source:
     """A prompt for each sentence and entity type."""
-    args = argparse.Namespace(
-        demo=False, data_dir=folder, dataset_name=name, label_scheme="io"
-    )  # fmt: skip
-    data = ner_task.load(args)
+    data = ner_data.load(argparse.Namespace(demo=False, data_dir=folder, label_scheme="io"))
     types = [label for label in data.labels if label != OUTSIDE]
     examples = [
         Example(f"{e.id}-{kind}", split, e.id, ner_row(e.words, e.tags, kind, form))
@@ -70,7 +67,7 @@ def _ner(name: str, folder: Path, form: str) -> Source:
         for kind in types
     ]
     files = [file for s in SPLIT_NAMES for file in find_split(folder, s, formats.PATTERNS)]
-    return Source(name, "ner", form, types, examples, files, results.fingerprint(data.splits))
+    return Source(name, "ner", form, types, examples, files, identity.fingerprint(data.splits))
 
 
 def ner_row(words: list[str], tags: list[str], kind: str, form: str) -> dict:
@@ -85,7 +82,7 @@ def ner_row(words: list[str], tags: list[str], kind: str, form: str) -> dict:
 
 
 def _nli(name: str, folder: Path) -> Source:
-    data = nli_task.load(argparse.Namespace(demo=False, data_dir=folder, dataset_name=name))
+    data = nli_data.load(argparse.Namespace(demo=False, data_dir=folder))
     examples = [
         Example(e.id, split, e.premise, nli_row(e.premise, e.hypothesis, e.label))
         for split, pairs in data.splits.items()
@@ -94,7 +91,7 @@ def _nli(name: str, folder: Path) -> Source:
     used = {e.row["gold"] for e in examples}
     labels = [label for label in data.labels if label in used]
     files = [file for s in SPLIT_NAMES for file in find_split(folder, s, NLI_FILES)]
-    digest = results.fingerprint(data.splits)
+    digest = identity.fingerprint(data.splits)
     return Source(name, "nli", "one", labels, examples, files, digest)
 
 

@@ -212,14 +212,14 @@ def test_the_data_is_known_by_the_hash_of_its_own_task(tmp_path):
     """So that an encoder's scores on the same test split can stand beside."""
     from argparse import Namespace
 
-    from common import results
-    from NLI import task
+    from common import identity
+    from NLI import data as nli_data
 
     folder = nli(tmp_path / "nli")
     build.main(["--nli", f"pairs={folder}", "--output_dir", str(tmp_path / "out")])
-    data = task.load(Namespace(demo=False, data_dir=folder, dataset_name=None))
+    data = nli_data.load(Namespace(demo=False, data_dir=folder))
     _, about = made(tmp_path / "out")
-    assert about["sources"]["pairs"]["data_sha256"] == results.fingerprint(data.splits)
+    assert about["sources"]["pairs"]["data_sha256"] == identity.fingerprint(data.splits)
 
 
 def refused(capsys, *argv):

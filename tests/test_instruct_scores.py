@@ -9,7 +9,7 @@ from sklearn.metrics import accuracy_score, f1_score
 
 from common.task import evaluate
 from Instruct import parsing, scores
-from NER import scores as ner_scores
+from NER import task as ner_task
 from NLI import task as nli_task
 
 RNG = random.Random(0)
@@ -46,7 +46,8 @@ def test_entities_are_scored_as_ner_scores_them():
     predicted = [[RNG.choice([a, b]) for a, b in zip(g, random_tags(len(g)), strict=True)]
                  for g in gold]  # fmt: skip
     found = evaluate(TASK, ner_rows(gold, predicted))
-    wanted = ner_scores.score(gold, predicted)
+    rows = [{"id": "", "gold": g, "predicted": p} for g, p in zip(gold, predicted, strict=True)]
+    wanted = evaluate(ner_task, rows)
     for name in ("entity_f1", "entity_f1_strict", "entity_precision", "entity_recall"):
         assert found[f"genes_{name}"] == pytest.approx(wanted[name])
     for kind in TYPES:
@@ -55,10 +56,8 @@ def test_entities_are_scored_as_ner_scores_them():
 
 
 def test_pairs_are_scored_as_nli_scores_them():
-    examples = [nli_task.Example(str(i), "", "", RNG.choice(LABELS)) for i in range(80)]
-    predicted = [RNG.choice(LABELS) for _ in examples]
-    rows = [row("pairs", "nli", e.label, p) for e, p in zip(examples, predicted, strict=True)]
-    found, wanted = evaluate(TASK, rows), nli_task.score(examples, predicted)
+    rows = [row("pairs", "nli", RNG.choice(LABELS), RNG.choice(LABELS)) for _ in range(80)]
+    found, wanted = evaluate(TASK, rows), evaluate(nli_task, rows)
     assert found["pairs_accuracy"] == pytest.approx(wanted["accuracy"])
     assert found["pairs_macro_f1"] == pytest.approx(wanted["macro_f1"])
 
