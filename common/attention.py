@@ -104,8 +104,10 @@ def compare(task, args, data, runs: list, checkpoints: dict, there: dict, untrai
         files[UNTRAINED] = runs[0].folder / "untrained-sums.npz"
     started, found = time.perf_counter(), {}
     with ExitStack() as stack:
+        how = {"max_length": limit, "machine": device.describe()}
         for run in runs:
-            how = {"max_length": limit, "machine": device.describe()}
+            if there[run]:
+                run.check_addition(made_of | how)
             stack.enter_context(run.open(made_of, extend=bool(there[run]), **how))
         for group in attention_similarity.groups(keys, pretrained, device):
             found |= attention_similarity.compare(

@@ -4,7 +4,7 @@ import argparse
 import shutil
 
 from common import flags, identity, models, probe_scores, probes, results
-from common.cli import ROOT, UNTRAINED, Parser, UserError
+from common.cli import ROOT, UNTRAINED, Parser
 from common.probe_scores import TASK
 
 
@@ -67,7 +67,7 @@ def run(task, args) -> None:
     how = {"max_length": limit, "machine": device.describe()}
     extend = metrics is not None
     if extend:
-        check_same(run, made_of | how)
+        run.check_addition(made_of | how)
     with run.open(made_of, extend=extend, **how):
         scores = probe_scores.Scores(run.folder)
         layers = sorted({*scores.by_layer, *layers})
@@ -105,20 +105,6 @@ def run(task, args) -> None:
         totals = inputs.counts | {"parameters": encoder.num_parameters()}
         metrics = finish(run, scores, data, examples, totals, device)
     summarize(run, metrics, task.scores(data), "added to" if extend else "done")
-
-
-def check_same(run: results.Run, made_of: dict) -> None:
-    """Raises UserError where what is to be added would not be made as the finished rest was."""
-    from common.files import read_json
-
-    config = read_json(run.folder / "config.json") or {}
-    there = config.get("data", {}) | {k: config.get(k) for k in ("max_length",)}
-    for key in ("precision", "encoder", "max_length"):
-        if key in made_of and there.get(key) not in (None, made_of[key]):
-            raise UserError(
-                f"{run.folder} was made with {key} {there[key]}, here it is {made_of[key]}: what "
-                "is missing there cannot be added. Make it anew with --overwrite."
-            )
 
 
 def finish(run: results.Run, scores, data, examples: dict, totals: dict, device) -> dict:

@@ -96,6 +96,20 @@ class Run:
             identity.warn_of_other_code(self.folder, config)
         return metrics
 
+    def check_addition(self, made_of: dict) -> None:
+        """Raises UserError where what is to be added would not be made as the finished rest was.
+
+        `made_of`: `precision`, `encoder` (a hash), `max_length` and more, as they are here.
+        """
+        config = read_json(self.folder / "config.json") or {}
+        there = config.get("data", {}) | {"max_length": config.get("max_length")}
+        for key in ("precision", "encoder", "max_length"):
+            if there.get(key) not in (None, made_of[key]):
+                raise UserError(
+                    f"{self.folder} was made with {key} {there[key]}, here it is {made_of[key]}: "
+                    "what is missing there cannot be added. Make it anew with --overwrite."
+                )
+
     @contextmanager
     def open(self, data: dict, *, extend: bool = False, **more):
         """Lock the folder, clear it if it is not to be gone on with, write config.json.

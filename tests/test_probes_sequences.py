@@ -239,6 +239,20 @@ def test_scores_do_not_depend_on_companions(precision):
             assert mask[i].sum() == end - start
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_only_the_bilstm_computes_in_bfloat16(kind):
+    layers, sentences, gold = some_task(30, layers=2)
+    order = sorted(range(30), key=lambda i: sentences[i][0] - sentences[i][1])
+    found = []
+    with torch.no_grad():
+        for precision in ("fp32", "bf16"):
+            device = choose_device("cpu", precision)
+            probes = module.Probes(kind, layers[0].shape[1], 4, [1, 2], device)
+            found.append(probes.emissions(layers, sentences, order)[0])
+    assert torch.equal(*found) == (kind == "linear")
+    assert all(scores.dtype == torch.float32 for scores in found)
+
+
 def test_deterministic_and_seeded():
     layers, sentences, gold = some_task(40, layers=2)
 

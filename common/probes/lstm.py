@@ -1,9 +1,9 @@
 """A bidirectional LSTM over packed sentences, for several layers at once, with its derivative.
 
-Written out because it is worth it: a probe's fit takes 1.8 (float32) to 2.5 times (bfloat16) as
-long with an nn.LSTM a layer (tests/benchmarks/bilstm_crf.py, on a CPU). Autograd would add up the
-recurrent weights' gradient word by word; here it is one product at the end. A test holds outputs
-and all gradients to those of nn.LSTM.
+Written out because it is worth it: with an nn.LSTM a layer a probe's fit takes about 1.6 times the
+processor time in float32, 2 to 2.5 times in bfloat16 (tests/benchmarks/bilstm_crf.py, two cores).
+Autograd would add up the recurrent weights' gradient word by word; here it is one product at the
+end. A test holds outputs and all gradients to those of nn.LSTM.
 
 Hochreiter & Schmidhuber (1997), with the gates of nn.LSTM. Of a word t, x_t is the projected
 input, R the recurrent weights, s the logistic function, ' transposes:
