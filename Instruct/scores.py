@@ -16,6 +16,7 @@ import numpy as np
 
 from common import scoring
 from common.task import Score
+from Instruct.prompts import LABEL_KINDS
 from NER.scores import entities
 
 NEGATIVE = ("none", "0", "false")  # labels that mean "no relation", in any case
@@ -34,7 +35,7 @@ def mean_ratio(sums: np.ndarray) -> np.ndarray:
 
 
 SCORES = (
-    Score("mean", "main", mean_ratio, "mean over sources"),
+    Score("mean", "main", mean_ratio, "mean over sources", by_layer=True),
     Score("parse_failures", "failures", mean_ratio, "parse failures"),
 )
 MICRO, MACRO = (
@@ -56,13 +57,17 @@ KINDS = {
 }
 
 
-def source_scores(rows: list[dict]) -> tuple[Score, ...]:
-    """The scores of each source of `rows`, its main one first; of `count`'s tables."""
+def source_scores(rows: list[dict], brief: bool = False) -> tuple[Score, ...]:
+    """The scores of each source of `rows`, its main one first; of `count`'s tables.
+
+    `brief`: its main one and its parse failures alone.
+    """
     found = []
     for number, (source, kind) in enumerate(sources(rows).items()):
-        for name, value, title in KINDS[kind]:
+        for name, value, title in KINDS[kind][: 1 if brief else None]:
             table = f"{source} {'strict' if name.endswith('_strict') else 'answers'}"
-            found.append(Score(f"{source}_{name}", table, value, f"{source} {title}"))
+            probed = kind in LABEL_KINDS and name == KINDS[kind][0][0]
+            found.append(Score(f"{source}_{name}", table, value, f"{source} {title}", probed))
 
         def failures(sums, number=number):
             return scoring.ratio(sums[..., number, 0], sums[..., number, 1])

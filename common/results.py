@@ -226,7 +226,8 @@ class Run:
                  "output_dir": args.output_dir if args.custom_output_dir else None}  # fmt: skip
         own = flags.of_task(vars(args)) | {"seed": args.seed}
         default = identity.defaults(self.task.NAME, step, args.demo) | {"seed": 42}
-        given |= {flag: value for flag, value in own.items() if value != default.get(flag)}
+        known = {flag: value for flag, value in own.items() if flag in default}
+        given |= {flag: value for flag, value in known.items() if value != default[flag]}
         parts = [
             f"--{flag}" if value is True else f"--{flag} {shlex.quote(str(value))}"
             for flag, value in given.items()
