@@ -129,8 +129,8 @@ def fit(
     `common.task.Task`. `evaluate()` gives the dev scores after an epoch; the first epoch with the
     highest `main_metric` (or, of "loss", the lowest) wins, or the last one where there are none.
     The state is saved in `folder/state.pt` every `args.save_minutes`, and after an epoch; a later
-    call with the same arguments goes on from there, in fp32 on a CPU bit for bit. Under torchrun each process takes
-    its share of every batch, gradients are added up, and the first process writes.
+    call with the same arguments goes on from there, in fp32 on a CPU bit for bit. Under torchrun
+    each process takes its share of every batch, gradients are added up, and the first one writes.
 
     Returns the state at the end (its history) and the run's totals. Raises UserError if the loss
     stops being a number, or if memory does not hold a single example.
