@@ -7,9 +7,6 @@ labels, or (free text) None and the answer's own score. Rows of a relation sourc
 up over examples (see `common.task.Score`). What is undefined (0 / 0) is 0.
 """
 
-import re
-import string
-from collections import Counter
 from collections.abc import Iterable
 
 import numpy as np
@@ -18,10 +15,9 @@ from common import scoring
 from common.task import Score
 from Instruct.prompts import LABEL_KINDS
 from NER.scores import entities
+from QA.scores import exact_and_f1
 
 NEGATIVE = ("none", "0", "false")  # labels that mean "no relation", in any case
-ARTICLES = re.compile(r"\b(a|an|the)\b")
-NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
 def accuracy(sums: np.ndarray) -> np.ndarray:
@@ -187,18 +183,4 @@ def free_score(answer: str, references: list[str], failed: bool) -> float:
 
     Rajpurkar et al. 2018, evaluate-v2.0. An empty text, a parse failure, is not "no answer".
     """
-    if failed:
-        return 0.0
-    golds = [tokens for reference in references if (tokens := _tokens(reference))] or [[]]
-    return max(_token_f1(_tokens(answer), gold) for gold in golds)
-
-
-def _tokens(text: str) -> list[str]:
-    return ARTICLES.sub(" ", text.lower().translate(NO_PUNCTUATION)).split()
-
-
-def _token_f1(predicted: list[str], gold: list[str]) -> float:
-    if not predicted or not gold:
-        return float(predicted == gold)
-    shared = (Counter(predicted) & Counter(gold)).total()
-    return 2 * shared / (len(predicted) + len(gold))
+    return 0.0 if failed else exact_and_f1(answer, references)[1]

@@ -226,8 +226,9 @@ class Run:
                  "output_dir": args.output_dir if args.custom_output_dir else None}  # fmt: skip
         own = flags.of_task(vars(args)) | {"seed": args.seed}
         default = identity.defaults(self.task.NAME, step, args.demo) | {"seed": 42}
-        known = {flag: value for flag, value in own.items() if flag in default}
-        given |= {flag: value for flag, value in known.items() if value != default[flag]}
+        given |= {  # a task may have flags that the other step has not
+            flag: value for flag, value in own.items() if value != default.get(flag, value)
+        }
         parts = [
             f"--{flag}" if value is True else f"--{flag} {shlex.quote(str(value))}"
             for flag, value in given.items()

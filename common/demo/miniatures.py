@@ -1,7 +1,9 @@
-"""The demo's miniature models: the four real architectures and tokenizers, pre-trained on the spot.
+"""The demo's miniature models: the real architectures and tokenizers, pre-trained on the spot.
 
-BERT and GPT-2 read general text, BioBERT and BioGPT biomedical text (`common.demo_text`). A
-miniature takes well under a minute and is cached; it is a real, if tiny, pre-trained model.
+BERT, GPT-2 and ELECTRA read general text, BioBERT, BioGPT and BioM-ELECTRA biomedical text
+(`common.demo.language`). A miniature takes well under a minute and is cached; it is a real, if
+tiny, pre-trained model. But for one thing: ELECTRA's fill in masked words, as BERT's
+do; no generator trains them as discriminators.
 """
 
 import functools
@@ -19,7 +21,10 @@ from pathlib import Path
 from common.cli import RANK
 from common.demo import language
 
-DOMAINS = {"bert": "general", "gpt2": "general", "biobert": "biomedical", "biogpt": "biomedical"}
+ELECTRA = ("electra-base", "biom-electra-base")
+DOMAINS = dict.fromkeys(("bert", "gpt2", "electra-base"), "general")
+DOMAINS |= dict.fromkeys(("biobert", "biogpt", "biom-electra-base"), "biomedical")
+WORDPIECE = ("bert", "biobert", *ELECTRA)
 LINES, VOCABULARY = 28_000, 1200  # of the text; of a tokenizer
 HIDDEN, LAYERS, HEADS, POSITIONS = 128, 2, 8, 256
 BATCH, PEAK_RATE, SEED = 32, 1e-3, 0
@@ -73,18 +78,22 @@ def miniature(name: str, cache: Path) -> Path:
 
 
 def train_tokenizer(name: str, lines: list[str], work: Path):
-    """Train the kind of tokenizer that `name` really has, cased; each ASCII character has a piece.
+    """Train the kind of tokenizer that `name` really has; each ASCII character has a piece.
 
+    ELECTRA's lower-cases its text, the others keep the case.
     Characters that end a word, or stand within one, are given as special tokens: so their numbers,
     and the outcome of ties, do not depend on hashing.
     """
     import transformers
     from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
-    characters = string.ascii_letters + string.digits + string.punctuation
+    lower = name in ELECTRA
+    letters = string.ascii_lowercase if lower else string.ascii_letters
+    characters = letters + string.digits + string.punctuation
     extra = {"initial_alphabet": list(characters)}
     trainer = trainers.BpeTrainer
-    if name in ("bert", "biobert"):
+    if name in WORDPIECE:
+        lines = [line.lower() for line in lines] if lower else lines
         raw = Tokenizer(models.WordPiece(unk_token="[UNK]"))
         raw.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
         specials = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"##{c}" for c in characters)]
@@ -109,8 +118,8 @@ def train_tokenizer(name: str, lines: list[str], work: Path):
     raw.train_from_iterator(lines, trainer(**options, **extra))
     model = json.loads(raw.to_str())["model"]
     limit = {"model_max_length": POSITIONS}
-    if name in ("bert", "biobert"):
-        return transformers.BertTokenizer(vocab=model["vocab"], do_lower_case=False, **limit)
+    if name in WORDPIECE:
+        return transformers.BertTokenizer(vocab=model["vocab"], do_lower_case=lower, **limit)
     merges = [tuple(merge) for merge in model["merges"]]
     if name == "gpt2":
         return transformers.GPT2Tokenizer(vocab=model["vocab"], merges=merges, **limit)
@@ -138,6 +147,9 @@ def build(name: str, tokenizer):
     }  # fmt: skip
     if name == "biogpt":
         return transformers.BioGptForCausalLM(transformers.BioGptConfig(**options))
+    if name in ELECTRA:
+        config = transformers.ElectraConfig(embedding_size=HIDDEN, **options)
+        return transformers.ElectraForMaskedLM(config)
     return transformers.BertForMaskedLM(transformers.BertConfig(**options))
 
 
@@ -162,7 +174,7 @@ def encode(name: str, tokenizer, lines: list[str]) -> list[tuple[list[int], int]
 
 
 def pretrain(name: str, tokenizer, lines: list[str]):
-    """Pre-train a miniature: masked words for BERT, the next word for the others."""
+    """Pre-train a miniature: masked words for BERT and ELECTRA, else the next word."""
     import torch
     from torch.nn import functional as F
     from tqdm import tqdm
@@ -192,7 +204,7 @@ def pretrain(name: str, tokenizer, lines: list[str]):
                 1, (step + 1) / (0.1 * len(batches)), left / (0.4 * len(batches))
             )
             optimizer.param_groups[0]["lr"] = rate
-            inputs, labels = (masked if "bert" in name else shifted)(tokenizer, batch)
+            inputs, labels = (masked if name in WORDPIECE else shifted)(tokenizer, batch)
             logits = model(**inputs).logits[:, : labels.shape[1]]
             rows = torch.arange(len(batch))
             last = torch.tensor([len(ids) for ids, _ in batch]) - 2

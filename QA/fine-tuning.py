@@ -1,0 +1,34 @@
+"""Fine-tune a model on QA with a percentage of the training data, and score it.
+
+    python fine-tuning.py --training_size 30 --model_name biom-electra-base
+    python fine-tuning.py --demo --training_size 30 --model_name biobert
+    python fine-tuning.py --data_dir bioasq --model_name CHECKPOINT --keep_head
+
+The last goes on from a checkpoint of SQuAD 2.0 with BioASQ's questions. Writes
+results/<dataset>/<model>/<size>/seed-<n>/fine-tuning/: config.json, checkpoint/,
+history.csv, learning_curve.png, predictions.jsonl, metrics.json. Killed, the same command goes on.
+"""
+
+import sys
+from pathlib import Path
+
+if __name__ == "__main__":  # run as a file: import from the repository, not from this folder
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from common import cli, fine_tuning
+from QA import task
+
+DEMO = {"learning_rate": 1e-3, "num_train_epochs": 5}  # what miniatures need
+
+
+def parse_args(argv=None):
+    return fine_tuning.parse_args(task, __doc__, argv, demo=DEMO, **task.DEFAULTS)
+
+
+@cli.command
+def main(argv=None):
+    fine_tuning.run(task, parse_args(argv))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,38 @@
+"""Probe what each layer of an encoder tells about QA: which words of the passage are the answer.
+
+    python probing.py --training_size 30 --model_name biom-electra-base
+    python probing.py --demo --training_size 30 --model_name biobert --controls
+
+Question and passage go through the frozen encoder together: the pre-trained one (--training_size
+0), a fine-tuned one (after fine-tuning.py), or an untrained one (--untrained). The probe trains on
+the whole training split. Writes results/<dataset>/<model>/<size>/seed-<n>/probing/: config.json,
+layers.csv, layers.png, metrics.json; and, for the model, layers_all_sizes.png. Killed, the same
+command goes on.
+"""
+
+import sys
+from pathlib import Path
+
+if __name__ == "__main__":  # run as a file: import from the repository, not from this folder
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from common import cli, probing
+from QA import task
+
+PROBES = ("bilstm-crf", "linear")
+POOLINGS = ("mean", "first", "last")
+
+
+def parse_args(argv=None):
+    return probing.parse_args(
+        task, __doc__, argv, probes=PROBES, poolings=POOLINGS, demo_epochs=8, **task.DEFAULTS
+    )
+
+
+@cli.command
+def main(argv=None):
+    probing.run(task, parse_args(argv))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

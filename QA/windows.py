@@ -1,0 +1,206 @@
+"""Question and passage -> windows that a model reads; its outputs -> answers in the passage.
+
+Answers are spans of the passage's own characters, whatever the tokenizer makes of them. As in the
+official run_squad of BERT: windows that overlap, 20 best answers, at most 30 sub-words, and a score
+for "no answer", the least of a question's windows.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from common.cli import UserError
+from QA.offsets import tokenize
+
+MAX_QUESTION = 64  # sub-words of a question; more are cut
+MAX_ANSWER = 30  # sub-words
+N_BEST = 20  # answers that are kept of a question
+
+
+class Candidates(NamedTuple):
+    """What is kept of a window's outputs: the score of no answer, and its best spans."""
+
+    null: float
+    spans: list[tuple[float, int, int]]  # (score, first character, last + 1), the best first
+
+
+class Prediction(NamedTuple):
+    """The answers to a question. `{"start", "end", "probability"}` each; None, None: no answer."""
+
+    n_best: list[dict]
+    null_difference: float | None  # score of no answer less that of the best span; None: no span
+
+
+class Frame(NamedTuple):
+    """The special tokens around question and passage."""
+
+    head: list[int]
+    middle: list[int]
+    tail: list[int]
+    types: bool  # whether the model is told which of the two a token belongs to
+    null_first: bool  # whether "no answer" is read at the first token, else at the last
+
+
+def frame(tokenizer) -> Frame:
+    """BERT: `[CLS] question [SEP] passage [SEP]`; BioGPT: `</s> question </s> passage </s>`.
+
+    "No answer" is read at the first token, [CLS]. A causal model's first token has seen nothing: it
+    gets an end token after the passage, which has seen all.
+    """
+    whole = tokenizer("aa", "bb", return_token_type_ids=True)
+    ids = whole["input_ids"]
+    a, b = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in ("aa", "bb"))
+    first = next(i for i in range(len(ids)) if ids[i : i + len(a)] == a)
+    second = next(i for i in range(first + len(a), len(ids)) if ids[i : i + len(b)] == b)
+    head, middle, tail = ids[:first], ids[first + len(a) : second], ids[second + len(b) :]
+    null_first = tokenizer.cls_token_id is not None and head[:1] == [tokenizer.cls_token_id]
+    end = [tokenizer.eos_token_id]
+    if not null_first and tail[-1:] != end:
+        tail = tail + end
+    # RoBERTa knows one type alone; of BioGPT's types its model knows nothing.
+    read = "token_type_ids" in tokenizer.model_input_names
+    types = read and null_first and bool(whole["token_type_ids"][second])
+    return Frame(head, middle or end, tail, types, null_first)
+
+
+def encode(
+    examples: Sequence, tokenizer, max_length: int, doc_stride: int
+) -> tuple[list[dict], dict[str, int]]:
+    """Windows of all examples, in order, and counts.
+
+    A window has `input_ids` (, `token_type_ids`); `example`, its number; `first`, where the passage
+    begins in it; `spans`, `[sub-words of the passage, 2]` characters of each (see QA.offsets);
+    `null`, the position of "no answer"; and `labels`, the first and last position of the answer, or
+    twice `null` where it holds none whole, or twice -100 where the answer is not in the passage.
+    Neighbours share `doc_stride` sub-words. Raises UserError if there is no room for that.
+    """
+    head, middle, tail, types, null_first = frame(tokenizer)
+    most = max_length - len(head) - len(middle) - len(tail)  # for question and passage
+    if most < 2:
+        raise UserError(
+            f"--max_length {max_length} leaves no room for a passage. Use a larger one."
+        )
+    asked = list(dict.fromkeys(example.question.strip() for example in examples))
+    questions = dict(zip(asked, tokenize(asked, tokenizer), strict=True))
+    texts = list(dict.fromkeys(example.context for example in examples))
+    passages = dict(zip(texts, tokenize(texts, tokenizer), strict=True))
+    limit = min(MAX_QUESTION, most // 2)
+    longest = min(limit, max((len(ids) for ids, _ in questions.values()), default=0))
+    if doc_stride >= most - longest:
+        raise UserError(
+            f"--doc_stride {doc_stride} must be below the room for the passage: of --max_length "
+            f"{max_length}, {most - longest} sub-words are left beside the longest question. Use "
+            f"a --doc_stride of at most {most - longest - 1}, or a larger --max_length."
+        )
+    names = ("truncated_questions", "empty_passages", "inexact_answers", "split_answers")
+    windows, counts = [], dict.fromkeys(names, 0)
+    for number, example in enumerate(examples):
+        (question, _), (ids, spans) = questions[example.question.strip()], passages[example.context]
+        answers = [covering(spans, *answer) for answer in example.answers]
+        before = [*head, *question[:limit], *middle]
+        room = max_length - len(before) - len(tail)
+        whole = False
+        for start in range(0, max(1, len(ids) - doc_stride), room - doc_stride):
+            part = ids[start : start + room]
+            row = {"input_ids": before + part + tail, "example": number, "first": len(before)}
+            if types:
+                row["token_type_ids"] = [0] * len(before) + [1] * (len(part) + len(tail))
+            row["spans"] = spans[start : start + room]
+            row["null"] = 0 if null_first else len(row["input_ids"]) - 1
+            held = [a for a in answers if a and start <= a[0] and a[1] < start + len(part)]
+            nothing = -100 if example.golds and not any(answers) else row["null"]
+            row["labels"] = [at - start + len(before) for at in held[0]] if held else [nothing] * 2
+            windows.append(row)
+            whole = whole or bool(held)
+        counts["truncated_questions"] += len(question) > limit
+        counts["empty_passages"] += not ids
+        counts["inexact_answers"] += bool(answers) and not exact(spans, answers, example.answers)
+        counts["split_answers"] += any(answers) and not whole
+    return windows, {"questions": len(examples), "windows": len(windows), **counts}
+
+
+def first_windows(
+    examples: Sequence, tokenizer, max_length: int
+) -> tuple[list[dict], dict[str, int]]:
+    """The first window of each example, as `encode` has them, and counts."""
+    found, counts = encode(examples, tokenizer, max_length, 0)
+    first = {row["example"]: row for row in reversed(found)}
+    more = len({row["example"] for row in found if first[row["example"]] is not row})
+    kept = ("questions", "truncated_questions", "empty_passages")
+    cut = {name: counts[name] for name in kept} | {"truncated_passages": more}
+    return [first[number] for number in range(len(examples))], cut
+
+
+def covering(spans: np.ndarray, start: int, end: int) -> tuple[int, int] | None:
+    """The first and the last sub-word that stand for a character from `start` to `end` - 1."""
+    inside = np.flatnonzero(
+        (spans[:, 0] < end) & (spans[:, 1] > start) & (spans[:, 0] < spans[:, 1])
+    )
+    return (int(inside[0]), int(inside[-1])) if len(inside) else None
+
+
+def exact(spans: np.ndarray, found: list, answers: list[tuple[int, int]]) -> bool:
+    """Whether the sub-words of some answer begin and end where it does."""
+    return any(
+        sub and (spans[sub[0], 0], spans[sub[1], 1]) == answer
+        for sub, answer in zip(found, answers, strict=True)
+    )
+
+
+def reduce(logits: np.ndarray, row: dict, context: str) -> Candidates:
+    """What is kept of a window's outputs `[tokens, 2]`, of start and end, as float32.
+
+    A span's score is the sum of the two; all spans of up to `MAX_ANSWER` sub-words are compared.
+    """
+    null = float(logits[row["null"]].sum())
+    spans = row["spans"]
+    held = spans[:, 0] < spans[:, 1]
+    start, end = np.where(held, logits[row["first"] : row["first"] + len(spans)].T, -np.inf)
+    ends = np.pad(end, (0, MAX_ANSWER), constant_values=-np.inf)
+    ends = np.lib.stride_tricks.sliding_window_view(ends, MAX_ANSWER)[: len(spans)]
+    scores = (start[:, None] + ends).ravel()  # of (first, length - 1)
+    k, n = 5 * N_BEST, int(np.isfinite(scores).sum())
+    while True:  # until there are enough texts: one may stand at several places
+        least = np.partition(scores, -k)[-k] if k < n else -np.inf
+        best = np.flatnonzero((scores >= least) & np.isfinite(scores))
+        first, length = np.divmod(best, MAX_ANSWER)
+        found = zip(scores[best].tolist(), spans[first, 0].tolist(),
+                    spans[first + length, 1].tolist(), strict=True)  # fmt: skip
+        kept = distinct(found, context)
+        if len(kept) == N_BEST or k >= n:
+            return Candidates(null, kept)
+        k *= 4
+
+
+def distinct(spans, context: str) -> list[tuple[float, int, int]]:
+    """The `N_BEST` best of (score, start, end), one a text. Of equals the first in the passage."""
+    texts, kept = set(), []
+    for score, start, end in sorted(spans, key=lambda span: (-span[0], *span[1:])):
+        text = context[start:end]
+        if text not in texts:
+            texts.add(text)
+            kept.append((score, start, end))
+            if len(kept) == N_BEST:
+                break
+    return kept
+
+
+def merge(windows: list[Candidates], context: str, with_null: bool) -> Prediction:
+    """The answers to a question, from all its windows.
+
+    Probabilities: softmax of the scores over the answers kept, and over no answer too if
+    `with_null`, as data with questions that have none need it.
+    """
+    null = min(window.null for window in windows)
+    spans = distinct((span for window in windows for span in window.spans), context)
+    entries = [*spans, *([(null, None, None)] if with_null else [])]
+    entries.sort(key=lambda entry: -entry[0])
+    weights = [math.exp(score - entries[0][0]) for score, _, _ in entries]
+    total = math.fsum(weights)
+    n_best = [
+        {"start": start, "end": end, "probability": float(f"{weight / total:.6g}")}
+        for weight, (_, start, end) in zip(weights, entries, strict=True)
+    ]
+    return Prediction(n_best, null - spans[0][0] if spans else None)
