@@ -31,9 +31,7 @@ def loss(model, batch: dict):
 def prepare(model, args):
     """The model as it is to be trained: with adapters, or checkpointing, where asked for.
 
-    With `--lora` what is there is frozen; each linear layer but the head gets an adapter, of rank
-    `lora_rank` and alpha twice that (Hu et al. 2022), zero at first. Raises UserError where a GPU
-    cannot hold the training.
+    Raises UserError where a GPU cannot hold the training.
     """
     if args.gradient_checkpointing:
         model.activation_checkpointing_enable()
@@ -43,11 +41,7 @@ def prepare(model, args):
                 f"{args.model_name} is a model with adapters already. Leave out --lora, or give "
                 "the model that they adapt."
             )
-        from peft import LoraConfig, get_peft_model
-
-        config = LoraConfig(r=args.lora_rank, lora_alpha=2 * args.lora_rank,
-                            target_modules="all-linear", task_type="CAUSAL_LM")  # fmt: skip
-        model = get_peft_model(model, config)
+        model = adapters.add(model, args.lora_rank)
     if args.training_size:
         check_memory(model, args)
     return model

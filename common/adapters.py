@@ -1,5 +1,7 @@
 """Low-rank adapters (PEFT) in a model folder: what they adapt, and both as one model."""
 
+import warnings
+from contextlib import contextmanager
 from pathlib import Path
 
 from common.cli import UserError
@@ -25,16 +27,42 @@ def base_of(source: str) -> str | None:
     return base
 
 
+def add(model, rank: int):
+    """`model` with all it has frozen, and a new adapter, zero at first, at each linear layer.
+
+    Not at the head. Of rank `rank`, and alpha twice that (Hu et al. 2022). New weights come from
+    torch's global generator.
+    """
+    from peft import LoraConfig, get_peft_model
+    from transformers.pytorch_utils import Conv1D
+
+    config = LoraConfig(
+        r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type="CAUSAL_LM",
+        fan_in_fan_out=any(isinstance(module, Conv1D) for module in model.modules()),
+    )  # fmt: skip
+    with _without_warnings():
+        return get_peft_model(model, config)
+
+
 def merge(model, source: str):
     """`model`, in float32, with the adapters in `source` added to its weights. Raises UserError."""
     from peft import PeftModel
     from safetensors import SafetensorError
 
     try:
-        return PeftModel.from_pretrained(model, source).merge_and_unload().eval()
+        with _without_warnings():
+            return PeftModel.from_pretrained(model, source).merge_and_unload().eval()
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(
             f"the adapters in {source} do not fit the model that they name "
             f"({type(error).__name__}: {reason}). Make them again."
         ) from error
+
+
+@contextmanager
+def _without_warnings():
+    """PEFT calls the model library by names that it is about to drop."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        yield

@@ -320,3 +320,26 @@ def test_adapters_whose_model_is_gone(adapted, folder, tmp_path, capsys):
         "base_model_name_or_path": str(tmp_path / "gone")}))  # fmt: skip
     error = refused(capsys, "probing", *flags)
     assert "gone" in error and "base_model_name_or_path" in error
+
+
+def test_two_processes_train_as_one(folder, tmp_path):
+    from safetensors.torch import load_file
+
+    from tests.test_torchrun import start
+
+    tiny.make("llama3", tmp_path / "m", layers=1, heads=4, max_positions=512)
+    found = []
+    for one in (True, False):
+        out = tmp_path / f"out-{one}"
+        done = start("Instruct/fine-tuning.py", "--data_dir", folder, "--model_name",
+                     tmp_path / "m", "--output_dir", out, *QUICK[:5], 6, *QUICK[6:],
+                     "--training_size", 10, "--lora", one=one)  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        (file,) = out.rglob("metrics.json")
+        weights = load_file(file.parent / "checkpoint" / "adapter_model.safetensors")
+        metrics = json.loads(file.read_text())
+        scores = pd.Series({k: v for k, v in metrics.items() if k.startswith(("dev", "test"))})
+        found.append((weights, scores))
+    for name, weight in found[0][0].items():
+        torch.testing.assert_close(found[1][0][name], weight, atol=1e-4, rtol=0)
+    pd.testing.assert_series_equal(found[0][1], found[1][1], atol=1e-4, rtol=0)
