@@ -23,7 +23,8 @@ NAME, HEAD, DATASET, IN_STUDY = "Instruct", "causal", "medtuned", False
 NOTE = """\
 Answers are generated and parsed; what cannot be parsed counts as wrong, and its share stands beside
 the scores. The mean is over the sources, of each one's main score. NER asks for one entity type a
-prompt. The encoders' scores are comparable on the same test split alone."""
+prompt. The encoders' scores are comparable on the same test split alone. Of parse failures few are
+good."""
 DEFAULTS = {"model": "biogpt", "max_length": 1024}
 
 
