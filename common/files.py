@@ -84,7 +84,8 @@ def write_csv(path: Path, rows: list[dict]) -> None:
 def save_model(folder: Path, model, tokenizer) -> str:
     """A checkpoint that `from_pretrained` loads, in its place at once or not at all.
 
-    Returns the SHA-256 of its weights' file.
+    Returns the SHA-256 of its weights' file. Of adapters (PEFT) these alone are saved, and what
+    `config.json` says of the model that they adapt.
     """
     from safetensors import SafetensorError
 
@@ -97,5 +98,8 @@ def save_model(folder: Path, model, tokenizer) -> str:
                 raise OSError(number, os.strerror(number), str(folder)) from error
             raise
         tokenizer.save_pretrained(temporary)
-    with (folder / "model.safetensors").open("rb") as file:
+        adapters = (temporary / "adapter_model.safetensors").is_file()
+        if adapters:
+            model.config.save_pretrained(temporary)
+    with (folder / f"{'adapter_' * adapters}model.safetensors").open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

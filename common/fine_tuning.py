@@ -8,6 +8,8 @@ from common.cli import ROOT, Parser
 # What identifies a result besides the flags.
 CONSTANTS = {"optimizer": "AdamW", "schedule": "linear warm-up and decay",
              "selection": "first epoch with the best dev score"}  # fmt: skip
+# To write the answers to dev after each epoch would take longer than to train.
+OF_CAUSAL = {"selection": "first epoch with the lowest dev loss"}
 
 
 def parse_args(task, doc: str, argv, *, demo: dict, **defaults) -> argparse.Namespace:
@@ -28,7 +30,9 @@ def run(task, args) -> None:
 
     `task`: a module as `common.task.Task` says. Raises UserError for whatever the user can mend.
     """
-    run = results.Run(task, args, "fine-tuning", args.training_size, CONSTANTS)
+    by_loss = task.HEAD == "causal"
+    constants = CONSTANTS | OF_CAUSAL if by_loss else CONSTANTS
+    run = results.Run(task, args, "fine-tuning", args.training_size, constants)
     data = task.load(args)
     sha256 = identity.fingerprint(data.splits)
     run.identify(sha256, models.weights_identity(args))
@@ -62,6 +66,9 @@ def run(task, args) -> None:
     def dev_scores():
         if "dev" not in examples:
             return {}
+        if by_loss:
+            some = encoded["dev"], args.batch_size, device, task.loss, task.n_labels
+            return {"loss": training.mean_loss(model, *some)}
         rows, _ = task.rows(data, {"dev": examples["dev"]}, {"dev": predict("dev")})
         return evaluate(task, rows["dev"])
 
@@ -73,7 +80,8 @@ def run(task, args) -> None:
         metrics = {"trained": bool(indices), "train_examples": len(indices), "new_head": new_head}
         if indices:
             state, totals = training.fit(
-                model, encoded["train"], args, device, dev_scores, scores[0].name, run.folder,
+                model, encoded["train"], args, device, dev_scores,
+                "loss" if by_loss else scores[0].name, run.folder,
                 loss=task.loss, n_labels=task.n_labels, layer_decay=layer_decay,
             )  # fmt: skip
             metrics |= totals | {"layer_decay": layer_decay}

@@ -20,7 +20,7 @@ FLAGS = {
     "model_name": CELL, "data_dir": CELL, "dataset_name": CELL, "demo": CELL, "seed": CELL,
     "training_size": CELL, "training_sizes": CELL, "untrained": CELL,
     "variant": HOW, "output_dir": HOW, "custom_output_dir": HOW, "overwrite": HOW, "device": HOW,
-    "save_minutes": HOW, "keep_features": HOW,
+    "save_minutes": HOW, "keep_features": HOW, "gradient_checkpointing": HOW,
     "controls": MEASURED, "layers": MEASURED, "metrics": MEASURED,
     "probe": VARIANT, "pooling": VARIANT, "standardize": VARIANT,
     "drop_special": VARIANT, "split": VARIANT,

@@ -6,7 +6,7 @@ import re
 import string
 from pathlib import Path
 
-from common import architectures
+from common import adapters, architectures
 from common.cli import ROOT, UserError
 from common.demo import miniatures
 from common.hub import cached_or_download, errors
@@ -283,6 +283,8 @@ def _load_weights(auto_class, source: str, config, head: str | None, **options):
     """
     import torch
 
+    if base := adapters.base_of(source):
+        return _load_adapted(auto_class, source, base, config, head, **options)
     row = architectures.of(config)
     if row.span_prefix:  # one family, two names of the encoder
         names = ("model", row.span_prefix)
@@ -303,6 +305,22 @@ def _load_weights(auto_class, source: str, config, head: str | None, **options):
             f"{source}: {len(wrong)} weights are missing or of another shape, e.g. {wrong[0]}. The "
             "file does not belong to this config.json; get the model again."
         )
+    return model, keys
+
+
+def _load_adapted(auto_class, source: str, base: str, config, head: str | None, **options):
+    """What `_load_weights` returns, of a folder of adapters: the model `base` with them merged."""
+    from transformers import AutoModelForCausalLM
+
+    own = head in ("causal", None)
+    causal, _ = _load_weights(
+        AutoModelForCausalLM, base, config, "causal", **options if own else {}
+    )
+    merged = adapters.merge(causal, source)
+    if own:
+        return (merged if head else merged.base_model), []
+    model, keys = _load_weights(auto_class, base, config, head, **options)
+    model.base_model.load_state_dict(merged.base_model.state_dict())
     return model, keys
 
 

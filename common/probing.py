@@ -60,6 +60,8 @@ def run(task, args) -> None:
     if args.controls or (scores and controlled):
         targets |= task.controls(data, examples, args.seed)
     inputs = task.probe_inputs(data, targets, tokenizer, limit, args)
+    targets = inputs.targets or targets
+    examples = targets[TASK]
 
     made_of = {"sha256": identity.fingerprint(examples), "counts": inputs.counts,
                "labels": data.labels, "precision": device.precision,
@@ -122,7 +124,8 @@ def finish(run: results.Run, scores, data, examples: dict, totals: dict, device)
     names = [score.name for score in task.scores(data)]
     metrics = scores.summary(names) | totals
     for split, values in majority.items():
-        metrics |= {f"{split}_majority_{name}": values[name] for name in names}
+        there = [name for name in names if name in values]
+        metrics |= {f"{split}_majority_{name}": values[name] for name in there}
     metrics["train_examples"] = len(examples["train"])
     if not args.keep_features:
         shutil.rmtree(run.folder / "features", ignore_errors=True)

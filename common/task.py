@@ -54,6 +54,11 @@ class ProbeInputs(NamedTuple):
     n_labels: int
     counts: dict[str, int]  # what was cut, for metrics.json
     notes: Any = None  # what the task's `probe_predictions` needs besides
+    # Of labelled examples {split: int array [n]}, the number of the probe that an example belongs
+    # to, where there is more than one: each is trained and asked on its own examples.
+    groups: dict[str, Any] | None = None
+    # {target: splits}: the examples that are probed, where these are not all.
+    targets: dict[str, dict[str, list]] | None = None
 
 
 class Task(Protocol):
@@ -84,7 +89,11 @@ class Task(Protocol):
         """
 
     def scores(self, data: Data) -> tuple[Score, ...]:
-        """Those of `SCORES` that the data set has; the first chooses the best epoch and layer."""
+        """Those of `SCORES` that the data set has; the first chooses the best epoch and layer.
+
+        Others may follow that `details` has: of one of its parts. A causal model's best epoch has
+        the lowest dev loss.
+        """
 
     def load_model(self, args, data: Data) -> tuple[Any, Any, bool]:
         """(model, tokenizer, whether its head is new) to fine-tune, see `common.models`.

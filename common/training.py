@@ -54,6 +54,8 @@ class Trainer:
 
     def __init__(self, model, args, device: Device, loss: Callable, layer_decay: float):
         self.model, self.args, self.device, self.loss = model, args, device, loss
+        if device.precision == "bf16":
+            _shrink_frozen(model)
         model.to(device.torch_device).train()  # before the optimizer, whose state goes along
         groups = architectures.parameter_groups(
             model, args.learning_rate, args.weight_decay, layer_decay
@@ -125,10 +127,10 @@ def fit(
 
     `examples`: encoded inputs; those without any label are left out. `loss` and `n_labels`: see
     `common.task.Task`. `evaluate()` gives the dev scores after an epoch; the first epoch with the
-    highest `main_metric` wins, or the last one where there are none. The state is saved in
-    `folder/state.pt` every `args.save_minutes`, and after an epoch; a later call with the same
-    arguments goes on from there, in fp32 on a CPU bit for bit. Under torchrun each process takes
-    its share of every batch, gradients are added up, and the first process writes.
+    highest `main_metric` (or, of "loss", the lowest) wins, or the last one where there are none.
+    The state is saved in `folder/state.pt` every `args.save_minutes`, and after an epoch; a later
+    call with the same arguments goes on from there, in fp32 on a CPU bit for bit. Under torchrun
+    each process takes its share of every batch, gradients are added up, and the first one writes.
 
     Returns the state at the end (its history) and the run's totals. Raises UserError if the loss
     stops being a number, or if memory does not hold a single example.
@@ -192,7 +194,8 @@ def fit(
         train = {"loss": state.loss / len(batches), "learning_rate": rate}
         best = state.history[state.best]["dev"].get(main_metric) if state.history else None
         state.history.append({"train": train, "dev": dev})
-        if best is None or dev[main_metric] > best:  # without a dev split: the last
+        sign = -1 if main_metric == "loss" else 1
+        if best is None or sign * dev[main_metric] > sign * best:  # without a dev split: the last
             # A file of its own: until the state is saved again, the earlier best is still needed.
             state.best = state.epoch
             if not device.rank:
@@ -226,6 +229,46 @@ def _check(losses: list[torch.Tensor], state: State) -> float | None:
     state.loss += sum(values)
     losses.clear()
     return values[-1] if values else None
+
+
+def _shrink_frozen(model) -> None:
+    """Hold frozen matrices in bf16, in which autocast computes with them anyway."""
+    for module in model.modules():
+        weight = getattr(module, "weight", None)
+        linear = type(module).__name__ in ("Linear", "Conv1D")  # GPT-2 has the latter
+        if linear and weight is not None and not weight.requires_grad:
+            weight.data = weight.data.to(torch.bfloat16)
+
+
+def mean_loss(
+    model, examples: list[dict], batch_size: int, device: Device, loss: Callable, n_labels: Callable
+) -> float:
+    """The mean loss over all labels, without dropout; `loss` and `n_labels` as in `fit`.
+
+    Under torchrun each process takes some batches. Raises UserError where no example has a label.
+    """
+    model.to(device.torch_device).eval()
+    counted = [(e, n) for e in examples if (n := n_labels(e))]
+    if not counted:
+        raise UserError("no dev example has a label that the tokenizer keeps. Give more data.")
+    total, micro = 0.0, batch_size
+
+    def run(batch: list[dict], size: int) -> float:
+        summed = 0.0
+        for start in range(0, len(batch), size):
+            piece = pad(batch[start : start + size], model.config.pad_token_id)
+            piece = {name: tensor.to(device.torch_device) for name, tensor in piece.items()}
+            with device.autocast():
+                summed += loss(model, piece).item()
+        return summed
+
+    batches = sorted_batches([len(e["input_ids"]) for e, _ in counted], batch_size)
+    with torch.inference_mode():
+        for indices in batches[device.rank :: device.processes]:
+            some = [counted[i][0] for i in indices]
+            value, micro = in_memory(lambda size, some=some: run(some, size), micro, device)
+            total += value
+    return sum(gather(device, {device.rank: total}).values()) / sum(n for _, n in counted)
 
 
 def predict_logits(

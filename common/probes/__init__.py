@@ -58,6 +58,8 @@ def predict_layers(
     """
     from common.probes import examples, sequences
 
+    if inputs.groups is not None:
+        inputs, on_done = grouped(inputs, on_done)
     lists = {isinstance(splits["train"], list) for splits in inputs.rows.values()}
     sequential = lists == {True}
     fitting = ("bilstm-crf", "linear") if sequential else ("svc", "linear")
@@ -74,3 +76,29 @@ def predict_layers(
             kind, features, inputs.rows, inputs.labels,
             standardize=standardize, device=device, on_done=on_done,
         )  # fmt: skip
+
+
+def grouped(inputs, on_done: Callable) -> tuple:
+    """`inputs` with a target for each target and group; and what puts their predictions together.
+
+    Targets are (target, group); a group has the rows and labels of its own examples.
+    """
+    import numpy as np
+
+    groups = {split: np.asarray(numbers) for split, numbers in inputs.groups.items()}
+    rows, labels = {}, {}
+    for group in np.unique(groups["train"]):
+        own = {split: numbers == group for split, numbers in groups.items()}
+        for target, splits in inputs.rows.items():
+            rows[target, group] = {split: some[own[split]] for split, some in splits.items()}
+            labels[target, group] = inputs.labels[target][own["train"]]
+
+    def together(layer: int, found: dict) -> None:
+        whole: dict = {target: {} for target in inputs.rows}
+        for (target, group), splits in found.items():
+            for split, values in splits.items():
+                empty = np.zeros(len(groups[split]), values.dtype)
+                whole[target].setdefault(split, empty)[groups[split] == group] = values
+        on_done(layer, whole)
+
+    return inputs._replace(rows=rows, labels=labels, groups=None), together

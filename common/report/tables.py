@@ -81,8 +81,7 @@ def named(step: str, variant: str) -> tuple[str, str]:
 
 def downstream(grid: Grid) -> Iterator[Table]:
     """Test scores by model and size, a table a score, the main one first."""
-    untrained = "0 % (as loaded)" if grid.task.HEAD == "causal" else "0 % (untrained head)"
-    names = {size: size_name(size) if size else untrained for size in grid.sizes}
+    names = _sizes(grid)
     for score in grid.task.SCORES:
         rows = []
         for model in grid.models:
@@ -93,6 +92,29 @@ def downstream(grid: Grid) -> Iterator[Table]:
                 rows.append({"model": model} | cells | {"majority class": majority})
         caption = f"test {score.title} after fine-tuning on a share of the training data"
         yield _table(grid, f"scores_{score.name}", caption, rows)
+    yield _parts(grid)
+
+
+def _sizes(grid: Grid) -> dict[int, str]:
+    """How the columns of the training sizes are called."""
+    untrained = "0 % (as loaded)" if grid.task.HEAD == "causal" else "0 % (untrained head)"
+    return {size: size_name(size) if size else untrained for size in grid.sizes}
+
+
+def _parts(grid: Grid) -> Table:
+    """Test scores beyond `SCORES`: those of a data set's parts, as `Task.scores` has them."""
+    start, known = "test_majority_", {score.name for score in grid.task.SCORES}
+    measured = {key: None for run in grid.runs if run.step == "fine-tuning" for key in run.metrics}
+    names = [key.removeprefix(start) for key in measured if key.startswith(start)]
+    rows = []
+    for name in (name for name in names if name not in known):
+        for model in grid.models:
+            cells = {title: grid.score("fine-tuning", model, size, f"test_{name}")
+                     for size, title in _sizes(grid).items()}  # fmt: skip
+            if any(cells.values()):
+                majority = {"majority class": grid.majority(model, name)}
+                rows.append({"score": name, "model": model} | cells | majority)
+    return _table(grid, "scores_parts", "test scores of the data set's parts", rows)
 
 
 def comparisons(grid: Grid) -> Iterator[Table]:

@@ -1,0 +1,33 @@
+"""Compare the attention of every head before and after fine-tuning on instructions.
+
+    python attention.py --data_dir medtuned --training_sizes 10,30 --model_name biogpt
+    python attention.py --demo --training_sizes 10,30 --model_name biogpt --controls
+
+The same prompts (the test split's, without answers) go through the pre-trained model and through
+those that fine-tuning.py made of it. For each size it writes, in
+results/<dataset>/<model>/<size>/seed-<n>/attention/: config.json, heads.csv, heads.png,
+metrics.json, with --controls also floor.csv, an untrained model's; and, for the model,
+attention_all_sizes.png.
+"""
+
+import sys
+from pathlib import Path
+
+if __name__ == "__main__":  # run as a file: import from the repository, not from this folder
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from common import attention, cli
+from Instruct import task
+
+
+def parse_args(argv=None):
+    return attention.parse_args(task, __doc__, argv, **task.DEFAULTS)
+
+
+@cli.command
+def main(argv=None):
+    attention.run(task, parse_args(argv))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,229 @@
+"""Make an instruction data set from your own sets: NER, NLI, relations, classification, QA.
+
+    python build.py --ner bionlp2004=FOLDER --nli mednli=FOLDER --relation chemprot=FILE \\
+        --classification hoc=FILE --qa pubmedqa=FILE --output_dir medtuned
+
+Each flag is NAME=PATH and may stand several times. Nothing is downloaded. Writes train.jsonl,
+dev.jsonl, test.jsonl and build.json into the new folder. The text of the sets is in it: keep the
+folder where their licences allow it.
+
+FOLDER of --ner and --nli: what NER/ and NLI/ read with --data_dir. FILE: one JSON object a line,
+  --relation        text (the pair marked in it), label
+  --classification  text or sentences, labels (a list, maybe empty)
+  --qa              question, answer (all yes, no or maybe; or free), context (optional);
+                    or a .json file in the SQuAD form
+with split (train, dev, test) in all lines or in none: then 80/10/10, whole documents (pmid,
+document_id) together. Or a folder with such a train, dev and test file. A set without dev gives a
+tenth of its training part.
+"""
+
+import argparse
+import hashlib
+import random
+import re
+import sys
+from collections import Counter
+from pathlib import Path
+
+if __name__ == "__main__":  # run as a file: import from the repository, not from this folder
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from common import cli
+from common.cli import UserError
+
+FLAGS = ("ner", "nli", "relation", "classification", "qa")
+SPLITS = ("train", "dev", "test")
+README = """# An instruction data set
+
+Made by Instruct/build.py; `build.json` says from what. The texts are those of the sources, and keep
+their licences and data use agreements. Credentialed text (MedNLI, i2b2 and the like) stays on this
+disk: do not upload, share or commit this folder. The `.gitignore` keeps it out of git.
+"""
+LICENCES = (
+    "The texts keep the licences and data use agreements of their sources. Credentialed text stays "
+    "on this disk. Models that were trained on it fall under the same agreements."
+)
+
+
+def parse_args(argv):
+    parser = cli.Parser(__doc__)
+    for flag in FLAGS:
+        parser.add_argument(f"--{flag}", action="append", default=[], metavar="NAME=PATH",
+                            type=named_path)  # fmt: skip
+    parser.add_argument("--output_dir", type=Path, required=True, help="the folder to make")
+    parser.add_argument(
+        "--ner_form",
+        choices=("tags", "list"),
+        default="tags",
+        help="NER answers: `word : B|I|O` for each word (tags, the default), or the list of names",
+    )
+    parser.add_argument("--max_per_source", type=cli.number(int, 1), metavar="N",
+                        help="at most N prompts of a source in each split")  # fmt: skip
+    parser.add_argument("--seed", type=cli.number(int, 0, 2**32 - 1), default=42,
+                        help="of wordings, splits and subsets (default: 42)")  # fmt: skip
+    args = parser.parse_args(argv)
+    given = [pair for flag in FLAGS for pair in getattr(args, flag)]
+    if not given:
+        parser.error(f"no source: give at least one of --{', --'.join(FLAGS)} NAME=PATH")
+    for what, values in (
+        ("name", [name for name, _ in given]),
+        ("path", [str(path.resolve()) for _, path in given]),
+    ):
+        value, times = Counter(values).most_common(1)[0]
+        if times > 1:
+            parser.error(f"two sources have the {what} {value}: give each source once")
+    return args
+
+
+def named_path(text: str) -> tuple[str, Path]:
+    """An argparse type: NAME=PATH."""
+    name, equals, path = text.partition("=")
+    if not (equals and path and re.fullmatch(r"[A-Za-z0-9][\w.-]*", name)):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not NAME=PATH (a name: letters, digits, '.', '_', '-')"
+        )
+    return name, Path(path).expanduser()
+
+
+@cli.command
+def main(argv=None):
+    args = parse_args(argv)
+    out = args.output_dir.expanduser().absolute()
+    if out.exists():
+        raise UserError(f"--output_dir {out} exists. Choose another, or delete it first.")
+
+    from common import files
+    from Instruct import sources
+
+    rows = {split: [] for split in SPLITS}
+    about = {}
+    for flag in FLAGS:
+        for name, path in getattr(args, flag):
+            source = sources.read(flag, name, path, args.ner_form)
+            divided, how = divide(source, args.seed)
+            check(source, divided, how)
+            for split in SPLITS:
+                chosen = limited(divided[split], args.max_per_source, args.seed)
+                rows[split] += [instruct(source, e, args.seed) for e in chosen]
+                divided[split] = chosen
+            about[name] = describe(source, divided, how)
+
+    settings = {"seed": args.seed, "ner_form": args.ner_form, "prompt_form": "alpaca",
+                "max_per_source": args.max_per_source}  # fmt: skip
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with files.replacing(out) as folder:
+        folder.mkdir()
+        for split in SPLITS:
+            files.write_jsonl(folder / f"{split}.jsonl", rows[split])
+        files.write_json(folder / "build.json", settings | {"sources": about, "licences": LICENCES})
+        (folder / "README.md").write_text(README, encoding="utf-8")
+        (folder / ".gitignore").write_text("*\n", encoding="utf-8")
+    report(about, out)
+
+
+def divide(source, seed: int) -> tuple[dict[str, list], str]:
+    """({split: examples}, in words where the splits come from).
+
+    Splits that are given stay, except that a source without dev gives a tenth of train; a source
+    without splits (or with train alone) is cut 80/10/10. Documents are never cut.
+    """
+    given = {e.split for e in source.examples}
+    divided = {split: [e for e in source.examples if e.split == split] for split in SPLITS}
+    if given <= {None, "train"}:
+        divided["train"], rest = cut(source.examples, 0.8, f"{seed}-{source.name}")
+        divided["dev"], divided["test"] = cut(rest, 0.5, f"{seed}-{source.name}-dev")
+        return divided, "80/10/10"
+    if not divided["dev"]:
+        divided["train"], divided["dev"] = cut(divided["train"], 0.9, f"{seed}-{source.name}")
+        return divided, "given; dev: a tenth of train"
+    return divided, "given"
+
+
+def cut(examples: list, share: float, key: str) -> tuple[list, list]:
+    """Two parts in the order given, whole documents each; the first has about `share`."""
+    documents = sorted({e.document for e in examples})
+    random.Random(key).shuffle(documents)
+    sizes, first, n = Counter(e.document for e in examples), set(), 0
+    for document in documents:
+        if n + sizes[document] / 2 > share * len(examples):
+            break
+        first.add(document)
+        n += sizes[document]
+    parts = [[e for e in examples if (e.document in first) == inside] for inside in (True, False)]
+    return parts[0], parts[1]
+
+
+def check(source, divided: dict[str, list], how: str) -> None:
+    """Raises UserError for an empty split, and for a label of a given split that train has not."""
+    for split in SPLITS:
+        if not divided[split]:
+            raise UserError(
+                f"{source.files[0]}: source {source.name} has no {split} example "
+                f"(splits: {how}). Give more examples, or the splits."
+            )
+    if source.kind in ("ner", "free_qa") or not how.startswith("given"):
+        return
+    seen: dict[str, set] = {split: set() for split in SPLITS}
+    for e in source.examples:
+        gold = e.row["gold"]
+        seen[e.split].update(gold if isinstance(gold, list) else [gold])
+    for split in ("dev", "test"):
+        if unknown := sorted(seen[split] - seen["train"]):
+            raise UserError(
+                f"{source.files[0]}: source {source.name} has labels in {split} that train has "
+                f"not: {', '.join(unknown)}. Leave these examples out, or divide the set anew."
+            )
+
+
+def limited(examples: list, most: int | None, seed: int) -> list:
+    """At most `most` of the examples, stratified by what is to be answered, in their order."""
+    from common.subsample import permutation
+
+    if most is None or most >= len(examples):
+        return examples
+    return [examples[i] for i in sorted(permutation(list(map(stratum, examples)), seed)[:most])]
+
+
+def stratum(example) -> str:
+    """What subsets are stratified by: the label(s); of NER the type and whether it occurs."""
+    gold, kind = example.row["gold"], example.row.get("type")
+    if kind:
+        return f"{kind} {any(tag != 'O' for tag in gold)}"
+    return gold if isinstance(gold, str) else str(len(gold))
+
+
+def instruct(source, example, seed: int) -> dict:
+    """A row of the data set."""
+    from Instruct import prompts
+
+    row, key = example.row, f"{source.name}-{example.id}"
+    values = {"type": row.get("type", "").replace("_", " "), "labels": ", ".join(source.labels)}
+    text = prompts.instruction(source.kind, source.answer, key, seed, **values)
+    return {"id": key, "source": source.name, "kind": source.kind, "instruction": text} | row
+
+
+def describe(source, divided: dict[str, list], how: str) -> dict:
+    """What build.json says of a source. The data's name is that of all of it, or None."""
+    hashes = {}
+    for path in source.files:
+        with path.open("rb") as file:
+            hashes[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
+    counts = {split: len(divided[split]) for split in SPLITS}
+    whole = sum(counts.values()) == len(source.examples)
+    return {"kind": source.kind, "labels": source.labels, "prompts": counts, "splits": how,
+            "files": hashes, "data_sha256": source.data_sha256 if whole else None}  # fmt: skip
+
+
+def report(about: dict, out: Path) -> None:
+    """The final summary: prompts by source and split, and what comes next."""
+    print(f"{'source':24}{'kind':16}" + "".join(f"{split:>9}" for split in SPLITS) + "  splits")
+    for name, entry in about.items():
+        counts = "".join(f"{entry['prompts'][split]:9}" for split in SPLITS)
+        print(f"{name:24}{entry['kind']:16}{counts}  {entry['splits']}")
+    totals = [sum(entry["prompts"][split] for entry in about.values()) for split in SPLITS]
+    print(f"{'all':40}" + "".join(f"{n:9}" for n in totals))
+    print(f"instructions: {out}\nnext:    python Instruct/fine-tuning.py --data_dir {out}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,96 @@
+"""The instruction set that Instruct/build.py has made, or the demo's."""
+
+from collections import Counter
+from pathlib import Path
+from typing import NamedTuple
+
+from common.cli import UserError, relative
+from common.data_files import check_folder, json_file, jsonl
+from Instruct import demo_data, prompts
+
+FOLDER = Path("medtuned")  # where it is sought without --data_dir
+FIELDS = ("id", "source", "kind", "instruction", "input", "output", "gold")
+SPLITS = ("train", "dev", "test")
+
+
+class Data(NamedTuple):
+    """Rows by split; what the answers of the sources can be; how prompts are written."""
+
+    splits: dict[str, list[dict]]  # lines of train.jsonl, ...
+    labels: list[str]  # of all sources whose answer is one label
+    sources: dict[str, dict]  # name -> {"kind", "labels"}, as in build.json
+    form: str  # a key of prompts.FORMS
+    ner_form: str  # "tags" or "list"
+    negative: str | None  # the label of relations that means "none"; None: the usual ones
+
+
+def load(args) -> Data:
+    """The data set that `args` (demo, data_dir, negative_label) name. Raises UserError."""
+    if args.demo:
+        splits, sources = demo_data.splits(), demo_data.ABOUT
+        form, ner_form = demo_data.FORM, demo_data.NER_FORM
+    else:
+        splits, sources, form, ner_form = _read(args.data_dir or FOLDER.absolute())
+    labels = {
+        label: None
+        for about in sources.values()
+        if about["kind"] in prompts.LABEL_KINDS
+        for label in about["labels"]
+    }
+    relations = [about["labels"] for about in sources.values() if about["kind"] == "relation"]
+    negative = args.negative_label
+    if negative is not None and not any(negative in own for own in relations):
+        raise UserError(
+            f"--negative_label {negative}: no relation source has this label. They have "
+            f"{', '.join(label for own in relations for label in own) or 'none: there is no one'}."
+        )
+    return Data(splits, list(labels), sources, form, ner_form, negative)
+
+
+def _read(folder: Path) -> tuple[dict[str, list[dict]], dict, str, str]:
+    make = f"Make one with python {relative('Instruct', 'build.py')} (--help says how)."
+    if folder == FOLDER.absolute() and not folder.exists():
+        raise UserError(f"no --data_dir, and no folder {FOLDER} here. {make}")
+    check_folder(folder)
+    about = json_file(folder / "build.json") if (folder / "build.json").is_file() else None
+    try:
+        sources = {
+            name: {"kind": of["kind"], "labels": of["labels"]}
+            for name, of in about["sources"].items()
+        }
+        form, ner_form = about["prompt_form"], about["ner_form"]
+    except (KeyError, TypeError, AttributeError):
+        what = "is not what build.py writes" if about is not None else "is missing"
+        raise UserError(f"{folder} is no instruction set: build.json {what}. {make}") from None
+    splits: dict[str, list[dict]] = {}
+    for split in SPLITS:
+        path = folder / f"{split}.jsonl"
+        if not path.is_file():
+            raise UserError(f"{folder} is no instruction set: {path.name} is missing. {make}")
+        splits[split] = [_checked(row, place, sources) for place, row in jsonl(path, FIELDS)]
+        found = Counter(row["source"] for row in splits[split])
+        if without := [name for name in sources if name not in found]:
+            raise UserError(f"{path} has no example of {', '.join(without)}. {make}")
+    return splits, sources, form, ner_form
+
+
+def _checked(row: dict, place: str, sources: dict[str, dict]) -> dict:
+    """The row. Raises UserError for an unknown source or label, or a gold answer of no use."""
+    about = sources.get(row["source"])
+    if about is None or about["kind"] != row["kind"]:
+        raise UserError(f"{place}: build.json knows no source {row['source']!r} of this kind.")
+    kind, gold = row["kind"], row["gold"]
+    if not all(isinstance(row[field], str) for field in ("instruction", "input", "output")):
+        raise UserError(f"{place}: instruction, input and output are not all text.")
+    if kind not in prompts.LABEL_KINDS and not isinstance(gold, list):
+        raise UserError(f"{place}: the gold answer of kind {kind} is not a list.")
+    if kind == "ner" and ("type" not in row or len(gold) != len(row["input"].split(" "))):
+        raise UserError(f"{place}: no type, or not one tag a word.")
+    if kind in (*prompts.LABEL_KINDS, "classification"):
+        given = gold if isinstance(gold, list) else [gold]
+        if unknown := [label for label in given if label not in about["labels"]]:
+            raise UserError(
+                f"{place}: label {str(unknown[0])[:60]!r} of source {row['source']} is not in "
+                f"build.json ({', '.join(about['labels'])}). Build the folder anew."
+            )
+    return row

@@ -1,0 +1,34 @@
+"""Fine-tune a causal model on instructions with a percentage of them, and score its answers.
+
+    python fine-tuning.py --data_dir medtuned --training_size 30 --model_name biogpt
+    python fine-tuning.py --data_dir medtuned --model_name llama2-7b --lora --learning_rate 2e-4
+    python fine-tuning.py --demo --training_size 100 --model_name biogpt
+
+build.py makes the instructions. Writes results/<dataset>/<model>/<size>/seed-<n>/fine-tuning/:
+config.json, checkpoint/, history.csv, learning_curve.png, predictions.jsonl, metrics.json. Killed,
+the same command goes on.
+"""
+
+import sys
+from pathlib import Path
+
+if __name__ == "__main__":  # run as a file: import from the repository, not from this folder
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from common import cli, fine_tuning
+from Instruct import task
+
+DEMO = {"learning_rate": 2e-3, "num_train_epochs": 6}  # what miniatures need
+
+
+def parse_args(argv=None):
+    return fine_tuning.parse_args(task, __doc__, argv, demo=DEMO, **task.DEFAULTS)
+
+
+@cli.command
+def main(argv=None):
+    fine_tuning.run(task, parse_args(argv))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,182 @@
+"""What a causal model answers: greedy generation, or the likelihood of given answers, in batches.
+
+Prompts are padded on the left and have the positions that they have alone: a batch gives what its
+prompts give one by one. Prompts and answers are lists of token ids. Under torchrun each process
+takes some batches, and all get all results.
+"""
+
+from collections.abc import Callable
+
+import torch
+from tqdm import tqdm
+
+from common import architectures
+from common.cli import UserError
+from common.device import Device, gather, in_memory
+
+
+def generate(
+    model, prompts: list[list[int]], most: list[int], eos: set[int], batch_size: int,
+    device: Device, name: str,
+) -> list[list[int]]:  # fmt: skip
+    """The most likely next token, again and again: the new ids of each prompt.
+
+    An answer ends before a token of `eos`, after its number in `most`, or where the model has no
+    more positions (a prompt that fills them has no answer). What has ended leaves the batch.
+    """
+    limit = architectures.positions(model.config)
+    most = [min(n, limit - len(prompt)) for n, prompt in zip(most, prompts, strict=True)]
+
+    def run(indices: list[int]) -> dict[int, list[int]]:
+        found = {i: [] for i in indices}
+        left = [i for i in indices if most[i] > 0]
+        batch, past = _left_padded([prompts[i] for i in left], device), None
+        while left:
+            with device.autocast():
+                out = model(**batch, past_key_values=past, use_cache=True, logits_to_keep=1)
+            past = out.past_key_values
+            best, tokens = _finite(out.logits[:, -1]).max(-1)
+            going = []
+            for k, (i, token) in enumerate(zip(left, tokens.tolist(), strict=True)):
+                if token not in eos:
+                    found[i].append(token)
+                    if len(found[i]) < most[i]:
+                        going.append(k)
+            if len(going) < len(left):
+                left, keep = [left[k] for k in going], tokens.new_tensor(going)
+                tokens, batch = tokens[keep], {key: rows[keep] for key, rows in batch.items()}
+                past.batch_select_indices(keep)
+            batch = _next(batch, tokens[:, None])
+        return found
+
+    # Prompts whose answers may be long go together; of those, prompts of a length.
+    order = sorted(range(len(prompts)), key=lambda i: (-most[i], -len(prompts[i]), i))
+    return _in_batches(model, order, batch_size, device, name, run)
+
+
+def log_likelihoods(
+    model, prompts: list[list[int]], answers: list[list[list[int]]], batch_size: int,
+    device: Device, name: str,
+) -> list[list[float]]:  # fmt: skip
+    """log P(answer | prompt) of each of a prompt's `answers`: the sum over the answer's tokens.
+
+    Each answer should end with the end token: else one that another begins with always wins. The
+    prompt is read once; an answer's keys and values are taken off the cache again. Raises
+    UserError where a prompt and an answer have more tokens than the model has positions.
+    """
+    from transformers import DynamicCache
+
+    limit = architectures.positions(model.config)
+    for prompt, mine in zip(prompts, answers, strict=True):
+        if len(prompt) + max(map(len, mine)) - 1 > limit:
+            raise UserError(
+                f"a prompt of {len(prompt)} tokens and its labels do not fit into the model's "
+                f"{limit} positions. Use a lower --max_length."
+            )
+
+    def run(indices: list[int]) -> dict[int, list[float]]:
+        found = {i: [] for i in indices}
+        batch = _left_padded([prompts[i] for i in indices], device)
+        past = DynamicCache(config=model.config)
+        past.activate_past_recording()
+        with device.autocast():
+            out = model(**batch, past_key_values=past, use_cache=True, logits_to_keep=1)
+        first = _finite(out.logits[:, -1]).float().log_softmax(-1)
+        past.crop(0)
+        for n in range(len(answers[indices[0]])):
+            ids, real = _right_padded([answers[i][n] for i in indices], device)
+            scores = first.gather(1, ids[:, :1])
+            if ids.shape[1] > 1:
+                with device.autocast():
+                    out = model(**_next(batch, ids[:, :-1]), past_key_values=past, use_cache=True)
+                past.crop(1 - ids.shape[1])
+                later = _finite(out.logits).float().log_softmax(-1)
+                scores = torch.cat([scores, later.gather(2, ids[:, 1:, None])[..., 0]], 1)
+            for i, value in zip(indices, (scores * real).sum(1).tolist(), strict=True):
+                found[i].append(value)
+        return found
+
+    # A batch's prompts have equally many answers.
+    order = sorted(range(len(prompts)), key=lambda i: (-len(answers[i]), -len(prompts[i]), i))
+    return _in_batches(
+        model, order, batch_size, device, name, run, together=lambda i: len(answers[i])
+    )
+
+
+def best(scores: list[float], answers: list[list[int]], normalised: bool) -> int:
+    """Which answer is the most likely; `normalised`: by the mean over its tokens."""
+    if normalised:
+        scores = [score / len(ids) for score, ids in zip(scores, answers, strict=True)]
+    return max(range(len(scores)), key=scores.__getitem__)
+
+
+def _in_batches(
+    model, order: list[int], batch_size: int, device: Device, name: str,
+    run: Callable[[list[int]], dict], together: Callable[[int], object] = lambda i: None,
+) -> list:  # fmt: skip
+    """`run` on batches of `order`; what it found, in the order of the prompts.
+
+    A batch never mixes examples that differ in `together`. Out of memory: half as many at a time.
+    """
+    batches: list[list[int]] = []
+    for i in order:
+        if batches and len(batches[-1]) < batch_size and together(batches[-1][0]) == together(i):
+            batches[-1].append(i)
+        else:
+            batches.append([i])
+    model.to(device.torch_device).eval()
+    found, micro = {}, batch_size
+
+    def pieces(batch: list[int], size: int) -> None:
+        for start in range(0, len(batch), size):
+            found.update(run(batch[start : start + size]))
+
+    with torch.inference_mode(), tqdm(
+        total=len(order), desc=name, unit=" examples", leave=False, dynamic_ncols=True,
+        disable=device.rank > 0,
+    ) as progress:  # fmt: skip
+        for batch in batches[device.rank :: device.processes]:
+            _, micro = in_memory(lambda size, batch=batch: pieces(batch, size), micro, device)
+            progress.update(device.processes * len(batch))
+    found = gather(device, found)
+    return [found[i] for i in range(len(order))]
+
+
+def _left_padded(rows: list[list[int]], device: Device) -> dict[str, torch.Tensor]:
+    """`input_ids`, `attention_mask` and `position_ids`, all `[batch, tokens]`.
+
+    The padding is token 0, at position 0: the mask hides it.
+    """
+    width = max(map(len, rows), default=0)
+    ids = torch.tensor([[0] * (width - len(row)) + row for row in rows])
+    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
+    batch = {"input_ids": ids, "attention_mask": mask}
+    batch["position_ids"] = (mask.cumsum(-1) - 1).clamp(min=0) if rows else mask
+    return {key: tensor.to(device.torch_device) for key, tensor in batch.items()}
+
+
+def _right_padded(rows: list[list[int]], device: Device) -> tuple[torch.Tensor, torch.Tensor]:
+    """(ids, 1 for a real token), both `[batch, tokens]`."""
+    width = max(map(len, rows))
+    ids = torch.tensor([row + [0] * (width - len(row)) for row in rows])
+    real = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows])
+    return ids.to(device.torch_device), real.to(device.torch_device)
+
+
+def _next(batch: dict[str, torch.Tensor], ids: torch.Tensor) -> dict[str, torch.Tensor]:
+    """The inputs that follow a batch that the cache holds: `ids` `[batch, tokens]`."""
+    mask, steps = batch["attention_mask"], torch.arange(1, ids.shape[1] + 1, device=ids.device)
+    return {
+        "input_ids": ids,
+        "attention_mask": torch.cat([mask, torch.ones_like(ids)], 1),
+        "position_ids": batch["position_ids"][:, -1:] + steps,
+    }
+
+
+def _finite(logits: torch.Tensor) -> torch.Tensor:
+    if not logits.isfinite().all():
+        raise UserError(
+            "the model's predictions are not numbers any more. Use a lower --learning_rate, or "
+            "--precision fp32."
+        )
+    return logits

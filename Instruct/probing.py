@@ -1,0 +1,38 @@
+"""Probe what each layer of a causal model tells about the answer, before it writes a word of it.
+
+    python probing.py --data_dir medtuned --training_size 100 --model_name biogpt
+    python probing.py --demo --training_size 100 --model_name biogpt --controls
+
+The vector of the prompt's last token, and for each source whose answer is one label (NLI,
+relations, yes/no/maybe) a probe. The model is frozen: pre-trained (--training_size 0), fine-tuned
+(after fine-tuning.py), or untrained (--untrained). Writes
+results/<dataset>/<model>/<size>/seed-<n>/probing/: config.json, layers.csv, layers.png,
+metrics.json; and layers_all_sizes.png of the model. Killed, the same command goes on.
+"""
+
+import sys
+from pathlib import Path
+
+if __name__ == "__main__":  # run as a file: import from the repository, not from this folder
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from common import cli, probing
+from Instruct import task
+
+PROBES = ("svc", "linear")
+POOLINGS = ("last",)
+
+
+def parse_args(argv=None):
+    return probing.parse_args(
+        task, __doc__, argv, probes=PROBES, poolings=POOLINGS, demo_epochs=3, **task.DEFAULTS
+    )
+
+
+@cli.command
+def main(argv=None):
+    probing.run(task, parse_args(argv))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,120 @@
+"""The sets that instructions are made from: one source is a file or a folder of one kind.
+
+NER and NLI folders are read by those tasks; the other kinds by `Instruct/forms.py`.
+"""
+
+import argparse
+from pathlib import Path
+from typing import NamedTuple
+
+from common import identity
+from common.cli import UserError
+from common.data_files import SPLIT_NAMES, find_split
+from Instruct import forms, parsing, prompts
+from NER import data as ner_data
+from NER import formats
+from NER.scores import OUTSIDE, word_class
+from NLI import data as nli_data
+
+DOCUMENT = ("document_id", "document", "doc_id", "pmid")  # fields that name a row's document
+NLI_FILES = ("mli_{}_v1.jsonl", "{}.jsonl")
+
+
+class Example(NamedTuple):
+    """One prompt-to-be."""
+
+    id: str  # within its source
+    split: str | None  # train, dev or test; None: not given
+    document: str  # examples of one document stay in one split
+    row: dict  # input, output, gold; of NER also type
+
+
+class Source(NamedTuple):
+    """A set, read and checked."""
+
+    name: str
+    kind: str  # one of prompts.KINDS
+    answer: str  # how its answers are written: a key of prompts.ANSWERS
+    labels: list[str]  # all that occur; of NER its entity types; of free answers none
+    examples: list[Example]
+    files: list[Path]
+    data_sha256: str | None = None  # what NER's and NLI's own results call this data
+
+
+def read(flag: str, name: str, path: Path, ner_form: str) -> Source:
+    """The source `name` in `path`, of the kind that `--<flag>` says. Raises UserError."""
+    if not path.exists():
+        raise UserError(f"--{flag} {name}={path}: there is no such file or folder. Check the path.")
+    if flag in ("ner", "nli"):
+        if not path.is_dir():
+            raise UserError(
+                f"--{flag} {name}={path} is not a folder. Give the one that holds the files of the "
+                "splits."
+            )
+        return _ner(name, path, ner_form) if flag == "ner" else _nli(name, path)
+    return _file(flag, name, path)
+
+
+def _ner(name: str, folder: Path, form: str) -> Source:
+    """A prompt for each sentence and entity type."""
+    data = ner_data.load(argparse.Namespace(demo=False, data_dir=folder, label_scheme="io"))
+    types = [label for label in data.labels if label != OUTSIDE]
+    examples = [
+        Example(f"{e.id}-{kind}", split, e.id, ner_row(e.words, e.tags, kind, form))
+        for split, sentences in data.splits.items()
+        for e in sentences
+        if e.words
+        for kind in types
+    ]
+    files = [file for s in SPLIT_NAMES for file in find_split(folder, s, formats.PATTERNS)]
+    return Source(name, "ner", form, types, examples, files, identity.fingerprint(data.splits))
+
+
+def ner_row(words: list[str], tags: list[str], kind: str, form: str) -> dict:
+    """Input, output and gold of a sentence for one entity type; all others are `O`.
+
+    The input's words are parted by one blank: a blank within a word becomes "_".
+    """
+    words = ["_".join(word.split()) or "_" for word in words]
+    gold = [tag if word_class(tag) == kind else OUTSIDE for tag in tags]
+    write = {"tags": parsing.write_tags, "list": parsing.write_entities}[form]
+    return {"input": " ".join(words), "output": write(words, gold), "gold": gold, "type": kind}
+
+
+def _nli(name: str, folder: Path) -> Source:
+    data = nli_data.load(argparse.Namespace(demo=False, data_dir=folder))
+    examples = [
+        Example(e.id, split, e.premise, nli_row(e.premise, e.hypothesis, e.label))
+        for split, pairs in data.splits.items()
+        for e in pairs
+    ]
+    used = {e.row["gold"] for e in examples}
+    labels = [label for label in data.labels if label in used]
+    files = [file for s in SPLIT_NAMES for file in find_split(folder, s, NLI_FILES)]
+    digest = identity.fingerprint(data.splits)
+    return Source(name, "nli", "one", labels, examples, files, digest)
+
+
+def nli_row(premise: str, hypothesis: str, label: str) -> dict:
+    """Input, output and gold of a pair."""
+    both = prompts.pair(forms.one_line(premise), forms.one_line(hypothesis))
+    return {"input": both, "output": label, "gold": label}
+
+
+def _file(flag: str, name: str, path: Path) -> Source:
+    rows, files = forms.read_rows(flag, path)
+    kind, answer = forms.kind_of(flag, rows)
+    examples, places = [], {}
+    for number, (place, split, row) in enumerate(rows):
+        example = str(row.get("id") or number)
+        if example in places:
+            raise UserError(f"{place} has the id of {places[example]}. Give each its own.")
+        places[example] = place
+        document = next((str(row[field]) for field in DOCUMENT if row.get(field)), example)
+        examples.append(Example(example, split, document, forms.convert(kind, row, place)))
+    if len({e.split is None for e in examples}) > 1:
+        raise UserError(f"{path}: some rows have a 'split', some have none. Give it to all.")
+    golds = [e.row["gold"] for e in examples] if kind != "free_qa" else []
+    labels = sorted({x for gold in golds for x in (gold if isinstance(gold, list) else [gold])})
+    forms.check_labels(labels, kind, path)
+    return Source(name, kind, answer, labels, examples, files)

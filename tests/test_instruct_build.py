@@ -1,0 +1,351 @@
+"""Instruct/build.py: the rows it makes of small made-up sets of every form, and bad input."""
+
+import importlib
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from Instruct import parsing, prompts
+from tests import tiny
+
+ROOT = Path(__file__).resolve().parents[1]
+build = importlib.import_module("Instruct.build")
+SECRET = "Zanzibar"  # a word of the data, which no message may show
+SPLITS = ("train", "dev", "test")
+TAGS = {"O": 0, "B-protein": 1, "I-protein": 2, "B-DNA": 3, "I-DNA": 4}
+VERDICTS = ("yes", "no", "maybe")
+
+
+def write(path, rows):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def text(i):
+    return tiny.SENTENCES[i % len(tiny.SENTENCES)]
+
+
+def given(i):
+    return SPLITS[i % 3]
+
+
+def relation(i, **more):
+    return {"id": f"r{i}", "text": f"<< {text(i)} >> {i}", "label": ("none", "CAUSE")[i % 2]} | more
+
+
+def classification(i, **more):
+    labels = [["alpha"], ["alpha", "beta gamma"], []][i % 3]
+    return {"id": f"c{i}", "sentences": [text(i), text(i + 1)], "labels": labels} | more
+
+
+def verdict(i, **more):
+    return {"id": f"q{i}", "question": f"Is it {i}?", "context": text(i),
+            "answer": VERDICTS[i % 3]} | more  # fmt: skip
+
+
+def free(i, **more):
+    return {"id": f"f{i}", "question": f"What is {i}?", "answer": f"It is\n {text(i)}"} | more
+
+
+def squad(path, articles=10, title="title"):
+    def qa(a, p, k):
+        answers = [{"text": "IL-2", "answer_start": 0}] * (k + 1) if p else []
+        return {"id": f"s{a}-{p}-{k}", "question": f"What {k}?", "answers": answers}
+
+    data = [
+        {title: f"article {a}", "paragraphs": [
+            {"context": text(a), "qas": [qa(a, p, k) for k in range(2)]} for p in range(2)
+        ]} for a in range(articles)
+    ]  # fmt: skip
+    path.write_text(json.dumps({"version": "v2.0", "data": data}), encoding="utf-8")
+    return path
+
+
+def ner(folder):
+    for split, n in (("train", 8), ("validation", 3), ("test", 4)):
+        rows = []
+        for i in range(n):
+            words = [*text(i).split(), ";", ":", "a b"]
+            tags = [(1, 2, 0, 3, 0)[k % 5] for k in range(len(words))]
+            rows.append({"tokens": words, "tags": tags})
+        write(folder / f"{split}.jsonl", rows)
+    (folder / "label.json").write_text(json.dumps(TAGS))
+    return folder
+
+
+def nli(folder, splits=("train", "dev", "test")):
+    labels = ("entailment", "contradiction", "neutral")
+    for split in splits:
+        rows = [
+            {"pairID": f"{split}{i}", "gold_label": labels[i % 3], "sentence1": f"{text(i)} {i}",
+             "sentence2": text(i + 1)} for i in range(30)
+        ]  # fmt: skip
+        write(folder / f"{split}.jsonl", rows)
+    return folder
+
+
+@pytest.fixture
+def every(tmp_path):
+    """The flags of one source of every form."""
+    n = range(60)
+    return [
+        *("--ner", f"genes={ner(tmp_path / 'ner')}", "--nli", f"pairs={nli(tmp_path / 'nli')}"),
+        *("--relation", f"rel={write(tmp_path / 'r.jsonl', [relation(i) for i in n])}"),
+        *("--classification", f"cls={write(tmp_path / 'c.jsonl', [classification(i) for i in n])}"),
+        *("--qa", f"verdicts={write(tmp_path / 'v.jsonl', [verdict(i) for i in n])}"),
+        *("--qa", f"free={write(tmp_path / 'f.jsonl', [free(i) for i in n])}"),
+        *("--qa", f"squad={squad(tmp_path / 's.json')}"),
+    ]
+
+
+def made(out):
+    rows = {}
+    for split in SPLITS:
+        lines = (out / f"{split}.jsonl").read_text(encoding="utf-8").split("\n")[:-1]
+        rows[split] = [json.loads(line) for line in lines]
+    return rows, json.loads((out / "build.json").read_text())
+
+
+def by_source(rows, source):
+    return [row for row in rows if row["source"] == source]
+
+
+@pytest.mark.parametrize("form", ["tags", "list"])
+def test_every_form_is_made_and_read_back(form, every, tmp_path, capsys):
+    out = tmp_path / "parent" / "set"
+    assert build.main([*every, "--ner_form", form, "--output_dir", str(out)]) == 0
+    assert {path.name for path in out.iterdir()} == {
+        *(f"{split}.jsonl" for split in SPLITS), "build.json", "README.md", ".gitignore",
+    }  # fmt: skip
+    assert "this\ndisk" in (out / "README.md").read_text()
+    rows, about = made(out)
+    everything = [row for split in SPLITS for row in rows[split]]
+    assert len({row["id"] for row in everything}) == len(everything)
+    kinds = {"genes": "ner", "pairs": "nli", "rel": "relation", "cls": "classification",
+             "verdicts": "qa", "free": "free_qa", "squad": "free_qa"}  # fmt: skip
+    shown = capsys.readouterr().out
+    for name, kind in kinds.items():
+        entry = about["sources"][name]
+        assert entry["kind"] == kind
+        counts = {split: len(by_source(rows[split], name)) for split in SPLITS}
+        assert entry["prompts"] == counts and all(counts.values())
+        assert re.search(rf"^{name} +{kind} +" + " +".join(map(str, counts.values())), shown, re.M)
+        assert entry["files"] and all(len(sha) == 64 for sha in entry["files"].values())
+    for row in everything:
+        wanted = {"id", "source", "kind", "instruction", "input", "output", "gold"}
+        assert set(row) == wanted | ({"type"} if row["kind"] == "ner" else set())
+        assert "\n" not in row["output"] and "{" not in row["instruction"]
+        found = parsing.read(row["output"], row, about["sources"][row["source"]]["labels"], form)
+        gold = (row["gold"] or [""])[0] if row["kind"] == "free_qa" else row["gold"]
+        assert found == (gold, False)
+    assert about["sources"]["genes"]["prompts"] == {"train": 16, "dev": 6, "test": 8}
+    assert about["sources"]["genes"]["labels"] == ["DNA", "protein"]
+    assert len(by_source(everything, "cls")) == 60
+    assert [] in [row["gold"] for row in by_source(everything, "cls")]  # no label is an answer
+    assert {"none", "CAUSE"} == {row["gold"] for row in by_source(everything, "rel")}
+    assert {0, 1} <= {len(row["gold"]) for row in by_source(everything, "squad")}
+    assert any(row["output"] == prompts.UNANSWERABLE for row in by_source(everything, "squad"))
+
+
+def test_wordings_vary_and_are_a_function_of_the_seed(every, tmp_path):
+    outs = [tmp_path / str(i) for i in range(3)]
+    for out, seed in zip(outs, (1, 1, 2), strict=True):
+        build.main([*every, "--output_dir", str(out), "--seed", str(seed)])
+    first, again, other = (
+        {split: (out / f"{split}.jsonl").read_bytes() for split in SPLITS} for out in outs
+    )
+    assert first == again and first["train"] != other["train"]
+    rows, _ = made(outs[0])
+    for source in ("genes", "pairs", "rel", "cls", "verdicts", "free", "squad"):
+        asked = {row["instruction"] for s in SPLITS for row in by_source(rows[s], source)}
+        assert len(asked) >= 5
+    assert all(len(set(wordings)) >= 5 for wordings in prompts.WORDINGS.values())
+
+
+def test_splits(tmp_path):
+    """Given ones stay; documents are never cut; a set without dev gives a tenth of train."""
+    files = {
+        "given": [relation(i, split=("train", "val", "test")[i // 20]) for i in range(60)],
+        "two": [relation(i, split="train" if i < 50 else "test", pmid=i // 2) for i in range(60)],
+        "none": [relation(i, pmid=f"p{i // 4}") for i in range(200)],
+    }
+    argv = []
+    for name, rows in files.items():
+        argv += ["--relation", f"{name}={write(tmp_path / f'{name}.jsonl', rows)}"]
+    argv += ["--nli", f"pairs={nli(tmp_path / 'alone', ['train'])}"]
+    folder = tmp_path / "folder"
+    for split in ("train", "dev", "test"):
+        write(folder / f"{split}.jsonl", [verdict(i, id=f"{split}{i}") for i in range(6)])
+    argv += ["--qa", f"folder={folder}"]
+    build.main([*argv, "--output_dir", str(tmp_path / "out")])
+    rows, about = made(tmp_path / "out")
+    counts = {name: list(entry["prompts"].values()) for name, entry in about["sources"].items()}
+    assert counts["given"] == [20, 20, 20] and counts["folder"] == [6, 6, 6]
+    assert counts["two"][2] == 10 and 4 <= counts["two"][1] <= 6
+    assert sum(counts["none"]) == 200 and 156 <= counts["none"][0] <= 164
+    assert sum(counts["pairs"]) == 30 and counts["pairs"][2] == 6  # the study's 80/20
+    for name, size in (("two", 2), ("none", 4)):
+        where = {}
+        for split in SPLITS:
+            for row in by_source(rows[split], name):
+                document = int(row["id"].removeprefix(f"{name}-r")) // size
+                assert where.setdefault(document, split) == split
+
+
+def test_max_per_source_keeps_the_shares(tmp_path):
+    rows = [relation(i, label="ABCD"[min(i % 10, 3)], split=given(i)) for i in range(600)]
+    path = write(tmp_path / "r.jsonl", rows)
+    build.main(["--relation", f"r={path}", "--max_per_source", "50",
+                "--output_dir", str(tmp_path / "out")])  # fmt: skip
+    found, about = made(tmp_path / "out")
+    assert about["sources"]["r"]["prompts"] == dict.fromkeys(SPLITS, 50)
+    labels = [row["gold"] for row in found["train"]]
+    assert 34 <= labels.count("D") <= 36 and 4 <= labels.count("A") <= 6
+
+
+def test_the_data_is_known_by_the_hash_of_its_own_task(tmp_path):
+    """So that an encoder's scores on the same test split can stand beside."""
+    from argparse import Namespace
+
+    from common import identity
+    from NLI import data as nli_data
+
+    folder = nli(tmp_path / "nli")
+    build.main(["--nli", f"pairs={folder}", "--output_dir", str(tmp_path / "out")])
+    data = nli_data.load(Namespace(demo=False, data_dir=folder))
+    _, about = made(tmp_path / "out")
+    assert about["sources"]["pairs"]["data_sha256"] == identity.fingerprint(data.splits)
+
+
+def refused(capsys, *argv):
+    """The one line that the script ends with."""
+    with pytest.raises(SystemExit) as stop:
+        build.main([str(arg) for arg in argv])
+    err = capsys.readouterr().err
+    assert stop.value.code == 2 and "Traceback" not in err and SECRET not in err
+    lines = err.strip().split("\n")
+    assert len(lines) == 1 and lines[0].startswith("error: ")
+    return lines[0]
+
+
+BAD = {
+    "no text": ("relation", [relation(0, text=" ")], ["jsonl:1", "'text'"]),
+    "no label": ("relation", [{"text": SECRET}], ["jsonl:1", "'label'"]),
+    "a text as label": ("relation", [relation(0, label=f"{SECRET} " * 20)], ["jsonl:1", "60"]),
+    "a number as label": ("relation", [relation(0, label=0.5)], ["jsonl:1", "whole number"]),
+    "labels alike": ("relation", [relation(0, label="No ne")], ["differ in capitals or blanks"]),
+    "unknown split": ("relation", [relation(0, split=SECRET)], ["jsonl:1", "'split'"]),
+    "half a split": ("relation", [relation(0), relation(2, split="dev")], ["'split'", "to all"]),
+    "an id twice": ("relation", [relation(1)], ["jsonl:32", "jsonl:2", "id"]),
+    "labels no list": ("classification", [classification(0, labels=SECRET)], ["'labels'"]),
+    "none as label": ("classification", [classification(0, labels=["None"])], ["empty list"]),
+    "a semicolon": ("classification", [classification(0, labels=["a;b"])], ["';'"]),
+    "no question": ("qa", [free(0, question=None)], ["jsonl:1", "'question'"]),
+    "no answer": ("qa", [{"question": SECRET}], ["jsonl:1", "'answer'"]),
+    "not JSON": ("qa", SECRET, ["jsonl:1", "not valid JSON"]),
+    "too few": ("qa", None, ["no dev example", "80/10/10"]),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_files(case, tmp_path, capsys):
+    flag, bad, named = BAD[case]
+    make = {"relation": relation, "classification": classification, "qa": verdict}[flag]
+    good = [make(i, id=f"good{i}") for i in range(30)]
+    good = [make(i, label="none", id=f"good{i}") for i in range(30)] if flag == "relation" else good
+    path = tmp_path / "bad.jsonl"
+    if case == "an id twice":
+        rows = [make(i) for i in range(31)] + bad
+    elif case == "too few":
+        rows = [verdict(0)]
+    elif case == "not JSON":
+        rows = good
+    else:
+        rows = [row if row.get("id") is None else row | {"id": f"bad{k}"}
+                for k, row in enumerate(bad)] + good  # fmt: skip
+    write(path, rows)
+    if case == "not JSON":
+        path.write_text(bad)
+    out = tmp_path / "out"
+    message = refused(capsys, f"--{flag}", f"x={path}", "--output_dir", out)
+    assert all(name in message for name in named) and not out.exists(), message
+
+
+@pytest.mark.parametrize("split", ["dev", "test"])
+def test_a_label_that_train_has_not(split, tmp_path, capsys):
+    rows = [relation(i, split=given(i)) for i in range(60)]
+    rows.append(relation(60, split=split, label="NEW"))
+    path = write(tmp_path / "r.jsonl", rows)
+    message = refused(capsys, "--relation", f"x={path}", "--output_dir", tmp_path / "out")
+    assert f"labels in {split} that train has not: NEW" in message
+
+
+@pytest.mark.parametrize(
+    "content, named",
+    [
+        ({"data": [{"paragraphs": [{"qas": []}]}]}, ["article 1, paragraph 1", "no 'context'"]),
+        ({"rows": []}, ["no 'data'", "SQuAD form"]),
+        ([SECRET], ["not the right structure"]),
+        ({"data": []}, ["no train example"]),
+    ],
+)
+def test_bad_squad_files(content, named, tmp_path, capsys):
+    path = tmp_path / "bad.json"
+    path.write_text(json.dumps(content))
+    message = refused(capsys, "--qa", f"x={path}", "--output_dir", tmp_path / "out")
+    assert all(name in message for name in named) and str(path) in message
+
+
+def test_bad_flags(tmp_path, capsys):
+    path = write(tmp_path / "r.jsonl", [relation(i) for i in range(60)])
+    out = ["--output_dir", tmp_path / "out"]
+
+    def names(message, *named):
+        return all(str(name) in message for name in named)
+
+    assert names(refused(capsys, *out), "no source", "--relation")
+    assert names(refused(capsys, "--relation", f"x={path}"), "--output_dir")
+    twice = ["--relation", f"x={path}", "--qa"]
+    assert names(refused(capsys, *twice, f"x={tmp_path}", *out), "two sources", "name x")
+    assert names(refused(capsys, *twice, f"y={path}", *out), "two sources", path)
+    for wrong in (path, f"={path}", "x=", f"a b={path}"):
+        assert names(refused(capsys, "--relation", wrong, *out), "NAME=PATH", wrong)
+    missing = tmp_path / "missing"
+    assert names(refused(capsys, "--qa", f"x={missing}", *out), missing, "no such file")
+    for flag in ("--ner", "--nli"):  # a source of a wrong kind
+        assert names(refused(capsys, flag, f"x={path}", *out), path, "not a folder")
+    assert names(refused(capsys, "--ner", f"x={nli(tmp_path / 'nli')}", *out), "'tokens'")
+    assert names(refused(capsys, "--nli", f"x={ner(tmp_path / 'ner')}", *out), "gold_label")
+    assert names(refused(capsys, "--qa", f"x={path}", *out), "jsonl:1", "'question'")
+    assert names(refused(capsys, "--qa", f"x={tmp_path / 'empty'}", *out), "no such file")
+    assert names(refused(capsys, "--qa", f"x={tmp_path}", *out), "no train.jsonl", tmp_path)
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_output_folder_that_exists_is_left_alone(tmp_path, capsys):
+    path = write(tmp_path / "r.jsonl", [relation(i) for i in range(60)])
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "kept").write_text("")
+    message = refused(capsys, "--relation", f"x={path}", "--output_dir", out)
+    assert (
+        str(out) in message and "exists" in message and [p.name for p in out.iterdir()] == ["kept"]
+    )
+
+
+def test_help_and_wrong_flags_answer_without_torch():
+    code = (
+        "import sys, importlib; build = importlib.import_module('Instruct.build')\n"
+        "try: build.main(['--output_dir', 'x', '--nonsense'])\n"
+        "except SystemExit as stop: print(stop.code, 'torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.strip() == "2 False" and "--nonsense" in done.stderr
+    script = [sys.executable, ROOT / "Instruct" / "build.py", "--help"]
+    done = subprocess.run(script, cwd="/", capture_output=True, text=True)
+    assert done.returncode == 0 and "--classification" in done.stdout

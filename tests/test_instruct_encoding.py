@@ -1,0 +1,93 @@
+"""Prompts and answers as tokens; and the whole way from a row to a parsed answer."""
+
+import pytest
+import torch
+import transformers
+
+from common import models
+from common.device import Device
+from Instruct import demo_data, encoding, generation, parsing, prompts
+
+CPU = Device(torch.device("cpu"), "fp32")
+ROW = {"kind": "nli", "instruction": "How do they relate?", "output": "neutral", "gold": "neutral",
+       "input": prompts.pair("The patient has a fever .", "The patient is well .")}  # fmt: skip
+
+
+@pytest.fixture(params=["gpt2", "biogpt"])
+def loaded(request, checkpoint):
+    folder = str(checkpoint(request.param))
+    tokenizer = models.load_tokenizer(folder, models.load_config(folder))
+    return transformers.AutoModelForCausalLM.from_pretrained(folder), tokenizer
+
+
+@pytest.mark.parametrize("form", prompts.FORMS)
+def test_a_prompt_and_its_answer_are_the_tokens_of_both(form, loaded):
+    """Tokenized apart, they are what the whole text is: nothing is glued over the boundary."""
+    _, tokenizer = loaded
+    ids, cut = encoding.prompt_ids(tokenizer, ROW, form, 10_000)
+    answer = encoding.answer_ids(tokenizer, ROW["output"])
+    text = prompts.text(ROW, form)
+    assert cut == 0 and ids == tokenizer(text)["input_ids"]
+    assert ids + answer == tokenizer(f"{text} neutral")["input_ids"] + [tokenizer.eos_token_id]
+    assert text.endswith(":") and encoding.decode(tokenizer, answer) == "neutral"
+    assert all(part in text for part in (ROW["instruction"], ROW["input"]))
+
+
+def test_a_long_input_loses_its_end(loaded):
+    _, tokenizer = loaded
+    row = ROW | {"input": " ".join(f"w{i}" for i in range(300))}
+    whole = len(encoding.prompt_ids(tokenizer, row, "plain", 10_000)[0])
+    for room in (whole - 1, 100):
+        ids, cut = encoding.prompt_ids(tokenizer, row, "plain", room)
+        kept = row | {"input": " ".join(f"w{i}" for i in range(300 - cut))}
+        assert 0 < cut < 300 and ids == encoding.prompt_ids(tokenizer, kept, "plain", 10_000)[0]
+        longer = row | {"input": " ".join(f"w{i}" for i in range(300 - cut + 1))}
+        assert len(ids) <= room
+        assert len(encoding.prompt_ids(tokenizer, longer, "plain", 10_000)[0]) > room
+    assert encoding.prompt_ids(tokenizer, row, "plain", 3)[1] == 300  # the instruction stays
+
+
+def test_an_end_token_in_the_text_is_text(loaded):
+    _, tokenizer = loaded
+    row = ROW | {"input": f"before {tokenizer.eos_token} after"}
+    front = tokenizer("a")["input_ids"][:-1].count(tokenizer.eos_token_id)  # BioGPT's `</s>`
+    ids = encoding.prompt_ids(tokenizer, row, "plain", 999)[0]
+    assert ids.count(tokenizer.eos_token_id) == front
+    answer = encoding.answer_ids(tokenizer, tokenizer.eos_token)
+    assert answer.count(tokenizer.eos_token_id) == 1 and len(answer) > 1
+
+
+def test_the_demo_is_short_and_reads_back(loaded):
+    _, tokenizer = loaded
+    splits = demo_data.splits()
+    assert splits == demo_data.splits()
+    ids = [row["id"] for rows in splits.values() for row in rows]
+    assert len(set(ids)) == len(ids)
+    for row in splits["train"][:200] + splits["test"][-200:]:
+        about = demo_data.ABOUT[row["source"]]
+        found = parsing.read(row["output"], row, about["labels"], demo_data.NER_FORM)
+        assert found == (row["gold"], False) and row["kind"] == about["kind"]
+        answer = encoding.answer_ids(tokenizer, row["output"])
+        text = encoding.decode(tokenizer, answer)
+        assert parsing.read(text, row, about["labels"], demo_data.NER_FORM) == (row["gold"], False)
+
+
+def test_from_rows_to_answers(loaded):
+    """What an untuned model writes may be anything; it is read, and equal one by one."""
+    model, tokenizer = loaded
+    rows = [row for row in demo_data.splits()["test"] if len(row["input"]) < 60][::25]
+    ids = [encoding.prompt_ids(tokenizer, row, "plain", 110)[0] for row in rows]
+    ends = {tokenizer.eos_token_id}
+    together = generation.generate(model, ids, [12] * len(ids), ends, 8, CPU, "test")
+    for row, prompt, found in zip(rows, ids, together, strict=True):
+        assert generation.generate(model, [prompt], [12], ends, 1, CPU, "test") == [found]
+        labels = demo_data.ABOUT[row["source"]]["labels"]
+        answer, failed = parsing.read(encoding.decode(tokenizer, found), row, labels)
+        assert len(answer) == len(row["gold"]) if row["kind"] == "ner" else failed == (not answer)
+
+
+def test_no_label_begins_another(loaded):
+    """With the end token in it, a label that another begins with can be the more likely one."""
+    _, tokenizer = loaded
+    short, long = (encoding.answer_ids(tokenizer, t) for t in ("AGONIST", "AGONIST-ACTIVATOR"))
+    assert short[-1] == tokenizer.eos_token_id and long[: len(short)] != short

@@ -1,0 +1,211 @@
+"""Answers as text: what is written is read back, through tokenizers too; what is broken never
+crashes and never gives more words than the sentence has."""
+
+import random
+
+import pytest
+
+from common import models
+from Instruct import encoding, parsing, prompts, sources
+
+# Words that look like the form's own marks, repeat, or are broken up by tokenizers.
+SENTENCES = [
+    (["IL-2", "gene", ";", "IL-2", ":", "B", "/", "IL-2", "gene"], "BIOBOOOBI"),
+    (["a", ";", "b", "@", "2", "\\", ";", ":", "O"], "BIIOBBIOO"),
+    (["none", "of", "the", "T", "cells", "###", "(", "CD28", ")", "."], "BOOBIOOBOO"),
+    (["yes", ",", "no", '"', "50", "%", "'s", "don't", "A/B", "x-y"], "OOOBIIOOBB"),
+    (["the", "the", "the", "the"], "OBOO"),
+    (["x", "xx", "x", "x", "x"], "OOBIB"),
+    (["word"], "O"),
+    (["@", "@2", "a@2", "a", "a"], "BBBOB"),
+]
+LABELS = ["AGONIST", "AGONIST-ACTIVATOR", "AGONIST-INHIBITOR", "no", "none", "not sure", "1", "0"]
+HALLMARKS = ["Cellular energetics", "Inducing angiogenesis", "Resisting cell death"]
+
+
+def tags(letters, kind="protein"):
+    return ["O" if letter == "O" else f"{letter}-{kind}" for letter in letters]
+
+
+def ner_rows():
+    return [
+        sources.ner_row(words, tags(letters), "protein", form) | {"kind": "ner", "form": form}
+        for words, letters in SENTENCES
+        for form in ("tags", "list")
+    ]
+
+
+def read_ner(text, row):
+    return parsing.read(text, row, [], row["form"])
+
+
+@pytest.mark.parametrize("kind", [None, "gpt2", "biogpt"])
+def test_what_is_written_is_read_back(kind, checkpoint):
+    """As text, and as a tokenizer gives it back (BioGPT drops newlines and moves blanks)."""
+
+    def through(text):
+        return encoding.decode(tokenizer, encoding.answer_ids(tokenizer, text)) if kind else text
+
+    if kind:
+        folder = str(checkpoint(kind))
+        tokenizer = models.load_tokenizer(folder, models.load_config(folder))
+    for row in ner_rows():
+        assert read_ner(through(row["output"]), row) == (row["gold"], False)
+    for label in LABELS:
+        assert parsing.read_label(through(label), LABELS) == (label, False)
+    for n in range(len(HALLMARKS) + 1):
+        text = through(parsing.write_labels(HALLMARKS[:n]))
+        assert parsing.read_labels(text, HALLMARKS) == (HALLMARKS[:n], False)
+
+
+def test_words_with_blanks_keep_their_number():
+    row = sources.ner_row(["IL 2", "", "\u00a0", "gene"], tags("BOOB"), "protein", "tags")
+    assert row["input"].split(" ") == ["IL_2", "_", "_", "gene"]
+    assert read_ner(row["output"], row | {"kind": "ner", "form": "tags"}) == (row["gold"], False)
+
+
+def test_the_other_types_are_outside():
+    words, mixed = ["IL-2", "gene", "T", "cells"], ["B-DNA", "I-DNA", "B-cell_type", "I-cell_type"]
+    row = sources.ner_row(words, mixed, "DNA", "tags")
+    assert row["gold"] == ["B-DNA", "I-DNA", "O", "O"] and row["type"] == "DNA"
+    assert row["output"] == "IL-2 : B ; gene : I ; T : O ; cells : O"
+
+
+@pytest.mark.parametrize(
+    "answer, letters, failed",
+    [
+        ("the : O ; IL-2 : B ; gene : I ; of : O ; the : O ; cell : O", "OBIOOO", False),
+        ("THE:o;il-2:b;GENE:i;Of:o;tHe:O;cell:o", "OBIOOO", False),  # case, blanks
+        ("the : O\nIL-2 : B\ngene : I\nof : O\nthe : O\ncell : O", "OBIOOO", False),  # lines
+        ("the : O, IL-2 : B, gene : I, of : O, the : O, cell : O.", "OBIOOO", False),  # commas
+        ("the : O ; IL-2 : B-DNA ; gene : I-DNA ; of : O ; the : O ; cell : O", "OBIOOO", False),
+        ("the : O ; lL-Z : B ; geen : I ; of : O ; the : O ; cell : O", "OBIOOO", False),  # garbled
+        ("the : O ; gene : I ; of : O ; the : B ; cell : I", "OOIOBI", False),  # words are missing
+        ("the : O ; IL-2 : B ; IL-2 : B ; gene : I ; of : O ; the : O ; cell : O", "OBIOOO", False),
+        ("cell : I ; the : O ; IL-2 : B ; gene : I ; of : O ; the : O", "OBIOOI", False),  # order
+        ("the : O ; IL-2 : B ; gene : I", "OBIOOO", False),  # cut off, half is there
+        ("the : O ; IL-2 : B", "OBOOOO", True),
+        ("of : O ; the : B ; cell : I", "OOOOBI", False),  # the second "the": by place, not by word
+        ("the : O ; IL-2 : X ; gene : I ; of : O ; the : O ; cell : O", "OOIOOO", False),
+        ("I cannot do that", "OOOOOO", True),
+        ("", "OOOOOO", True),
+    ],
+)
+def test_forgiving_tags(answer, letters, failed):
+    words = "the IL-2 gene of the cell".split()
+    assert parsing.read_tags(answer, words, "DNA") == (tags(letters, "DNA"), failed)
+
+
+@pytest.mark.parametrize(
+    "answer, letters, failed",
+    [
+        ("IL-2 gene ; CD28", "BIOBOO", False),
+        ("cd28; il-2 GENE", "BIOBOO", False),
+        ("IL-2 gene ; CD28 ; IL-2", "BIOBOB", False),
+        ("IL-2 @2", "OOOOOB", False),
+        ("IL-2 gene ; CD29", "BIOOOO", False),
+        ("IL-2 gene ; CD29 ; IL-3", "BIOOOO", True),
+        ("IL-2 @9", "BOOOOO", False),
+        ("CD28 ; CD28", "OOOBOO", False),  # a place is taken once
+        ("None.", "OOOOOO", False),
+        ("", "OOOOOO", True),
+    ],
+)
+def test_forgiving_entities(answer, letters, failed):
+    words = "IL-2 gene and CD28 or IL-2".split()
+    assert parsing.read_entities(answer, words, "DNA") == (tags(letters, "DNA"), failed)
+
+
+@pytest.mark.parametrize(
+    "answer, label",
+    [
+        ("agonist - activator", "AGONIST-ACTIVATOR"),
+        ("The answer is AGONIST-INHIBITOR.", "AGONIST-INHIBITOR"),
+        ("AGONIST .", "AGONIST"),
+        ("notsure", "not sure"),
+        ("No.", "no"),
+        ("1", "1"),
+        ("The relation: none", "none"),
+        ("AGONIST or none", None),
+        ("10", None),
+        ("nothing", None),
+        ("", None),
+        ("...", None),
+    ],
+)
+def test_forgiving_labels(answer, label):
+    assert parsing.read_label(answer, LABELS) == (label, label is None)
+
+
+@pytest.mark.parametrize(
+    "answer, labels, failed",
+    [
+        ("resisting cell death; Cellular  energetics", [0, 2], False),
+        ("Inducing angiogenesis, Cellular energetics.", [0, 1], False),
+        ("Inducing angiogenesis ; Inducing angiogenesis", [1], False),
+        ("Inducing angiogenesis ; Growing wings", [1], False),
+        ("Growing wings", [], True),
+        ("None.", [], False),
+        ("", [], True),
+    ],
+)
+def test_forgiving_lists_of_labels(answer, labels, failed):
+    wanted = [HALLMARKS[i] for i in labels]
+    assert parsing.read_labels(answer, HALLMARKS) == (wanted, failed)
+
+
+def test_free_answers():
+    assert parsing.read_free("  Two\n words ") == ("Two words", False)
+    assert parsing.read_free(f"{prompts.UNANSWERABLE.upper()}.") == ("", False)
+    assert parsing.read_free(" ") == ("", True)
+
+
+def corrupted(text, rng):
+    """`text` with one to six random changes of words, characters or order."""
+    parts = text.split(" ")
+    for _ in range(rng.randint(1, 6)):
+        i = rng.randrange(len(parts)) if parts else 0
+        change = rng.randrange(8)
+        if change == 0:
+            parts = parts[:i]
+        elif change == 1:
+            parts = parts[:i] + parts[i:] * rng.randint(2, 4)
+        elif change == 2:
+            parts.insert(
+                i, rng.choice([";", ":", "B", "@2", "\\", "\n", "none", "\u2028", "B-", ""])
+            )
+        elif change == 3:
+            rng.shuffle(parts)
+        elif change == 4 and parts:
+            parts.pop(i)
+        elif change == 5 and parts:
+            parts[i] = parts[i].swapcase()[::-1]
+        elif change == 6:
+            parts = list("".join(parts))
+        else:
+            parts = (
+                parts[:i] + ["".join(rng.choices(";:@\\BIOx \n\u00e9\U0001f600", k=5))] + parts[i:]
+            )
+    return " ".join(parts)
+
+
+def test_2000_random_corruptions():
+    rng, rows = random.Random(0), ner_rows()
+    for _ in range(2000):
+        row = rng.choice(rows)
+        found, failed = read_ner(corrupted(row["output"], rng), row)
+        assert len(found) == len(row["gold"]) and set(found) <= {"O", "B-protein", "I-protein"}
+        assert isinstance(failed, bool)
+        text = corrupted(parsing.write_labels(rng.sample(HALLMARKS, 2)), rng)
+        several, _ = parsing.read_labels(text, HALLMARKS)
+        assert several == sorted(set(several)) and set(several) <= set(HALLMARKS)
+        label, failed = parsing.read_label(text, HALLMARKS)
+        assert failed == (label is None) and (failed or label in HALLMARKS)
+
+
+def test_a_long_answer_is_read_in_little_time():
+    words = [f"w{i % 7}" for i in range(200)]
+    text = "w1 : O ; " * 3000
+    assert len(parsing.read_tags(text, words, "x")[0]) == 200
+    assert len(parsing.read_tags(" " * 50_000 + "x" * 50_000, words, "x")[0]) == 200
+    assert len(parsing.read_entities("w1 ; " * 3000, words, "x")[0]) == 200

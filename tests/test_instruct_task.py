@@ -1,0 +1,345 @@
+"""Instructions from their files to the results of all three steps; the loss; adapters."""
+
+import importlib
+import json
+import random
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from common import models, probes, training
+from common.batching import pad
+from common.device import Device
+from common.task import ProbeInputs, evaluate
+from Instruct import answering, build, encoding, task, tuning
+from tests import tiny
+from tests.test_bad_input import ROW, write_jsonl
+
+CPU = Device(torch.device("cpu"), "fp32")
+FAMILIES = ("gpt2", "biogpt", "llama3")  # the last one's heads share keys and values
+STEPS = ("fine-tuning", "probing", "attention")
+QUICK = ("--device", "cpu", "--precision", "fp32", "--batch_size", "8", "--num_train_epochs", "2",
+         "--learning_rate", "3e-3", "--max_new_tokens", "8")  # fmt: skip
+
+
+def call(step, *argv):
+    return importlib.import_module(f"Instruct.{step}").main([*map(str, argv)])
+
+
+def refused(capsys, step, *argv):
+    """The one message of a call that a user can mend."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stopped:
+        call(step, *argv)
+    error = capsys.readouterr().err
+    assert stopped.value.code == 2 and error.count("error: ") == 1
+    return error
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A data set of every kind, made by build.py."""
+    root = tmp_path_factory.mktemp("instructions")
+    for name, n in (("train", 24), ("dev", 8), ("test", 8)):
+        for kind in ("NER", "NLI"):
+            (root / kind).mkdir(exist_ok=True)
+            write_jsonl(root / kind / f"{name}.jsonl", [ROW[kind](i) for i in range(n)])
+    labels = {"O": 0, "B-protein": 1, "I-protein": 2, "B-DNA": 3}
+    (root / "NER" / "label.json").write_text(json.dumps(labels))
+    split = [("train", "dev", "test")[max(0, i // 8 - 2)] for i in range(40)]
+    word = [("gene", "cell", "drug")[i % 3] for i in range(40)]
+    sets = {
+        "relation": [{"text": f"@ {w} {i} @ binds", "label": ["0", "binds"][i % 2]}
+                     for i, w in enumerate(word)],
+        "classification": [{"text": f"a {w} {i}", "labels": [w] * (i % 4 > 0)}
+                           for i, w in enumerate(word)],
+        "qa": [{"question": f"is {w} {i}?", "answer": ["yes", "no"][i % 2], "context": w}
+               for i, w in enumerate(word)],
+        "free": [{"question": f"what is {w} {i}?", "answer": f"a {w}"} for i, w in enumerate(word)],
+    }  # fmt: skip
+    for name, rows in sets.items():
+        rows = [row | {"split": s} for row, s in zip(rows, split, strict=True)]
+        write_jsonl(root / f"{name}.jsonl", rows)
+    build.main([
+        "--ner", f"genes={root / 'NER'}", "--nli", f"pairs={root / 'NLI'}",
+        "--relation", f"links={root / 'relation.jsonl'}", "--qa", f"verdicts={root / 'qa.jsonl'}",
+        "--qa", f"open={root / 'free.jsonl'}", "--max_per_source", "16",
+        "--classification", f"topics={root / 'classification.jsonl'}",
+        "--output_dir", str(root / "medtuned"),
+    ])  # fmt: skip
+    return root / "medtuned"
+
+
+@pytest.fixture(scope="module")
+def model_folder(tmp_path_factory):
+    root = tmp_path_factory.mktemp("causal")
+    return lambda kind: (
+        root / kind
+        if (root / kind).is_dir()
+        else tiny.make(kind, root / kind, layers=1, heads=4, max_positions=512)
+    )
+
+
+def arguments(folder, *more):
+    return importlib.import_module("Instruct.fine-tuning").parse_args(
+        ["--data_dir", str(folder), *map(str, more)]
+    )
+
+
+@pytest.fixture(params=FAMILIES)
+def loaded(request, folder, model_folder):
+    args = arguments(folder, "--model_name", model_folder(request.param))
+    data = task.load(args)
+    model, tokenizer, new_head = task.load_model(args, data)
+    assert not new_head
+    examples = [e for n in range(3) for e in data.splits["train"][n::16]]
+    encoded, counts = task.encode(data, examples, tokenizer, 512)
+    assert counts == {"prompts": len(examples), "too_long": 0, "cut_words": 0}
+    return model.eval(), tokenizer, data, examples, encoded
+
+
+def test_the_loss_is_that_of_single_answers(loaded):
+    """Whatever the batch, its order and its padding; the end token counts, though it also pads."""
+    model, tokenizer, _, _, encoded = loaded
+    total = 0.0
+    for row in encoded:
+        ids, start = list(row["input_ids"]), len(row["prompt"])
+        assert ids[-1] == row["labels"][-1] == tokenizer.eos_token_id
+        assert row["labels"][start:] == row["input_ids"][start:]
+        assert set(row["labels"][:start]) == {-100} and row["answer_tokens"] == len(ids) - start
+        with torch.no_grad():
+            logs = model(torch.tensor([ids])).logits[0].log_softmax(-1)
+        total -= sum(logs[i - 1, ids[i]].item() for i in range(start, len(ids)))
+    for order in (encoded, encoded[::-1]):
+        batch = pad(order, model.config.pad_token_id)
+        assert tuning.loss(model, batch).item() == pytest.approx(total, rel=1e-5)
+    labels = sum(row["answer_tokens"] for row in encoded)
+    for size in (3, 100):
+        found = training.mean_loss(model, encoded, size, CPU, tuning.loss, task.n_labels)
+        assert found == pytest.approx(total / labels, rel=1e-5)
+
+
+def test_what_is_too_long_is_not_trained_on_and_loses_its_input_s_end(loaded):
+    _, tokenizer, data, examples, _ = loaded
+    long = [e | {"input": e["input"] + " word" * 300} for e in examples if e["kind"] == "nli"]
+    encoded, counts = task.encode(data, long, tokenizer, 400)
+    assert counts["too_long"] == len(long) and counts["cut_words"] > len(long)
+    for row in encoded:
+        assert task.n_labels(row) == 0 and len(row["prompt"]) + row["room"] <= 400
+
+
+def test_the_most_likely_label_is_never_a_failure(loaded, folder):
+    model, tokenizer, data, examples, encoded = loaded
+    args = arguments(folder, "--decode", "likelihood", "--max_new_tokens", 3)
+    found = task.predict(model, tokenizer, data, examples, encoded, args, CPU, "test")
+    for example, row, (answer, failed) in zip(examples, encoded, found, strict=True):
+        if example["kind"] != "nli":
+            continue
+        labels, values = data.sources["pairs"]["labels"], []
+        for label in labels:
+            ids = encoding.answer_ids(tokenizer, label)
+            batch = pad([{"input_ids": [*row["prompt"], *ids],
+                          "labels": [-100] * len(row["prompt"]) + ids}], 0)  # fmt: skip
+            with torch.no_grad():
+                values.append(tuning.loss(model, batch).item())
+        assert (answer, failed) == (labels[int(np.argmin(values))], False)
+
+
+def test_a_miniature_memorises_every_kind(folder, tmp_path):
+    """Prompts in, the answers of training out: all of them, in the strict form."""
+    where = tiny.make("llama3", tmp_path / "m", layers=2, hidden=64, heads=4, max_positions=512)
+    args = arguments(folder, "--model_name", where)
+    data = task.load(args)._replace(form="plain")
+    torch.manual_seed(0)
+    model, tokenizer, _ = task.load_model(args, data)
+    examples = [
+        e for s in data.sources for e in [e for e in data.splits["train"] if e["source"] == s][:8]
+    ]
+    encoded, _ = task.encode(data, examples, tokenizer, 512)
+    assert len(examples) == 48
+    optimizer = torch.optim.AdamW(model.parameters(), lr=4e-3)
+    model.train()
+    rng = random.Random(0)
+    for _ in range(60):
+        rng.shuffle(order := list(range(48)))
+        for i in range(0, 48, 16):
+            some = [encoded[k] for k in order[i : i + 16]]
+            loss = tuning.loss(model, pad(some, 0)) / sum(map(task.n_labels, some))
+            optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+        if loss < 0.01:
+            break
+    found = answering.predict(model, tokenizer, data, examples, encoded, args, CPU, "train")
+    rows = task.rows(data, {"train": examples}, {"train": found})[0]["train"]
+    scores = evaluate(task, rows)
+    assert scores["parse_failures"] == 0 and scores["mean"] > 0.95, scores
+
+
+@pytest.mark.parametrize("kind", FAMILIES)
+def test_all_steps_by_their_commands(kind, folder, model_folder, tmp_path):
+    base = ("--data_dir", folder, "--model_name", model_folder(kind), "--output_dir", tmp_path)
+    lora = ("--lora", "--gradient_checkpointing") if kind == "llama3" else ()
+    call("fine-tuning", *base, *QUICK, *lora, "--training_size", 50)
+    call("probing", *base, *QUICK[:6], "--training_size", 50, "--controls")
+    call("attention", *base, *QUICK[:6], "--training_sizes", 50)
+    (cell,) = tmp_path.glob("medtuned/*/50/seed-42")
+    found = json.loads((cell / "fine-tuning" / "metrics.json").read_text())
+    for name in ("mean", "parse_failures", "genes_entity_f1", "genes_parse_failures", "open_f1",
+                 "pairs_accuracy", "links_micro_f1", "topics_micro_f1", "verdicts_accuracy",
+                 "majority_mean", "majority_pairs_accuracy"):  # fmt: skip
+        assert 0 <= found[f"test_{name}"] <= 1, name
+    assert found["trained"] and not found["new_head"]
+    history = pd.read_csv(cell / "fine-tuning" / "history.csv")
+    dev = history[(history["split"] == "dev") & (history["metric"] == "loss")]["value"].tolist()
+    assert len(dev) == 2 and found["best_epoch"] == 1 + int(np.argmin(dev))
+    lines = (cell / "fine-tuning" / "predictions.jsonl").read_text().splitlines()
+    keys = {"id", "source", "kind", "gold", "predicted", "parse_failure"}
+    assert all(set(json.loads(line)) == keys for line in lines)
+    layers = pd.read_csv(cell / "probing" / "layers.csv")
+    assert {"task", "control", "selectivity"} == set(layers["target"])
+    assert {"pairs_accuracy", "links_micro_f1", "verdicts_accuracy", "mean"} <= set(
+        layers["metric"]
+    )
+    assert not any(name.startswith(("genes", "open", "topics")) for name in layers["metric"])
+    assert (cell / "attention" / "heads.csv").is_file()
+    adapters = (cell / "fine-tuning" / "checkpoint" / "adapter_model.safetensors").is_file()
+    assert adapters == bool(lora)
+
+
+def test_without_training_the_model_itself_answers(folder, model_folder, tmp_path):
+    base = ("--data_dir", folder, "--model_name", model_folder("gpt2"), "--output_dir", tmp_path)
+    call("fine-tuning", *base, *QUICK, "--training_size", 0)
+    (file,) = tmp_path.rglob("metrics.json")
+    found = json.loads(file.read_text())
+    assert not found["trained"] and found["test_parse_failures"] > 0
+    assert not (file.parent / "checkpoint").exists()
+
+
+@pytest.fixture(params=FAMILIES)
+def adapted(request, folder, model_folder, tmp_path):
+    """(folder of adapters that are not zero, the model with them unmerged, tokenizer)."""
+    from common.files import save_model
+
+    args = arguments(folder, "--model_name", model_folder(request.param), "--lora")
+    model, tokenizer, _ = task.load_model(args, task.load(args))
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            assert p.requires_grad == ("lora_" in name)
+            if "lora_B" in name:
+                p += 0.1 * torch.randn_like(p)
+    save_model(tmp_path / "adapters", model, tokenizer)
+    return str(tmp_path / "adapters"), model.eval(), tokenizer
+
+
+def test_merged_adapters_are_the_model_with_them(adapted):
+    """As a causal model, as an encoder, and below the new head of another task."""
+    where, model, tokenizer = adapted
+    args = arguments("x", "--model_name", where)
+    ids = tokenizer("The IL-2 gene is expressed .", return_tensors="pt")["input_ids"]
+    with torch.no_grad():
+        wanted = model(ids, output_hidden_states=True)
+        merged, _ = models.load_task_model(args, "causal", [])
+        encoder, _ = models.load_encoder(where)
+        tagger, _ = models.load_task_model(args, "token", ["O", "B"])
+        torch.testing.assert_close(merged(ids).logits, wanted.logits, atol=1e-5, rtol=1e-4)
+        for other in (encoder, tagger.base_model):
+            found = other(ids).last_hidden_state
+            torch.testing.assert_close(found, wanted.hidden_states[-1], atol=1e-5, rtol=1e-4)
+
+
+def test_groups_are_probes_of_their_own(tmp_path):
+    from sklearn.svm import SVC
+
+    rng = np.random.default_rng(0)
+    vectors = rng.normal(size=(120, 6)).astype(np.float16)
+    np.save(tmp_path / "0.npy", vectors)
+    rows = {"train": np.arange(80)[:, None], "test": np.arange(80, 120)[:, None]}
+    groups = {"train": np.arange(80) % 3, "test": np.arange(40) % 2}
+    labels = {t: rng.integers(0, 3, 80) for t in ("task", "control")}
+    inputs = ProbeInputs([], dict.fromkeys(labels, rows), labels, 3, {}, groups=groups)
+    found = {}
+    probes.predict_layers("svc", {0: tmp_path / "0.npy"}, inputs, epochs=1, standardize=False,
+                          seed=0, device=CPU, on_done=lambda n, f: found.update(f))  # fmt: skip
+    x = vectors.astype(float)
+    for target, y in labels.items():
+        for group in (0, 1):
+            own, asked = groups["train"] == group, groups["test"] == group
+            wanted = SVC().fit(x[:80][own], y[own]).predict(x[80:][asked])
+            assert (found[target]["test"][asked] == wanted).all()
+
+
+def test_bad_input(folder, model_folder, tmp_path, capsys, checkpoint):
+    model = ("--model_name", model_folder("gpt2"), "--output_dir", tmp_path / "out")
+    data = ("--data_dir", folder)
+    error = refused(capsys, "fine-tuning", *data, *model[2:], "--model_name", checkpoint("bert"))
+    assert "no BERT model is causal" in error and "GPT-2" in error
+    for step in ("probing", "attention"):
+        error = refused(capsys, step, *data, *model[2:], "--model_name", checkpoint("bert"),
+                        "--training_size", 0)  # fmt: skip
+        assert "causal" in error
+    error = refused(capsys, "fine-tuning", "--data_dir", folder.parent / "NLI", *model)
+    assert "build.json is missing" in error and "build.py" in error
+    error = refused(capsys, "fine-tuning", *data, *model, "--max_length", 40)
+    assert "instruction alone" in error and "--max_length" in error
+    error = refused(capsys, "fine-tuning", *data, *model, "--negative_label", "nothing")
+    assert "--negative_label nothing" in error and "binds" in error
+
+
+def test_a_changed_data_set_is_refused(folder, model_folder, tmp_path, capsys):
+    model = ("--model_name", model_folder("gpt2"), "--output_dir", tmp_path / "out")
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    rows = [json.loads(line) for line in (folder / "test.jsonl").read_text().splitlines()]
+    pair = next(i for i, row in enumerate(rows) if row["kind"] == "nli")
+    gene = next(i for i, row in enumerate(rows) if row["kind"] == "ner")
+    for place, change, words in (
+        (pair, {"gold": "perhaps"}, "label 'perhaps'"),
+        (pair, {"source": "other"}, "no source 'other'"),
+        (gene, {"gold": ["O"]}, "one tag a word"),
+    ):
+        for name in ("build.json", "train.jsonl", "dev.jsonl"):
+            (copy / name).write_text((folder / name).read_text())
+        changed = [row | change if i == place else row for i, row in enumerate(rows)]
+        write_jsonl(copy / "test.jsonl", changed)
+        error = refused(capsys, "fine-tuning", "--data_dir", copy, *model)
+        assert words in error and f"test.jsonl:{place + 1}" in error
+    write_jsonl(copy / "test.jsonl", [row for row in rows if row["kind"] != "nli"])
+    assert "no example of pairs" in refused(capsys, "fine-tuning", "--data_dir", copy, *model)
+
+
+def test_adapters_whose_model_is_gone(adapted, folder, tmp_path, capsys):
+    where, _, _ = adapted
+    path = tmp_path / "adapters" / "adapter_config.json"
+    flags = ("--data_dir", folder, "--model_name", where, "--output_dir", tmp_path / "out")
+    assert "adapters already" in refused(capsys, "fine-tuning", *flags, "--lora")
+    path.write_text(json.dumps(json.loads(path.read_text()) | {
+        "base_model_name_or_path": str(tmp_path / "gone")}))  # fmt: skip
+    error = refused(capsys, "probing", *flags)
+    assert "gone" in error and "base_model_name_or_path" in error
+
+
+def test_two_processes_train_as_one(folder, tmp_path):
+    from safetensors.torch import load_file
+
+    from tests.test_torchrun import start
+
+    tiny.make("llama3", tmp_path / "m", layers=1, heads=4, max_positions=512)
+    found = []
+    for one in (True, False):
+        out = tmp_path / f"out-{one}"
+        done = start("Instruct/fine-tuning.py", "--data_dir", folder, "--model_name",
+                     tmp_path / "m", "--output_dir", out, *QUICK[:5], 6, *QUICK[6:],
+                     "--training_size", 10, "--lora", one=one)  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        (file,) = out.rglob("metrics.json")
+        weights = load_file(file.parent / "checkpoint" / "adapter_model.safetensors")
+        metrics = json.loads(file.read_text())
+        scores = pd.Series({k: v for k, v in metrics.items() if k.startswith(("dev", "test"))})
+        found.append((weights, scores))
+    for name, weight in found[0][0].items():
+        torch.testing.assert_close(found[1][0][name], weight, atol=1e-4, rtol=0)
+    pd.testing.assert_series_equal(found[0][1], found[1][1], atol=1e-4, rtol=0)
