@@ -23,6 +23,7 @@ PROCESSES = int(os.environ.get("WORLD_SIZE") or 1)  # that torchrun started toge
 RANK = int(os.environ.get("RANK") or 0) if PROCESSES > 1 else 0  # which of them this is
 UNTRAINED = "random"  # in place of a size: an encoder that was never trained
 TRAINING_SIZES = (0, 10, 30, 50, 100)
+SEED = 42  # where none is given
 log = logging.getLogger(__name__)
 
 

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from common import files, flags, identity, models
-from common.cli import RANK, ROOT, UserError, relative
+from common.cli import RANK, ROOT, SEED, UserError, relative
 from common.files import read_json, write_json
 
 # An earlier result, until the run that takes its place has finished; and on its way there.
@@ -228,7 +228,7 @@ class Run:
                  "data_dir": args.data_dir, "dataset_name": args.dataset_name,
                  "output_dir": args.output_dir if args.custom_output_dir else None}  # fmt: skip
         own = flags.of_task(vars(args)) | {"seed": args.seed}
-        default = identity.defaults(self.task.NAME, step, args.demo) | {"seed": 42}
+        default = identity.defaults(self.task.NAME, step, args.demo) | {"seed": SEED}
         given |= {  # a task may have flags that the other step has not
             flag: value for flag, value in own.items() if value != default.get(flag, value)
         }
