@@ -4,7 +4,8 @@
     python fine-tuning.py --demo --training_size 30 --model_name biobert
 
 Writes results/<dataset>/<model>/<size>/seed-<n>/fine-tuning/: config.json, checkpoint/,
-history.csv, learning_curve.png, predictions.jsonl, metrics.json. Killed, the same command goes on.
+history.csv, steps.csv, learning_curve.png, predictions.jsonl, metrics.json. Killed, the same
+command goes on.
 """
 
 import sys

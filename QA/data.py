@@ -132,6 +132,7 @@ def _read_folder(folder: Path) -> tuple[dict, dict, dict | None]:
         questions.setdefault(split, {}).update({question.id: question for question in found})
         converted, counts = bioasq.to_squad(found, keep=True)
         examples, noted = squad.parse(converted, str(path))
+        del counts["pairs"]  # those that are encoded are counted
         return examples, left_out | counts | noted
 
     splits, counts = squad.read_splits(folder, read, bioasq.ACCESS)

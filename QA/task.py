@@ -21,17 +21,21 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 __all__ = ["add_arguments", "load", "stratum"]
-NAME, HEAD, DATASET, IN_STUDY, NOTE = "QA", "span", "squad_v2", False, ""
+NAME, HEAD, DATASET, IN_STUDY = "QA", "span", "squad_v2", False
+NOTE = """\
+F1 and exact match are those of the official SQuAD 2.0 script; the null threshold was chosen on dev.
+Intervals resample passages, whose questions belong together; of BioASQ, questions. The baseline
+("majority") gives no answer, or where all questions have one the passage's first sentence."""
 DEFAULTS = {"model": "biom-electra-base", "max_length": 384}  # of the three scripts' flags
 SQUAD = (
     Score("f1", "answers", official.mean(F1), "F1", by_layer=True),
     Score("exact", "answers", official.mean(EXACT), "exact match", by_layer=True),
 )
 BY_KIND = (
-    Score("f1_has_answer", "kinds", official.mean(F1, 1), "F1, with an answer"),
-    Score("exact_has_answer", "kinds", official.mean(EXACT, 1), "exact match, with an answer"),
-    Score("f1_no_answer", "kinds", official.mean(F1, 0), "F1, without"),
-    Score("exact_no_answer", "kinds", official.mean(EXACT, 0), "exact match, without"),
+    Score("f1_has_answer", "kinds", official.mean(F1, 1), "F1 (answerable)"),
+    Score("exact_has_answer", "kinds", official.mean(EXACT, 1), "exact match (answerable)"),
+    Score("f1_no_answer", "kinds", official.mean(F1, 0), "F1 (unanswerable)"),
+    Score("exact_no_answer", "kinds", official.mean(EXACT, 0), "exact match (unanswerable)"),
 )
 BIOASQ = (
     Score("mrr", "ranks", bioasq_answers.mean(RECIPROCAL), "mean reciprocal rank", by_layer=True),
@@ -53,7 +57,10 @@ def encode(
     data: Data, examples: list[Example], tokenizer, max_length: int
 ) -> tuple[list[dict], dict]:
     """The windows of all examples, see `QA.windows.encode`."""
-    return windows.encode(examples, tokenizer, max_length, data.doc_stride)
+    encoded, counts = windows.encode(examples, tokenizer, max_length, data.doc_stride)
+    if data.questions:
+        counts["pairs"] = counts.pop("questions")
+    return encoded, counts
 
 
 def attention_inputs(

@@ -23,6 +23,7 @@ PROCESSES = int(os.environ.get("WORLD_SIZE") or 1)  # that torchrun started toge
 RANK = int(os.environ.get("RANK") or 0) if PROCESSES > 1 else 0  # which of them this is
 UNTRAINED = "random"  # in place of a size: an encoder that was never trained
 TRAINING_SIZES = (0, 10, 30, 50, 100)
+SEED = 42  # where none is given
 log = logging.getLogger(__name__)
 
 
@@ -98,7 +99,9 @@ class Parser(argparse.ArgumentParser):
     """`argparse`, with one line for an error and the script's docstring as its help."""
 
     def __init__(self, doc: str):
+        script = sys.argv[0]  # as it is typed from where the user is
         super().__init__(
+            prog=os.path.relpath(script) if script.endswith(".py") else None,
             description=doc,
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,

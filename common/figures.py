@@ -12,14 +12,13 @@ from pathlib import Path
 import numpy as np
 
 from common import palette
-from common.cli import UNTRAINED
+from common.cli import SEED, UNTRAINED
 from common.files import read_json
 from common.identity import differences, is_stale, settings_of, split_step
 from common.panels import curve, fit, legend, panels, save
 from common.task import Score
 
 log = logging.getLogger(__name__)
-SEED = 42  # the scripts' default, which file names leave out
 
 
 def learning_curve(folder: Path, scores: Sequence[Score]) -> None:

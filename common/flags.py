@@ -7,7 +7,7 @@ import argparse
 import re
 from pathlib import Path
 
-from common.cli import TRAINING_SIZES, Parser, number
+from common.cli import SEED, TRAINING_SIZES, Parser, number
 
 CELL = "which cell of the study it is: the path says it, or the data's and weights' hashes"
 HOW = "how or where it is made; the result is the same"
@@ -86,7 +86,8 @@ def add_common_arguments(
     )
     group.add_argument("--overwrite", action="store_true", help="replace what an earlier run left")
     group = parser.add_argument_group("machine")
-    group.add_argument("--seed", type=number(int, 0, 2**32 - 1), default=42, help="(default: 42)")
+    group.add_argument("--seed", type=number(int, 0, 2**32 - 1), default=SEED,
+                       help=f"(default: {SEED})")  # fmt: skip
     group.add_argument("--batch_size", type=number(int, 1), default=batch_size,
                        help=f"(default: {batch_size})")  # fmt: skip
     group.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps ...")

@@ -153,5 +153,5 @@ def summarize(run: results.Run, metrics: dict, scores, state: str) -> None:
         print(f"selectivity on test ({main.title}, less that of control labels): "
               f"{selectivity:.4f}")  # fmt: skip
     print(f"results: {run.folder}")
-    if not run.args.untrained:
-        print(f"next:    {run.command('attention')}")
+    compared = run.args.training_size and not run.args.untrained
+    print(f"next:    {run.command('attention') if compared else run.report_command()}")

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from common import files, flags, identity, models
-from common.cli import RANK, ROOT, UserError, relative
+from common.cli import RANK, ROOT, SEED, UserError, relative
 from common.files import read_json, write_json
 
 # An earlier result, until the run that takes its place has finished; and on its way there.
@@ -138,6 +138,9 @@ class Run:
             ) from None
         try:
             if extend:
+                earlier = (read_json(self.folder / "config.json") or {}).get("git_commit")
+                if earlier != self.config["git_commit"]:
+                    self.config["git_commit_of_the_rest"] = earlier
                 yield
                 return
             if (self.folder / "metrics.json").exists() and not self.args.overwrite:
@@ -225,14 +228,14 @@ class Run:
                  "data_dir": args.data_dir, "dataset_name": args.dataset_name,
                  "output_dir": args.output_dir if args.custom_output_dir else None}  # fmt: skip
         own = flags.of_task(vars(args)) | {"seed": args.seed}
-        default = identity.defaults(self.task.NAME, step, args.demo) | {"seed": 42}
+        default = identity.defaults(self.task.NAME, step, args.demo) | {"seed": SEED}
         given |= {  # a task may have flags that the other step has not
             flag: value for flag, value in own.items() if value != default.get(flag, value)
         }
         parts = [
             f"--{flag}" if value is True else f"--{flag} {shlex.quote(str(value))}"
             for flag, value in given.items()
-            if value not in (None, False)
+            if value is not None and value is not False  # but 0 is a size
         ]
         script = relative(self.task.NAME, f"{step}.py")
         return " ".join([f"python {script}", *parts, *["--demo"] * args.demo])

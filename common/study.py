@@ -94,7 +94,7 @@ def parse_args(argv):
         ("--tasks", str, tasks, [name for name in tasks if task.load(name).IN_STUDY]),
         ("--model_names", str, (), models.STUDY),
         ("--training_sizes", int, cli.TRAINING_SIZES, cli.TRAINING_SIZES),
-        ("--seeds", int, (), (42,)),
+        ("--seeds", int, (), (cli.SEED,)),
         ("--steps", str, STEPS, STEPS),
     ):
         shown = f"(default: {','.join(map(str, default))})"

@@ -20,45 +20,16 @@ import pytest
 import torch
 
 from common import figures, files, fine_tuning, models, results, resume, training
-from tests import tiny
+from tests.helpers import LABELS, TAGS, ner_row, nli_row, write_data, write_jsonl
 
 TASKS = ("NER", "NLI")
 KINDS = ("bert", "biobert", "gpt2", "biogpt")
 SPLITS = ("train", "validation", "test")
-TAGS = {"O": 0, "B-protein": 1, "I-protein": 2, "B-DNA": 3, "I-DNA": 4}
-LABELS = ("entailment", "contradiction", "neutral")
 QUICK = ("--device", "cpu", "--precision", "fp32", "--num_train_epochs", "1")
 
 
 # What a progress bar, shown while a run works, may leave on the screen.
 PROGRESS = re.compile(r"[^\r\n]*examples/s[^\]\r\n]*\]|\x1b\[A|epoch \d+: loss[^\r\n]*")
-
-
-def ner_row(i: int) -> dict:
-    words = tiny.SENTENCES[i % len(tiny.SENTENCES)].split()
-    return {"tokens": words, "tags": [(1, 2, 0, 3, 0)[k % 5] for k in range(len(words))]}
-
-
-def nli_row(i: int) -> dict:
-    texts = {f"sentence{k + 1}": tiny.SENTENCES[(i + k) % len(tiny.SENTENCES)] for k in (0, 1)}
-    return {"pairID": f"pair-{i}", "gold_label": LABELS[i % 3]} | texts
-
-
-ROW = {"NER": ner_row, "NLI": nli_row}
-
-
-def write_jsonl(path, rows):
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-
-
-def write_data(folder, task, n=9):
-    """A small data set without a fault: `n` examples a split."""
-    folder.mkdir()
-    for split in SPLITS if task == "NER" else ("train", "dev", "test"):
-        write_jsonl(folder / f"{split}.jsonl", [ROW[task](i) for i in range(n)])
-    if task == "NER":
-        (folder / "label.json").write_text(json.dumps(TAGS))
-    return folder
 
 
 def script(task, *argv):
@@ -342,14 +313,14 @@ def test_tags_of_another_scheme_are_named_with_their_place(tmp_path, capsys, che
 
 @pytest.mark.parametrize("task", TASKS)
 def test_an_empty_subset(tmp_path, capsys, checkpoint, task):
-    data = write_data(tmp_path / "data", task, n=4)
+    data = write_data(tmp_path / "data", task, 4)
     message = refused(capsys, task, *flags(data, checkpoint("bert"), tmp_path / "out", 10))
     assert "10 % of 4" in message and "--training_size" in message
     assert not (tmp_path / "out").exists()
 
 
 def test_too_few_pairs_for_the_80_20_rule(tmp_path, capsys, checkpoint):
-    data = write_data(tmp_path / "data", "NLI", n=2)
+    data = write_data(tmp_path / "data", "NLI", 2)
     remove("dev.jsonl", "test.jsonl")(data)
     message = refused_beside_a_result(capsys, "NLI", data, checkpoint("bert"), tmp_path / "out")
     assert "train.jsonl" in message and "80/20" in message

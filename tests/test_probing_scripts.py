@@ -1,34 +1,21 @@
 """probing.py and attention.py end to end, on small data and tiny models, and what they refuse."""
 
-import importlib
-import json
-
 import numpy as np
 import pandas as pd
 import pytest
 
-from tests.test_bad_input import ROW, write_jsonl
+from tests.helpers import read_json, write_data
+from tests.helpers import run_script as run
 
 MAIN = {"NER": "entity_f1", "NLI": "accuracy"}
 KEYS = ["task", "dataset", "model", "training_size", "seed"]
-
-
-def run(task, step, *argv):
-    return importlib.import_module(f"{task}.{step}").main([str(flag) for flag in argv])
 
 
 @pytest.fixture(scope="module", params=("NER", "NLI"))
 def trained(request, checkpoint, tmp_path_factory):
     """(task, flags, folder of the model's results) with a model fine-tuned on 30 %."""
     task, root = request.param, tmp_path_factory.mktemp(f"probing-{request.param}")
-    data = root / "data"
-    data.mkdir()
-    for split, n in (("train", 60), ("dev", 15), ("test", 15)):
-        write_jsonl(data / f"{split}.jsonl", [ROW[task](i) for i in range(n)])
-    if task == "NER":
-        (data / "label.json").write_text(
-            json.dumps({"O": 0, "B-protein": 1, "I-protein": 2, "B-DNA": 3})
-        )
+    data = write_data(root / "data", task, 60, 20, 15)
     model = checkpoint("biobert")
     flags = ("--data_dir", data, "--model_name", model, "--output_dir", root / "out",
              "--device", "cpu", "--precision", "fp32")  # fmt: skip
@@ -41,7 +28,7 @@ def cell(folder, size, step):
 
 
 def metrics(folder):
-    return json.loads((folder / "metrics.json").read_text())
+    return read_json(folder / "metrics.json")
 
 
 def test_probing(trained, capsys):

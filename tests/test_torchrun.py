@@ -11,7 +11,7 @@ import torch
 
 from common.cli import ROOT
 from tests import tiny
-from tests.test_bad_input import ROW, write_jsonl
+from tests.helpers import write_data
 
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
 
@@ -31,12 +31,7 @@ def test_two_processes_equal_one(task, tmp_path):
     config = json.loads((tmp_path / kind / "config.json").read_text())
     config |= {key: 0.0 for key in config if "dropout" in key or "pdrop" in key}
     (tmp_path / kind / "config.json").write_text(json.dumps(config))
-    (tmp_path / "data").mkdir()
-    for split, n in (("train", 37), ("dev", 15), ("test", 15)):
-        write_jsonl(tmp_path / "data" / f"{split}.jsonl", [ROW[task](i) for i in range(n)])
-    if task == "NER":
-        labels = {"O": 0, "B-protein": 1, "I-protein": 2, "B-DNA": 3}
-        (tmp_path / "data" / "label.json").write_text(json.dumps(labels))
+    write_data(tmp_path / "data", task, 37, 15, 15)
     # Batches of 6, and of 1: there the second process has nothing to do.
     flags = ("--data_dir", tmp_path / "data", "--model_name", tmp_path / kind, "--batch_size", 6,
              "--device", "cpu", "--precision", "fp32", "--learning_rate", 1e-3)  # fmt: skip

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from common import losses, models, training
-from common.batching import pad
+from common import losses, models, resume, training
+from common.batching import epoch_batches, pad
 from common.cli import UserError
 from common.device import choose_device, set_seed
 from tests import tiny
@@ -304,15 +304,127 @@ def test_an_example_without_tokens_has_no_prediction(tmp_path):
     assert found[0].shape == (0, 3) and found[1].shape == (2, 3)
 
 
-def test_native_bf16_trains_close_to_fp32(tmp_path):
-    found = {}
-    for precision in ("fp32", "bf16"):
+def test_prediction_has_no_dropout_and_training_has_it_after_each_scoring(tmp_path):
+    """Modes, as each forward pass sees them."""
+    model, _ = load(tmp_path, "bert", TASKS[0])
+    some, modes = examples(8, TASKS[0]), []
+    model.register_forward_pre_hook(lambda module, _: modes.append(module.training))
+
+    def score():
+        training.predict_logits(model, some, 8, CPU, "")
+        return {"accuracy": 0.5}
+
+    training.fit(model, some, arguments(), CPU, score, "accuracy", tmp_path)
+    assert modes == [True, True, False, True, True, False]
+    model.train()  # whatever mode it is given
+    training.predict_logits(model, some, 8, CPU, "")
+    assert modes[-1] is False
+
+
+def dtypes_of(model):
+    """The dtypes of what the classifier gives, noted at each pass."""
+    found = []
+    model.classifier.register_forward_hook(lambda module, _, out: found.append(out.dtype))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("precision", "dtype"),
+    (("fp32", torch.float32), ("bf16", torch.bfloat16), ("fp16", torch.float16)),
+)
+def test_passes_run_in_the_precision_and_weights_stay_in_float32(tmp_path, precision, dtype):
+    model, _ = load(tmp_path, "bert", TASKS[0])
+    found, device = dtypes_of(model), choose_device("cpu", precision)
+    training.fit(model, examples(8, TASKS[0]), arguments(), device, dict, "", tmp_path)
+    assert set(found) == {dtype} and len(found) == 4
+    (scores, *_) = training.predict_logits(model, examples(8, TASKS[0]), 8, device, "")
+    assert found[-1] == dtype and scores.dtype == np.float32
+    assert all(p.dtype == torch.float32 for p in model.parameters())
+
+
+@pytest.mark.parametrize("most", (0.01, 1e6))
+def test_fp16_gradients_are_clipped_at_their_own_scale(tmp_path, most):
+    """What the optimizer sees: float32's gradient, cut to the norm, not 2^16 times that."""
+    norms = {}
+    for precision in ("fp32", "fp16"):
         model, _ = load(tmp_path, "bert", TASKS[0])
         no_dropout(model)
-        device, folder = choose_device("cpu", precision), fresh(tmp_path / precision)
-        some = examples(16, TASKS[0])
-        state, _ = training.fit(model, some, arguments(), device, dict, "", folder)
-        found[precision] = state.history[-1]["train"]["loss"]
-        assert all(p.dtype == torch.float32 for p in model.parameters())
-    assert found["bf16"] == pytest.approx(found["fp32"], rel=0.02)
-    assert found["bf16"] != found["fp32"]
+        device, batch = choose_device("cpu", precision), examples(4, TASKS[0])
+        args = arguments(max_grad_norm=most)
+        trainer = training.Trainer(model, args, device, losses.cross_entropy, 1.0)
+        assert trainer.scaler.is_enabled() == (precision == "fp16")
+        seen = []
+
+        def note(optimizer, args, kwargs, seen=seen, some=trainer.parameters):
+            seen.extend(p.grad.clone() for p in some)
+
+        trainer.optimizer.register_step_pre_hook(note)
+        trainer.train_on(batch, 4, 4)
+        norms[precision] = torch.stack([grad.norm() for grad in seen]).norm().item()
+    assert norms["fp16"] == pytest.approx(norms["fp32"], rel=0.02)
+    if most == 0.01:
+        assert norms["fp32"] == pytest.approx(most, rel=1e-3)
+    else:
+        assert 0.02 < norms["fp32"] < 1e4
+
+
+def test_the_scale_of_fp16_is_taken_up_again(tmp_path):
+    """Each of the steps that overflow halves it; a resumed run does not begin at 2^16 again."""
+    device, some = choose_device("cpu", "fp16"), examples(8, TASKS[0])
+
+    def trainer():
+        model, _ = load(tmp_path, "bert", TASKS[0])
+        return training.Trainer(model, arguments(), device, losses.cross_entropy, 1.0)
+
+    first = trainer()
+    first.train_on(some, 8, 8)
+    first.scaler.update(128.0)
+    resume.save_state(fresh(tmp_path / "run"), first, {"best": None, "epoch": 0, "step": 1})
+    second = trainer()
+    assert second.scaler.get_scale() == 2.0**16
+    resume.load_state(tmp_path / "run", second)
+    assert second.scaler.get_scale() == 128.0
+
+
+@pytest.mark.parametrize("decay", (0.0, 0.9))
+def test_weights_decay_and_biases_and_norms_do_not(tmp_path, decay):
+    """By what the optimizer does without gradients."""
+    model, _ = load(tmp_path, "bert", TASKS[0])
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    args = arguments(weight_decay=decay, learning_rate=0.1)
+    trainer = training.Trainer(model, args, CPU, losses.cross_entropy, 1.0)
+    for p in model.parameters():
+        p.grad = torch.zeros_like(p)
+    trainer.optimizer.step()
+    for name, p in model.named_parameters():
+        kept = 1.0 if "bias" in name or "Norm" in name else 1 - 0.1 * decay
+        torch.testing.assert_close(p.detach(), before[name] * kept, msg=lambda m, n=name: n + m)
+
+
+def test_batches_are_those_of_the_seed_and_the_epoch(tmp_path):
+    """And the rows of steps.csv and of the history say the rate that was used."""
+    model, _ = load(tmp_path, "bert", TASKS[0])
+    some, seen, rates = examples(10, TASKS[0]), [], []
+    numbers = {tuple(e["input_ids"]): i for i, e in enumerate(some)}
+    train_on, set_rate = training.Trainer.train_on, training.Trainer.set_rate
+
+    class Noting(training.Trainer):
+        def train_on(self, batch, n_labels, micro):
+            seen.append([numbers[tuple(e["input_ids"])] for e in batch])
+            return train_on(self, batch, n_labels, micro)
+
+        def set_rate(self, step, steps):
+            set_rate(self, step, steps)
+            rates.append(self.optimizer.param_groups[0]["lr"])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "Trainer", Noting)
+        patch.setattr(training, "CHECK_EVERY", 2)
+        state, _ = training.fit(model, some, arguments(seed=5), CPU, dict, "", tmp_path)
+    lengths = [len(e["input_ids"]) for e in some]
+    assert seen == [b for epoch in (0, 1) for b in epoch_batches(lengths, 4, 5, epoch)]
+    assert rates == [training.learning_rate(step, 6, 1e-3, 0.1) for step in range(6)]
+    assert [(row["step"], row["learning_rate"]) for row in state.steps] == [
+        (step, rates[step - 1]) for step in (2, 4, 6)
+    ]
+    assert [e["train"]["learning_rate"] for e in state.history] == [rates[2], rates[5]]

@@ -32,20 +32,22 @@ def main():
     from fine_tuning import prepare
 
     from common.device import choose_device
-    from NER import task as data
+    from NER import alignment
 
     _, task_model, tokenizer, examples = prepare(args, args.sentences)
     encoder = transformers.BertModel(task_model.config, add_pooling_layer=False).eval()
-    encoded, _ = data.probe_inputs(examples, tokenizer, 512, "mean")
-    machines = {name: choose_device(args.device, name) for name in ("fp32", "bf16")}
+    encoded, _ = alignment.encode([example.words for example in examples], tokenizer, 512)
+    for row in encoded:
+        row["units"] = alignment.units(row, "mean")
+    devices = {name: choose_device(args.device, name) for name in ("fp32", "bf16")}
     seconds = {"plain": [], "fp32": [], "bf16": []}
     for _ in range(args.rounds):
         part = encoded[: args.plain_sentences]
         tokens = [sum(len(e["input_ids"]) for e in some) for some in (part, encoded)]
         started = time.perf_counter()
-        plain(encoder, part, machines["fp32"].device)
+        plain(encoder, part, devices["fp32"].torch_device)
         seconds["plain"].append((time.perf_counter() - started) * tokens[1] / tokens[0])
-        for name, device in machines.items():
+        for name, device in devices.items():
             seconds[name].append(ours(encoder, encoded, device, args.batch_size))
         print({name: round(values[-1], 2) for name, values in seconds.items()}, flush=True)
     middle = {name: statistics.median(values) for name, values in seconds.items()}

@@ -1,0 +1,331 @@
+"""QA's scripts end to end, as a user types them, on small files with tiny models."""
+
+import copy
+import importlib
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from QA import demo_data
+from tests import tiny
+from tests.test_bad_input import flags, refused, refused_beside_a_result, run_folder, tree
+
+QUICK = ("--device", "cpu", "--precision", "fp32")
+SHORT = ("--doc_stride", "16", "--max_length", "100")
+
+
+def squad_document(n, split, start=0, answerable=False):
+    """`n` questions, every third without an answer unless `answerable`."""
+    data = []
+    for i in range(start, start + n):
+        context = " ".join(tiny.SENTENCES[(i + k) % len(tiny.SENTENCES)] for k in range(2))
+        word = context.split()[i % 5]
+        answers = [{"text": word, "answer_start": context.index(word)}]
+        question = {"id": f"{split}-{i}", "question": f"Which is number {i} ?",
+                    "answers": answers if answerable or i % 3 else []}  # fmt: skip
+        data.append({"title": f"{split}-{i}",
+                     "paragraphs": [{"context": context, "qas": [question]}]})  # fmt: skip
+    return {"version": "v2.0", "data": data}
+
+
+def write(path, document):
+    path.write_text(json.dumps(document), encoding="utf-8")
+
+
+def write_squad(folder, n=9):
+    folder.mkdir()
+    for split in ("train", "dev", "test"):
+        write(folder / f"{split}.json", squad_document(n, split))
+    return folder
+
+
+def write_bioasq(folder, questions=24):
+    folder.mkdir()
+    for split, document in demo_data.bioasq().items():
+        write(folder / f"{split}.json", {"questions": document["questions"][:questions]})
+    return folder
+
+
+def run(step, *argv):
+    script = importlib.import_module(f"QA.{step}")
+    assert script.main([str(flag) for flag in (*QUICK, *argv)]) == 0
+
+
+def read(folder):
+    return json.loads((folder / "metrics.json").read_text())
+
+
+def predictions(folder):
+    return [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]
+
+
+# --- All steps, both stages
+
+
+@pytest.fixture(scope="module")
+def first_stage(tmp_path_factory, checkpoint):
+    """SQuAD form through fine-tuning: (data, model, output folder, run folder)."""
+    root = tmp_path_factory.mktemp("qa")
+    data, model, out = write_squad(root / "squad", 12), checkpoint("bert"), root / "out"
+    run("fine-tuning", *flags(data, model, out), *SHORT, "--num_train_epochs", 2)
+    return data, model, out, run_folder(data, model, out)
+
+
+def test_fine_tuning_writes_what_the_readme_says(first_stage, capsys):
+    data, model, out, folder = first_stage
+    found, rows = read(folder), predictions(folder)
+    for name in ("f1", "exact", "f1_has_answer", "exact_no_answer", "best_f1",
+                 "best_exact_threshold", "f1_at_threshold_0", "majority_f1"):  # fmt: skip
+        assert f"test_{name}" in found, name
+    assert found["test_windows"] >= found["test_questions"] == len(rows) == 12
+    assert found["test_majority_exact"] == pytest.approx(1 / 3) and found["new_head"]
+    assert isinstance(found["null_threshold"], float) and found["train_moved_answers"] == 0
+    assert all({"id", "start", "end", "null_difference", "n_best", "group"} <= set(r) for r in rows)
+    passages = {q["id"]: p["context"] for a in json.loads((data / "test.json").read_text())["data"]
+                for p in a["paragraphs"] for q in p["qas"]}  # fmt: skip
+    for row in rows:
+        text = passages[row["id"]]
+        for entry in row["n_best"]:
+            if entry["start"] is not None:
+                part = text[entry["start"] : entry["end"]]
+                assert part and part == part.strip()
+        assert sum(entry["probability"] for entry in row["n_best"]) == pytest.approx(1, abs=1e-3)
+    capsys.readouterr()
+    run("fine-tuning", *flags(data, model, out), *SHORT, "--num_train_epochs", 2)
+    shown = capsys.readouterr().out
+    assert "finished earlier" in shown and "--doc_stride" not in shown.split("next:")[1]
+
+
+def test_the_checkpoint_is_the_librarys_and_gives_the_same_logits(first_stage):
+    import torch
+    import transformers
+
+    from common import models
+    from common.batching import pad
+    from QA import task
+    from QA.squad import parse
+    from QA.windows import encode
+
+    data, _, _, folder = first_stage
+    model = transformers.AutoModelForQuestionAnswering.from_pretrained(folder / "checkpoint").eval()
+    args = pd.Series({"model_name": str(folder / "checkpoint"), "demo": False})
+    ours, tokenizer = models.load_task_model(args, "span", [], keep_head=True)
+    examples, _ = parse(json.loads((data / "test.json").read_text()), "test")
+    encoded, _ = encode(examples[:3], tokenizer, 100, 16)
+    batch = pad([{k: row[k] for k in ("input_ids", "token_type_ids")} for row in encoded], 0)
+    with torch.inference_mode():
+        theirs = model(**batch)
+        found = task.logits(ours.eval(), batch)
+    assert torch.equal(found, torch.stack([theirs.start_logits, theirs.end_logits], -1))
+
+
+def test_probing_and_attention_follow(first_stage):
+    data, model, out, folder = first_stage
+    base = ("--data_dir", data, "--model_name", model, "--output_dir", out, "--max_length", 100)
+    run("probing", *base, "--training_size", 100, "--controls")
+    run("attention", *base, "--training_sizes", "100", "--drop_special", "--controls")
+    layers = pd.read_csv(folder.parent / "probing" / "layers.csv")
+    assert {"task", "control", "passage", "selectivity"} <= set(layers["target"])
+    assert {"f1", "exact"} <= set(layers["metric"]) and "best_f1" not in set(layers["metric"])
+    found = read(folder.parent / "probing")
+    assert {"test_f1", "test_passage_f1", "test_selectivity_f1", "test_majority_f1"} <= set(found)
+    assert (folder.parent / "probing" / "layers.png").is_file()
+    heads = read(folder.parent / "attention-drop_special")
+    assert 0 < heads["cosine"] <= 1 and heads["questions"] == 12
+
+
+def test_the_second_stage_keeps_the_head_and_writes_a_submission(first_stage, tmp_path, capsys):
+    _, _, out, folder = first_stage
+    data, model = write_bioasq(tmp_path / "bioasq"), folder / "checkpoint"
+    file = tmp_path / "submission.json"
+    given = (*flags(data, model, out), "--keep_head", *SHORT, "--write_submission", file)
+    run("fine-tuning", *given, "--num_train_epochs", 1)
+    second = run_folder(data, model, out)
+    found, rows = read(second), predictions(second)
+    asked = [q for q in json.loads((data / "test.json").read_text())["questions"]
+             if q["type"] == "factoid"]  # fmt: skip
+    assert not found["new_head"] and found["train_left_out_yesno"] == 1
+    assert {"test_mrr", "test_strict", "test_lenient", "test_majority_mrr"} <= set(found)
+    assert "null_threshold" not in found and found["test_questions"] == len(rows) == len(asked)
+    assert all(len(row["answers"]) <= 5 for row in rows)
+    submitted = json.loads(file.read_text())["questions"]
+    assert [q["id"] for q in submitted] == [q["id"] for q in asked] == [r["id"] for r in rows]
+    for question, row in zip(asked, rows, strict=True):
+        texts = [question["snippets"][a["snippet"]]["text"][a["start"] : a["end"]]
+                 for a in row["answers"]]  # fmt: skip
+        sent = next(q for q in submitted if q["id"] == row["id"])["exact_answer"]
+        assert sent == [[text] for text in texts]
+    file.unlink()
+    run("fine-tuning", *given, "--num_train_epochs", 1)  # finished: only the file is written
+    assert len(json.loads(file.read_text())["questions"]) == len(asked)
+    capsys.readouterr()
+    run("probing", "--data_dir", data, "--model_name", model, "--output_dir", out, "--max_length",
+        100, "--training_size", 100, "--controls", "--probe", "linear")  # fmt: skip
+    layers = pd.read_csv(second.parent / "probing-linear" / "layers.csv")
+    assert {"mrr", "strict", "lenient"} <= set(layers["metric"])
+
+
+def test_size_zero_with_its_head_scores_a_model_as_it_is(first_stage, tmp_path, capsys):
+    data, _, _, folder = first_stage
+    model, out = folder / "checkpoint", tmp_path / "out"
+    threshold = read(folder)["null_threshold"]
+    run("fine-tuning", *flags(data, model, out, 0), *SHORT, "--keep_head", "--null_threshold",
+        threshold)  # fmt: skip
+    again = read(run_folder(data, model, out, 0))
+    assert again["test_f1"] == read(folder)["test_f1"] and again["null_threshold"] == threshold
+    assert "its own head included" in capsys.readouterr().out
+
+
+def test_a_miniature_memorises_eight_questions(tmp_path):
+    data = tmp_path / "eight"
+    data.mkdir()
+    document = squad_document(8, "same")
+    write(data / "train.json", document)
+    for split in ("dev", "test"):
+        write(data / f"{split}.json", document)
+    model = tiny.make("electra", tmp_path / "model", layers=2)
+    run("fine-tuning", *flags(data, model, tmp_path / "out"), *SHORT, "--num_train_epochs", 60,
+        "--learning_rate", 3e-3, "--batch_size", 8, "--layer_decay", 1)  # fmt: skip
+    found = read(run_folder(data, model, tmp_path / "out"))
+    assert found["test_exact"] == found["test_f1"] == 1
+
+
+def test_without_unanswerable_questions_the_first_sentence_is_the_baseline(tmp_path, checkpoint):
+    data = tmp_path / "v1"
+    data.mkdir()
+    for split, start in (("train", 0), ("dev", 20)):  # dev becomes test, dev is cut from train
+        write(data / f"{split}.json", squad_document(12, split, start, answerable=True))
+    model = checkpoint("bert")
+    run("fine-tuning", *flags(data, model, tmp_path / "out"), *SHORT, "--num_train_epochs", 1)
+    found = read(run_folder(data, model, tmp_path / "out"))
+    assert found["train_examples"] == 11 and "null_threshold" not in found
+    assert 0 < found["test_majority_f1"] < 1 and "test_f1_no_answer" not in found
+
+
+# --- What a user can get wrong
+
+
+def spoiled(name, change):
+    def spoil(folder):
+        path = folder / name
+        document = json.loads(path.read_text())
+        write(path, change(copy.deepcopy(document)) or document)
+
+    return spoil
+
+
+def first_question(document):
+    return document["data"][1]["paragraphs"][0]["qas"][0]
+
+
+def without_id(document):
+    del first_question(document)["id"]
+    return document
+
+
+def beyond(document):
+    first_question(document)["answers"] = [{"text": "x", "answer_start": 100_000}]
+    return document
+
+
+FAULTS = {
+    "other JSON": (spoiled("train.json", lambda d: {"rows": []}), ("train.json", "SQuAD form")),
+    "a list": (spoiled("test.json", lambda d: [1]), ("test.json", "SQuAD form")),
+    "no id": (spoiled("train.json", without_id), ("train.json", "data[1].paragraphs[0].qas[0]",
+                                                  "there is no 'id'", "Expected")),
+    "beyond the passage": (spoiled("train.json", beyond), ("train.json", "data[1]", "100000")),
+    "an empty file": (lambda folder: (folder / "dev.json").write_text(""), ("dev.json", "empty")),
+    "broken JSON": (lambda folder: (folder / "dev.json").write_text("{,}"), ("dev.json:1:2",)),
+    "no questions": (spoiled("test.json", lambda d: {"data": []}), ("test.json", "no question")),
+    "no train file": (lambda folder: (folder / "train.json").unlink(),
+                      ("no train file", "participants-area.bioasq.org", "--demo")),
+    "two forms": (spoiled("test.json", lambda d: demo_data.bioasq()["test"]),
+                  ("test.json", "BioASQ form", "train.json")),
+    "no factoid question": (
+        lambda folder: [
+            write(folder / f"{split}.json", {"questions": [
+                {"id": "1", "type": "yesno", "body": "Is it ?", "exact_answer": "yes"}]})
+            for split in ("train", "dev", "test")
+        ], ("train.json", "no factoid question", "1 yesno")),
+    "nothing to train on": (
+        lambda folder: [
+            write(folder / f"{split}.json", {"questions": [
+                {"id": "1", "type": "factoid", "body": "What ?", "exact_answer": "p53",
+                 "snippets": [{"text": "It is MDM2 ."}]}]})
+            for split in ("train", "dev", "test")
+        ], ("nothing to train on",)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_bad_files(tmp_path, capsys, checkpoint, fault):
+    spoil, named = FAULTS[fault]
+    data = write_squad(tmp_path / "data", 6)
+    spoil(data)
+    message = refused_beside_a_result(
+        capsys, "QA", data, checkpoint("bert"), tmp_path / "out", *SHORT
+    )
+    assert all(part in message for part in named), message
+
+
+@pytest.mark.parametrize(
+    ("kind", "argv", "named"),
+    [
+        ("bert", ("--doc_stride", "120", "--max_length", "100"), ("--doc_stride 120", "at most")),
+        ("bert", ("--max_length", "4"), ("--max_length 4", "room")),
+        ("bert", ("--keep_head", *SHORT), ("no span head", "--keep_head")),
+        ("albert", ("--layer_decay", "0.8", *SHORT), ("--layer_decay 0.8", "ALBERT")),
+        ("bert", ("--write_submission", "x.json"), ("--write_submission", "BioASQ")),
+    ],
+)
+def test_settings_that_do_not_fit(tmp_path, capsys, checkpoint, kind, argv, named):
+    data = write_squad(tmp_path / "data", 6)
+    message = refused_beside_a_result(capsys, "QA", data, checkpoint(kind), tmp_path / "out", *argv)
+    assert all(part in message for part in named), message
+
+
+def test_a_submission_without_a_folder(tmp_path, capsys, checkpoint):
+    data = write_bioasq(tmp_path / "bioasq", 6)
+    message = refused_beside_a_result(
+        capsys, "QA", data, checkpoint("bert"), tmp_path / "out", "--write_submission",
+        tmp_path / "nowhere" / "file.json",
+    )  # fmt: skip
+    assert "nowhere" in message
+
+
+@pytest.mark.parametrize("value", ("often", "nan", "inf"))
+def test_a_wrong_threshold(tmp_path, capsys, value):
+    message = refused(capsys, "QA", "--null_threshold", value, "--output_dir", tmp_path)
+    assert "--null_threshold" in message and not tree(tmp_path)
+
+
+def test_a_folder_that_is_not_there_says_how_to_get_bioasq(tmp_path, capsys):
+    message = refused(
+        capsys, "QA", "--data_dir", tmp_path / "bioasq", "--output_dir", tmp_path / "out",
+        "--model_name", "bert",
+    )  # fmt: skip
+    assert "bioasq is not a folder" in message and "Register" in message and "--demo" in message
+
+
+# --- The demo
+
+
+def test_the_demo_learns_to_answer(tmp_path, capsys):
+    """The README's command, with fewer epochs: clearly above no answer."""
+    script = importlib.import_module("QA.fine-tuning")
+    argv = ["--demo", "--training_size", "30", "--model_name", "biobert"]
+    assert script.main([*argv, "--num_train_epochs", "3", "--output_dir", str(tmp_path)]) == 0
+    found = read(tmp_path / "demo" / "biobert" / "30" / "seed-42" / "fine-tuning")
+    assert found["test_f1"] > found["test_majority_f1"] + 0.1
+    assert "probing.py --training_size 30 --model_name biobert" in capsys.readouterr().out
+    assert np.isfinite(found["null_threshold"])
+
+
+def test_the_demos_default_is_a_miniature_electra():
+    from common import models
+
+    args = importlib.import_module("QA.probing").parse_args(["--demo"])
+    assert args.model_name == "biom-electra-base" in models.MINIATURES and args.max_length == 384
+    assert models.MODELS[args.model_name].startswith("sultan/")

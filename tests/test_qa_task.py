@@ -1,0 +1,234 @@
+"""What QA/task.py makes of predictions: thresholds, rows, scores, baselines, controls, tags."""
+
+import argparse
+import json
+import random
+
+import numpy as np
+import pytest
+
+from common.task import evaluate
+from QA import bioasq, data, probe, task, windows
+from QA.squad import Example
+from QA.windows import Prediction
+
+PASSAGE = "The p53 gene binds DNA . It is a tumour suppressor ."
+
+
+def example(key="q1", answer="p53", context=PASSAGE, question="What binds ?", title="t"):
+    spans = [(context.index(answer), context.index(answer) + len(answer))] if answer else []
+    golds = [answer] if answer else []
+    return Example(key, title, question, context, spans, golds)
+
+
+def span(text, context=PASSAGE, probability=0.9):
+    start = context.index(text)
+    return {"start": start, "end": start + len(text), "probability": probability}
+
+
+def dataset(**more):
+    given = {
+        "splits": {},
+        "labels": [],
+        "with_null": True,
+        "kinds": True,
+        "questions": None,
+        "counts": {"train_moved_answers": 1},
+        "doc_stride": 16,
+        "null_threshold": None,
+    }
+    return data.Data(**given | more)
+
+
+SPLITS = {
+    "dev": [example("d1"), example("d2", None)],
+    "test": [example("t1"), example("t2", None), example("t3", "DNA")],
+}
+PREDICTED = {
+    "dev": [Prediction([span("p53")], 2.0), Prediction([span("DNA")], 5.0)],
+    "test": [Prediction([span("p53")], 1.0), Prediction([span("DNA")], 3.0), Prediction([], None)],
+}
+
+
+def test_the_threshold_is_chosen_on_dev_and_applied_to_test():
+    rows, more = task.rows(dataset(), SPLITS, PREDICTED)
+    assert more == {"null_threshold": 2.0, "train_moved_answers": 1}
+    assert [row["start"] for row in rows["test"]] == [4, None, None]
+    found = evaluate(task, rows["test"])
+    assert found["exact"] == found["f1"] == pytest.approx(2 / 3)
+    assert found["f1_has_answer"] == 0.5 and found["exact_no_answer"] == 1
+    assert found["f1_at_threshold_0"] == pytest.approx(1 / 3) and found["best_f1"] == found["f1"]
+    assert evaluate(task, rows["dev"])["f1"] == 1
+    assert PASSAGE not in json.dumps(rows) and "p53" not in json.dumps(rows)
+
+
+def test_a_given_threshold_and_none_without_dev():
+    _, more = task.rows(dataset(null_threshold=4.0), SPLITS, PREDICTED)
+    assert more["null_threshold"] == 4.0
+    alone = {"test": PREDICTED["test"]}
+    rows, more = task.rows(dataset(), SPLITS, alone)
+    assert more["null_threshold"] == 0.0
+    assert [row["start"] for row in rows["test"]] == [None] * 3
+
+
+def test_without_unanswerable_questions_there_is_no_threshold():
+    some = {"test": [example("t1"), example("t3", "DNA")]}
+    rows, more = task.rows(dataset(with_null=False, kinds=False), some,
+                           {"test": PREDICTED["test"][:2]})  # fmt: skip
+    assert "null_threshold" not in more and rows["test"][1]["exact"] == 1
+    found = evaluate(task, rows["test"])
+    assert {"f1", "exact"} <= set(found) and not any("no_answer" in name for name in found)
+    assert task.scores(dataset(kinds=False)) == task.SQUAD
+
+
+def test_baselines():
+    assert task.baseline(SPLITS["test"], SPLITS["test"]) == [None] * 3
+    first = task.baseline([example()], [example(), example(context="", answer=None)])
+    assert first == [(0, PASSAGE.index(".") + 1), None]
+    no_stop = task.baseline([example()], [example(context="  p53 alone \n ")])
+    assert no_stop == [(2, 11)]
+    rows, _ = task.rows(dataset(), {"test": SPLITS["test"]}, {"test": [None] * 3})
+    assert evaluate(task, rows["test"])["f1"] == pytest.approx(1 / 3)
+
+
+def test_bioasq_rows_are_questions():
+    listed = [
+        {"id": "a", "type": "factoid", "body": "Which ?", "exact_answer": [["TP53", "p53"]],
+         "snippets": [{"text": "It is MDM2 or p53 ."}, {"text": "P53 it is ."}]},
+        {"id": "b", "type": "factoid", "body": "What ?", "exact_answer": "IL-2", "snippets": []},
+    ]  # fmt: skip
+    questions, _ = bioasq.questions({"questions": listed}, "file")
+    document, _ = bioasq.to_squad(questions, keep=True)
+    pairs, _ = task.squad.parse(document, "file")
+    assert len(pairs) == 3
+    held = dataset(
+        with_null=False, kinds=False, counts={}, questions={"test": {q.id: q for q in questions}}
+    )
+    one, two = (pair.context for pair in pairs[:2])
+    predicted = [
+        Prediction([span("MDM2", one, 0.6), span("p53 .", one, 0.3)], None),
+        Prediction([span("P53", two, 0.5), span("it", two, 0.1)], None),
+        Prediction([], None),
+    ]
+    rows, more = task.rows(held, {"test": pairs}, {"test": predicted})
+    assert more == {} and [row["id"] for row in rows["test"]] == ["a", "b"]
+    first = rows["test"][0]["answers"][0]
+    assert first == {"snippet": 1, "start": 0, "end": 3, "probability": pytest.approx(0.8)}
+    found = evaluate(task, rows["test"])
+    assert found["mrr"] == found["strict"] == found["lenient"] == 0.5 and found["answered"] == 1
+    assert [score.name for score in task.scores(held)] == ["mrr", "strict", "lenient"]
+
+
+def test_counts_add_up_and_gold_scores_one():
+    rows, _ = task.rows(dataset(), SPLITS, PREDICTED)
+    whole = task.count(rows["test"])
+    for score in (*task.SQUAD, *task.BY_KIND):
+        total = sum(task.count(rows["test"])[score.table][i] for i in range(3))
+        assert score.value(total) == score.value(whole[score.table].sum(0)) <= 1
+    gold = [e.answers[0] if e.answers else None for e in SPLITS["test"]]
+    perfect, _ = task.rows(dataset(), SPLITS, {"test": gold})
+    assert all(evaluate(task, perfect["test"])[s.name] == 1 for s in (*task.SQUAD, *task.BY_KIND))
+    with pytest.raises(ValueError):
+        task.count([{"id": "1", "gold": "x"}])
+
+
+def test_loss_is_cross_entropy_over_real_tokens_of_windows_with_a_place(checkpoint):
+    import torch
+    from torch.nn import functional as F
+
+    from common import models
+    from common.batching import pad
+
+    args = argparse.Namespace(model_name=str(checkpoint("bert")), demo=False)
+    model, tokenizer = models.load_task_model(args, "span", [])
+    long = example("q2", "DNA", PASSAGE * 3)
+    lost = example("q3", None)._replace(golds=["elsewhere"])
+    encoded, _ = windows.encode([example(), long, lost], tokenizer, 128, 16)
+    assert [task.n_labels(row) for row in encoded][-1] == 0
+    keys = ("input_ids", "token_type_ids", "labels")
+    batch = pad([{k: row[k] for k in keys} for row in encoded], 0)
+    total = task.loss(model.eval(), batch)
+    expected = 0.0
+    for row in encoded[:-1]:
+        inputs = {k: torch.tensor([row[k]]) for k in keys[:2]}
+        out = model(**inputs)
+        for scores, at in zip((out.start_logits, out.end_logits), row["labels"], strict=True):
+            expected += F.cross_entropy(scores, torch.tensor([at])).item() / 2
+    assert total.item() == pytest.approx(expected, rel=1e-5)
+
+
+# --- Probing
+
+
+def test_words_and_runs():
+    context = "IL-2 (p53), β-x!"
+    assert [context[a:b] for a, b in probe.words(context)] == [
+        "IL", "-", "2", "(", "p53", ")", ",", "β", "-", "x", "!"]  # fmt: skip
+    assert probe.runs([0, 1, 1, 0, 1]) == [(1, 3), (4, 5)] and probe.runs([]) == []
+    spans = [(0, 2), (3, 5), (6, 8)]
+    assert probe.longest(np.array([0, 1, 1]), spans) == (3, 8)
+    assert probe.longest(np.array([1, 0, 1]), spans) == (0, 2)
+    assert probe.longest(np.array([0, 0, 0]), spans) is None
+    assert probe.longest(np.array([], int), []) is None
+
+
+def many(n=60, seed=0):
+    rng = random.Random(seed)
+    answers = ("p53", "DNA", None, "tumour suppressor")
+    return [
+        example(f"q{i}", rng.choice(answers), f"{PASSAGE} Number {i % 20} .", f"Question {i} ?")
+        for i in range(n)
+    ]
+
+
+def test_controls_keep_what_they_say():
+    splits = {"train": many(), "test": many(20, 1)}
+    found = probe.controls(splits, 3)
+    assert list(found) == ["control", "passage"] and found == probe.controls(splits, 3)
+    for split, examples in splits.items():
+        tagged = {}
+        for old, new in zip(examples, found["control"][split], strict=True):
+            assert (new.context, new.question, new.id) == (old.context, old.question, old.id)
+            spans = probe.words(new.context)
+            for (a, b), tag in zip(spans, probe.tags(new, spans), strict=True):
+                assert tagged.setdefault(new.context[a:b].lower(), tag) == tag  # by word type
+        for old, new in zip(examples, found["passage"][split], strict=True):
+            assert (new.context, new.golds, new.answers) == (old.context, old.golds, old.answers)
+            asked = [e.context for e in examples if e.question == new.question]
+            assert asked and old.context not in asked
+    alone = probe.controls({"train": [example()], "test": [example()]}, 0)
+    assert alone["passage"]["train"] == [example()]
+
+
+@pytest.mark.parametrize("kind", ("bert", "biogpt", "gpt2", "llama", "albert"))
+def test_units_are_the_words_of_the_first_window(kind, checkpoint):
+    from common.models import load_config, load_tokenizer
+
+    tokenizer = load_tokenizer(str(checkpoint(kind)), load_config(str(checkpoint(kind))))
+    splits = {"train": many(6), "test": [*many(3), example("long", "p53", PASSAGE * 9)]}
+    splits["test"].append(example("empty", None, ""))
+    targets = {"task": splits} | probe.controls(splits, 0)
+    inputs = probe.probe_inputs(targets, tokenizer, 100, "mean")
+    assert sum(len(row["units"]) for row in inputs.encoded) == inputs.rows["passage"]["test"][-1][1]
+    assert inputs.counts["test_truncated_passages"] == 1
+    json.dumps(inputs.encoded)
+    assert inputs.rows["control"] == inputs.rows["task"] != inputs.rows["passage"]
+    rows = iter(inputs.encoded)
+    for target in ("task", "passage"):
+        for split, examples in targets[target].items():
+            for e, spans, at in zip(
+                examples, inputs.notes[target][split], inputs.rows[target][split], strict=True
+            ):
+                row = next(rows)
+                assert at[1] - at[0] == len(spans) == len(row["units"])
+                assert all(0 <= a < b <= len(row["input_ids"]) for a, b in row["units"])
+                for (a, b), (c, d) in zip(spans, row["units"], strict=True):
+                    ids = row["input_ids"][c:d]
+                    text = "".join(tokenizer.decode(ids).lower().split())
+                    assert e.context[a:b].lower() in text or tokenizer.unk_token_id in ids
+                if e.context and len(e.context) < 200:
+                    assert spans == probe.words(e.context)
+    gold = [np.array(probe.tags(e, s)) for e, s in zip(
+        splits["test"], inputs.notes["task"]["test"], strict=True)]  # fmt: skip
+    found = task.probe_predictions(dataset(), splits["test"], inputs, "task", "test", gold)
+    assert found == [e.answers[0] if e.answers else None for e in splits["test"]]
