@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 
 def learning_curve(folder: Path, scores: Sequence[Score]) -> None:
-    """learning_curve.png: training loss (left), dev scores (right) by epoch, from history.csv."""
+    """learning_curve.png: training loss (left), dev scores or loss (right), from history.csv."""
     import pandas as pd
 
     table = pd.read_csv(folder / "history.csv")
@@ -32,17 +32,19 @@ def learning_curve(folder: Path, scores: Sequence[Score]) -> None:
     left.set(xlabel="epoch", ylabel="loss (nats)", title="training loss (mean of the epoch)")
     left.set_ylim(bottom=0)
     dev = table[table["split"] == "dev"]
-    chosen = dev[dev["metric"] == "loss"]  # of a model whose epochs are compared by it
-    if len(chosen):
-        left.plot(chosen["epoch"], chosen["value"], marker="s", color="gray", label="dev loss")
     drawn = [score for score in scores if (dev["metric"] == score.name).any()]
     for i, score in enumerate(drawn):
         rows, style = dev[dev["metric"] == score.name], palette.score_style(i, len(drawn))
         right.plot(rows["epoch"], rows["value"], label=score.title, **style)
-    fit([right], min((score.lowest for score in drawn), default=0))
-    right.set(xlabel="epoch", ylabel="score (at most 1)")
-    none = "no dev split" if dev.empty else "no scores during training"
-    right.set_title("scores on dev" if drawn else none)
+    asked = dev[dev["metric"] == "loss"]  # of a task whose epochs are compared by it
+    if len(asked):
+        right.plot(asked["epoch"], asked["value"], marker="o", color="black")
+        right.set(xlabel="epoch", ylabel="loss (nats)", title="dev loss (mean over labels)")
+        right.set_ylim(bottom=0)
+    else:
+        fit([right], min((score.lowest for score in drawn), default=0))
+        right.set(xlabel="epoch", ylabel="score (at most 1)")
+        right.set_title("scores on dev" if drawn else "no dev split")
     for axes in (left, right):
         axes.set_xticks(sorted(table["epoch"].unique()))
     row = table.iloc[0]

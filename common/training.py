@@ -232,11 +232,13 @@ def _check(losses: list[torch.Tensor], state: State) -> float | None:
 
 
 def _shrink_frozen(model) -> None:
-    """Hold frozen matrices in bf16, in which autocast computes with them anyway."""
-    for module in model.modules():
+    """Hold frozen linear layers in bf16, in which autocast computes with them anyway."""
+    modules = list(model.modules())
+    shared = {id(m.weight) for m in modules if isinstance(m, torch.nn.Embedding)}  # with a head
+    for module in modules:
         weight = getattr(module, "weight", None)
         linear = type(module).__name__ in ("Linear", "Conv1D")  # GPT-2 has the latter
-        if linear and weight is not None and not weight.requires_grad:
+        if linear and not weight.requires_grad and id(weight) not in shared:
             weight.data = weight.data.to(torch.bfloat16)
 
 

@@ -251,6 +251,21 @@ def test_merged_adapters_are_the_model_with_them(adapted):
             torch.testing.assert_close(found, wanted.hidden_states[-1], atol=1e-5, rtol=1e-4)
 
 
+def test_frozen_weights_take_half_the_memory_in_bf16(loaded, folder):
+    model, _, _, _, encoded = loaded
+    args = arguments(folder, "--lora", "--model_name", model.config._name_or_path)
+    adapted = tuning.prepare(model, args)
+    half = Device(torch.device("cpu"), "bf16")
+    before = training.mean_loss(adapted, encoded, 8, half, tuning.loss, task.n_labels)
+    trainer = training.Trainer(adapted, args, half, tuning.loss, 1.0)
+    frozen = [p.dtype for p in adapted.parameters() if p.ndim > 1 and not p.requires_grad]
+    assert torch.bfloat16 in frozen and {p.dtype for p in trainer.parameters} == {torch.float32}
+    after = training.mean_loss(adapted, encoded, 8, half, tuning.loss, task.n_labels)
+    assert after == pytest.approx(before, rel=1e-3)
+    loss, _ = trainer.train_on(encoded[:4], sum(map(task.n_labels, encoded[:4])), 4)
+    assert loss.isfinite()
+
+
 def test_groups_are_probes_of_their_own(tmp_path):
     from sklearn.svm import SVC
 
