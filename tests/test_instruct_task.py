@@ -15,7 +15,7 @@ from common.device import Device
 from common.task import ProbeInputs, evaluate
 from Instruct import answering, build, encoding, task, tuning
 from tests import tiny
-from tests.test_bad_input import ROW, write_jsonl
+from tests.helpers import ROW, write_jsonl
 
 CPU = Device(torch.device("cpu"), "fp32")
 FAMILIES = ("gpt2", "biogpt", "llama3")  # the last one's heads share keys and values
