@@ -1,5 +1,7 @@
 """probing.py and attention.py end to end, on small data and tiny models, and what they refuse."""
 
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
