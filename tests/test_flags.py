@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from common import figures, models, probes
+from NLI import task as nli
 from tests.helpers import read_json, run_script, write_data
 
 FAST = ("--device", "cpu", "--precision", "fp32")
@@ -156,6 +157,20 @@ def test_seed_and_size_of_fine_tuning(places):
         assert run.metrics["checkpoint_sha256"] != base.metrics["checkpoint_sha256"]
     assert [run.metrics["train_examples"] for run in (base, seed, size)] == [18, 18, 36]
     assert seed.folder.parent.name == "seed-1"
+
+
+@pytest.mark.parametrize(("size", "n"), ((50, 18), (0, 36)))
+def test_the_majority_is_that_of_the_examples_trained_on(places, monkeypatch, size, n):
+    """Without training, of all there are."""
+    seen, real = [], nli.baseline
+
+    def spy(train, some):
+        seen.append((len(train), len(some)))
+        return real(train, some)
+
+    monkeypatch.setattr(nli, "baseline", spy)
+    places["NLI"].run("fine-tuning", *TRAIN, "--training_size", size)
+    assert seen == [(n, 12), (n, 14)]
 
 
 def test_how_it_is_saved_changes_nothing(places):
