@@ -42,7 +42,12 @@ def run(task, args) -> None:
         done = run.finished() is not None
         there[run] = read_table(run.folder / "heads.csv") if done else {}
         untrained[run] = read_table(run.folder / "floor.csv") if done else {}
+        if done and not there[run]:
+            raise UserError(f"{run.folder} has lost its heads.csv. Make it anew with --overwrite.")
     pending = [run for run in runs if lacking(run, there[run], untrained[run])]
+    for run in runs:
+        if there[run] and run not in pending:
+            mend(run, there[run], untrained[run])
     if pending:
         compare(task, args, data, pending, checkpoints, there, untrained)
     for run in runs:
@@ -63,6 +68,16 @@ def lacking(run: results.Run, there: dict, untrained: dict) -> list[str]:
     return list(dict.fromkeys(wanted))
 
 
+def mend(run: results.Run, there: dict, untrained: dict) -> None:
+    """Write metrics.json anew where a kill, while something was added, left the tables newer."""
+    metrics = read_json(run.folder / "metrics.json") or {}
+    told = {*known(there), *(f"floor_{name}" for name in known(untrained))}
+    if told <= metrics.keys():
+        return
+    run.config = read_json(run.folder / "config.json")
+    finish(run, there, untrained, metrics)
+
+
 def known(table: dict) -> list[str]:
     """The metrics of a table, without their deviations."""
     return [metric for metric in table if not metric.endswith("_std")]
@@ -73,7 +88,7 @@ def compare(task, args, data, runs: list, checkpoints: dict, there: dict, untrai
     import time
 
     from common import architectures, attention_similarity, representations
-    from common.device import choose_device, set_seed
+    from common.device import choose_device, peak_memory, set_seed
 
     device = choose_device(args.device, args.precision)
     examples = data.splits[args.split][: args.max_examples]
@@ -89,7 +104,7 @@ def compare(task, args, data, runs: list, checkpoints: dict, there: dict, untrai
 
     metrics = [m for m in attention_similarity.METRICS
                if any(m in lacking(run, there[run], untrained[run]) for run in runs)]  # fmt: skip
-    with_untrained = args.controls or any(untrained[run] for run in runs)
+    beside = [run for run in runs if args.controls or untrained[run]]
 
     def load(key):
         if key == UNTRAINED:
@@ -98,9 +113,9 @@ def compare(task, args, data, runs: list, checkpoints: dict, there: dict, untrai
         same = checkpoints[key] is None  # size 0: the pre-trained model itself
         return pretrained if same else models.load_encoder(checkpoints[key], "eager")[0]
 
-    keys = [*runs, *[UNTRAINED] * with_untrained]
+    keys = [*runs, *[UNTRAINED] * bool(beside)]
     files = {key: key.folder / "sums.npz" for key in runs}
-    if with_untrained:  # one comparison, whichever sizes it is written beside
+    if beside:  # one comparison, whichever sizes it is written beside
         files[UNTRAINED] = runs[0].folder / "untrained-sums.npz"
     started, found = time.perf_counter(), {}
     with ExitStack() as stack:
@@ -109,6 +124,10 @@ def compare(task, args, data, runs: list, checkpoints: dict, there: dict, untrai
             if there[run]:
                 run.check_addition(made_of | how)
             stack.enter_context(run.open(made_of, extend=bool(there[run]), **how))
+            if there[run] and read_table(run.folder / "heads.csv").keys() != there[run].keys():
+                raise UserError(
+                    f"another process has just added to {run.folder}. Type the command again."
+                )
         for group in attention_similarity.groups(keys, pretrained, device):
             found |= attention_similarity.compare(
                 pretrained, {key: load(key) for key in group}, encoded, device, metrics=metrics,
@@ -120,11 +139,11 @@ def compare(task, args, data, runs: list, checkpoints: dict, there: dict, untrai
         for run in runs:
             new = found[run]
             there[run] |= table(new)
-            if with_untrained:
+            if run in beside:
                 untrained[run] |= table(found[UNTRAINED])
             seen = {"split": args.split, "examples": new.n, "skipped_examples": new.skipped,
                     "empty_rows": new.empty_rows}  # fmt: skip
-            finish(run, there[run], untrained[run], seen | totals, device)
+            finish(run, there[run], untrained[run], seen | totals | peak_memory(device))
 
 
 def table(similarity) -> dict:
@@ -136,10 +155,9 @@ def table(similarity) -> dict:
     }
 
 
-def finish(run: results.Run, measured: dict, untrained: dict, totals: dict, device) -> None:
+def finish(run: results.Run, measured: dict, untrained: dict, totals: dict) -> None:
     """Write one size's results; `untrained`: the comparison with an untrained encoder, or empty."""
     from common import figures
-    from common.device import peak_memory
 
     write_table(run, run.folder / "heads.csv", measured)
     if untrained:
@@ -161,7 +179,7 @@ def finish(run: results.Run, measured: dict, untrained: dict, totals: dict, devi
     ]
     run.config["arguments"] |= {"metrics": known(measured), "controls": bool(untrained)}
     figures.attention_heads(run.folder)
-    run.finish(metrics | totals | peak_memory(device))
+    run.finish(totals | metrics)
 
 
 def change(measured: dict):

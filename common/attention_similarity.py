@@ -18,7 +18,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 from tqdm import tqdm
 
-from common import architectures
+from common import architectures, memory
 from common.batching import INPUTS, pad, sorted_batches
 from common.cli import UserError
 from common.device import Device, free_memory, in_memory
@@ -161,7 +161,7 @@ def groups(keys: Sequence, pretrained, device: Device) -> list[list]:
     Half of what is free is left to the maps.
     """
     size = sum(p.numel() * p.element_size() for p in pretrained.parameters())
-    room = max(1, int(free_memory(device) / 2 / size) - 1)
+    room = max(1, int(free_memory(device) / 2 / memory.JOBS / size) - 1)
     return [list(keys[i : i + room]) for i in range(0, len(keys), room)]
 
 

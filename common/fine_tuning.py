@@ -3,7 +3,7 @@
 import argparse
 
 from common import flags, identity, models, results
-from common.cli import ROOT, Parser
+from common.cli import RANK, ROOT, Parser
 
 # What identifies a result besides the flags.
 CONSTANTS = {"optimizer": "AdamW", "schedule": "linear warm-up and decay",
@@ -36,9 +36,12 @@ def run(task, args) -> None:
     data = task.load(args)
     sha256 = identity.fingerprint(data.splits)
     run.identify(sha256, models.weights_identity(args))
+    scores = task.scores(data)
+    run.config["settings"]["selection_metric"] = "loss" if by_loss else scores[0].name
     if metrics := run.finished():
         run.tidy()
-        task.export(args, data, run.folder)
+        if not RANK:
+            task.export(args, data, run.folder)
         return summarize(run, metrics, task.scores(data), results.EARLIER)
 
     from common import architectures, figures, files, subsample, training

@@ -50,11 +50,19 @@ def settings_of(config: dict) -> dict:
 
 
 def other_settings(there: dict, here: dict) -> list[str]:
-    """The settings in which two config.json differ, in words."""
+    """The settings in which two config.json differ, in words.
+
+    What is left to the hardware or the model ("auto", None) is what it was there; what is asked for
+    is compared with what came of it there.
+    """
     one, two = settings_of(there), settings_of(here)
-    # Precision "auto" is whatever the hardware has; it stands in the list of `differences`.
-    if "auto" in (one.get("precision"), two.get("precision")):
-        one, two = ({**settings, "precision": None} for settings in (one, two))
+    resolved = {"precision": (there.get("data") or {}).get("precision"),
+                "layer_decay": there.get("layer_decay", 1.0)}  # fmt: skip
+    for key, value in resolved.items():
+        if two.get(key) in ("auto", None):
+            one.pop(key, None)
+        elif one.get(key) in ("auto", None) and value is not None:
+            one[key] = value
     return [
         f"{'--' * (key in here.get('arguments', {}))}{key} {one[key]} (now {two[key]})"
         for key in sorted(one.keys() & two.keys())
@@ -72,10 +80,8 @@ def made_from(there: dict, here: dict) -> list[str]:
     if None not in full and full[0] != full[1] and comparable:
         found.append("data set")
     for key, name in (("weights", "base model"), ("checkpoint", "fine-tuned model")):
-        if key in there and key in here and there[key] != here[key]:
-            known = there[key] and here[key]
-            if known or key == "checkpoint":
-                found.append(name)
+        if key in there and key in here and there[key] != here[key]:  # old ones have no weights
+            found.append(name)
     return found
 
 
@@ -96,9 +102,14 @@ def differences(one: dict, other: dict) -> list[str]:
 def is_stale(folder: Path) -> bool:
     """Whether a run's fine-tuned model is no longer the one that it was made from."""
     config = read_json(folder / "config.json") or {}
-    metrics = read_json(folder.parent / "fine-tuning" / "metrics.json")
+    tuned = folder.parent / "fine-tuning"
+    if config.get("checkpoint") is None or not tuned.is_dir():
+        return False
+    if not (tuned / "metrics.json").exists():  # it is being made anew
+        return True
+    metrics = read_json(tuned / "metrics.json")
     weights = metrics.get("checkpoint_sha256") if isinstance(metrics, dict) else None
-    return bool(weights) and config.get("checkpoint") not in (None, weights)
+    return bool(weights) and config["checkpoint"] != weights
 
 
 def split_step(name: str) -> tuple[str, str]:

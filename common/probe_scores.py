@@ -35,13 +35,15 @@ class Scores:
     `by_layer`: what there is so far. The files go when the run is complete.
     """
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, targets: list[str] | None = None):
+        """`targets`: those to take up; a killed run may have had others."""
         self.folder = folder
         self.by_layer: dict[int, dict] = {}
         self._read_table()
         for file in sorted((folder / "layers").glob("*.json")):
             for target, splits in (read_json(file) or {}).items():
-                self.by_layer.setdefault(int(file.stem), {})[target] = splits
+                if targets is None or target in targets:
+                    self.by_layer.setdefault(int(file.stem), {})[target] = splits
 
     def _read_table(self) -> None:
         """Take up layers.csv of a finished run."""

@@ -42,7 +42,11 @@ def run(task, args) -> None:
         layers = sorted({*scores.by_layer, *probe_scores.choose(args.layers, n_layers)})
         controlled = len(scores.targets()) > 1
         missing = scores.missing(layers, scores.targets())
-        if not missing and (controlled or not args.controls):
+        # A kill while something was added can leave layers.csv newer than metrics.json.
+        agree = metrics["layers"] == len(scores.by_layer) and controlled == any(
+            "selectivity" in key for key in metrics
+        )
+        if agree and not missing and (controlled or not args.controls):
             run.tidy()
             return summarize(run, metrics, task.scores(data), results.EARLIER)
 
@@ -71,7 +75,7 @@ def run(task, args) -> None:
     if extend:
         run.check_addition(made_of | how)
     with run.open(made_of, extend=extend, **how):
-        scores = probe_scores.Scores(run.folder)
+        scores = probe_scores.Scores(run.folder, list(targets))
         layers = sorted({*scores.by_layer, *layers})
         missing = scores.missing(layers, list(targets))
         if missing:

@@ -22,7 +22,13 @@ EARLIER = "finished earlier; --overwrite repeats it"  # how a summary calls it
 def dataset_name(task, args) -> str:
     """The data set's name in the result path."""
     own = args.data_dir.resolve().name if args.data_dir else task.DATASET
-    return "demo" if args.demo else args.dataset_name or own
+    name = "demo" if args.demo else args.dataset_name or own
+    if name == "demo" and not args.demo:
+        raise UserError(
+            "a data set called demo would be mixed with the demo's results. Give it another name: "
+            "--dataset_name NAME."
+        )
+    return name
 
 
 class Run:
@@ -54,12 +60,16 @@ class Run:
         if checkpoint is None:
             return
         folder = Path(checkpoint).parent
-        made_of = (read_json(folder / "config.json") or {}).get("data", {})
-        if made_of.get("sha256") != sha256:
+        there = read_json(folder / "config.json") or {}
+        again = f"Make it again:\n  {self.command('fine-tuning')} --overwrite"
+        if there.get("data", {}).get("sha256") != sha256:
             raise UserError(
-                f"{folder} was made from other data than lies there now. Make it again:\n"
-                f"  {self.command('fine-tuning')} --overwrite\n"
+                f"{folder} was made from other data than lies there now. {again}\n"
                 "or give other data a name of their own (--dataset_name)."
+            )
+        if there.get("weights", weights) != weights:
+            raise UserError(
+                f"{folder} was fine-tuned from another base model than lies there now. {again}"
             )
         metrics = read_json(folder / "metrics.json")
         if metrics is None:
@@ -80,10 +90,12 @@ class Run:
             return metrics
         made = identity.made_from(config, self.config)
         if made and (metrics is not None or "fine-tuned model" in made):
+            keep = "other data a name of their own (--dataset_name)"
+            if made[0] != "data set":
+                keep = "another --output_dir"
             raise UserError(
                 f"{self.folder} was made from another {made[0]} than lies there now. Add "
-                "--overwrite to replace it, or give other data a name of their own "
-                "(--dataset_name)."
+                f"--overwrite to replace it, or give {keep}."
             )
         if other := identity.other_settings(config, self.config):
             earlier = self.folder / ASIDE
@@ -138,9 +150,11 @@ class Run:
             ) from None
         try:
             if extend:
-                earlier = (read_json(self.folder / "config.json") or {}).get("git_commit")
-                if earlier != self.config["git_commit"]:
-                    self.config["git_commit_of_the_rest"] = earlier
+                there = read_json(self.folder / "config.json") or {}
+                before, now = ({k: c.get(k) for k in identity.environment()}
+                               for c in (there, self.config))  # fmt: skip
+                # What made the rest, where that was other code or other libraries.
+                self.config["earlier"] = [*there.get("earlier", []), *[before] * (before != now)]
                 yield
                 return
             if (self.folder / "metrics.json").exists() and not self.args.overwrite:
@@ -204,11 +218,23 @@ class Run:
         metrics = self.about | {"seconds": time.perf_counter() - self.started} | metrics
         write_json(self.folder / "config.json", self.config)  # of what was added, too
         write_json(self.folder / "metrics.json", metrics)
-        self.tidy()
+        self._tidy()
         return metrics
 
     def tidy(self) -> None:
-        """Remove what only an unfinished run needs."""
+        """Remove what a run left that was killed at its very end; not while another is at work."""
+        from filelock import FileLock, Timeout
+
+        if RANK:
+            return
+        lock = FileLock(self.folder / ".lock")
+        try:
+            with lock.acquire(timeout=0):
+                self._tidy()
+        except Timeout:
+            pass
+
+    def _tidy(self) -> None:
         shutil.rmtree(self.folder / ASIDE, ignore_errors=True)
         for leftover in (f for end in ("pt", "npz") for f in self.folder.glob(f"*.{end}")):
             leftover.unlink(missing_ok=True)
@@ -227,7 +253,8 @@ class Run:
         given = {size: self.about["training_size"], "model_name": args.model_name,
                  "data_dir": args.data_dir, "dataset_name": args.dataset_name,
                  "output_dir": args.output_dir if args.custom_output_dir else None}  # fmt: skip
-        own = flags.of_task(vars(args)) | {"seed": args.seed}
+        shared = {flag: getattr(args, flag) for flag in ("seed", "max_length", "precision")}
+        own = flags.of_task(vars(args)) | shared
         default = identity.defaults(self.task.NAME, step, args.demo) | {"seed": SEED}
         given |= {  # a task may have flags that the other step has not
             flag: value for flag, value in own.items() if value != default.get(flag, value)

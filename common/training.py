@@ -21,8 +21,6 @@ from common.resume import load_state, save_state, save_tensors, weights_of
 log = logging.getLogger(__name__)
 CHECK_EVERY = 20  # steps between rows of steps.csv: each look at a loss waits for the device
 SAVE_SECONDS = 60  # at an epoch's end the state is saved if the last time was longer ago
-# What identifies a result besides the flags, for config.json's settings.
-CONSTANTS = {"optimizer": "AdamW (0.9, 0.999), eps 1e-8", "schedule": "linear warm-up and decay"}
 _REMEDY = "Use a lower --learning_rate, or --precision fp32, with --overwrite."
 
 
@@ -144,10 +142,11 @@ def fit(
     trainer = Trainer(model, args, device, loss, layer_decay)
     gather(device, {})  # the first process has cleared the folder
     state = State(**(load_state(folder, trainer) or {"micro": args.batch_size}))
-    if len(set(gather(device, {device.rank: state.step}).values())) > 1:
+    seen = gather(device, {device.rank: (state.step, (folder / "config.json").exists())})
+    if len(set(seen.values())) > 1:
         raise UserError(
-            f"the processes do not see the same {folder}: an unfinished run is there for some of "
-            "them only. Give an --output_dir on a disk that all nodes share."
+            f"the processes do not see the same {folder}. Give an --output_dir on a disk that all "
+            "nodes share."
         )
     if device.rank:  # the same weights, but its own dropout
         set_seed(args.seed + device.rank + state.step)

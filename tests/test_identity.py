@@ -84,7 +84,9 @@ def test_a_flag_that_there_was_not_counts_as_its_default():
     before = old(config_of(), "layer_decay", "max_grad_norm")
     assert identity.other_settings(before, config_of()) == []
     found = identity.other_settings(before, config_of("NLI", "fine-tuning", "--layer_decay", "0.8"))
-    assert found == ["--layer_decay None (now 0.8)"]
+    assert found == ["--layer_decay 1.0 (now 0.8)"]
+    same = config_of("NLI", "fine-tuning", "--layer_decay", "1")
+    assert identity.other_settings(before, same) == []
     (found,) = identity.other_settings(before, config_of("NLI", "fine-tuning", "--batch_size", "8"))
     assert found == "--batch_size 16 (now 8)"
     demo = old(config_of("NLI", "fine-tuning", "--demo"), "learning_rate")
@@ -121,6 +123,9 @@ def test_precision_auto_is_whatever_was_there():
     fp32, auto = (config_of("NLI", "fine-tuning", *argv) for argv in (("--precision", "fp32"), ()))
     bf16 = config_of("NLI", "fine-tuning", "--precision", "bf16")
     assert identity.other_settings(fp32, auto) == []
+    made = config_of(data={"full_sha256": "d", "precision": "bf16"})  # what auto came to there
+    assert identity.other_settings(made, fp32) == ["--precision bf16 (now fp32)"]
+    assert identity.other_settings(made, bf16) == [] == identity.other_settings(made, auto)
     assert identity.other_settings(fp32, bf16) == ["--precision fp32 (now bf16)"]
 
 
@@ -140,6 +145,8 @@ def test_a_probe_is_stale_when_its_model_was_made_anew(tmp_path):
     for sha, stale in (("a", False), ("b", True)):
         write_json(tmp_path / "fine-tuning" / "metrics.json", {"checkpoint_sha256": sha})
         assert identity.is_stale(tmp_path / "probing") is stale
+    (tmp_path / "fine-tuning" / "metrics.json").unlink()  # it is being made anew
+    assert identity.is_stale(tmp_path / "probing")
 
 
 def test_what_other_code_made_is_used_with_one_line(tmp_path, caplog):

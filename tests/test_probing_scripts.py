@@ -289,3 +289,78 @@ def test_a_disk_that_fills_up_under_the_features(trained, monkeypatch, tmp_path,
     assert "layer-00.npy: No space left" in shown and "goes on" in shown
     monkeypatch.undo()
     assert run(task, "probing", *flags) == 0
+
+
+def test_another_base_model_than_was_fine_tuned_is_noticed(trained, capsys, tmp_path):
+    """The checkpoint is of the old one: nothing may compare it with the new."""
+    import shutil
+
+    from safetensors.torch import load_file, save_file
+
+    task, flags, _ = trained
+    model = tmp_path / "own" / "model"
+    shutil.copytree(flags[3], model)
+    flags = [*flags[:3], model, "--output_dir", tmp_path / "out", *flags[6:]]
+    assert run(task, "fine-tuning", *flags, "--training_size", 10, "--num_train_epochs", 1) == 0
+    weights = next(f for f in model.iterdir() if f.suffix in (".bin", ".safetensors"))
+    if weights.suffix == ".safetensors":
+        tensors = load_file(weights)
+        save_file({k: v * 1.01 for k, v in tensors.items()}, weights, metadata={"format": "pt"})
+    else:
+        (model / "vocab.txt").write_text((model / "vocab.txt").read_text() + "extra\n")
+    for step, size in (("probing", "--training_size"), ("attention", "--training_sizes")):
+        assert "another base model" in refused(capsys, task, step, *flags, size, 10)
+    assert "another base model" in refused(
+        capsys, task, "fine-tuning", *flags, "--training_size", 10, "--num_train_epochs", 1
+    )
+
+
+@pytest.mark.parametrize("step", ("probing", "attention"))
+def test_killed_at_the_end_of_an_addition_the_next_call_mends_it(
+    trained, monkeypatch, tmp_path, step
+):
+    """The tables are new and metrics.json is old: it is written anew from them."""
+    from common import results
+
+    task, flags, _ = trained
+    flags = [*flags[:4], "--output_dir", tmp_path, *flags[6:]]
+    flags += ["--training_sizes", 0] if step == "attention" else ["--layers", "last"]
+    assert run(task, step, *flags) == 0
+    here = next(tmp_path.rglob("metrics.json")).parent
+
+    def killed(*given):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(results.Run, "finish", killed)
+        with pytest.raises(SystemExit):
+            run(task, step, *flags, "--controls")
+    key = "floor_cosine" if step == "attention" else f"test_selectivity_{MAIN[task]}"
+    assert key not in metrics(here)
+    assert run(task, step, *flags) == 0
+    assert key in metrics(here)
+    config = json.loads((here / "config.json").read_text())
+    assert config["arguments"]["controls"] and config["machine"]["device"] == "cpu"
+
+
+def test_an_untrained_encoder_is_compared_only_where_it_was_asked_for(trained, tmp_path):
+    task, flags, _ = trained
+    out = tmp_path / "out"
+    flags = [*flags[:4], "--output_dir", out, *flags[6:]]
+    small = ("--num_train_epochs", 1)
+    assert run(task, "fine-tuning", *flags, "--training_size", 10, *small) == 0
+    assert run(task, "attention", *flags, "--training_sizes", 10, "--controls") == 0
+    both = ("--training_sizes", "0,10", "--metrics", "js")
+    assert run(task, "attention", *flags, *both) == 0
+    asked, other = (cell(next(out.glob("*/*")), size, "attention") for size in (10, 0))
+    assert {"floor_cosine", "floor_js"} <= metrics(asked).keys()
+    assert not (other / "floor.csv").exists()
+    before = (asked / "metrics.json").stat().st_mtime_ns
+    assert run(task, "attention", *flags, *both) == 0
+    assert (asked / "metrics.json").stat().st_mtime_ns == before
+
+
+def test_nothing_is_mixed_with_the_demo(trained, capsys):
+    task, flags, _ = trained
+    shown = refused(capsys, task, "probing", *flags, "--dataset_name", "demo")
+    assert "--dataset_name" in shown and "demo's results" in shown
