@@ -14,7 +14,8 @@ log = logging.getLogger(__name__)
 
 def weights_of(model) -> dict[str, torch.Tensor]:
     """The weights that training changes: all, or where some are frozen those that are not."""
-    frozen = {name for name, p in model.named_parameters() if not p.requires_grad}
+    every = model.named_parameters(remove_duplicate=False)  # also a head that shares its weights
+    frozen = {name for name, p in every if not p.requires_grad}
     return {name: t for name, t in model.state_dict().items() if not frozen or name not in frozen}
 
 

@@ -15,7 +15,7 @@ from common.device import Device
 from common.task import ProbeInputs, evaluate
 from Instruct import answering, build, encoding, task, tuning
 from tests import tiny
-from tests.helpers import ROW, write_jsonl
+from tests.helpers import write_data, write_jsonl
 
 CPU = Device(torch.device("cpu"), "fp32")
 FAMILIES = ("gpt2", "biogpt", "llama3")  # the last one's heads share keys and values
@@ -42,12 +42,8 @@ def refused(capsys, step, *argv):
 def folder(tmp_path_factory):
     """A data set of every kind, made by build.py."""
     root = tmp_path_factory.mktemp("instructions")
-    for name, n in (("train", 24), ("dev", 8), ("test", 8)):
-        for kind in ("NER", "NLI"):
-            (root / kind).mkdir(exist_ok=True)
-            write_jsonl(root / kind / f"{name}.jsonl", [ROW[kind](i) for i in range(n)])
-    labels = {"O": 0, "B-protein": 1, "I-protein": 2, "B-DNA": 3}
-    (root / "NER" / "label.json").write_text(json.dumps(labels))
+    for kind in ("NER", "NLI"):
+        write_data(root / kind, kind, 24, 8, 8)
     split = [("train", "dev", "test")[max(0, i // 8 - 2)] for i in range(40)]
     word = [("gene", "cell", "drug")[i % 3] for i in range(40)]
     sets = {
@@ -266,6 +262,31 @@ def test_frozen_weights_take_half_the_memory_in_bf16(loaded, folder):
     assert loss.isfinite()
 
 
+def test_adapters_go_on_where_they_were_killed(folder, model_folder, tmp_path):
+    """The state holds what is trained alone; the rest comes from the model that was adapted."""
+    more = ("--num_train_epochs", 3, "--save_minutes", 0, "--learning_rate", 1e-2)
+    args = arguments(folder, "--model_name", model_folder("llama3"), "--lora", *more)
+    data, found = task.load(args), []
+    for killed in (False, True):
+        where = tmp_path / str(killed)
+        where.mkdir()
+        for attempt in range(1 + killed):
+            torch.manual_seed(attempt)
+            model, tokenizer, _ = task.load_model(args, data)
+            encoded, _ = task.encode(data, data.splits["train"][::4], tokenizer, 512)
+            losses = iter([3.0, 2.0, 2.5] if not killed else [3.0] if not attempt else [2.0, 2.5])
+            try:
+                training.fit(model, encoded, args, CPU, lambda it=losses: {"loss": next(it)},
+                             "loss", where, loss=tuning.loss, n_labels=task.n_labels)  # fmt: skip
+            except StopIteration:
+                assert killed and not attempt
+        found.append({name: p.detach().clone() for name, p in model.named_parameters()})
+    state = torch.load(tmp_path / "True" / "state.pt", weights_only=True)
+    assert state["model"] and all("lora_" in name for name in state["model"])
+    for name, weight in found[0].items():
+        assert torch.equal(weight, found[1][name]), name
+
+
 def test_groups_are_probes_of_their_own(tmp_path):
     from sklearn.svm import SVC
 
@@ -346,10 +367,13 @@ def test_two_processes_train_as_one(folder, tmp_path):
     found = []
     for one in (True, False):
         out = tmp_path / f"out-{one}"
-        done = start("Instruct/fine-tuning.py", "--data_dir", folder, "--model_name",
-                     tmp_path / "m", "--output_dir", out, *QUICK[:5], 6, *QUICK[6:],
-                     "--training_size", 10, "--lora", one=one)  # fmt: skip
-        assert done.returncode == 0, done.stderr
+        flags = ("--data_dir", folder, "--model_name", tmp_path / "m", "--output_dir", out,
+                 *QUICK[:5], 6, *QUICK[6:], "--training_size", 10, "--lora")  # fmt: skip
+        if one:
+            call("fine-tuning", *flags)
+        else:
+            done = start("Instruct/fine-tuning.py", *flags)
+            assert done.returncode == 0, done.stderr
         (file,) = out.rglob("metrics.json")
         weights = load_file(file.parent / "checkpoint" / "adapter_model.safetensors")
         metrics = json.loads(file.read_text())
