@@ -1,5 +1,7 @@
 """probing.py and attention.py end to end, on small data and tiny models, and what they refuse."""
 
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -68,39 +70,6 @@ def test_probing(trained, capsys):
         dev = own[(own["split"] == "dev") & (own["target"] == "task")]
         dev = dev[dev["metric"] == MAIN[task]].set_index("layer")["value"]
         assert dev.idxmax() == found["best_layer"]
-
-
-def test_a_probe_that_was_killed_keeps_its_layers(trained, monkeypatch, tmp_path):
-    task, flags, _ = trained
-    from common import probe_scores
-    from common.probes import sequences
-
-    flags = [*flags[:4], "--output_dir", tmp_path, *flags[6:]]
-    monkeypatch.setattr(sequences, "LAYERS_AT_ONCE", 1)
-    kept, add = [], probe_scores.Scores.add
-
-    def killed_at_second(self, layer, scores):
-        if kept:
-            raise KeyboardInterrupt
-        kept.append(layer)
-        add(self, layer, scores)
-
-    monkeypatch.setattr(probe_scores.Scores, "add", killed_at_second)
-    with pytest.raises(SystemExit) as stop:
-        run(task, "probing", *flags)
-    assert stop.value.code == 130 and not list(tmp_path.rglob("metrics.json"))
-    again = []
-    monkeypatch.setattr(
-        probe_scores.Scores, "add", lambda *given: again.append(given[1]) or add(*given)
-    )
-    assert run(task, "probing", *flags) == 0
-    assert sorted(kept + again) == [0, 1] and len(again) == 1
-    here = next(tmp_path.rglob("metrics.json")).parent
-    assert not (here / "features").exists() and not (here / "layers").exists()
-    whole = tmp_path / "whole"
-    assert run(task, "probing", *flags[:4], "--output_dir", whole, *flags[6:]) == 0
-    one, two = (pd.read_csv(next(f.rglob("layers.csv"))) for f in (here, whole))
-    np.testing.assert_allclose(one["value"], two["value"], atol=1e-12)
 
 
 def test_attention(trained, capsys):
