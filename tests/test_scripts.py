@@ -115,8 +115,18 @@ def test_the_checkpoint_predicts_what_the_run_did(task, output):
     assert same >= 38  # the run's own precision may be bf16
 
 
+@pytest.fixture
+def quick_miniatures(output, monkeypatch):
+    """The demo's miniatures, made as always but of a tenth of the text: what they score is open."""
+    from common import models
+    from common.demo import miniatures
+
+    monkeypatch.setattr(miniatures, "LINES", 2800)
+    monkeypatch.setattr(models, "CACHE", output / "miniatures")
+
+
 @pytest.mark.parametrize("task", TASKS)
-def test_size_zero_scores_the_untrained_head(task, output, capsys):
+def test_size_zero_scores_the_untrained_head(task, output, capsys, quick_miniatures):
     command = ["--demo", "--training_size", "0", "--model_name", "gpt2", "--output_dir"]
     assert script(task)([*command, str(output / task)]) == 0
     folder = run_folder(output / task, "gpt2", 0)
@@ -129,7 +139,7 @@ def test_size_zero_scores_the_untrained_head(task, output, capsys):
 
 @pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("model", ("bert", "gpt2", "biogpt"))
-def test_every_architecture_trains(task, model, output):
+def test_every_architecture_trains(task, model, output, quick_miniatures):
     command = ["--demo", "--training_size", "10", "--model_name", model, "--output_dir"]
     assert script(task)([*command, str(output / task), "--num_train_epochs", "1"]) == 0
     assert metrics(run_folder(output / task, model, 10))["trained"]
