@@ -58,7 +58,7 @@ class Trainer:
         groups = architectures.parameter_groups(
             model, args.learning_rate, args.weight_decay, layer_decay
         )
-        self.parameters = [p for group in groups for p in group["params"]]
+        self.parameters = [p for p in model.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(groups, lr=args.learning_rate, fused=True)
         fp16 = device.precision == "fp16"
         self.scaler = torch.amp.GradScaler(device.torch_device.type, enabled=fp16)
