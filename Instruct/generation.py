@@ -10,7 +10,7 @@ from collections.abc import Callable
 import torch
 from tqdm import tqdm
 
-from common import architectures
+from common import architectures, sharding
 from common.cli import UserError
 from common.device import Device, gather, in_memory
 
@@ -124,14 +124,13 @@ def _in_batches(
             batches[-1].append(i)
         else:
             batches.append([i])
-    model.to(device.torch_device).eval()
     found, micro = {}, batch_size
 
     def pieces(batch: list[int], size: int) -> None:
         for start in range(0, len(batch), size):
             found.update(run(batch[start : start + size]))
 
-    with torch.inference_mode(), tqdm(
+    with sharding.scoring(model, device), torch.inference_mode(), tqdm(
         total=len(order), desc=name, unit=" examples", leave=False, dynamic_ncols=True,
         disable=device.rank > 0,
     ) as progress:  # fmt: skip

@@ -3,8 +3,9 @@
 import logging
 
 from common import adapters
-from common.cli import UserError
+from common.cli import PROCESSES, UserError
 
+MOST_PROCESSES = 64  # that a message suggests
 log = logging.getLogger(__name__)
 
 
@@ -47,27 +48,41 @@ def prepare(model, args):
     return model
 
 
-def needed_memory(model) -> int:
-    """Bytes that weights, gradients and optimizer take: what is frozen counts once.
+def needed_memory(model, processes: int = 1, low: bool = False) -> int:
+    """Bytes that weights, gradients and optimizer take on the device of each process.
 
-    Without the activations, which depend on the batch.
+    What is frozen counts once. Without the activations, which depend on the batch. Several
+    processes share it all; but to score the model each has the whole of it, `low` in 16 bits, in
+    place of the gradients.
     """
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     frozen = sum(p.numel() for p in model.parameters() if not p.requires_grad)
-    return 16 * trained + 4 * frozen
+    needed = 16 * trained + 4 * frozen
+    if processes > 1:
+        whole = (2 if low else 4) * (trained + frozen)
+        needed = max(needed, needed - 4 * trained + processes * whole)
+    return -(-needed // processes)
 
 
 def check_memory(model, args) -> None:
     """Say what memory the training needs; UserError if the GPU that it goes to has less."""
     import torch
 
-    needed = needed_memory(model) / 1e9
-    log.info("weights, gradients and optimizer need %.1f GB, activations some more", needed)
-    if args.device.startswith(("auto", "cuda")) and torch.cuda.is_available():
-        free = torch.cuda.mem_get_info()[0] / 1e9
-        if needed > free:
-            hint = "a smaller --model_name" if args.lora else "--lora"
-            raise UserError(
-                f"the training needs {needed:.1f} GB before activations, the GPU has {free:.1f} GB "
-                f"free. Use {hint}."
-            )
+    low = args.precision != "fp32"
+    needed = needed_memory(model, PROCESSES, low) / 1e9
+    each = " in each process" * (PROCESSES > 1)
+    log.info("weights, gradients and optimizer need %.1f GB%s, activations some more", needed, each)
+    if not (args.device.startswith(("auto", "cuda")) and torch.cuda.is_available()):
+        return
+    free = torch.cuda.mem_get_info()[0] / 1e9
+    if needed > free:
+        hints = ["a smaller --model_name" if args.lora else "--lora"]
+        for n in range(PROCESSES + 1, MOST_PROCESSES + 1):
+            if needed_memory(model, n, low) / 1e9 <= free:
+                hints.append(f"torchrun --nproc_per_node {n} Instruct/fine-tuning.py in place of "
+                             "python Instruct/fine-tuning.py")  # fmt: skip
+                break
+        raise UserError(
+            f"the training needs {needed:.1f} GB{each} before activations, the GPU has {free:.1f} "
+            f"GB free. Use {', or '.join(hints)}."
+        )

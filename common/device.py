@@ -142,8 +142,12 @@ def free_memory(device: Device) -> int:
     return available_memory()
 
 
-def in_memory(run: Callable[[int], object], size: int, device: Device):
-    """`run(size)`, with half the size for as long as memory does not hold it; and that size."""
+def in_memory(run: Callable[[int], object], size: int, device: Device, together: bool = False):
+    """`run(size)`, with half the size for as long as memory does not hold it; and that size.
+
+    `together`: other processes wait within `run`, and cannot try again with this one. Raises
+    UserError then, or where memory does not hold one example.
+    """
     while True:
         try:
             return run(size), size
@@ -153,6 +157,12 @@ def in_memory(run: Callable[[int], object], size: int, device: Device):
             if not (isinstance(error, MemoryError) or any(name in text for name in named)):
                 raise
         # Here the exception is gone, and with it the tensors that its traceback held.
+        if together:
+            raise UserError(
+                f"{device.torch_device} (process {device.rank}) has too little memory for its part "
+                "of a batch. Start more processes, or use --gradient_checkpointing or a lower "
+                "--batch_size, with --overwrite."
+            )
         if size == 1:
             raise UserError(
                 f"{device.torch_device} has too little memory for one example. Use a lower "

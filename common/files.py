@@ -81,17 +81,19 @@ def write_csv(path: Path, rows: list[dict]) -> None:
         writer.writerows(rows)
 
 
-def save_model(folder: Path, model, tokenizer) -> str:
+def save_model(folder: Path, model, tokenizer, weights: dict | None = None) -> str:
     """A checkpoint that `from_pretrained` loads, in its place at once or not at all.
 
     Returns the SHA-256 of its weights' file. Of adapters (PEFT) these alone are saved, and what
-    `config.json` says of the model that they adapt.
+    `config.json` says of the model that they adapt. `weights`: in place of the model's own, where
+    these are divided among processes.
     """
     from safetensors import SafetensorError
 
     with replacing(folder) as temporary:
         try:
-            model.save_pretrained(temporary)
+            # In one file, whose hash stands for the checkpoint, however large it is.
+            model.save_pretrained(temporary, state_dict=weights, max_shard_size="100TB")
         except SafetensorError as error:  # hides what the operating system said in its text
             if code := re.search(r"os error (\d+)", str(error)):
                 number = int(code[1])

@@ -44,7 +44,7 @@ def run(task, args) -> None:
             task.export(args, data, run.folder)
         return summarize(run, metrics, task.scores(data), results.EARLIER)
 
-    from common import architectures, figures, files, subsample, training
+    from common import architectures, figures, files, resume, subsample, training
     from common.device import choose_device, peak_memory, set_seed
     from common.task import evaluate
 
@@ -53,6 +53,7 @@ def run(task, args) -> None:
     indices = subsample.subset(strata, args.training_size, args.seed)
     examples = data.splits | {"train": [data.splits["train"][i] for i in indices]}
 
+    sharded = by_loss and device.processes > 1  # these are the models that may fit no single device
     set_seed(args.seed)
     model, tokenizer, new_head = task.load_model(args, data)
     scores = task.scores(data)
@@ -85,15 +86,16 @@ def run(task, args) -> None:
             state, totals = training.fit(
                 model, encoded["train"], args, device, dev_scores,
                 "loss" if by_loss else scores[0].name, run.folder,
-                loss=task.loss, n_labels=task.n_labels, layer_decay=layer_decay,
+                loss=task.loss, n_labels=task.n_labels, layer_decay=layer_decay, sharded=sharded,
             )  # fmt: skip
             metrics |= totals | {"layer_decay": layer_decay}
         scored = [split for split in ("dev", "test") if split in examples]
         predicted = {split: predict(split) for split in scored}
+        weights = resume.weights_of(model) if sharded and indices else None
         if device.rank:
             return  # of torchrun's processes the first one writes
         if indices:
-            saved = files.save_model(run.folder / "checkpoint", model, tokenizer)
+            saved = files.save_model(run.folder / "checkpoint", model, tokenizer, weights)
             metrics["checkpoint_sha256"] = saved
             files.write_csv(run.folder / "history.csv", history_rows(run.about, state.history))
             steps = [run.about | row for row in state.steps]

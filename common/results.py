@@ -238,7 +238,8 @@ class Run:
         shutil.rmtree(self.folder / ASIDE, ignore_errors=True)
         for leftover in (f for end in ("pt", "npz") for f in self.folder.glob(f"*.{end}")):
             leftover.unlink(missing_ok=True)
-        shutil.rmtree(self.folder / "layers", ignore_errors=True)
+        for leftover in (self.folder / "layers", *self.folder.glob("shards-*")):
+            shutil.rmtree(leftover, ignore_errors=True)
 
     def title(self) -> str:
         """Which cell this is, in words."""

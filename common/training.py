@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from common import architectures, losses
+from common import architectures, losses, sharding
 from common.batching import INPUTS, epoch_batches, pad, sorted_batches
 from common.cli import UserError
 from common.device import Device, add_up, gather, in_memory, set_seed
 from common.models import logits
-from common.resume import load_state, save_state, save_tensors, weights_of
+from common.resume import load_state, load_weights, save_state, save_tensors, weights_of
 
 log = logging.getLogger(__name__)
 CHECK_EVERY = 20  # steps between rows of steps.csv: each look at a loss waits for the device
@@ -50,11 +50,18 @@ def learning_rate(step: int, steps: int, peak: float, warmup_ratio: float) -> fl
 class Trainer:
     """A model, its optimizer, and one step of training: gradients, their sum, an update."""
 
-    def __init__(self, model, args, device: Device, loss: Callable, layer_decay: float):
+    def __init__(
+        self, model, args, device: Device, loss: Callable, layer_decay: float, sharded: bool = False
+    ):
         self.model, self.args, self.device, self.loss = model, args, device, loss
+        self.sharded = sharded
         if device.precision == "bf16":
             _shrink_frozen(model)
-        model.to(device.torch_device).train()  # before the optimizer, whose state goes along
+        if sharded:
+            sharding.shard(model, device)
+        else:
+            model.to(device.torch_device)  # before the optimizer, whose state goes along
+        model.train()
         groups = architectures.parameter_groups(
             model, args.learning_rate, args.weight_decay, layer_decay
         )
@@ -74,7 +81,7 @@ class Trainer:
         Returns its mean loss over the labels and how many examples at a time memory held.
         """
         loss, micro = in_memory(
-            lambda size: self._gradients(batch, n_labels, size), micro, self.device
+            lambda size: self._gradients(batch, n_labels, size), micro, self.device, self.sharded
         )
         self._sum_over_processes(loss)
         self.scaler.unscale_(self.optimizer)
@@ -89,11 +96,14 @@ class Trainer:
         total = torch.zeros((), device=self.device.torch_device)
         self.scaler.scale(total)  # it wants to have seen a loss, also where this share is none
         share = batch[self.device.rank :: self.device.processes]
-        for start in range(0, len(share), micro):
-            piece = pad(share[start : start + micro], self.model.config.pad_token_id)
+        # In a sharded model's forward pass all take part, as often as the first process has to.
+        most = len(batch[:: self.device.processes]) if self.sharded else len(share)
+        for start in range(0, most, micro):
+            some = share[start : start + micro] or [sharding.idle(batch[0])]
+            piece = pad(some, self.model.config.pad_token_id)
             piece = {name: tensor.to(self.device.torch_device) for name, tensor in piece.items()}
             with self.device.autocast():
-                loss = self.loss(self.model, piece)
+                loss = sharding.run(self.loss, self.model, piece)
             loss = loss / n_labels
             self.scaler.scale(loss).backward()
             total += loss.detach()
@@ -102,10 +112,12 @@ class Trainer:
     def _sum_over_processes(self, loss: torch.Tensor) -> None:
         # Not DistributedDataParallel: it sums within the backward pass, where a process that runs
         # out of memory, or whose share of a last batch is empty, would leave the others waiting.
+        # Of a sharded model they are summed there: it may not be in any one memory.
+        parameters = [] if self.sharded else self.parameters
         if self.device.processes > 1:
-            for p in self.parameters:
+            for p in parameters:
                 p.grad = torch.zeros_like(p) if p.grad is None else p.grad
-            add_up(self.device, [loss, *(p.grad for p in self.parameters)])
+            add_up(self.device, [loss, *(p.grad for p in parameters)])
 
 
 def fit(
@@ -120,6 +132,7 @@ def fit(
     loss: Callable = losses.cross_entropy,
     n_labels: Callable[[dict], int] = losses.labels_in,
     layer_decay: float = 1.0,
+    sharded: bool = False,
 ) -> tuple[State, dict]:
     """Fine-tune `model` in place and leave the best epoch's weights in it.
 
@@ -129,6 +142,7 @@ def fit(
     The state is saved in `folder/state.pt` every `args.save_minutes`, and after an epoch; a later
     call with the same arguments goes on from there, in fp32 on a CPU bit for bit. Under torchrun
     each process takes its share of every batch, gradients are added up, and the first one writes.
+    `sharded`: the model is divided among them, and stays so, see `common.sharding`.
 
     Returns the state at the end (its history) and the run's totals. Raises UserError if the loss
     stops being a number, or if memory does not hold a single example.
@@ -139,15 +153,11 @@ def fit(
     lengths = [len(example["input_ids"]) for example, _ in counted]
     per_epoch = -(-len(counted) // args.batch_size)
     steps = args.num_train_epochs * per_epoch
-    trainer = Trainer(model, args, device, loss, layer_decay)
+    trainer = Trainer(model, args, device, loss, layer_decay, sharded)
     gather(device, {})  # the first process has cleared the folder
+    _agree(device, folder, [(folder / name).exists() for name in ("config.json", "state.pt")])
     state = State(**(load_state(folder, trainer) or {"micro": args.batch_size}))
-    seen = gather(device, {device.rank: (state.step, (folder / "config.json").exists())})
-    if len(set(seen.values())) > 1:
-        raise UserError(
-            f"the processes do not see the same {folder}. Give an --output_dir on a disk that all "
-            "nodes share."
-        )
+    _agree(device, folder, state.step)
     if device.rank:  # the same weights, but its own dropout
         set_seed(args.seed + device.rank + state.step)
     clock, saved_at, recent = time.perf_counter(), time.monotonic(), []
@@ -157,6 +167,10 @@ def fit(
         desc="fine-tuning", unit=" examples", dynamic_ncols=True, smoothing=0.1,
         disable=device.rank > 0,
     )  # fmt: skip
+
+    def late(seconds: float) -> bool:
+        mine = time.monotonic() - saved_at > seconds
+        return gather(device, {device.rank: mine})[0] if sharded else mine  # then all save, or none
 
     def save() -> None:
         nonlocal clock, saved_at
@@ -181,7 +195,8 @@ def fit(
                 last = _check(recent, state)
                 state.steps.append({"step": state.step, "loss": last, "learning_rate": rate})
                 progress.set_postfix(loss=f"{last:.3f}", refresh=False)
-            if time.monotonic() - saved_at > 60 * args.save_minutes:
+            # To agree takes time: then only where the device has been waited for anyway.
+            if (not sharded or state.step % CHECK_EVERY == 0) and late(60 * args.save_minutes):
                 save()
         _check(recent, state)
         trainer.optimizer.zero_grad()  # frees the gradients for the evaluation
@@ -197,10 +212,12 @@ def fit(
         if best is None or sign * dev[main_metric] > sign * best:  # without a dev split: the last
             # A file of its own: until the state is saved again, the earlier best is still needed.
             state.best = state.epoch
+            weights = weights_of(model)
             if not device.rank:
-                save_tensors(folder / f"epoch-{state.best}.pt", weights_of(model))
+                save_tensors(folder / f"epoch-{state.best}.pt", weights)
+            del weights
         state.epoch, state.batch, state.loss = state.epoch + 1, 0, 0.0
-        if time.monotonic() - saved_at > min(SAVE_SECONDS, 60 * args.save_minutes):
+        if late(min(SAVE_SECONDS, 60 * args.save_minutes)):
             save()
         if not device.rank:
             score = f"dev {main_metric} {dev[main_metric]:.4f}" if dev else ""
@@ -208,8 +225,8 @@ def fit(
     progress.close()
     state.seconds += time.perf_counter() - clock
     if state.best != state.epoch - 1:
-        best = torch.load(folder / f"epoch-{state.best}.pt", map_location="cpu", weights_only=True)
-        model.load_state_dict(best, strict=False)
+        path = folder / f"epoch-{state.best}.pt"
+        load_weights(model, torch.load(path, map_location="cpu", weights_only=True, mmap=True))
     return state, {
         "best_epoch": state.best + 1,
         "train_seconds": state.seconds,
@@ -217,6 +234,16 @@ def fit(
         "train_tokens_per_second": args.num_train_epochs * sum(lengths) / state.seconds,
         "micro_batch_size": state.micro,
     }
+
+
+def _agree(device: Device, folder: Path, seen) -> None:
+    """UserError unless all processes have `seen` the same in the folder."""
+    values = gather(device, {device.rank: seen}).values()
+    if any(value != seen for value in values):
+        raise UserError(
+            f"the processes do not see the same {folder}. Give an --output_dir on a disk that all "
+            "nodes share."
+        )
 
 
 def _check(losses: list[torch.Tensor], state: State) -> float | None:
@@ -248,7 +275,6 @@ def mean_loss(
 
     Under torchrun each process takes some batches. Raises UserError where no example has a label.
     """
-    model.to(device.torch_device).eval()
     counted = [(e, n) for e in examples if (n := n_labels(e))]
     if not counted:
         raise UserError("no dev example has a label that the tokenizer keeps. Give more data.")
@@ -260,11 +286,11 @@ def mean_loss(
             piece = pad(batch[start : start + size], model.config.pad_token_id)
             piece = {name: tensor.to(device.torch_device) for name, tensor in piece.items()}
             with device.autocast():
-                summed += loss(model, piece).item()
+                summed += sharding.run(loss, model, piece).item()
         return summed
 
     batches = sorted_batches([len(e["input_ids"]) for e, _ in counted], batch_size)
-    with torch.inference_mode():
+    with sharding.scoring(model, device), torch.inference_mode():
         for indices in batches[device.rank :: device.processes]:
             some = [counted[i][0] for i in indices]
             value, micro = in_memory(lambda size, some=some: run(some, size), micro, device)

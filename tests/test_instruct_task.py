@@ -368,13 +368,14 @@ def test_two_processes_train_as_one(folder, tmp_path):
     for one in (True, False):
         out = tmp_path / f"out-{one}"
         flags = ("--data_dir", folder, "--model_name", tmp_path / "m", "--output_dir", out,
-                 *QUICK[:5], 6, *QUICK[6:], "--training_size", 10, "--lora")  # fmt: skip
+                 *QUICK[:5], 6, *QUICK[6:], "--training_size", 10, "--lora", "--save_minutes", 0)  # fmt: skip
         if one:
             call("fine-tuning", *flags)
         else:
             done = start("Instruct/fine-tuning.py", *flags)
             assert done.returncode == 0, done.stderr
         (file,) = out.rglob("metrics.json")
+        assert not [*file.parent.glob("*.pt"), *file.parent.glob("shards-*")]
         weights = load_file(file.parent / "checkpoint" / "adapter_model.safetensors")
         metrics = json.loads(file.read_text())
         scores = pd.Series({k: v for k, v in metrics.items() if k.startswith(("dev", "test"))})

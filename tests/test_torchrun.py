@@ -14,12 +14,12 @@ from common.cli import ROOT
 from tests import tiny
 from tests.helpers import run_script, write_data
 
-TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
+TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node")
 
 
-def start(*argv):
-    """torchrun with two processes."""
-    command = [sys.executable, *TORCHRUN, *map(str, argv)]
+def start(*argv, processes=2):
+    """torchrun."""
+    command = [sys.executable, *TORCHRUN, str(processes), *map(str, argv)]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT)
 

@@ -1,0 +1,302 @@
+"""A causal model divided among processes: what it learns, says and leaves is what one process does.
+
+This file is also what torchrun starts, see `main`; the test's own process trains the same alone.
+"""
+
+import json
+import os
+import shutil
+import signal
+import sys
+from argparse import Namespace
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from common import cli, files, models, resume, sharding, training
+from common.cli import UserError
+from common.device import Device, choose_device, set_seed
+from Instruct import generation, tuning
+from Instruct.task import n_labels
+from tests import tiny
+from tests.test_torchrun import start
+
+# case: the kind, adapters, activations computed twice, precision, the best epoch
+CASES = {
+    "full": ("llama", False, False, "fp32", None),
+    "tied": ("llama3", False, True, "fp32", 0),
+    "adapters": ("gpt2", True, False, "fp32", 0),
+    "bf16": ("biogpt", True, True, "bf16", None),
+    "fp16": ("llama3", False, False, "fp16", None),
+}
+CPU = Device(torch.device("cpu"), "fp32")
+STOP = 8  # the step that a killed run does not see; an epoch has 5
+
+
+def rows(n, seed):
+    """Encoded examples of random tokens: a prompt, and an answer that has the labels."""
+    rng = np.random.default_rng(seed)
+    found = []
+    for _ in range(n):
+        prompt, answer = (rng.integers(5, 300, rng.integers(1, 9)).tolist() for _ in range(2))
+        found.append({"input_ids": prompt + answer, "labels": [-100] * len(prompt) + answer,
+                      "prompt": prompt, "answer_tokens": len(answer)})  # fmt: skip
+    return found
+
+
+def train(case, root, folder, device, save_minutes=10.0, stop=None):
+    """Two epochs in `folder`; what came of it is written there by the first process.
+
+    Batches of 5, and one of 1: there the other processes have nothing to do.
+    """
+    kind, lora, twice, _, best = CASES[case]
+    sharded = device.processes > 1
+    set_seed(1)
+    args = Namespace(
+        model_name=str(root / kind), demo=False, lora=lora, lora_rank=4, training_size=0,
+        gradient_checkpointing=twice, learning_rate=3e-3, num_train_epochs=2, batch_size=5,
+        warmup_ratio=0.1, weight_decay=0.01, max_grad_norm=0.5, save_minutes=save_minutes, seed=1,
+    )  # fmt: skip
+    model, tokenizer = models.load_task_model(args, "causal", [])
+    model = tuning.prepare(model, args)
+    clip, train_on, norms, calls = torch.nn.utils.clip_grad_norm_, training.Trainer.train_on, [], []
+
+    def noting(parameters, most):
+        norm = clip(parameters, most)
+        norms.append(getattr(norm, "full_tensor", lambda: norm)().item())
+        return norm
+
+    def stopping(self, *given):
+        calls.append(given)
+        if stop and len(calls) == STOP:
+            stop()
+        return train_on(self, *given)
+
+    def dev():
+        loss = training.mean_loss(model, rows(9, 2), 2, device, tuning.loss, n_labels)
+        epoch = -(-len(calls) // 5) - 1
+        return {"loss": loss + 10 * epoch * (best is not None)}
+
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text("{}")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.nn.utils, "clip_grad_norm_", noting)
+        patch.setattr(training.Trainer, "train_on", stopping)
+        patch.setattr(training, "CHECK_EVERY", 1)
+        state, totals = training.fit(
+            model, rows(21, 1), args, device, dev, "loss", folder, loss=tuning.loss,
+            n_labels=n_labels, sharded=sharded,
+        )  # fmt: skip
+    prompts = [row["prompt"] for row in rows(7, 3)]
+    answers = generation.generate(model, prompts, [2, 9, 4, 6, 1, 7, 3], {2}, 2, device, "")
+    likely = generation.log_likelihoods(model, prompts, [[[9, 2], [8]]] * 7, 2, device, "")
+    weights = resume.weights_of(model)
+    if device.rank:
+        assert not weights
+        return
+    files.save_model(folder / "checkpoint", model, tokenizer, weights if sharded else None)
+    found = {
+        "losses": [row["loss"] for row in state.steps], "norms": norms, "history": state.history,
+        "best": totals["best_epoch"], "answers": answers, "likely": likely,
+        "parameters": model.num_parameters(), "calls": len(calls),
+    }  # fmt: skip
+    files.write_json(folder / "found.json", found)
+
+
+def overflow(root, device):
+    """A single gradient of one process overflows: none takes the step, all lower the scale."""
+    args = Namespace(learning_rate=1e-3, weight_decay=0.0, max_grad_norm=1.0, warmup_ratio=0.0)
+    model, _ = models.load_task_model(
+        Namespace(model_name=str(root / "llama3"), demo=False), "causal", []
+    )
+    device = device._replace(precision="fp16")
+    trainer = training.Trainer(model, args, device, tuning.loss, 1.0, sharded=True)
+    before = [p.full_tensor().clone() for p in trainer.parameters]
+
+    def spoil(loss):
+        if device.rank:
+            trainer.parameters[3].grad.to_local()[0, 0] = float("inf")
+
+    trainer._sum_over_processes = spoil
+    scale = trainer.scaler.get_scale()
+    trainer.train_on(rows(4, 1), 9, 4)
+    after = [p.full_tensor() for p in trainer.parameters]
+    assert trainer.scaler.get_scale() == scale / 2
+    assert all(map(torch.equal, before, after))
+
+
+@cli.command
+def main(argv):
+    """What each of torchrun's processes does: "first" trains and is killed, "then" goes on."""
+    root = Path(argv[1])
+    device = choose_device("cpu", "fp32", torchrun=True)
+    if argv[0] == "first":
+        for case, (*_, precision, _) in CASES.items():
+            train(case, root, root / "sharded" / case, device._replace(precision=precision))
+        overflow(root, device)
+        train("full", root, root / "killed", device, 0, kill)
+    train("full", root, root / "killed", device)
+    try:
+        train("full", root, root / "begun", device)
+    except UserError as error:
+        if not device.rank:
+            (root / "message").write_text(str(error))
+    if device.rank:
+        tuning.loss = full
+    train("full", root, root / "full", device)
+
+
+def kill():
+    """The second process dies, once the first has saved."""
+    torch.distributed.barrier()
+    if cli.RANK:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def interrupt():
+    raise KeyboardInterrupt
+
+
+def full(model, batch):
+    raise RuntimeError("CUDA out of memory. Tried to allocate 2 GiB")
+
+
+def found(folder):
+    """What `train` wrote, and the weights."""
+    values = json.loads((folder / "found.json").read_text())
+    (file,) = (folder / "checkpoint").glob("*model.safetensors")
+    return values, load_file(file)
+
+
+def same(one, other, tolerance):
+    """Two `found`, of which the second may have gone on from a state."""
+    (values, weights), (mine, own) = one, other
+    calls = mine.pop("calls")
+    for key in ("losses", "likely"):
+        np.testing.assert_allclose(mine.pop(key), values[key], atol=tolerance, rtol=0)
+    np.testing.assert_allclose(mine.pop("norms"), values["norms"][-calls:], atol=tolerance, rtol=0)
+    for before, now in zip(values["history"], mine.pop("history"), strict=True):
+        assert now["dev"] == pytest.approx(before["dev"], abs=tolerance)
+        assert now["train"] == pytest.approx(before["train"], abs=tolerance)
+    assert mine == {key: values[key] for key in mine}
+    assert own.keys() == weights.keys()
+    for name, weight in weights.items():
+        torch.testing.assert_close(own[name], weight, atol=tolerance, rtol=0)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """All runs: the one process's in "alone", those of two in "sharded", and what went on."""
+    root = tmp_path_factory.mktemp("sharding")
+    for kind in {kind for kind, *_ in CASES.values()}:
+        tiny.make(kind, root / kind)
+        config = json.loads((root / kind / "config.json").read_text())
+        config |= {key: 0.0 for key in config if "drop" in key}
+        (root / kind / "config.json").write_text(json.dumps(config))
+    for case, (*_, precision, _) in CASES.items():
+        train(case, root, root / "alone" / case, CPU._replace(precision=precision))
+    with pytest.raises(KeyboardInterrupt):
+        train("full", root, root / "begun", CPU, 0, interrupt)
+    first = start(__file__, "first", root)
+    assert "SIGKILL" in first.stderr and not (root / "killed" / "found.json").exists()
+    (shards,) = (root / "killed").glob("shards-*")
+    assert shards.name == f"shards-{STOP - 1}-1" and len(list(shards.glob("*.distcp"))) == 2
+    for copy in ("one", "damaged"):
+        shutil.copytree(root / "killed", root / copy)
+    return root
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_two_processes_equal_one(root, case):
+    """Losses and norms of every step, the dev loss, what it says, the weights, the files."""
+    alone, sharded = found(root / "alone" / case), found(root / "sharded" / case)
+    assert CASES[case][4] is None or alone[0]["best"] == 1
+    if CASES[case][3] != "fp32":  # rounded elsewhere: the likeliest token may be another
+        del alone[0]["answers"], sharded[0]["answers"]
+    same(alone, sharded, 1e-4 if CASES[case][3] == "fp32" else 2e-2)
+    names = [{file.name for file in (root / one / case / "checkpoint").iterdir()}
+             for one in ("alone", "sharded")]  # fmt: skip
+    assert names[0] == names[1]
+
+
+@pytest.mark.parametrize("case", ("full", "tied", "adapters"))
+def test_the_checkpoint_loads_as_any_other(root, case):
+    from peft import AutoPeftModelForCausalLM
+    from transformers import AutoModelForCausalLM
+
+    kind = AutoPeftModelForCausalLM if case == "adapters" else AutoModelForCausalLM
+    ids, logits = torch.tensor([rows(1, 4)[0]["input_ids"]]), []
+    for one in ("alone", "sharded"):
+        model = kind.from_pretrained(root / one / case / "checkpoint").eval()
+        with torch.no_grad():
+            logits.append(model(ids).logits)
+    torch.testing.assert_close(*logits, atol=1e-4, rtol=0)
+    untrained = AutoModelForCausalLM.from_pretrained(root / CASES[case][0]).eval()
+    with torch.no_grad():
+        assert (untrained(ids).logits - logits[1]).abs().max() > 0.01
+
+
+def test_a_killed_run_goes_on_in_another_number_of_processes(root, monkeypatch):
+    """Three, or one; a run that one process began does not. Memory that is short ends them all."""
+    alone = found(root / "alone" / "full")
+    state = (root / "begun" / "state.pt").read_bytes()
+    then = start(__file__, "then", root, processes=3)
+    train("full", root, root / "one", CPU)
+    for folder in ("killed", "one"):
+        went_on = found(root / folder)
+        assert went_on[0]["calls"] == 10 - STOP + 1
+        same(alone, went_on, 1e-4)
+    assert "was begun without torchrun" in (root / "message").read_text()
+    assert (root / "begun" / "state.pt").read_bytes() == state
+    assert then.returncode and "too little memory for its part" in then.stderr
+    assert "Traceback (most recent call last):\n  File" not in then.stderr.split("error: cpu")[0]
+
+
+def test_a_damaged_shard_is_told(root):
+    next((root / "damaged").glob("shards-*/*.distcp")).unlink()
+    with pytest.raises(UserError, match="damaged.*--overwrite"):
+        train("full", root, root / "damaged", CPU)
+
+
+def test_what_a_gpu_cannot_hold_is_told_with_what_to_type(monkeypatch):
+    model = torch.nn.Linear(10**6, 1000, bias=False, device="meta")
+    model.weight.requires_grad_(True)
+    args = Namespace(device="auto", precision="auto", lora=False)
+    tuning.check_memory(model, args)  # no GPU, no limit
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+
+    def refused(gigabytes, processes=1):
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (gigabytes * 10**9, 0))
+        monkeypatch.setattr(tuning, "PROCESSES", processes)
+        with pytest.raises(UserError) as error:
+            tuning.check_memory(model, args)
+        return str(error.value)
+
+    # Weights, gradients and two moments: 16 GB, shared by the processes. Scored, 12 GB are shared
+    # (no gradients), and 2 GB are the whole model in 16 bits.
+    assert "needs 16.0 GB before" in refused(15) and "--nproc_per_node 2 " in refused(8)
+    assert "needs 8.0 GB in each" in refused(7, 2) and "--nproc_per_node 3 " in refused(6, 2)
+    assert "--nproc_per_node 12 " in refused(3) and "torchrun" not in refused(2)
+    assert "--lora" in refused(3)
+    args.lora = True
+    assert "smaller --model_name, or torchrun" in refused(3)
+    args.precision = "fp32"
+    assert "torchrun" not in refused(4)
+    for gigabytes, processes in ((16, 1), (8, 2)):
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda g=gigabytes: (g * 10**9, 0))
+        monkeypatch.setattr(tuning, "PROCESSES", processes)
+        args.precision = "auto"
+        tuning.check_memory(model, args)
+
+
+def test_layers_left_out_by_chance_are_refused():
+    with pytest.raises(UserError, match="layerdrop"):
+        sharding.shard(SimpleNamespace(config=SimpleNamespace(layerdrop=0.1)), CPU)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
