@@ -8,6 +8,7 @@ import platform
 import resource
 import sys
 from collections.abc import Callable
+from datetime import timedelta
 from typing import NamedTuple
 
 import torch
@@ -87,7 +88,10 @@ def choose_device(device: str, precision: str, torchrun: bool = False) -> Device
     if processes > 1:
         if chosen.type == "cuda":
             torch.cuda.set_device(chosen)
-        torch.distributed.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+        # One may wait long for another that generates, or writes. If one ends, torchrun ends all.
+        torch.distributed.init_process_group(
+            "nccl" if chosen.type == "cuda" else "gloo", timeout=timedelta(hours=6)
+        )
         atexit.register(torch.distributed.destroy_process_group)
     return Device(chosen, precision, cli.RANK, processes)
 

@@ -51,7 +51,7 @@ def save_state(folder: Path, trainer, state: dict) -> None:
     for old in folder.glob("epoch-*.pt"):
         if old.name != f"epoch-{state['best']}.pt":
             old.unlink()
-    for old in folder.glob(sharding.FOLDERS):
+    for old in folder.glob("shards-*"):
         if old.name != shards:
             shutil.rmtree(old)
 

@@ -1,7 +1,7 @@
-"""A model that lies divided among torchrun's processes: weights, gradients, optimizer (FSDP2).
+"""A model whose weights, gradients and optimizer are divided among torchrun's processes (FSDP2).
 
-A layer's weights are gathered for as long as it computes. So every process must run the same
-forward and backward passes while it trains; `scoring` lifts that.
+A layer's weights are gathered for as long as it computes. So while they train, all processes must
+run equally many forward and backward passes; within `scoring` they need not.
 """
 
 import warnings
@@ -15,16 +15,14 @@ from common.cli import UserError
 from common.device import Device
 from common.losses import IGNORED
 
-FOLDERS = "shards-*"  # where `save` is asked to write
-
 
 def shard(model, device: Device) -> None:
-    """Divide the model in place, and bring it to the device; to be called before its optimizer is.
+    """Divide the model in place, and bring it to the device. The optimizer is made after that.
 
-    A layer is a part; what is left (embeddings, last norm and head, which may share weights) is
+    Each layer is a part; what is left (embeddings, last norm and head, which may share weights) is
     one more. Gradients are sums over the processes. They and the optimizer stay in float32; what
     computes is gathered in the device's precision. Raises UserError for a model that leaves out
-    layers by chance: not all processes would.
+    layers by chance: not all processes would leave out the same.
     """
     from torch.distributed import fsdp
     from torch.distributed.device_mesh import init_device_mesh
@@ -106,7 +104,7 @@ def gathered(model, names) -> dict[str, torch.Tensor]:
 
 
 def divided(model, weights: dict[str, torch.Tensor]) -> dict:
-    """Whole tensors, divided as the model's own are; all processes have all of them."""
+    """Each process's part of whole tensors, which all have: what `load_state_dict` takes."""
     from torch.distributed.tensor import distribute_tensor
 
     state = model.state_dict()
@@ -121,7 +119,7 @@ def save(folder: Path, trainer) -> None:
     """Weights that are trained, and the optimizer: each process writes its part into `folder`."""
     import torch.distributed.checkpoint as dcp
 
-    with _plain_errors():
+    with _plain_errors(folder):
         dcp.save(_state(trainer), checkpoint_id=folder)
 
 
@@ -131,7 +129,7 @@ def load(folder: Path, trainer) -> None:
     from torch.distributed.checkpoint import state_dict as parts
 
     state = _state(trainer)
-    with _plain_errors(), warnings.catch_warnings():
+    with _plain_errors(folder), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "torch.distributed is disabled")  # so it is
         dcp.load(state, checkpoint_id=folder)
     parts.set_state_dict(
@@ -141,7 +139,7 @@ def load(folder: Path, trainer) -> None:
 
 
 @contextmanager
-def _plain_errors():
+def _plain_errors(folder: Path):
     """The error behind a CheckpointException, which all processes raise and is no Exception."""
     from torch.distributed.checkpoint.api import CheckpointException
 
@@ -149,6 +147,8 @@ def _plain_errors():
         yield
     except CheckpointException as error:
         cause, _ = next(iter(error.failures.values()))
+        if isinstance(cause, OSError):
+            cause.filename = cause.filename or str(folder)
         raise cause from None
 
 

@@ -368,7 +368,8 @@ def test_two_processes_train_as_one(folder, tmp_path):
     for one in (True, False):
         out = tmp_path / f"out-{one}"
         flags = ("--data_dir", folder, "--model_name", tmp_path / "m", "--output_dir", out,
-                 *QUICK[:5], 6, *QUICK[6:], "--training_size", 10, "--lora", "--save_minutes", 0)  # fmt: skip
+                 *QUICK[:5], 6, *QUICK[6:], "--training_size", 10, "--lora",
+                 "--save_minutes", 0)  # fmt: skip
         if one:
             call("fine-tuning", *flags)
         else:

@@ -74,7 +74,17 @@ def train(case, root, folder, device, save_minutes=10.0, stop=None):
         calls.append(given)
         if stop and len(calls) == STOP:
             stop()
-        return train_on(self, *given)
+        done = train_on(self, *given)
+        if sharded:  # weights, gradients and optimizer, between any two steps
+            held = [p for group in self.optimizer.param_groups for p in group["params"]]
+            held += [p.grad for p in held]
+            held += [self.optimizer.state[p][key] for p in self.parameters
+                     for key in ("exp_avg", "exp_avg_sq")]  # fmt: skip
+            for part in (*model.parameters(), *held):
+                assert part.to_local().numel() <= part.numel() // part.shape[0] * (
+                    -(-part.shape[0] // device.processes)
+                )
+        return done
 
     def dev():
         loss = training.mean_loss(model, rows(9, 2), 2, device, tuning.loss, n_labels)
