@@ -15,6 +15,7 @@ from common import architectures, losses
 from common.batching import INPUTS, epoch_batches, pad, sorted_batches
 from common.cli import UserError
 from common.device import Device, add_up, gather, in_memory, set_seed
+from common.dropout import fast_dropout
 from common.models import logits
 from common.resume import load_state, save_state, save_tensors, weights_of
 
@@ -92,7 +93,7 @@ class Trainer:
         for start in range(0, len(share), micro):
             piece = pad(share[start : start + micro], self.model.config.pad_token_id)
             piece = {name: tensor.to(self.device.torch_device) for name, tensor in piece.items()}
-            with self.device.autocast():
+            with self.device.autocast(), fast_dropout(self.device.torch_device):
                 loss = self.loss(self.model, piece)
             loss = loss / n_labels
             self.scaler.scale(loss).backward()
