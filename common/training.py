@@ -15,6 +15,7 @@ from common import architectures, losses, sharding
 from common.batching import INPUTS, epoch_batches, pad, sorted_batches
 from common.cli import UserError
 from common.device import Device, add_up, gather, in_memory, set_seed
+from common.dropout import fast_dropout
 from common.models import logits
 from common.resume import load_state, load_weights, save_state, save_tensors, weights_of
 
@@ -102,7 +103,7 @@ class Trainer:
             some = share[start : start + micro] or [sharding.idle(batch[0])]
             piece = pad(some, self.model.config.pad_token_id)
             piece = {name: tensor.to(self.device.torch_device) for name, tensor in piece.items()}
-            with self.device.autocast():
+            with self.device.autocast(), fast_dropout(self.device.torch_device):
                 loss = sharding.run(self.loss, self.model, piece)
             loss = loss / n_labels
             self.scaler.scale(loss).backward()

@@ -1,120 +1,93 @@
-"""Training throughput against a plain Hugging Face Trainer with its defaults, in alternating runs.
+"""Training throughput against a plain Hugging Face Trainer with its defaults, in turns.
 
     pip install accelerate
-    python tests/benchmarks/fine_tuning.py --data_dir FOLDER_OF_BIONLP2004
+    python tests/benchmarks/fine_tuning.py --data_dir FOLDER_OF_BIONLP2004 [--model FOLDER]
 
-BERT-base from its configuration with random weights, real sentences, WordPiece trained on them.
-Each side runs in a process of its own, in turn; ratios are of the medians.
+Real sentences, and an encoder: BERT-base from its configuration with random weights (WordPiece
+trained on the sentences), or `--model`. Ours: the first batches of a true epoch, bucketed over the
+whole split. The Trainer: as many batches of 8 random sentences, fp32, padded to the longest. Each
+side runs in a process of its own; ratios are of the medians.
 """
 
 import argparse
-import json
-import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+import bench
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data_dir", type=Path, required=True)
-    parser.add_argument("--batch_size", type=int, default=16)
-    parser.add_argument("--batches", type=int, default=25, help="timed batches a run")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--side", choices=("ours", "plain"), help="(one run, for the rounds)")
-    args = parser.parse_args()
-    if args.side:
-        print(json.dumps(globals()[args.side](args)))
-        return
-    sides = {"ours": [], "plain": []}
-    for number in range(args.rounds):
-        for side, found in sides.items():
-            command = [sys.executable, __file__, "--side", side, "--data_dir", str(args.data_dir)]
-            command += ["--batch_size", str(args.batch_size), "--batches", str(args.batches)]
-            output = subprocess.run(
-                [*command, "--device", args.device], check=True, stdout=subprocess.PIPE, text=True
-            ).stdout
-            found.append(json.loads(output.splitlines()[-1]))
-            print(number + 1, side, found[-1], flush=True)
-    middle = {
-        side: {key: statistics.median(run[key] for run in runs) for key in runs[0] if key != "what"}
-        for side, runs in sides.items()
-    }
-    for side, values in middle.items():
-        print(f"{side}: {sides[side][0]['what']}: {values['tokens_per_second']:.0f} tokens/s, "
-              f"peak memory {values['peak_memory_mib']:.0f} MiB")  # fmt: skip
-    ours, plain = middle["ours"], middle["plain"]
-    print(f"ratio {ours['tokens_per_second'] / plain['tokens_per_second']:.2f}")
-    print(f"padding {100 * ours['padding']:.1f} % of an epoch's positions")
-    print(
-        f"{100 * ours['share']:.0f} % of the matrix-product rate, {ours['rate'] / 1e9:.0f} GFLOP/s"
+    parser.add_argument("--model", help="folder of a BERT-like encoder (default: BERT-base)")
+    parser.add_argument("--batch_size", type=int, default=16, help="of ours")
+    parser.add_argument("--batches", type=int, default=40, help="timed batches a run")
+    args = bench.parse(parser, {"ours": ours, "plain": plain})
+    with bench.watched(args.device):
+        sides = bench.in_turns(("ours", "plain"), args.rounds)
+    name = Path(args.model).parent.name if args.model else "BERT-base"
+    middle = {}
+    for side, runs in sides.items():
+        tokens = middle[side] = bench.median(runs, "tokens_per_second")
+        peak = bench.median(runs, "peak_memory_mib")
+        print(f"{side}: {runs[0]['what']}: {tokens:.0f} tokens/s, peak memory {peak:.0f} MiB")
+    print(f"ratio {middle['ours'] / middle['plain']:.2f}")
+    padding, share, rate = (
+        bench.median(sides["ours"], key) for key in ("padding", "share", "rate")
     )
+    print(f"padding {100 * padding:.1f} % of the timed positions")
+    print(f"{100 * share:.0f} % of the matrix-product rate, {rate / 1e9:.0f} GFLOP/s")
+    what = f"fine-tuning {name}, batch {args.batch_size} (Trainer: 8)"
+    bench.result(what, middle["ours"], middle["plain"], "tokens/s", "5x, small models 3.5x",
+                 rate=True)  # fmt: skip
+    peaks = [bench.median(sides[side], "peak_memory_mib") for side in sides]
+    bench.result(f"its peak memory, {name}", *peaks, "MiB", "at most 1.2x the Trainer's")
 
 
-def prepare(args, n):
-    """A random BERT-base, its tokenizer, and `n` encoded training sentences of mixed lengths."""
-    import random
-
+def prepare(args):
+    """(data set, a model with a new head, its tokenizer)."""
     import transformers
-    from tokenizers import BertWordPieceTokenizer
 
-    from NER import task as data
+    from NER import task
 
     load = argparse.Namespace(
         demo=False, data_dir=args.data_dir, dataset_name=None, label_scheme="io"
     )
-    dataset = data.load(load)
-    with tempfile.TemporaryDirectory() as folder:
-        pieces = BertWordPieceTokenizer(lowercase=False)
-        texts = (" ".join(example.words) for example in dataset.splits["train"])
-        pieces.train_from_iterator(texts, vocab_size=28996, show_progress=False)
-        pieces.save_model(folder)
-        tokenizer = transformers.BertTokenizer.from_pretrained(folder, do_lower_case=False)
+    dataset = task.load(load)
     transformers.set_seed(0)
-    config = transformers.BertConfig(vocab_size=28996, num_labels=len(dataset.labels))
-    model = transformers.BertForTokenClassification(config)
-    examples = random.Random(0).sample(dataset.splits["train"], n)
-    return dataset, model, tokenizer, examples
+    labels, auto = len(dataset.labels), transformers.AutoModelForTokenClassification
+    if args.model:
+        model = auto.from_pretrained(args.model, num_labels=labels)
+        return dataset, model, transformers.AutoTokenizer.from_pretrained(args.model)
+    tokenizer = bench.word_pieces(" ".join(e.words) for e in dataset.splits["train"])
+    config = transformers.BertConfig(vocab_size=28996, num_labels=labels)
+    return dataset, auto.from_config(config), tokenizer
 
 
 def ours(args):
-    from common import batching, training
+    from common import batching, losses
     from common.device import choose_device, peak_memory
-    from NER import task as data
+    from NER import task
 
-    dataset, model, tokenizer, examples = prepare(args, args.batch_size * args.batches)
+    dataset, model, tokenizer = prepare(args)
     device = choose_device(args.device, "auto")
-    flags = {"learning_rate": 2e-5, "num_train_epochs": 1, "warmup_ratio": 0.1, "seed": 0,
-             "weight_decay": 0.01, "max_grad_norm": 1.0, "save_minutes": 60}  # fmt: skip
-    flags = argparse.Namespace(**flags, batch_size=args.batch_size)
-    encoded, _ = data.encode(dataset, examples, tokenizer, 512)
-    ended = []
-    for part in (encoded[: 3 * args.batch_size], encoded):  # the first part warms up
-        with tempfile.TemporaryDirectory() as folder:
-            started = time.perf_counter()
-            training.fit(
-                model, part, flags, device, lambda: ended.append(time.perf_counter()) or {},
-                "", Path(folder),
-            )  # fmt: skip
-    seconds = ended[-1] - started  # without saving the state, once an epoch
-    tokens = sum(len(example["input_ids"]) for example in encoded)
-    whole, _ = data.encode(dataset, dataset.splits["train"], tokenizer, 512)
-    lengths = [len(example["input_ids"]) for example in whole]
+    encoded, _ = task.encode(dataset, dataset.splits["train"], tokenizer, 512)
+    lengths = [len(row["input_ids"]) for row in encoded]
     batches = batching.epoch_batches(lengths, args.batch_size, 0, 0)
-    positions = sum(len(batch) * max(lengths[i] for i in batch) for batch in batches)
-    rate = matrix_rate(device, args.batch_size * sum(lengths) // len(lengths))
-    flops = model_flops(model.config, lengths) / sum(lengths) * tokens
+    batches = [b for b in batches if len(b) == args.batch_size][: args.batches]
+    flags = bench.training_flags(args.batch_size)
+    seconds = bench.train(
+        model, encoded, batches, flags, device, losses.cross_entropy, losses.labels_in
+    )
+    timed = [lengths[i] for batch in batches for i in batch]
+    rate = bench.matrix_rate(device)
     return {
         "what": f"batch {args.batch_size}, {device.precision}, {device.torch_device}",
-        "tokens_per_second": tokens / seconds,
-        "padding": 1 - sum(lengths) / positions,
+        "tokens_per_second": sum(timed) / seconds,
+        "padding": bench.padding(lengths, batches),
         "rate": rate,
-        "share": flops / seconds / rate,
+        "share": model_flops(model.config, timed) / seconds / rate,
         "peak_memory_mib": peak_memory(device)["peak_memory_mib"],
     }
 
@@ -128,42 +101,18 @@ def model_flops(config, lengths):
     return 3 * sum(2 * n * (linear + attention * n) for n in lengths)
 
 
-def matrix_rate(device, tokens, seconds=2.0):
-    """FLOP/s of the model's largest matrix product in the same precision, the best of 20 rounds."""
-    import torch
-
-    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(device.precision, torch.float32)
-    x = torch.randn(tokens, 768, device=device.torch_device, dtype=dtype)
-    weight = torch.randn(3072, 768, device=device.torch_device, dtype=dtype)
-
-    def wait():
-        if device.torch_device.type == "cuda":
-            torch.cuda.synchronize()
-
-    best = 0.0
-    for _ in range(20):
-        wait()
-        started, n = time.perf_counter(), 0
-        while time.perf_counter() - started < seconds / 20:
-            for _ in range(10):
-                torch.nn.functional.linear(x, weight)
-            wait()
-            n += 10
-        best = max(best, 2 * tokens * 768 * 3072 * n / (time.perf_counter() - started))
-    return best
-
-
 def plain(args):
     """What the token-classification examples do: Trainer, fp32, batch 8, pads to the longest."""
-    import resource
+    import random
 
-    import torch
     import transformers
 
-    dataset, model, tokenizer, examples = prepare(args, 8 * args.batches)
+    from common.device import choose_device, peak_memory
+
+    dataset, model, tokenizer = prepare(args)
     number = {label: i for i, label in enumerate(dataset.labels)}
     rows = []
-    for example in examples:
+    for example in random.Random(0).sample(dataset.splits["train"], 8 * args.batches):
         row = tokenizer(example.words, is_split_into_words=True, truncation=True, max_length=512)
         labels, last = [], None
         for word in row.word_ids():
@@ -174,13 +123,13 @@ def plain(args):
         rows.append({**row, "labels": labels})
     tokens = sum(len(row["input_ids"]) for row in rows)
     seconds = []
-    for part in (rows[:24], rows):  # the first part warms up
+    for part in (rows[:8], rows):  # the first part warms up
         with tempfile.TemporaryDirectory() as folder:
             trainer = transformers.Trainer(
                 model,
                 transformers.TrainingArguments(
                     folder, num_train_epochs=1, save_strategy="no", report_to="none",
-                    logging_strategy="no", use_cpu=args.device == "cpu",
+                    logging_strategy="no", disable_tqdm=True, use_cpu=args.device == "cpu",
                 ),
                 train_dataset=part,
                 data_collator=transformers.DataCollatorForTokenClassification(tokenizer),
@@ -188,13 +137,11 @@ def plain(args):
             started = time.perf_counter()
             trainer.train()
             seconds.append(time.perf_counter() - started)
-    on_cuda = next(model.parameters()).is_cuda
-    peak = torch.cuda.max_memory_allocated() / 2**10 if on_cuda else None
-    peak = peak or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    device = choose_device(str(next(model.parameters()).device), "fp32")
     return {
         "what": "Trainer, batch 8, fp32",
         "tokens_per_second": tokens / seconds[-1],
-        "peak_memory_mib": peak / 2**10,
+        "peak_memory_mib": peak_memory(device)["peak_memory_mib"],
     }
 
 

@@ -3,124 +3,111 @@
     python tests/benchmarks/question_answering.py --data FILE_OF_SQUAD_FORM
 
 BERT-base from its configuration with random weights, a file's real questions, WordPiece trained on
-its passages. The plain way: windows padded to 384, fp32, batch 8, and the example's
-post-processing (the 20 best starts and ends of each window, in Python). Prediction includes
-post-processing. Each side runs in a process of its own, in turn; ratios are of the medians.
+its passages. Ours: the first batches of a true epoch, bucketed over all windows of the file. The
+plain way: windows padded to 384, fp32, batch 8, and the example's post-processing (the 20 best
+starts and ends of each window, in Python), on fewer windows: all have one shape. Prediction
+includes post-processing. Each side runs in a process of its own; ratios are of the medians.
 """
 
 import argparse
-import json
-import statistics
-import subprocess
-import sys
-import tempfile
+import random
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+import bench
+
 MAX_LENGTH, STRIDE, N_BEST, MAX_ANSWER = 384, 128, 20, 30
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--questions", type=int, default=64, help="to train on, and to predict")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--side", choices=("ours", "plain"), help="(one run, for the rounds)")
-    args = parser.parse_args()
-    if args.side:
-        print(json.dumps(globals()[args.side](args)))
-        return
-    sides = {"ours": [], "plain": []}
-    for number in range(args.rounds):
-        for side, found in sides.items():
-            command = [sys.executable, __file__, "--side", side, "--data", str(args.data)]
-            command += ["--questions", str(args.questions)]
-            output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
-            found.append(json.loads(output.splitlines()[-1]))
-            print(number + 1, side, found[-1], flush=True)
-    for key in ("train", "predict"):
-        ours, plain = (statistics.median(run[key] for run in sides[s]) for s in ("ours", "plain"))
-        print(f"{key}: {args.questions / ours:.2f} against {args.questions / plain:.2f} questions "
-              f"a second, {plain / ours:.1f} times")  # fmt: skip
-    post, predict = (
-        statistics.median(run[k] for run in sides["ours"]) for k in ("post", "predict")
-    )
-    print(f"post-processing: {100 * post / predict:.1f} % of prediction")
+    parser.add_argument("--batches", type=int, default=10, help="of 16 windows, ours")
+    parser.add_argument("--plain_batches", type=int, default=3, help="of 8 windows, the plain way")
+    args = bench.parse(parser, {"ours": ours, "plain": plain})
+    with bench.watched(args.device):
+        sides = bench.in_turns(("ours", "plain"), args.rounds)
+    for key, what in (("train", "training"), ("predict", "prediction")):
+        ours_, plain_ = (bench.median(sides[side], key) for side in ("ours", "plain"))
+        bench.result(f"QA {what}, BERT-base", ours_, plain_, "windows/s", "4x", rate=True)
+    padding, share = (bench.median(sides["ours"], key) for key in ("padding", "post_share"))
+    print(f"padding {100 * padding:.1f} % of the timed positions")
+    print(f"post-processing: {100 * share:.1f} % of prediction (goal: under 5)")
 
 
 def prepare(args):
-    """A random BERT-base, its tokenizer, and some of the file's questions."""
-    import random
-
+    """A random BERT-base, its tokenizer, and the file's questions in random order."""
     import torch
     import transformers
-    from tokenizers import BertWordPieceTokenizer
 
     from common.data_files import json_file
     from QA import squad
 
     examples, _ = squad.parse(json_file(args.data), str(args.data))
-    pieces = BertWordPieceTokenizer(lowercase=False)
-    texts = sorted({e.context for e in examples} | {e.question for e in examples})
-    pieces.train_from_iterator(texts, vocab_size=28996, show_progress=False)
-    with tempfile.TemporaryDirectory() as folder:
-        pieces.save_model(folder)
-        tokenizer = transformers.BertTokenizer.from_pretrained(folder, do_lower_case=False)
+    tokenizer = bench.word_pieces(
+        sorted({e.context for e in examples} | {e.question for e in examples})
+    )
     torch.manual_seed(0)
     config = transformers.BertConfig(vocab_size=28996, pad_token_id=0)
     model = transformers.BertForQuestionAnswering(config)
-    return model, tokenizer, random.Random(0).sample(examples, args.questions)
+    return model, tokenizer, random.Random(0).sample(examples, len(examples))
 
 
 def ours(args):
     import numpy as np
 
-    from common import training
+    from common import batching
     from common.device import choose_device
     from QA import data, task, windows
 
     model, tokenizer, examples = prepare(args)
-    device = choose_device("auto", "auto")
-    settings = {"learning_rate": 2e-5, "num_train_epochs": 1, "warmup_ratio": 0.1, "seed": 0,
-                "weight_decay": 0.01, "max_grad_norm": 1.0, "save_minutes": 60}  # fmt: skip
-    flags = argparse.Namespace(**settings, batch_size=16)
+    device = choose_device(args.device, "auto")
+    flags = bench.training_flags(16)
     held = data.Data({}, [], True, True, None, {}, STRIDE, None)
     encoded, _ = task.encode(held, examples, tokenizer, MAX_LENGTH)
-    ended = []
-    for part in (encoded[:16], encoded):  # the first part warms up
-        with tempfile.TemporaryDirectory() as folder:
-            started = time.perf_counter()
-            training.fit(
-                model, part, flags, device, lambda: ended.append(time.perf_counter()) or {},
-                "", Path(folder), loss=task.loss, n_labels=task.n_labels,
-            )  # fmt: skip
-    seconds = ended[-1] - started  # without saving the state, once an epoch
+    lengths = [len(row["input_ids"]) for row in encoded]
+    batches = batching.epoch_batches(lengths, 16, 0, 0)[: args.batches]
+    seconds = bench.train(model, encoded, batches, flags, device, task.loss, task.n_labels)
+    trained = sum(map(len, batches))
+
+    some = examples[: 16 * args.batches]
+    first, _ = task.encode(held, some[:8], tokenizer, MAX_LENGTH)
+    task.predict(model, tokenizer, held, some[:8], first, flags, device, "test")
     started = time.perf_counter()
-    again, _ = task.encode(held, examples, tokenizer, MAX_LENGTH)
-    task.predict(model, tokenizer, held, examples, again, flags, device, "test")
+    again, _ = task.encode(held, some, tokenizer, MAX_LENGTH)
+    task.predict(model, tokenizer, held, some, again, flags, device, "test")
     predicted = time.perf_counter() - started
     rng = np.random.default_rng(0)
-    outputs = [rng.normal(size=(len(row["input_ids"]), 2)).astype(np.float32) for row in encoded]
+    outputs = [rng.normal(size=(len(row["input_ids"]), 2)).astype(np.float32) for row in again]
     started = time.perf_counter()
     kept = {}
-    for row, logits in zip(encoded, outputs, strict=True):
-        context = examples[row["example"]].context
+    for row, logits in zip(again, outputs, strict=True):
+        context = some[row["example"]].context
         kept.setdefault(row["example"], []).append(windows.reduce(logits, row, context))
     for number, found in kept.items():
-        windows.merge(found, examples[number].context, True)
-    post = time.perf_counter() - started
-    return {"train": seconds, "predict": predicted, "post": post, "precision": device.precision}
+        windows.merge(found, some[number].context, True)
+    return {
+        "train": trained / seconds,
+        "predict": len(again) / predicted,
+        "post_share": (time.perf_counter() - started) / predicted,
+        "padding": bench.padding(lengths, batches),
+        "precision": device.precision,
+    }
 
 
 def plain(args):
     import torch
 
+    from common.device import choose_device
+
     model, tokenizer, examples = prepare(args)
+    where = choose_device(args.device, "fp32").torch_device
+    model.to(where)
+    examples = examples[: 8 * args.plain_batches]
 
     def batches(features, keys):
         for start in range(0, len(features["input_ids"]), 8):
-            yield {key: torch.tensor(features[key][start : start + 8]) for key in keys}
+            yield {key: torch.tensor(features[key][start : start + 8]).to(where) for key in keys}
 
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-5)
     keys = ("input_ids", "attention_mask", "token_type_ids")
@@ -136,10 +123,10 @@ def plain(args):
             optimizer.zero_grad()
 
     placed = list(batches(features, (*keys, "start_positions", "end_positions")))
-    train(placed[:2])
+    train(placed[:1])
     started = time.perf_counter()
     train(placed)
-    seconds = time.perf_counter() - started
+    seconds, n = time.perf_counter() - started, len(features["input_ids"])
     model.eval()
     started = time.perf_counter()
     features = encode(tokenizer, examples)
@@ -147,10 +134,10 @@ def plain(args):
     with torch.no_grad():
         for batch in batches(features, keys):
             out = model(**batch)
-            starts += out.start_logits.numpy().tolist()
-            ends += out.end_logits.numpy().tolist()
+            starts += out.start_logits.tolist()
+            ends += out.end_logits.tolist()
     post_process(examples, features, starts, ends)
-    return {"train": seconds, "predict": time.perf_counter() - started, "precision": "fp32"}
+    return {"train": n / seconds, "predict": n / (time.perf_counter() - started)}
 
 
 def encode(tokenizer, examples):
