@@ -64,3 +64,30 @@ def test_models_get_it_in_training_alone():
     assert not torch.equal(layer(x), one)  # other numbers of the same generator
     with torch.no_grad(), fast_dropout(CPU):
         assert torch.allclose(layer.eval()(x), layer(x))
+
+
+def test_checkpointing_drops_the_same_elements_again():
+    import argparse
+
+    import transformers
+
+    from common import losses, training
+    from common.device import Device
+
+    flags = argparse.Namespace(learning_rate=1e-3, weight_decay=0.0, max_grad_norm=1e9)
+    rows = [{"input_ids": [3, 5, 7, 9], "labels": [0, 1, 0, 1]}] * 4
+    gradients = []
+    for checkpointing in (False, True):
+        torch.manual_seed(0)
+        config = transformers.GPT2Config(
+            vocab_size=20, n_embd=16, n_layer=2, n_head=2, pad_token_id=0
+        )
+        model = transformers.GPT2ForTokenClassification(config)
+        if checkpointing:
+            model.gradient_checkpointing_enable()
+        trainer = training.Trainer(model, flags, Device(CPU, "fp32"), losses.cross_entropy, 1.0)
+        torch.manual_seed(1)
+        trainer._gradients(rows, 16, 4)
+        gradients.append([p.grad for p in model.parameters()])
+    for one, other in zip(*gradients, strict=True):
+        assert torch.allclose(one, other, atol=1e-7)
