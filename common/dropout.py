@@ -15,9 +15,15 @@ from torch.overrides import TorchFunctionMode
 _VALUES = 2**16  # of 16 bits
 
 
-def fast_dropout(device: torch.device):
-    """A context in which a model's dropout, that of attention included, is the one of this page."""
-    return _FastDropout() if device.type == "cpu" else nullcontext()
+def fast_dropout(model):
+    """A context in which the model's dropout, that of attention included, is the one of this page.
+
+    On a CPU, and without checkpointing: what that repeats, in the backward pass, it repeats outside
+    of such contexts.
+    """
+    on_cpu = next(model.parameters()).device.type == "cpu"
+    repeated = any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
+    return _FastDropout() if on_cpu and not repeated else nullcontext()
 
 
 class _FastDropout(TorchFunctionMode):

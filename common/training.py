@@ -103,11 +103,10 @@ class Trainer:
             some = share[start : start + micro] or [sharding.idle(batch[0])]
             piece = pad(some, self.model.config.pad_token_id)
             piece = {name: tensor.to(self.device.torch_device) for name, tensor in piece.items()}
-            with fast_dropout(self.device.torch_device):  # checkpointing repeats it in backward
-                with self.device.autocast():
-                    loss = sharding.run(self.loss, self.model, piece)
-                loss = loss / n_labels
-                self.scaler.scale(loss).backward()
+            with self.device.autocast(), fast_dropout(self.model):
+                loss = sharding.run(self.loss, self.model, piece)
+            loss = loss / n_labels
+            self.scaler.scale(loss).backward()
             total += loss.detach()
         return total
 
