@@ -21,6 +21,8 @@ from common.resume import load_state, load_weights, save_state, save_tensors, we
 
 log = logging.getLogger(__name__)
 CHECK_EVERY = 20  # steps between rows of steps.csv: each look at a loss waits for the device
+# Positions of a piece of a batch on a CPU, at most: more of them are not faster, and take memory.
+CPU_POSITIONS = 2048
 SAVE_SECONDS = 60  # at an epoch's end the state is saved if the last time was longer ago
 _REMEDY = "Use a lower --learning_rate, or --precision fp32, with --overwrite."
 
@@ -99,8 +101,9 @@ class Trainer:
         share = batch[self.device.rank :: self.device.processes]
         # In a sharded model's forward pass all take part, as often as the first process has to.
         most = len(batch[:: self.device.processes]) if self.sharded else len(share)
-        for start in range(0, most, micro):
-            some = share[start : start + micro] or [sharding.idle(batch[0])]
+        size = min(micro, self._most_at_a_time(batch))
+        for start in range(0, most, size):
+            some = share[start : start + size] or [sharding.idle(batch[0])]
             piece = pad(some, self.model.config.pad_token_id)
             piece = {name: tensor.to(self.device.torch_device) for name, tensor in piece.items()}
             with self.device.autocast(), fast_dropout(self.model):
@@ -109,6 +112,11 @@ class Trainer:
             self.scaler.scale(loss).backward()
             total += loss.detach()
         return total
+
+    def _most_at_a_time(self, batch: list[dict]) -> int:
+        if self.device.torch_device.type != "cpu":
+            return len(batch)  # as many as memory holds
+        return max(1, CPU_POSITIONS // max(len(example["input_ids"]) for example in batch))
 
     def _sum_over_processes(self, loss: torch.Tensor) -> None:
         # Not DistributedDataParallel: it sums within the backward pass, where a process that runs

@@ -155,6 +155,30 @@ def test_two_pieces_of_four_equal_a_batch_of_eight(tmp_path, monkeypatch, task):
     assert_same_weights(split, whole)
 
 
+def test_on_a_cpu_a_piece_is_bounded_in_positions(tmp_path, monkeypatch):
+    """Many short inputs at a time, few long ones; the batch's gradients stay those of the whole."""
+    model, _ = load(tmp_path, "bert", "SequenceClassification")
+    no_dropout(model)
+    widths, gradients = [], []
+
+    def logits(model, batch):
+        widths.append(tuple(batch["input_ids"].shape))
+        return real_logits(model, batch)
+
+    monkeypatch.setattr(models, "logits", logits)
+    trainer = training.Trainer(model, arguments(), CPU, losses.cross_entropy, 1.0)
+    some = examples(7, "SequenceClassification")
+    longest = max(len(row["input_ids"]) for row in some)
+    for positions in (10**6, 3 * longest, 1):
+        monkeypatch.setattr(training, "CPU_POSITIONS", positions)
+        trainer._gradients(some, 7, micro=16)
+        gradients.append([p.grad.clone() for p in trainer.parameters])
+    assert [n for n, _ in widths] == [7, 3, 3, 1, *[1] * 7]
+    for other in gradients[1:]:
+        for one, two in zip(gradients[0], other, strict=True):
+            assert torch.allclose(one, two, atol=1e-6)
+
+
 def fresh(folder):
     folder.mkdir()
     return folder
