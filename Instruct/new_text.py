@@ -34,6 +34,11 @@ def read(file: Iterable[bytes], name: str, form: str) -> Iterator[Prompt | None]
         if not line.strip():
             yield None
         elif form == "text":
+            if line.lstrip().startswith("{"):
+                raise UserError(
+                    f"{place} begins as JSON does. Add --input_form jsonl; each line is then: "
+                    f"{EXPECTED}."
+                )
             yield Prompt(place, line, "")
         else:
             row = {"input": ""} | json_row(place, line)

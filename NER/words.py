@@ -10,7 +10,7 @@ What cannot be known from a text: JNLPBA also cuts before a hyphen where an enti
 import re
 
 ALONE = re.escape('()[]{},;:%<>=?!&"')
-RUN = re.compile(rf"(''|``|[{ALONE}])|(?:(?!''|``)[^\s{ALONE}])+")
+RUN = re.compile(rf"(''|``|\.\.+|[{ALONE}])|(?:(?!''|``|\.\.)[^\s{ALONE}])+")
 ABBREVIATION = re.compile(r"(?:[A-Za-z]\.)+|(?:vs|al|cf|ca|etc|approx|[Nn]o|Fig|Dr)\.")
 
 

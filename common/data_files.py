@@ -116,6 +116,7 @@ def json_file(path: Path):
 
 def json_value(raw: bytes, name: str):
     """As `json_file`, of the bytes of a file called `name`."""
+    raw = raw.removeprefix(BOM)
     try:
         text = raw.decode("utf-8")
     except UnicodeDecodeError as error:
