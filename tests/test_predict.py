@@ -600,7 +600,13 @@ def test_the_tokens_that_begin_a_word_have_the_words_labels(made, tmp_path, pipe
         assert labels == tags
 
 
-@pytest.mark.parametrize("kind", ("bert", "gpt2"))
+def test_the_librarys_pipeline_takes_no_python_tokenizer(made, pipeline):
+    where = str(made("NER", "biogpt").folder / "checkpoint")
+    with pytest.raises(ValueError, match="fast tokenizer"):
+        pipeline("token-classification", where, aggregation_strategy="first")
+
+
+@pytest.mark.parametrize("kind", ("bert", "gpt2", "biogpt"))
 def test_the_librarys_pipeline_gives_the_same_probabilities(made, tmp_path, pipeline, kind):
     model = made("NLI", kind)
     pairs = [(row["sentence1"], row["sentence2"]) for row in model.test]
