@@ -43,7 +43,12 @@ def read(file: Iterable[bytes], name: str, form: str) -> Iterator[Sentence | Non
     if form == "conll":
         yield from _columns(lines)
         return
-    for _, line in lines:
+    for place, line in lines:
+        if line.startswith('{"'):
+            raise UserError(
+                f"{place} begins as JSON does. Expected: text, a sentence a line; or a word a "
+                "line, with --input_form conll."
+            )
         spans = words.split(line)
         yield Sentence(line, spans) if spans else None
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 
 from common.cli import UserError
 from common.data_files import json_row, stream
-from common.predict import rounded, text_fields
+from common.predict import text_fields
 from NLI import task
 from NLI.data import Data, Example
 
@@ -50,7 +50,7 @@ def answer(model, tokenizer, made, items: list[tuple[str, str]], args, device, n
     found = []
     for logits in predict_logits(model, encoded, args.batch_size, device, name):
         weights = np.exp(logits.astype(float) - logits.max())
-        shares = map(rounded, weights / weights.sum())
+        shares = [float(f"{share:.6g}") for share in weights / weights.sum()]
         label = data.labels[logits.argmax()]
         found.append({"label": label, "probabilities": dict(zip(data.labels, shares, strict=True))})
     return found, {cut: counts[cut] for cut in ("truncated_pairs", "truncated_tokens")}

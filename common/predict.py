@@ -135,11 +135,6 @@ def form_of(path: Path, forms: dict[str, tuple[str, ...]]) -> str:
     return fitting[0] if fitting else next(iter(forms))
 
 
-def rounded(probability: float) -> float:
-    """Six digits, as many as single precision is worth."""
-    return float(f"{probability:.6g}")
-
-
 def text_fields(row: dict, names: Iterable[str], place: str, expected: str) -> list[str]:
     """The texts in the fields `names` of a row. Raises UserError where one is missing."""
     for name in names:

@@ -416,6 +416,7 @@ BAD = {
     "JSON as text": ("Instruct", "x.txt", json.dumps({"instruction": SECRET}),
                      ("--input_form jsonl",)),
     "no room": ("Instruct", "x.txt", SECRET * 40, ("instruction alone has", "shorter")),
+    "JSON for text": ("NER", "x.jsonl", json.dumps({"tokens": [SECRET]}), ("--input_form conll",)),
     "no word": ("NER", "x.conll", f"\t{SECRET}", ("has no word",)),
     "half a character": ("QA", "x.jsonl", '{"question": "\\ud800"}', ("half a character",)),
 }  # fmt: skip
@@ -437,7 +438,7 @@ def test_a_bad_line(made, tmp_path, capsys, fault):
     model = made(task, "gpt2" if task == "Instruct" else "bert")
     good = {".jsonl": json.dumps({"question": "a", "context": "b", "premise": "a", "input": "",
                                   "hypothesis": "b", "instruction": "c"})}  # fmt: skip
-    first = good.get(name[-6:], "a\tb")
+    first = good.get(name[-6:], "a\tb") if task != "NER" else "IL-2"
     source, out = lines(tmp_path / name, [first, line, first]), tmp_path / "out"
     message = refused(model, capsys, "--input", source, "--output", out)
     assert f"{source}:2" in message and all(part in message for part in parts), message
