@@ -57,8 +57,14 @@ def scores(data: Data) -> tuple[Score, ...]:
 
 
 def load_model(args, data: Data):
-    """The model with its own head; with --lora its weights are frozen, and adapters are new."""
+    """The model with its own head; with --lora its weights are frozen, and adapters are new.
+
+    Its config says what its use needs of the data: how prompts are written, and the room that
+    answers take.
+    """
     model, tokenizer = models.load_task_model(args, HEAD, [])
+    room = max(encoding.longest_answers(data, tokenizer).values()) + encoding.SLACK
+    model.config.instruct = {"prompt_form": data.form, "room": room}
     return tuning.prepare(model, args), tokenizer, False
 
 

@@ -7,7 +7,7 @@ import hashlib
 import logging
 import random
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -55,9 +55,13 @@ def parse(document, place: str) -> tuple[list[Example], dict[str, int]]:
     the passage), `blank_answers`, `empty_passages`, `duplicate_ids` (only the first is kept).
     Raises UserError.
     """
+    return _examples(list(rows(document, place)), place)
+
+
+def rows(document, place: str) -> Iterator[tuple]:
+    """(place, title, context, question) of each question of a document. Raises UserError."""
     if not isinstance(document, dict) or not isinstance(document.get("data"), list):
         raise UserError(f"{place} is not in SQuAD form: {FORM}.")
-    rows = []
     for i, article in enumerate(document["data"]):
         here = f"{place}, data[{i}]"
         title = article.get("title") if isinstance(article, dict) else None
@@ -65,8 +69,7 @@ def parse(document, place: str) -> tuple[list[Example], dict[str, int]]:
             passage = f"{here}.paragraphs[{j}]"
             context = field(paragraph, "context", str, passage)
             for k, question in enumerate(field(paragraph, "qas", list, passage)):
-                rows.append((f"{passage}.qas[{k}]", title, context, question))
-    return _examples(rows, place)
+                yield f"{passage}.qas[{k}]", title, context, question
 
 
 def from_rows(rows: Iterable[dict], place: str) -> tuple[list[Example], dict[str, int]]:

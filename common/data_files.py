@@ -4,7 +4,7 @@ import glob
 import json
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from common.cli import UserError
@@ -58,7 +58,18 @@ def lines(path: Path) -> Iterator[tuple[str, str]]:
         try:
             yield f"{path}:{number}", line.decode("utf-8").removesuffix("\r")
         except UnicodeDecodeError as error:
-            raise UserError(_not_utf8(path, number, error.start + 1)) from None
+            raise UserError(_not_utf8(str(path), number, error.start + 1)) from None
+
+
+def stream(file: Iterable[bytes], name: str) -> Iterator[tuple[str, str]]:
+    """As `lines`, of an open binary file called `name`, a line at a time; it may be empty."""
+    for number, raw in enumerate(file, 1):
+        raw = raw.removesuffix(b"\n")
+        try:
+            line = (raw.removeprefix(BOM) if number == 1 else raw).decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise UserError(_not_utf8(name, number, error.start + 1)) from None
+        yield f"{name}:{number}", line.removesuffix("\r")
 
 
 def jsonl(path: Path, fields: tuple[str, ...]) -> Iterator[tuple[str, dict]]:
@@ -69,18 +80,7 @@ def jsonl(path: Path, fields: tuple[str, ...]) -> Iterator[tuple[str, dict]]:
     for place, line in lines(path):
         if not line.strip():
             continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise UserError(
-                f"{place} is not valid JSON ({error.msg}, column {error.colno}). Mend that line."
-            ) from None
-        except (ValueError, RecursionError):  # a number of thousands of digits, thousands of "["
-            raise UserError(f"{place} is not valid JSON for an example. Mend that line.") from None
-        if _half_character(line) is not None:
-            raise UserError(f"{place} {HALF} Mend that line.")
-        if not isinstance(row, dict):
-            raise UserError(f"{place} is not a JSON object. Each line must be one example.")
+        row = json_row(place, line)
         for field in fields:
             if field not in row:
                 raise UserError(
@@ -89,30 +89,52 @@ def jsonl(path: Path, fields: tuple[str, ...]) -> Iterator[tuple[str, dict]]:
         yield place, row
 
 
+def json_row(place: str, line: str) -> dict:
+    """The JSON object in a line. Raises UserError, which never quotes the text, if it is none."""
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise UserError(
+            f"{place} is not valid JSON ({error.msg}, column {error.colno}). Mend that line."
+        ) from None
+    except (ValueError, RecursionError):  # a number of thousands of digits, thousands of "["
+        raise UserError(f"{place} is not valid JSON for an example. Mend that line.") from None
+    if _half_character(line) is not None:
+        raise UserError(f"{place} {HALF} Mend that line.")
+    if not isinstance(row, dict):
+        raise UserError(f"{place} is not a JSON object. Each line must be one example.")
+    return row
+
+
 def json_file(path: Path):
     """The content of a file that is one JSON value as a whole.
 
     Raises UserError with `file:line:column`, which never quotes the text, for a broken file.
     """
-    raw = _read(path)
+    return json_value(_read(path), str(path))
+
+
+def json_value(raw: bytes, name: str):
+    """As `json_file`, of the bytes of a file called `name`."""
+    raw = raw.removeprefix(BOM)
     try:
         text = raw.decode("utf-8")
     except UnicodeDecodeError as error:
         before = raw[: error.start].split(b"\n")
-        raise UserError(_not_utf8(path, len(before), len(before[-1]) + 1)) from None
+        raise UserError(_not_utf8(name, len(before), len(before[-1]) + 1)) from None
     try:
         content = json.loads(text)
     except json.JSONDecodeError as error:
-        place = f"{path}:{error.lineno}:{error.colno}"
+        place = f"{name}:{error.lineno}:{error.colno}"
         raise UserError(f"{place} is not valid JSON ({error.msg}). Mend the file there.") from None
     except (ValueError, RecursionError):
         raise UserError(
-            f"{path} is not valid JSON for data (a number or brackets without end). Mend the file."
+            f"{name} is not valid JSON for data (a number or brackets without end). Mend the file."
         ) from None
     half = _half_character(text)
     if half is not None:
         before = text[:half].split("\n")
-        place = f"{path}:{len(before)}:{len(before[-1]) + 1}"
+        place = f"{name}:{len(before)}:{len(before[-1]) + 1}"
         raise UserError(f"{place} {HALF} Mend the file there.")
     return content
 
@@ -156,9 +178,9 @@ def _read(path: Path) -> bytes:
     return raw
 
 
-def _not_utf8(path: Path, line: int, byte: int) -> str:
+def _not_utf8(name: str, line: int, byte: int) -> str:
     return (
-        f"{path}:{line} is not UTF-8 (byte {byte} of the line). "
+        f"{name}:{line} is not UTF-8 (byte {byte} of the line). "
         "Convert the file, e.g. iconv -f latin1 -t utf-8."
     )
 

@@ -19,6 +19,7 @@ SETTING = "identifies a result: made with another value, it is another result"
 FLAGS = {
     "model_name": CELL, "data_dir": CELL, "dataset_name": CELL, "demo": CELL, "seed": CELL,
     "training_size": CELL, "training_sizes": CELL, "untrained": CELL,
+    "input": HOW, "input_form": HOW, "output": HOW,
     "variant": HOW, "output_dir": HOW, "custom_output_dir": HOW, "overwrite": HOW, "device": HOW,
     "save_minutes": HOW, "keep_features": HOW, "gradient_checkpointing": HOW,
     "controls": MEASURED, "layers": MEASURED, "metrics": MEASURED,
@@ -57,7 +58,24 @@ def variant(args, parser: Parser) -> str:
 def add_common_arguments(
     parser: Parser, model: str = "biobert", max_length: int = 512, batch_size: int = 16
 ) -> None:
-    """Model, data, output and machine: the flags of all scripts."""
+    """Model, data, output and machine: the flags of all scripts that make a result."""
+    group = _add_model_and_data(parser, model)
+    group.add_argument(
+        "--max_length",
+        type=number(int, 4),
+        default=max_length,
+        help=f"sub-words a model sees of one input, at most (default: {max_length}, or the "
+        "model's own limit where that is less); what is cut is counted",
+    )
+    group = parser.add_argument_group("output")
+    group.add_argument(
+        "--output_dir", type=Path, help="root of the results (default: results/ in the task folder)"
+    )
+    group.add_argument("--overwrite", action="store_true", help="replace what an earlier run left")
+    _add_machine(parser, batch_size)
+
+
+def _add_model_and_data(parser: Parser, model: str):
     group = parser.add_argument_group("model and data")
     group.add_argument(
         "--model_name",
@@ -73,18 +91,10 @@ def add_common_arguments(
         action="store_true",
         help="generated corpus and miniature models, made on the spot: no download, CPU, minutes",
     )
-    group.add_argument(
-        "--max_length",
-        type=number(int, 4),
-        default=max_length,
-        help=f"sub-words a model sees of one input, at most (default: {max_length}, or the "
-        "model's own limit where that is less); what is cut is counted",
-    )
-    group = parser.add_argument_group("output")
-    group.add_argument(
-        "--output_dir", type=Path, help="root of the results (default: results/ in the task folder)"
-    )
-    group.add_argument("--overwrite", action="store_true", help="replace what an earlier run left")
+    return group
+
+
+def _add_machine(parser: Parser, batch_size: int) -> None:
     group = parser.add_argument_group("machine")
     group.add_argument("--seed", type=number(int, 0, 2**32 - 1), default=SEED,
                        help=f"(default: {SEED})")  # fmt: skip
@@ -178,6 +188,30 @@ def add_probing_arguments(
     )
     parser.set_defaults(probe_epochs=None)  # no flag: the study's, of a probe trained by gradients
     parser.fallbacks["probe_epochs"] = (3, demo_epochs)
+
+
+def add_predict_arguments(
+    parser: Parser, forms: dict[str, tuple[str, ...]], model: str = "biobert", batch_size: int = 16
+) -> None:
+    """Flags of a fine-tuned model's use; `forms` of the input, each with its files' endings."""
+    group = _add_model_and_data(parser, model)
+    text = "the percentage that the model was fine-tuned on (default: 100)"
+    add_training_size(group, 100, text)
+    group.add_argument(
+        "--output_dir",
+        type=Path,
+        help="root of the results, where the model lies (default: results/ in the task folder)",
+    )
+    group = parser.add_argument_group("input and output")
+    group.add_argument("--input", type=Path, required=True, metavar="FILE",
+                       help="the new text; - is the standard input")  # fmt: skip
+    known = "; ".join(f"{name} if it ends in {', '.join(ends)}"
+                      for name, ends in forms.items() if ends)  # fmt: skip
+    group.add_argument("--input_form", choices=tuple(forms),
+                       help=f"(default: {known}; else {next(iter(forms))})")  # fmt: skip
+    group.add_argument("--output", type=Path, metavar="FILE", help="(default: standard output)")
+    group.add_argument("--overwrite", action="store_true", help="replace FILE of --output")
+    _add_machine(parser, batch_size)
 
 
 def add_attention_arguments(parser: Parser) -> None:

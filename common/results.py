@@ -254,7 +254,7 @@ class Run:
         given = {size: self.about["training_size"], "model_name": args.model_name,
                  "data_dir": args.data_dir, "dataset_name": args.dataset_name,
                  "output_dir": args.output_dir if args.custom_output_dir else None}  # fmt: skip
-        shared = {flag: getattr(args, flag) for flag in ("seed", "max_length", "precision")}
+        shared = {flag: getattr(args, flag, None) for flag in ("seed", "max_length", "precision")}
         own = flags.of_task(vars(args)) | shared
         default = identity.defaults(self.task.NAME, step, args.demo) | {"seed": SEED}
         given |= {  # a task may have flags that the other step has not

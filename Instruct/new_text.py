@@ -1,0 +1,79 @@
+"""New text for Instruct: instructions, with an input or without, in; what the model writes out."""
+
+import json
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+from common.cli import UserError, number
+from common.data_files import json_row, stream
+from common.files import read_json
+from common.predict import text_fields
+from Instruct import encoding
+
+FORMS = {"text": (), "jsonl": (".jsonl", ".json")}
+EXPECTED = json.dumps({"instruction": "...", "input": "..."}) + "; the input may be missing"
+
+
+class Prompt(NamedTuple):
+    """An instruction and its input; where it was read."""
+
+    place: str
+    instruction: str
+    input: str
+
+
+def add_arguments(parser) -> None:
+    """How long an answer may be."""
+    text = "tokens of an answer, at most (default: as in the fine-tuning run)"
+    parser.add_argument("--max_new_tokens", type=number(int, 1), metavar="N", help=text)
+
+
+def read(file: Iterable[bytes], name: str, form: str) -> Iterator[Prompt | None]:
+    """A prompt a line; as plain text, the whole line is the instruction."""
+    for place, line in stream(file, name):
+        if not line.strip():
+            yield None
+        elif form == "text":
+            if line.lstrip().startswith("{"):
+                raise UserError(
+                    f"{place} begins as JSON does. Add --input_form jsonl; each line is then: "
+                    f"{EXPECTED}."
+                )
+            yield Prompt(place, line, "")
+        else:
+            row = {"input": ""} | json_row(place, line)
+            yield Prompt(place, *text_fields(row, ("instruction", "input"), place, EXPECTED))
+
+
+def answer(model, tokenizer, made, items: list[Prompt], args, device, name: str):
+    """`{"answer": text}` of each prompt, which is written as the training's were.
+
+    Raises UserError where an instruction leaves no room for an answer.
+    """
+    from Instruct import generation
+
+    about = (read_json(made.checkpoint / "config.json") or {}).get("instruct")
+    if about is None:
+        raise UserError(
+            f"{made.checkpoint} does not say how its prompts are written: it was made by an "
+            "earlier version. Make it again: fine-tuning.py with the same flags and --overwrite."
+        )
+    most = args.max_new_tokens or made.arguments.get("max_new_tokens") or about["room"]
+    room = max(about["room"], args.max_new_tokens or 0)
+    prompts, cut_words = [], 0
+    for item in items:
+        row = item._asdict()
+        ids, cut = encoding.prompt_ids(tokenizer, row, about["prompt_form"], made.max_length - room)
+        if len(ids) >= made.max_length:
+            raise UserError(
+                f"{item.place}: the instruction alone has {len(ids)} tokens, the model reads "
+                f"{made.max_length}. Make it shorter."
+            )
+        prompts.append(ids)
+        cut_words += cut
+    ends = {tokenizer.eos_token_id}
+    found = generation.generate(
+        model, prompts, [most] * len(items), ends, args.batch_size, device, name
+    )
+    rows = [{"answer": encoding.decode(tokenizer, ids)} for ids in found]
+    return rows, {"cut_words": cut_words}

@@ -1,0 +1,30 @@
+"""Have a model that fine-tuning.py has made answer new instructions.
+
+    python predict.py --training_size 30 --model_name biogpt --input prompts.jsonl
+    python predict.py --demo --training_size 30 --model_name biogpt --input - --input_form jsonl
+
+A line is a prompt: {"instruction": ..., "input": ...}, or plain text, the whole instruction. Of
+each, the answer as JSON.
+"""
+
+import sys
+from pathlib import Path
+
+if __name__ == "__main__":  # run as a file: import from the repository, not from this folder
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from common import cli, predict
+from Instruct import new_text, task
+
+
+def parse_args(argv=None):
+    return predict.parse_args(task, new_text, __doc__, argv, model=task.DEFAULTS["model"])
+
+
+@cli.command
+def main(argv=None):
+    predict.run(task, new_text, parse_args(argv))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,100 @@
+"""New text for NER: lines of text, or words in columns, in; entities or IOB2 tags out."""
+
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+from common.cli import UserError
+from common.data_files import stream
+from NER import task, words
+from NER.data import Data, Example
+from NER.formats import DOCUMENT_LINES
+from NER.scores import OUTSIDE, entities
+
+FORMS = {"text": (), "conll": (".conll", ".iob2", ".iob", ".bio", ".tsv")}
+CUT = ("truncated_words", "truncated_sentences")
+
+
+class Sentence(NamedTuple):
+    """A line of text, or a sentence of columns: its words with one blank between them."""
+
+    text: str
+    spans: list[tuple[int, int]]  # of each word, in characters of `text`
+
+    @property
+    def words(self) -> list[str]:
+        """The words."""
+        return [self.text[start:end] for start, end in self.spans]
+
+
+def add_arguments(parser) -> None:
+    """The form of the output."""
+    parser.add_argument(
+        "--output_form",
+        choices=("jsonl", "conll"),
+        default="jsonl",
+        help="jsonl: the entities of each line with their characters (default); conll: a word, a "
+        "tab and its IOB2 tag a line, a blank line after each sentence",
+    )
+
+
+def read(file: Iterable[bytes], name: str, form: str) -> Iterator[Sentence | None]:
+    """A sentence a line, or each sentence of columns, whose first one is the word."""
+    lines = stream(file, name)
+    if form == "conll":
+        yield from _columns(lines)
+        return
+    for place, line in lines:
+        if line.startswith('{"'):
+            raise UserError(
+                f"{place} begins as JSON does. Expected: text, a sentence a line; or a word a "
+                "line, with --input_form conll."
+            )
+        spans = words.split(line)
+        yield Sentence(line, spans) if spans else None
+
+
+def _columns(lines: Iterable[tuple[str, str]]) -> Iterator[Sentence]:
+    found: list[str] = []
+    for place, line in lines:
+        if not line.strip() or line.startswith(DOCUMENT_LINES):
+            if found:
+                yield _joined(found)
+            found = []
+            continue
+        word = (line.split("\t") if "\t" in line else line.split())[0]
+        if not word.strip():
+            raise UserError(f"{place} has no word. Expected: a word first, then other columns.")
+        found.append(word)
+    if found:
+        yield _joined(found)
+
+
+def _joined(found: list[str]) -> Sentence:
+    spans, start = [], 0
+    for word in found:
+        spans.append((start, start + len(word)))
+        start += len(word) + 1
+    return Sentence(" ".join(found), spans)
+
+
+def answer(model, tokenizer, made, items: list[Sentence], args, device, name: str):
+    """`{"entities": [{"start", "end", "type", "text"}]}` of each sentence, or its tags as text."""
+    data = Data({}, made.labels, made.arguments.get("label_scheme") == "iob2")
+    examples = [Example("", item.words, [OUTSIDE] * len(item.spans)) for item in items]
+    encoded, counts = task.encode(data, examples, tokenizer, made.max_length)
+    tags = task.predict(model, tokenizer, data, examples, encoded, args, device, name)
+    form = _tagged if args.output_form == "conll" else _entities
+    found = [form(item, own) for item, own in zip(items, tags, strict=True)]
+    return found, {cut: counts[cut] for cut in CUT}
+
+
+def _tagged(item: Sentence, tags: list[str]) -> str:
+    return "".join(f"{word}\t{tag}\n" for word, tag in zip(item.words, tags, strict=True))
+
+
+def _entities(item: Sentence, tags: list[str]) -> dict:
+    found = []
+    for kind, first, last in sorted(entities(tags), key=lambda entity: entity[1]):
+        start, end = item.spans[first][0], item.spans[last - 1][1]
+        found.append({"start": start, "end": end, "type": kind, "text": item.text[start:end]})
+    return {"entities": found}

@@ -1,0 +1,56 @@
+"""New text for NLI: pairs in, the label of each and the probabilities of all labels out."""
+
+import json
+from collections.abc import Iterable, Iterator
+
+from common.cli import UserError
+from common.data_files import json_row, stream
+from common.predict import text_fields
+from NLI import task
+from NLI.data import Data, Example
+
+FORMS = {"tsv": (), "jsonl": (".jsonl", ".json")}
+NAMES = ("premise", "hypothesis"), ("sentence1", "sentence2")
+EXPECTED = " or ".join(json.dumps(dict.fromkeys(names, "...")) for names in NAMES)
+
+
+def add_arguments(parser) -> None:
+    """No flags of its own."""
+
+
+def read(file: Iterable[bytes], name: str, form: str) -> Iterator[tuple[str, str] | None]:
+    """The premise and the hypothesis of each line."""
+    for place, line in stream(file, name):
+        if not line.strip():
+            yield None
+        elif form == "tsv":
+            pair = line.split("\t")
+            if len(pair) != 2:
+                raise UserError(
+                    f"{place} has {len(pair)} columns, not 2. Expected: the premise, a tab, the "
+                    "hypothesis; or --input_form jsonl."
+                )
+            yield pair[0], pair[1]
+        else:
+            row = json_row(place, line)
+            names = next((names for names in NAMES if names[0] in row), NAMES[0])
+            premise, hypothesis = text_fields(row, names, place, EXPECTED)
+            yield premise, hypothesis
+
+
+def answer(model, tokenizer, made, items: list[tuple[str, str]], args, device, name: str):
+    """`{"label": ..., "probabilities": {label: 0 to 1}}` of each pair."""
+    import numpy as np
+
+    from common.training import predict_logits
+
+    data = Data({}, made.labels)
+    examples = [Example("", *pair, data.labels[0]) for pair in items]
+    encoded, counts = task.encode(data, examples, tokenizer, made.max_length)
+    found = []
+    for logits in predict_logits(model, encoded, args.batch_size, device, name):
+        weights = np.exp(logits.astype(float) - logits.max())
+        shares = [float(f"{share:.6g}") for share in weights / weights.sum()]
+        label = data.labels[logits.argmax()]
+        found.append({"label": label, "probabilities": dict(zip(data.labels, shares, strict=True))})
+    return found, {cut: counts[cut] for cut in ("truncated_pairs", "truncated_tokens")}

@@ -1,0 +1,30 @@
+"""Say of new pairs whether the hypothesis follows, with a model that fine-tuning.py has made.
+
+    python predict.py --training_size 30 --model_name biobert --input pairs.tsv
+    python predict.py --demo --training_size 30 --model_name biobert --input - --input_form jsonl
+
+A line is a pair: premise, tab, hypothesis; or JSON, {"premise": ..., "hypothesis": ...}. Of each,
+the label and the probabilities of all labels, as JSON.
+"""
+
+import sys
+from pathlib import Path
+
+if __name__ == "__main__":  # run as a file: import from the repository, not from this folder
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from common import cli, predict
+from NLI import new_text, task
+
+
+def parse_args(argv=None):
+    return predict.parse_args(task, new_text, __doc__, argv)
+
+
+@cli.command
+def main(argv=None):
+    predict.run(task, new_text, parse_args(argv))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,58 @@
+"""New text for QA: questions with passages in; answers, and where they stand, out."""
+
+from collections.abc import Iterable, Iterator
+
+from common.data_files import json_row, json_value, stream
+from common.predict import text_fields
+from QA import squad, task
+from QA.data import DOC_STRIDE, Data
+from QA.squad import Example
+
+FORMS = {"jsonl": (), "squad": (".json",)}
+EXPECTED = '{"id": "...", "question": "...", "context": "..."}; the id may be missing'
+
+
+def add_arguments(parser) -> None:
+    """No flags of its own."""
+
+
+def read(file: Iterable[bytes], name: str, form: str) -> Iterator[Example | None]:
+    """A question a line; or those of one SQuAD-form document, which need no answers there."""
+    if form == "squad":
+        document = json_value(b"".join(file), name)
+        for place, _, context, question in squad.rows(document, name):
+            key, asked = (squad.field(question, field, str, place) for field in ("id", "question"))
+            yield Example(key, "", asked, context, [], [])
+        return
+    for number, (place, line) in enumerate(stream(file, name), 1):
+        if not line.strip():
+            yield None
+            continue
+        row = json_row(place, line)
+        asked, context = text_fields(row, ("question", "context"), place, EXPECTED)
+        yield Example(row.get("id", number), "", asked, context, [], [])
+
+
+def answer(model, tokenizer, made, items: list[Example], args, device, name: str):
+    """The answer to each question, with the id that was given, or the number of its line.
+
+    `{"id", "answer", "start", "end", "probability", "null_difference"}`. No answer: "", and None
+    for its place. A model that was trained on questions that all have an answer always gives one,
+    but where the passage is empty.
+    """
+    threshold = made.metrics.get("null_threshold")  # there is one where "no answer" was learnt
+    data = Data({}, [], threshold is not None, False, None, {},
+                made.arguments.get("doc_stride", DOC_STRIDE), threshold)  # fmt: skip
+    encoded, counts = task.encode(data, items, tokenizer, made.max_length)
+    found = task.predict(model, tokenizer, data, items, encoded, args, device, name)
+    rows = [_row(*pair, threshold) for pair in zip(items, found, strict=True)]
+    return rows, {cut: counts[cut] for cut in ("truncated_questions", "empty_passages")}
+
+
+def _row(example: Example, prediction, threshold: float | None) -> dict:
+    difference = prediction.null_difference
+    withheld = difference is None or (threshold is not None and difference > threshold)
+    given = (e for e in prediction.n_best if (e["start"] is None) == withheld)
+    place = next(given, {"start": None, "end": None, "probability": None})
+    text = "" if withheld else example.context[place["start"] : place["end"]]
+    return {"id": example.id, "answer": text} | place | {"null_difference": difference}

@@ -1,0 +1,30 @@
+"""Answer new questions from their passages with a model that fine-tuning.py has made.
+
+    python predict.py --training_size 30 --model_name biobert --input questions.jsonl
+    python predict.py --demo --training_size 30 --model_name biobert --input -
+
+A line is a question: {"id": ..., "question": ..., "context": ...}; or the file is of SQuAD's form.
+Of each, the answer, its characters in the passage and its probability, as JSON.
+"""
+
+import sys
+from pathlib import Path
+
+if __name__ == "__main__":  # run as a file: import from the repository, not from this folder
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from common import cli, predict
+from QA import new_text, task
+
+
+def parse_args(argv=None):
+    return predict.parse_args(task, new_text, __doc__, argv, model=task.DEFAULTS["model"])
+
+
+@cli.command
+def main(argv=None):
+    predict.run(task, new_text, parse_args(argv))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
