@@ -55,8 +55,9 @@ def variant(args, parser: Parser) -> str:
 
 
 def add_common_arguments(
-    parser: Parser, model: str = "biobert", max_length: int = 512, batch_size: int = 16
-) -> None:
+    parser: Parser, model: str = "biobert", max_length: int = 512, batch_size: int = 16,
+    demo_precision: str = "auto",
+) -> None:  # fmt: skip
     """Model, data, output and machine: the flags of all scripts."""
     group = parser.add_argument_group("model and data")
     group.add_argument(
@@ -94,9 +95,10 @@ def add_common_arguments(
     group.add_argument(
         "--precision",
         choices=("auto", "fp32", "bf16", "fp16"),
-        default="auto",
-        help="auto: bf16 where the hardware has it natively, else fp32",
+        help="auto: bf16 where the hardware has it natively, else fp32 (default: "
+        + ("auto)" if demo_precision == "auto" else f"auto; {demo_precision} with --demo)"),
     )
+    parser.fallbacks["precision"] = ("auto", demo_precision)
 
 
 def add_training_size(group, default: int, text: str) -> None:
@@ -253,7 +255,8 @@ def layer_list(text: str) -> str:
 def parse(parser: Parser, argv: list[str] | None, task_folder: Path) -> argparse.Namespace:
     """Parse and resolve: demo defaults, absolute paths, output root. `SystemExit` 2 if wrong."""
     args = parser.parse_args(argv)
-    for flag, (default, demo) in parser.fallbacks.items():
+    for flag, values in parser.fallbacks.items():
+        default, demo = values(args) if callable(values) else values
         if getattr(args, flag) is None:
             setattr(args, flag, demo if args.demo else default)
     if args.demo and (args.data_dir or args.dataset_name):

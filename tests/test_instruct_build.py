@@ -219,7 +219,18 @@ def test_the_data_is_known_by_the_hash_of_its_own_task(tmp_path):
     build.main(["--nli", f"pairs={folder}", "--output_dir", str(tmp_path / "out")])
     data = nli_data.load(Namespace(demo=False, data_dir=folder))
     _, about = made(tmp_path / "out")
-    assert about["sources"]["pairs"]["data_sha256"] == identity.fingerprint(data.splits)
+    wanted = identity.fingerprint(data.splits)
+    assert about["sources"]["pairs"]["data_sha256"] == wanted
+    for most in (
+        len(data.splits["test"]),
+        len(data.splits["test"]) - 1,
+    ):  # the same test split, and a part of it
+        build.main(["--nli", f"pairs={folder}", "--output_dir", str(tmp_path / str(most)),
+                    "--max_per_source", str(most)])  # fmt: skip
+        _, about = made(tmp_path / str(most))
+        assert about["sources"]["pairs"]["data_sha256"] == (
+            wanted if most == len(data.splits["test"]) else None
+        )
 
 
 def refused(capsys, *argv):
