@@ -459,6 +459,7 @@ def test_encoders_stand_beside_where_they_were_asked_the_same(tmp_path):
         beside = [row for row in found if row["model"] != "gpt2"]
         assert len(beside) == len(same) and len(found) == 2 + len(same)
     (row,) = beside
+    assert "| bert (NLI) | – | – |" in page(tmp_path / "Instruct" / "medtuned" / "report")
     assert (row["score"], row["model"]) == ("pairs_accuracy", "bert (NLI)")
     assert float(row["100 %"]) == wanted["test_accuracy"] and not row["0 % (as loaded)"]
     assert float(row["majority class"]) == wanted["test_majority_accuracy"]

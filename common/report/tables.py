@@ -117,7 +117,7 @@ def _parts(grid: Grid) -> Table:
         for other, score in grid.others.get(name, []):
             for model in other.models:  # without 0 %, where their heads are untrained
                 cells = {title: other.score("fine-tuning", model, size, f"test_{score}")
-                         for size, title in _sizes(grid).items() if size}  # fmt: skip
+                         if size else None for size, title in _sizes(grid).items()}  # fmt: skip
                 if any(cells.values()):
                     majority = {"majority class": other.majority(model, score)}
                     named = {"score": name, "model": f"{model} ({other.task.NAME})"}
