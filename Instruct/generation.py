@@ -8,6 +8,8 @@ takes some batches, and all get all results.
 from collections.abc import Callable
 
 import torch
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 from tqdm import tqdm
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
@@ -138,7 +140,7 @@ def _in_batches(
 
     # Autocast keeps the weights that it has cast as long as its context is open; but not in
     # inference mode, where it would cast them all again at every token.
-    with sharding.scoring(model, device), torch.no_grad(), device.autocast(), tqdm(
+    with sharding.scoring(model, device), torch.no_grad(), device.autocast(), _Attention(), tqdm(
         total=len(order), desc=name, unit=" examples", leave=False, dynamic_ncols=True,
         disable=device.rank > 0,
     ) as progress:  # fmt: skip
@@ -158,8 +160,10 @@ class Layer(DynamicLayer):
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
         super().lazy_initialization(key_states, value_states)
+        on_cpu = key_states.device.type == "cpu"
+        kind = torch.float32 if on_cpu else key_states.dtype  # see _Attention
         self.whole = [
-            states.new_empty((*states.shape[:2], self.room, states.shape[-1]))
+            states.new_empty((*states.shape[:2], self.room, states.shape[-1]), dtype=kind)
             for states in (key_states, value_states)
         ]
 
@@ -178,6 +182,19 @@ class Layer(DynamicLayer):
         tokens = self.get_seq_length()
         self.whole = [whole[indices] for whole in self.whole]
         self.keys, self.values = (whole[:, :, :tokens] for whole in self.whole)
+
+
+class _Attention(TorchFunctionMode):
+    """On a CPU attention in float32: for one query its bf16 takes two to three times as long."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if func is not F.scaled_dot_product_attention or args[0].device.type != "cpu":
+            return func(*args, **kwargs)
+        query, key, value, *more = args
+        with torch.autocast("cpu", enabled=False):
+            found = func(query.float(), key.float(), value.float(), *more, **kwargs)
+        return found.to(query.dtype)
 
 
 def _cache(config, room: int) -> DynamicCache:
