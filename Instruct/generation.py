@@ -18,6 +18,7 @@ from common.cli import UserError
 from common.device import Device, free_memory, gather, in_memory
 
 MORE = 8  # prompts at a time for each example of a training batch: there are no gradients to hold
+POSITIONS = 2**14  # of them together, answers included: more are not faster, and take memory
 KEPT = 0.75  # of a batch go on at most, when what has ended leaves it
 
 
@@ -29,12 +30,18 @@ def generate(
 
     An answer ends before a token of `eos`, after its number in `most`, or where the model has no
     more positions (a prompt that fills them has no answer). More prompts go at a time than in
-    training, see `_how_many`; where a quarter of them have ended, those leave the batch.
+    training, as many as POSITIONS allow; where a quarter of them have ended, those leave the batch.
     """
     limit = architectures.positions(model.config)
     most = [min(n, limit - len(prompt)) for n, prompt in zip(most, prompts, strict=True)]
-    longest = max((len(p) + max(n, 0) for p, n in zip(prompts, most, strict=True)), default=1)
-    batch_size = _how_many(model.config, longest, batch_size, device)
+    sizes = [len(p) + max(n, 0) for p, n in zip(prompts, most, strict=True)]
+    positions = _positions(model.config, device)
+
+    def fits(batch: list[int]) -> bool:
+        more = len(batch) <= MORE * batch_size
+        return len(batch) <= batch_size or (
+            more and len(batch) * max(sizes[i] for i in batch) <= positions
+        )
 
     def run(indices: list[int]) -> dict[int, list[int]]:
         found = {i: [] for i in indices}
@@ -62,7 +69,7 @@ def generate(
 
     # Prompts whose answers may be long go together; of those, prompts of a length.
     order = sorted(range(len(prompts)), key=lambda i: (-most[i], -len(prompts[i]), i))
-    return _in_batches(model, order, batch_size, device, name, run)
+    return _in_batches(model, order, fits, device, name, run)
 
 
 def log_likelihoods(
@@ -104,11 +111,11 @@ def log_likelihoods(
                 found[i].append(value)
         return found
 
-    # A batch's prompts have equally many answers.
+    def fits(batch: list[int]) -> bool:  # prompts of a batch have equally many answers
+        return len(batch) <= batch_size and len(answers[batch[0]]) == len(answers[batch[-1]])
+
     order = sorted(range(len(prompts)), key=lambda i: (-len(answers[i]), -len(prompts[i]), i))
-    return _in_batches(
-        model, order, batch_size, device, name, run, together=lambda i: len(answers[i])
-    )
+    return _in_batches(model, order, fits, device, name, run)
 
 
 def best(scores: list[float], answers: list[list[int]], normalised: bool) -> int:
@@ -119,16 +126,16 @@ def best(scores: list[float], answers: list[list[int]], normalised: bool) -> int
 
 
 def _in_batches(
-    model, order: list[int], batch_size: int, device: Device, name: str,
-    run: Callable[[list[int]], dict], together: Callable[[int], object] = lambda i: None,
+    model, order: list[int], fits: Callable[[list[int]], bool], device: Device, name: str,
+    run: Callable[[list[int]], dict],
 ) -> list:  # fmt: skip
-    """`run` on batches of `order`; what it found, in the order of the prompts.
+    """`run` on batches of `order`, each as long as it `fits`; what it found, as the prompts go.
 
-    A batch never mixes examples that differ in `together`. Out of memory: half as many at a time.
+    Out of memory: half as many at a time.
     """
     batches: list[list[int]] = []
     for i in order:
-        if batches and len(batches[-1]) < batch_size and together(batches[-1][0]) == together(i):
+        if batches and fits([*batches[-1], i]):
             batches[-1].append(i)
         else:
             batches.append([i])
@@ -204,15 +211,12 @@ def _cache(config, room: int) -> DynamicCache:
     return past
 
 
-def _how_many(config, tokens: int, batch_size: int, device: Device) -> int:
-    """Prompts at a time: MORE times `batch_size`, if half the free memory holds their cache.
-
-    `tokens`: of the longest, its answer included. At least `batch_size`: training took as many.
-    """
+def _positions(config, device: Device) -> int:
+    """POSITIONS, or those whose keys and values fit into half the free memory."""
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    one = 2 * 4 * config.num_hidden_layers * heads * size * tokens
-    return max(batch_size, min(MORE * batch_size, free_memory(device) // 2 // one))
+    one = 2 * 4 * config.num_hidden_layers * heads * size
+    return min(POSITIONS, free_memory(device) // 2 // one)
 
 
 def _left_padded(rows: list[list[int]], device: Device) -> dict[str, torch.Tensor]:

@@ -129,9 +129,22 @@ def test_as_many_at_a_time_as_half_the_memory_holds(model, monkeypatch):
         past = model(torch.tensor([[5] * 10]), use_cache=True).past_key_values
     one = sum(layer.keys.nbytes + layer.values.nbytes for layer in past.layers)
     one *= 10 / past.layers[0].keys.shape[-2]  # Mistral keeps a window of them alone
-    for fit, wanted in ((1, 4), (5, 5), (1000, 4 * generation.MORE)):
-        monkeypatch.setattr(generation, "free_memory", lambda _, fit=fit: int(2 * fit * one))
-        assert generation._how_many(model.config, 10, 4, CPU) == wanted
+    # `one`: the bytes of ten positions
+    batches = []
+    real = generation._left_padded
+    monkeypatch.setattr(
+        generation, "_left_padded", lambda rows, _: batches.append(len(rows)) or real(rows, CPU)
+    )
+    for fit, wanted in ((1, [4, 4, 4, 4, 4]), (5, [5, 5, 5, 5]), (1000, [16, 4])):
+        monkeypatch.setattr(generation, "free_memory", lambda _, fit=fit: int(2 * fit * one) + 9)
+        monkeypatch.setattr(generation, "MORE", 4)
+        batches.clear()
+        generation.generate(model, [[5] * 8] * 20, [2] * 20, ENDS, 4, CPU, "test")
+        assert batches == wanted
+    monkeypatch.setattr(generation, "POSITIONS", 70)
+    batches.clear()
+    generation.generate(model, [[5] * 8] * 20, [2] * 20, ENDS, 4, CPU, "test")
+    assert batches == [7, 7, 6]
 
 
 def test_what_does_not_fit_is_refused(model):
