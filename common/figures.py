@@ -126,13 +126,13 @@ def _probe_name(folder: Path, row) -> str:
 
 # By name in heads.csv: title, the colour bar's label, the scale's end (None: a whole number of bits
 # above all values), colours. The scales are fixed and unchanged is yellow: figures are comparable.
-_ENTROPIES = ("entropy_pretrained", "entropy_fine_tuned")
+ENTROPIES = ("entropy_pretrained", "entropy_fine_tuned")
 MAPS = {
     "cosine": ("cosine similarity of the attention maps (1 = unchanged)", "cosine", 1, "viridis"),
     "js": ("Jensen-Shannon divergence of the attention (0 = unchanged, 1 = disjoint)",
            "JS (bits)", 1, "viridis_r"),
-    _ENTROPIES[0]: ("entropy of the attention, pre-trained", "entropy (bits)", None, "cividis"),
-    _ENTROPIES[1]: ("entropy of the attention, fine-tuned", "entropy (bits)", None, "cividis"),
+    ENTROPIES[0]: ("entropy of the attention, pre-trained", "entropy (bits)", None, "cividis"),
+    ENTROPIES[1]: ("entropy of the attention, fine-tuned", "entropy (bits)", None, "cividis"),
 }  # fmt: skip
 
 
@@ -143,7 +143,7 @@ def attention_heads(folder: Path) -> None:
     table = pd.read_csv(folder / "heads.csv")
     grids = {metric: rows.pivot(index="layer", columns="head", values="value")
              for metric in MAPS if len(rows := table[table["metric"] == metric])}  # fmt: skip
-    most = table[table["metric"].isin(_ENTROPIES)]["value"].max()
+    most = table[table["metric"].isin(ENTROPIES)]["value"].max()
     bits = max(1, ceil(most)) if isfinite(most) else 1
     layers, heads = next(iter(grids.values())).shape
     wide = heads > 20  # than a column can hold
@@ -184,12 +184,12 @@ def attention_sizes(folder: Path) -> None:
     """attention_all_sizes in the model's folder: means over heads by layer, all sizes."""
     tables, references = _sizes(folder, "heads.csv"), list(_sizes(folder, "floor.csv").values())
     there = {metric for table in tables.values() for metric in table["metric"]}
-    metrics = [metric for metric in MAPS if metric in there and metric != _ENTROPIES[0]]
+    metrics = [metric for metric in MAPS if metric in there and metric != ENTROPIES[0]]
     figure, (block,) = panels([len(metrics)], height=1.9)
     for axes, metric in zip(block, metrics, strict=True):
         curves = [(table, metric, table["training_size"].iloc[0]) for table in tables.values()]
-        if entropy := metric in _ENTROPIES:
-            curves.append((next(iter(tables.values())), _ENTROPIES[0], 0))
+        if entropy := metric in ENTROPIES:
+            curves.append((next(iter(tables.values())), ENTROPIES[0], 0))
         curves += [(table, metric, UNTRAINED) for table in references[:1]]
         for table, name, size in curves:
             mean = table[table["metric"] == name].groupby("layer")["value"].mean()

@@ -10,6 +10,8 @@ import subprocess
 
 import pandas as pd
 import pytest
+from matplotlib import colormaps
+from matplotlib.colors import to_hex
 
 from common import cli, flags, panels
 from common.report.grid import Estimate
@@ -99,6 +101,21 @@ def test_seeds_share_a_map_and_a_damaged_one_is_named(tmp_path, caplog):
     assert len(found) == made.LAYERS * made.HEADS and "layer 1, head 1: 0.1500" in found
     assert f"{path} is passed over" in caplog.text
     assert "seed-3/attention/heads.csv" in made.page(out)
+
+
+def test_entropies_share_a_scale_of_whole_bits(tmp_path):
+    path = made.compared(tmp_path, "NLI", "demo", "bert", 10) / "heads.csv"
+    table = pd.read_csv(path)
+    before, after = (table.assign(metric=f"entropy_{name}", value=value).query("head == 1")
+                     for name, value in (("pretrained", 2.5), ("fine_tuned", 0.5)))  # fmt: skip
+    after.loc[after["layer"] == 1, "value"] = None  # a head that was never compared
+    both = pd.concat([before.drop_duplicates("layer"), after.drop_duplicates("layer")])
+    both.to_csv(path, index=False)
+    found = [a for a in Page(made.write(tmp_path) / "report.html").all("td") if "title" in a]
+    one, none, other = found[0], found[made.LAYERS], found[-1]
+    for cell, share in ((one, 2.5 / 3), (other, 0.5 / 3)):
+        assert cell["style"] == f"background:{to_hex(colormaps['cividis'](share))}"
+    assert none["title"] == "layer 1, head 1: never compared" and "style" not in none
 
 
 def test_empty_sections_are_left_out(tmp_path):

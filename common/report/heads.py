@@ -1,5 +1,6 @@
 """The maps of heads.csv for the page: a coloured cell a head, with its value."""
 
+from math import ceil, isfinite
 from typing import NamedTuple
 
 from common import figures, palette
@@ -27,19 +28,19 @@ def maps(grid: Grid, variant: str = "") -> list[Map]:
             if not tables:
                 continue
             mean = pd.concat(tables).groupby(["metric", "layer", "head"])["value"].mean()
+            entropies = mean[[name for name in figures.ENTROPIES if name in mean.index.levels[0]]]
+            bits = [value for value in entropies if isfinite(value)]
             for metric in (name for name in figures.MAPS if name in mean.index.levels[0]):
-                found.append(_map(model, size, metric, mean[metric].unstack()))
+                high = figures.MAPS[metric][2] or max(1, ceil(max(bits, default=1)))
+                found.append(_map(model, size, metric, high, mean[metric].unstack()))
     return found
 
 
-def _map(model: str, size: int | str, metric: str, table) -> Map:
-    from math import ceil, isfinite
-
+def _map(model: str, size: int | str, metric: str, high: int, table) -> Map:
     from matplotlib import colormaps
     from matplotlib.colors import to_hex
 
-    title, _, high, colors = figures.MAPS[metric]
-    high = high or max(1, ceil(table.max().max()))
+    title, _, _, colors = figures.MAPS[metric]
     layers = {
         int(layer): [
             (int(head), f"{value:.4f}", to_hex(colormaps[colors](value / high)))
