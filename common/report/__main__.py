@@ -73,7 +73,7 @@ def main(argv=None):
             f"  python {args.tasks[0]}/fine-tuning.py --demo --training_size 30\n"
             "  python -m common.study --demo"
         )
-    print("reports:", *written, sep="\n  ")
+    print("reports:", *(f"{path} and report.html" for path in written), sep="\n  ")
 
 
 def root(args, name: str) -> Path:
