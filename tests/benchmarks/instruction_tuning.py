@@ -4,7 +4,7 @@
 
 GPT-2 small from its configuration with random weights; a random sample of the prompts in a folder
 that build.py made, and a byte-level BPE of GPT-2's size trained on them. The plain way to answer:
-`generate` one by one, fp32, on fewer prompts. A random model does not stop: both write as many
+`generate` one by one, fp32, the same prompts. A random model does not stop: both write as many
 tokens as the gold answer has. Training, ours: the first batches of a true epoch. The plain way:
 fp32, each example padded to --max_length, the head on all positions, on fewer examples. Each side
 runs in a process of its own; ratios are of the medians.
@@ -25,7 +25,6 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data_dir", type=Path, required=True)
     parser.add_argument("--prompts", type=int, default=200, help="to answer (default: 200)")
-    parser.add_argument("--plain_prompts", type=int, default=25, help="of them one by one")
     parser.add_argument("--batches", type=int, default=8, help="of 16, to train on, ours")
     parser.add_argument("--plain_examples", type=int, default=8, help="to train on, the plain way")
     parser.add_argument("--max_length", type=int, default=1024)
@@ -105,7 +104,6 @@ def plain(args):
     model, asked, examples = prepare(args)
     where = choose_device(args.device, "fp32").torch_device
     model.to(where).eval()
-    asked = asked[: args.plain_prompts]
     prompts = [torch.tensor([list(row["prompt"])], device=where) for row in asked]
     most = lengths(asked, args)
 
