@@ -13,19 +13,16 @@ side runs in a process of its own; ratios are of the medians, of wall time and o
 """
 
 import argparse
-import importlib.util
-import json
 import resource
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
+import bench
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 SIDES = ("ours", "nn.LSTM", "pytorch-crf")
 N_LABELS = 11
 
@@ -38,36 +35,19 @@ def main():
     parser.add_argument("--group", type=int, default=4, help="layers in lockstep, ours")
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--noise", type=float, default=3.0, help="of the vectors, per dimension")
-    parser.add_argument("--rounds", type=int, default=1)
-    parser.add_argument("--device", default="auto", help="ours")
     parser.add_argument("--precision", default="auto", help="ours")
     parser.add_argument("--sides", default=",".join(SIDES))
-    parser.add_argument("--side", choices=SIDES, help="(one run, for the rounds)")
-    parser.add_argument("--folder", type=Path, help="(of the vectors, for the rounds)")
-    args = parser.parse_args()
-    if args.side:
-        print(json.dumps(run(args)))
-        return
-    found = {side: [] for side in args.sides.split(",")}
-    if importlib.util.find_spec("torchcrf") is None:
-        found.pop("pytorch-crf", None)
-    with tempfile.TemporaryDirectory() as folder:
+    parser.add_argument("--folder", type=Path, help="(of the vectors)")
+    args = bench.parse(parser, dict.fromkeys(SIDES, run))
+    sides = [s for s in args.sides.split(",") if s != "pytorch-crf" or find_spec("torchcrf")]
+    with tempfile.TemporaryDirectory() as folder, bench.watched(args.device):
         write_features(args, Path(folder))
-        for number in range(args.rounds):
-            for side, runs in found.items():
-                command = [sys.executable, __file__, *sys.argv[1:], "--side", side]
-                output = subprocess.run(
-                    [*command, "--folder", folder], check=True, stdout=subprocess.PIPE, text=True
-                ).stdout
-                runs.append(json.loads(output.splitlines()[-1]))
-                print(number + 1, side, runs[-1], flush=True)
-    for key, unit in (("fit_seconds", "s"), ("fit_cpu_seconds", "s of processor time")):
-        middle = {side: statistics.median(r[key] for r in runs) for side, runs in found.items()}
-        for side, value in middle.items():
-            ratio = (
-                f"; ours is {value / middle['ours']:.2f} times as fast" if "ours" in middle else ""
-            )
-            print(f"{side}: {value:.1f} {unit} for {args.layers} layers{ratio}")
+        found = bench.in_turns(sides, args.rounds, "--folder", folder)
+    for key, what in (("fit_seconds", "clock"), ("fit_cpu_seconds", "processor")):
+        for side in sides[1:]:
+            values = (bench.median(found[name], key) for name in (sides[0], side))
+            what_ = f"BiLSTM-CRF, {args.layers} layers, {side}, {what}"
+            bench.result(what_, *values, "s", "")
 
 
 def sizes(args):

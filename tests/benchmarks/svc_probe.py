@@ -11,16 +11,14 @@ import argparse
 import json
 import os
 import resource
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
 
+import bench
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from common.probes import examples  # noqa: E402
+from common.probes import examples
 
 SPLITS = ("train", "dev", "test")
 
@@ -31,45 +29,30 @@ def main():
     parser.add_argument("--n", type=int, default=7573, help="training pairs")
     parser.add_argument("--model", help="folder of a BERT-like encoder")
     parser.add_argument("--layer", type=int, default=-1, help="the one compared with SVC()")
-    parser.add_argument("--device", default="cpu", help="of our kernel matrices")
-    parser.add_argument("--side", help="(one run, by the script itself)")
     parser.add_argument("--folder", type=Path, help="(of the features)")
-    args = parser.parse_args()
-    if args.side:
-        globals()[args.side](args)
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        args.folder = Path(folder)
-        run("extract", args)
-        ours, plain = run("ours", args), run("plain", args)
-        found, wanted = (np.load(args.folder / f"{side}.npz") for side in ("ours", "plain"))
+    args = bench.parse(parser, {f.__name__: f for f in (extract, ours, plain, single, parallel)})
+    with tempfile.TemporaryDirectory() as folder, bench.watched(args.device):
+        more = "--folder", folder
+        bench.side("extract", *more)
+        sides = bench.in_turns(("ours", "plain"), args.rounds, *more)
+        found, wanted = (np.load(f"{folder}/{side}.npz") for side in sides)
         differ = {split: int((found[split] != wanted[split]).sum()) for split in ("dev", "test")}
-        print(f"fit + predict dev + test: SVC() {plain['seconds']:.1f} s, ours "
-              f"{ours['seconds']:.1f} s: {plain['seconds'] / ours['seconds']:.1f}x")  # fmt: skip
-        print(f"processor seconds: {plain['processor'] / ours['processor']:.1f}x")
-        print(f"predictions that differ: {differ} of {[len(wanted[s]) for s in differ]}")
-        single, parallel = run("single", args), run("parallel", args)
-        print(f"all layers: {single['seconds'] / parallel['seconds']:.2f}x faster in parallel")
+        single_, parallel_ = (bench.side(name, *more)["seconds"] for name in ("single", "parallel"))
+    name = Path(args.model).parent.name if args.model else "BERT-base"
+    values = (bench.median(runs, "seconds") for runs in sides.values())
+    bench.result(f"SVC of {args.n} pairs, {name}: fit, predict dev and test", *values, "s", "8x")
+    values = (bench.median(runs, "processor") for runs in sides.values())
+    bench.result("the same, processor time", *values, "s", "")
+    print(f"predictions that differ: {differ} of {[len(wanted[s]) for s in differ]}")
+    bench.result("SVC of all layers, in parallel and one by one", parallel_, single_, "s", "")
 
 
-def run(side: str, args) -> dict:
-    """Run one side in a fresh process; its report."""
-    command = [sys.executable, __file__, "--side", side, "--data_dir", str(args.data_dir)]
-    command += ["--n", str(args.n), "--layer", str(args.layer), "--folder", str(args.folder)]
-    command += ["--device", args.device, *(["--model", args.model] if args.model else [])]
-    output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
-    result = json.loads(output.splitlines()[-1])
-    print(side, {key: round(value, 2) for key, value in result.items()}, flush=True)
-    return result
-
-
-def report(seconds: float, processor: float, **more) -> None:
+def report(seconds: float, processor: float, **more) -> dict:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
-    result = {"seconds": seconds, "processor": processor, "peak_memory_mib": peak}
-    print(json.dumps(result | more))
+    return {"seconds": seconds, "processor": processor, "peak_memory_mib": peak} | more
 
 
-def extract(args) -> None:
+def extract(args) -> dict:
     """Write every layer's features, the pairs and the labels into `args.folder`."""
     import torch
     import transformers
@@ -113,7 +96,9 @@ def extract(args) -> None:
     y = {f"labels-{s}": [labels.index(row["gold_label"]) for row in rows[s]] for s in SPLITS}
     pairs = {s: [(numbers[r["sentence1"]], numbers[r["sentence2"]]) for r in rows[s]] for s in rows}
     np.savez(args.folder / "pairs.npz", **pairs, **y)
-    report(time.perf_counter() - started, time.process_time(), sentences=len(texts), layers=layers)
+    return report(
+        time.perf_counter() - started, time.process_time(), sentences=len(texts), layers=layers
+    )
 
 
 def load(args):
@@ -123,7 +108,7 @@ def load(args):
     return dict(enumerate(files)), {split: saved[split] for split in SPLITS}, saved["labels-train"]
 
 
-def compare(name: str, args, predictions) -> None:
+def compare(name: str, args, predictions) -> dict:
     """Time `predictions(sentences, pairs, labels)` and save what it returns."""
     import sklearn.svm  # noqa: F401  (not what is to be timed)
 
@@ -131,11 +116,12 @@ def compare(name: str, args, predictions) -> None:
     sentences = np.load(list(layers.values())[args.layer], mmap_mode="r")
     started, processor = time.perf_counter(), time.process_time()
     found = predictions(sentences, pairs, labels)
-    report(time.perf_counter() - started, time.process_time() - processor)
+    told = report(time.perf_counter() - started, time.process_time() - processor)
     np.savez(args.folder / f"{name}.npz", **found)
+    return told
 
 
-def ours(args) -> None:
+def ours(args) -> dict:
     from common.device import choose_device
 
     device = choose_device(args.device, "fp32")
@@ -143,10 +129,10 @@ def ours(args) -> None:
     def predictions(sentences, pairs, labels):
         return examples.predict("svc", sentences, pairs, {"task": labels}, device=device)["task"]
 
-    compare("ours", args, predictions)
+    return compare("ours", args, predictions)
 
 
-def plain(args) -> None:
+def plain(args) -> dict:
     from sklearn.svm import SVC
 
     def predictions(sentences, pairs, labels):
@@ -155,10 +141,10 @@ def plain(args) -> None:
             s: model.predict(examples.concatenated(sentences, pairs[s])) for s in ("dev", "test")
         }
 
-    compare("plain", args, predictions)
+    return compare("plain", args, predictions)
 
 
-def all_layers(args, memory_bytes: int | None) -> None:
+def all_layers(args, memory_bytes: int | None) -> dict:
     import sklearn.svm  # noqa: F401
 
     from common.device import choose_device
@@ -170,16 +156,16 @@ def all_layers(args, memory_bytes: int | None) -> None:
         "svc", layers, {"task": pairs}, {"task": labels}, standardize=False, device=device,
         on_done=lambda layer, found: None, memory_bytes=memory_bytes,
     )  # fmt: skip
-    report(time.perf_counter() - started, time.process_time() - processor,
-           layers=len(layers), cores=os.cpu_count())  # fmt: skip
+    return report(time.perf_counter() - started, time.process_time() - processor,
+                  layers=len(layers), cores=os.cpu_count())  # fmt: skip
 
 
-def single(args) -> None:
-    all_layers(args, memory_bytes=1)
+def single(args) -> dict:
+    return all_layers(args, memory_bytes=1)
 
 
-def parallel(args) -> None:
-    all_layers(args, memory_bytes=None)
+def parallel(args) -> dict:
+    return all_layers(args, memory_bytes=None)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,60 @@
+"""All benchmarks one after another, and a table of what they found.
+
+    python tests/benchmarks/all.py --data FOLDER [--rounds 1] [--device cuda] [--output table.md]
+
+FOLDER holds bionlp2004/ (as NER/ reads it), nli/ (train, dev and test.jsonl) and
+qa/squad_v2_dev_half.json (any file in SQuAD form); a folder medtuned/ that Instruct/build.py made
+is used if it is there. --model: a small BERT-like encoder, for a second measurement of training.
+"""
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--model", help="folder of a small BERT-like encoder")
+    parser.add_argument("--medtuned", type=Path, help="(default: medtuned in --data)")
+    parser.add_argument("--rounds", default="1")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--output", type=Path, help="write the table there, too")
+    args = parser.parse_args()
+    medtuned = args.medtuned or args.data / "medtuned"
+    ner, pairs = args.data / "bionlp2004", args.data / "nli"
+    small = ["--model", args.model, "--batch_size", "8"]
+    plan = [
+        ["fine_tuning.py", "--data_dir", ner],
+        *([["fine_tuning.py", "--data_dir", ner, *small]] if args.model else []),
+        ["features.py", "--data_dir", ner],
+        ["attention.py", "--data_dir", pairs],
+        ["svc_probe.py", "--data_dir", pairs],
+        *([["svc_probe.py", "--data_dir", pairs, *small[:2]]] if args.model else []),
+        ["bilstm_crf.py"],
+        ["question_answering.py", "--data", args.data / "qa" / "squad_v2_dev_half.json"],
+        *([["instruction_tuning.py", "--data_dir", medtuned]] if medtuned.is_dir() else []),
+    ]
+    lines = ["| what | ours | plain | times better | goal | machine |", "|---|---|---|---|---|---|"]
+    for script, *flags in plan:
+        command = [sys.executable, str(HERE / script), *map(str, flags)]
+        command += ["--rounds", args.rounds, "--device", args.device]
+        print("$", *command, flush=True)
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+        print(done.stdout, flush=True)
+        found = done.stdout.splitlines()
+        machine = [line.partition("): ")[2] for line in found if line.startswith("machine: ")]
+        rows = [line.partition(" | ")[2] for line in found if line.startswith("result | ")]
+        if done.returncode:
+            rows = [f"{script} failed (exit code {done.returncode}) | | | | "]
+        lines += [f"| {row} | {' '.join(machine)} |" for row in rows]
+    print("\n".join(lines))
+    if args.output:
+        args.output.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
