@@ -203,13 +203,18 @@ def instruct(source, example, seed: int) -> dict:
 
 
 def describe(source, divided: dict[str, list], how: str) -> dict:
-    """What build.json says of a source. The data's name is that of all of it, or None."""
+    """What build.json says of a source. The hash of its data stands for its whole test split.
+
+    None where the test split is not that of the task that reads such data.
+    """
     hashes = {}
     for path in source.files:
         with path.open("rb") as file:
             hashes[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
     counts = {split: len(divided[split]) for split in SPLITS}
-    whole = sum(counts.values()) == len(source.examples)
+    whole = how.startswith("given") and counts["test"] == sum(
+        e.split == "test" for e in source.examples
+    )
     return {"kind": source.kind, "labels": source.labels, "prompts": counts, "splits": how,
             "files": hashes, "data_sha256": source.data_sha256 if whole else None}  # fmt: skip
 

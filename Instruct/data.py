@@ -18,7 +18,7 @@ class Data(NamedTuple):
 
     splits: dict[str, list[dict]]  # lines of train.jsonl, ...
     labels: list[str]  # of all sources whose answer is one label
-    sources: dict[str, dict]  # name -> {"kind", "labels"}, as in build.json
+    sources: dict[str, dict]  # name -> {"kind", "labels", "data_sha256"}, as in build.json
     form: str  # a key of prompts.FORMS
     ner_form: str  # "tags" or "list"
     negative: str | None  # the label of relations that means "none"; None: the usual ones
@@ -27,7 +27,7 @@ class Data(NamedTuple):
 def load(args) -> Data:
     """The data set that `args` (demo, data_dir, negative_label) name. Raises UserError."""
     if args.demo:
-        splits, sources = demo_data.splits(), demo_data.ABOUT
+        splits, sources = demo_data.splits(), demo_data.about()
         form, ner_form = demo_data.FORM, demo_data.NER_FORM
     else:
         splits, sources, form, ner_form = _read(args.data_dir or FOLDER.absolute())
@@ -55,7 +55,7 @@ def _read(folder: Path) -> tuple[dict[str, list[dict]], dict, str, str]:
     about = json_file(folder / "build.json") if (folder / "build.json").is_file() else None
     try:
         sources = {
-            name: {"kind": of["kind"], "labels": of["labels"]}
+            name: {"kind": of["kind"], "labels": of["labels"], "data_sha256": of.get("data_sha256")}
             for name, of in about["sources"].items()
         }
         form, ner_form = about["prompt_form"], about["ner_form"]

@@ -1,15 +1,21 @@
-"""The demo's instructions, made from the demo's own NER sentences and NLI pairs.
+"""The demo's instructions, made from the demo's own NER sentences, NLI pairs and QA passages.
 
-Short enough for a miniature: the wordings are of few words, and an NER sentence is asked for one
-entity type alone, mostly one that it has.
+Short enough for a miniature: the wordings are of few words, an NER sentence is asked for one entity
+type alone, mostly one that it has, and training takes a part of each set. NLI's and QA's test
+splits are whole, so that what encoders score on them stands beside in the report.
 """
 
 import random
+from types import SimpleNamespace
 
-from Instruct import sources
+from common import identity
+from Instruct import forms, sources
 from NER import demo_data as ner_demo
 from NER.scores import OUTSIDE, word_class
+from NLI import data as nli_data
 from NLI import demo_data as nli_demo
+from QA import data as qa_data
+from QA import demo_data as qa_demo
 
 FORM = "plain"  # of prompts
 NER_FORM = "tags"
@@ -18,36 +24,66 @@ LABELS = ["entailment", "contradiction", "neutral"]
 ABOUT = {  # as in build.json
     "demo-ner": {"kind": "ner", "labels": TYPES},
     "demo-nli": {"kind": "nli", "labels": LABELS},
+    "demo-qa": {"kind": "free_qa", "labels": []},
+}
+SIZES = {  # prompts of a split; the rest of the set is left out
+    "demo-ner": {"train": 1500, "dev": 60, "test": 250},
+    "demo-nli": {"train": 1500, "dev": 90, "test": None},
+    "demo-qa": {"train": 600, "dev": 60, "test": None},
 }
 WORDINGS = {
     "ner": ("Which {type} ?", "Find {type} .", "Is there {type} ?", "Show the {type} .",
             "Where is the {type} ?"),
     "nli": ("Is this right ?", "Right or wrong ?", "Does this follow ?", "Is the second right ?",
             "What follows ?"),
+    "qa": ("Answer this .", "What is the answer ?", "Find the answer .", "Read and answer .",
+           "Answer from the text ."),
 }  # fmt: skip
+LONGEST = 14  # words of an NER sentence, each of which the answer repeats
 PRESENT = 0.75  # of the NER prompts ask for a type that their sentence has
 
 
 def splits(seed: int = 0) -> dict[str, list[dict]]:
     """Rows by split, like those that Instruct/build.py writes."""
-    pairs, sentences = nli_demo.splits(seed), ner_demo.splits(seed)
+    sets = {
+        "demo-ner": ({s: _short(some) for s, some in ner_demo.splits(seed).items()}, _ner),
+        "demo-nli": (nli_demo.splits(seed), _nli),
+        "demo-qa": ({s: list(forms.squad(d, s)) for s, d in qa_demo.splits(seed).items()}, _qa),
+    }
     return {
-        split: [_ner(row, f"demo-ner-{split}-{i}", seed) for i, row in enumerate(sentences[split])]
-        + [_nli(row, f"demo-nli-{split}-{i}", seed) for i, row in enumerate(pairs[split])]
-        for split in sentences
+        split: [
+            {"id": f"{name}-{split}-{i}", "source": name, "kind": ABOUT[name]["kind"]}
+            | make(row, random.Random(f"{seed}-{name}-{split}-{i}"))
+            for name, (rows, make) in sets.items()
+            for i, row in enumerate(rows[split][: SIZES[name][split]])
+        ]
+        for split in ("train", "dev", "test")
     }
 
 
-def _ner(row: dict, key: str, seed: int) -> dict:
-    rng = random.Random(f"{seed}-{key}")
+def about() -> dict[str, dict]:
+    """ABOUT, as build.json has it: with the hash of the set whose whole test split is asked."""
+    demo = SimpleNamespace(demo=True)
+    whole = {"demo-nli": nli_data.load(demo).splits, "demo-qa": qa_data.load(demo).splits}
+    hashes = {name: identity.fingerprint(some) for name, some in whole.items()}
+    return {name: of | {"data_sha256": hashes.get(name)} for name, of in ABOUT.items()}
+
+
+def _short(sentences: list[dict]) -> list[dict]:
+    return [row for row in sentences if len(row["tokens"]) <= LONGEST]
+
+
+def _ner(row: dict, rng: random.Random) -> dict:
     held = sorted({word_class(tag) for tag in row["tags"]} - {OUTSIDE})
     kind = rng.choice(held if held and rng.random() < PRESENT else TYPES)
     asked = rng.choice(WORDINGS["ner"]).format(type=kind.replace("_", " "))
-    made = sources.ner_row(row["tokens"], row["tags"], kind, NER_FORM)
-    return {"id": key, "source": "demo-ner", "kind": "ner", "instruction": asked} | made
+    return {"instruction": asked} | sources.ner_row(row["tokens"], row["tags"], kind, NER_FORM)
 
 
-def _nli(row: dict, key: str, seed: int) -> dict:
-    asked = random.Random(f"{seed}-{key}").choice(WORDINGS["nli"])
+def _nli(row: dict, rng: random.Random) -> dict:
     made = sources.nli_row(row["sentence1"], row["sentence2"], row["gold_label"])
-    return {"id": key, "source": "demo-nli", "kind": "nli", "instruction": asked} | made
+    return {"instruction": rng.choice(WORDINGS["nli"])} | made
+
+
+def _qa(row: tuple[str, dict], rng: random.Random) -> dict:
+    return {"instruction": rng.choice(WORDINGS["qa"])} | forms.convert("free_qa", row[1], row[0])

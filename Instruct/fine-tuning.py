@@ -1,7 +1,7 @@
 """Fine-tune a causal model on instructions with a percentage of them, and score its answers.
 
     python fine-tuning.py --data_dir medtuned --training_size 30 --model_name biogpt
-    python fine-tuning.py --data_dir medtuned --model_name llama2-7b --lora --learning_rate 2e-4
+    python fine-tuning.py --data_dir medtuned --model_name llama2-7b --lora
     python fine-tuning.py --demo --training_size 100 --model_name biogpt
 
 build.py makes the instructions. Writes results/<dataset>/<model>/<size>/seed-<n>/fine-tuning/:
@@ -18,7 +18,7 @@ if __name__ == "__main__":  # run as a file: import from the repository, not fro
 from common import cli, fine_tuning
 from Instruct import task
 
-DEMO = {"learning_rate": 2e-3, "num_train_epochs": 6}  # what miniatures need
+DEMO = {"learning_rate": 3e-3, "num_train_epochs": 6}  # what miniatures need
 
 
 def parse_args(argv=None):

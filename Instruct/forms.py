@@ -106,12 +106,17 @@ def _squad(path: Path) -> Iterator[tuple[str, dict]]:
         content = json.loads("\n".join(line for _, line in lines(path)))
     except json.JSONDecodeError as error:
         raise UserError(f"{path}:{error.lineno} is not valid JSON ({error.msg}).") from None
-    place = str(path)
+    yield from squad(content, str(path))
+
+
+def squad(content: dict, file: str) -> Iterator[tuple[str, dict]]:
+    """(place, row) of the questions in a document of the SQuAD form. Raises UserError."""
+    place = file
     try:
         for a, article in enumerate(content["data"], 1):
-            place = f"{path}, article {a}"
+            place = f"{file}, article {a}"
             for p, paragraph in enumerate(article["paragraphs"], 1):
-                place = f"{path}, article {a}, paragraph {p}"
+                place = f"{file}, article {a}, paragraph {p}"
                 document = paragraph.get("document_id") or article.get("title") or a
                 about = {"context": paragraph["context"], "document": document, "answer": ""}
                 for qa in paragraph["qas"]:

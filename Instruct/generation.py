@@ -8,11 +8,18 @@ takes some batches, and all get all results.
 from collections.abc import Callable
 
 import torch
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 from tqdm import tqdm
+from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from common import architectures, sharding
 from common.cli import UserError
-from common.device import Device, gather, in_memory
+from common.device import Device, free_memory, gather, in_memory
+
+MORE = 8  # prompts at a time for each example of a training batch: there are no gradients to hold
+POSITIONS = 2**14  # of them together, answers included: more are not faster, and take memory
+KEPT = 0.75  # of a batch go on at most, when what has ended leaves it
 
 
 def generate(
@@ -22,36 +29,47 @@ def generate(
     """The most likely next token, again and again: the new ids of each prompt.
 
     An answer ends before a token of `eos`, after its number in `most`, or where the model has no
-    more positions (a prompt that fills them has no answer). What has ended leaves the batch.
+    more positions (a prompt that fills them has no answer). More prompts go at a time than in
+    training, as many as POSITIONS allow; where a quarter of them have ended, those leave the batch.
     """
     limit = architectures.positions(model.config)
     most = [min(n, limit - len(prompt)) for n, prompt in zip(most, prompts, strict=True)]
+    sizes = [len(p) + max(n, 0) for p, n in zip(prompts, most, strict=True)]
+    positions = _positions(model.config, device)
+
+    def fits(batch: list[int]) -> bool:
+        more = len(batch) <= MORE * batch_size
+        return len(batch) <= batch_size or (
+            more and len(batch) * max(sizes[i] for i in batch) <= positions
+        )
 
     def run(indices: list[int]) -> dict[int, list[int]]:
         found = {i: [] for i in indices}
-        left = [i for i in indices if most[i] > 0]
-        batch, past = _left_padded([prompts[i] for i in left], device), None
-        while left:
-            with device.autocast():
-                out = model(**batch, past_key_values=past, use_cache=True, logits_to_keep=1)
-            past = out.past_key_values
-            best, tokens = _finite(out.logits[:, -1]).max(-1)
-            going = []
-            for k, (i, token) in enumerate(zip(left, tokens.tolist(), strict=True)):
-                if token not in eos:
+        rows = [i for i in indices if most[i] > 0]
+        going = set(rows)
+        batch = _left_padded([prompts[i] for i in rows], device)
+        room = max(len(prompts[i]) for i in indices) + max(most[i] for i in indices)
+        past = _cache(model.config, room)
+        while rows:
+            out = model(**batch, past_key_values=past, use_cache=True, logits_to_keep=1)
+            tokens = _finite(out.logits[:, -1]).argmax(-1)
+            for i, token in zip(rows, tokens.tolist(), strict=True):
+                if i in going and token not in eos:
                     found[i].append(token)
-                    if len(found[i]) < most[i]:
-                        going.append(k)
-            if len(going) < len(left):
-                left, keep = [left[k] for k in going], tokens.new_tensor(going)
-                tokens, batch = tokens[keep], {key: rows[keep] for key, rows in batch.items()}
+                if token in eos or len(found[i]) == most[i]:
+                    going.discard(i)
+            if len(going) <= KEPT * len(rows):
+                keep = tokens.new_tensor([k for k, i in enumerate(rows) if i in going])
+                rows = [i for i in rows if i in going]
+                tokens, batch = tokens[keep], {key: some[keep] for key, some in batch.items()}
                 past.batch_select_indices(keep)
             batch = _next(batch, tokens[:, None])
+            batch["position_ids"].clamp_(max=limit - 1)  # of what has ended
         return found
 
     # Prompts whose answers may be long go together; of those, prompts of a length.
     order = sorted(range(len(prompts)), key=lambda i: (-most[i], -len(prompts[i]), i))
-    return _in_batches(model, order, batch_size, device, name, run)
+    return _in_batches(model, order, fits, device, name, run)
 
 
 def log_likelihoods(
@@ -64,8 +82,6 @@ def log_likelihoods(
     prompt is read once; an answer's keys and values are taken off the cache again. Raises
     UserError where a prompt and an answer have more tokens than the model has positions.
     """
-    from transformers import DynamicCache
-
     limit = architectures.positions(model.config)
     for prompt, mine in zip(prompts, answers, strict=True):
         if len(prompt) + max(map(len, mine)) - 1 > limit:
@@ -77,18 +93,17 @@ def log_likelihoods(
     def run(indices: list[int]) -> dict[int, list[float]]:
         found = {i: [] for i in indices}
         batch = _left_padded([prompts[i] for i in indices], device)
-        past = DynamicCache(config=model.config)
+        longest = max(len(ids) for i in indices for ids in answers[i])
+        past = _cache(model.config, batch["input_ids"].shape[1] + longest)
         past.activate_past_recording()
-        with device.autocast():
-            out = model(**batch, past_key_values=past, use_cache=True, logits_to_keep=1)
+        out = model(**batch, past_key_values=past, use_cache=True, logits_to_keep=1)
         first = _finite(out.logits[:, -1]).float().log_softmax(-1)
         past.crop(0)
         for n in range(len(answers[indices[0]])):
             ids, real = _right_padded([answers[i][n] for i in indices], device)
             scores = first.gather(1, ids[:, :1])
             if ids.shape[1] > 1:
-                with device.autocast():
-                    out = model(**_next(batch, ids[:, :-1]), past_key_values=past, use_cache=True)
+                out = model(**_next(batch, ids[:, :-1]), past_key_values=past, use_cache=True)
                 past.crop(1 - ids.shape[1])
                 later = _finite(out.logits).float().log_softmax(-1)
                 scores = torch.cat([scores, later.gather(2, ids[:, 1:, None])[..., 0]], 1)
@@ -96,11 +111,11 @@ def log_likelihoods(
                 found[i].append(value)
         return found
 
-    # A batch's prompts have equally many answers.
+    def fits(batch: list[int]) -> bool:  # prompts of a batch have equally many answers
+        return len(batch) <= batch_size and len(answers[batch[0]]) == len(answers[batch[-1]])
+
     order = sorted(range(len(prompts)), key=lambda i: (-len(answers[i]), -len(prompts[i]), i))
-    return _in_batches(
-        model, order, batch_size, device, name, run, together=lambda i: len(answers[i])
-    )
+    return _in_batches(model, order, fits, device, name, run)
 
 
 def best(scores: list[float], answers: list[list[int]], normalised: bool) -> int:
@@ -111,26 +126,28 @@ def best(scores: list[float], answers: list[list[int]], normalised: bool) -> int
 
 
 def _in_batches(
-    model, order: list[int], batch_size: int, device: Device, name: str,
-    run: Callable[[list[int]], dict], together: Callable[[int], object] = lambda i: None,
+    model, order: list[int], fits: Callable[[list[int]], bool], device: Device, name: str,
+    run: Callable[[list[int]], dict],
 ) -> list:  # fmt: skip
-    """`run` on batches of `order`; what it found, in the order of the prompts.
+    """`run` on batches of `order`, each as long as it `fits`; what it found, as the prompts go.
 
-    A batch never mixes examples that differ in `together`. Out of memory: half as many at a time.
+    Out of memory: half as many at a time.
     """
     batches: list[list[int]] = []
     for i in order:
-        if batches and len(batches[-1]) < batch_size and together(batches[-1][0]) == together(i):
+        if batches and fits([*batches[-1], i]):
             batches[-1].append(i)
         else:
             batches.append([i])
-    found, micro = {}, batch_size
+    found, micro = {}, max(map(len, batches), default=1)
 
     def pieces(batch: list[int], size: int) -> None:
         for start in range(0, len(batch), size):
             found.update(run(batch[start : start + size]))
 
-    with sharding.scoring(model, device), torch.inference_mode(), tqdm(
+    # Autocast keeps the weights that it has cast as long as its context is open; but not in
+    # inference mode, where it would cast them all again at every token.
+    with sharding.scoring(model, device), torch.no_grad(), device.autocast(), _Attention(), tqdm(
         total=len(order), desc=name, unit=" examples", leave=False, dynamic_ncols=True,
         disable=device.rank > 0,
     ) as progress:  # fmt: skip
@@ -139,6 +156,67 @@ def _in_batches(
             progress.update(device.processes * len(batch))
     found = gather(device, found)
     return [found[i] for i in range(len(order))]
+
+
+class Layer(DynamicLayer):
+    """A layer of a cache for `room` tokens: one more is written in its place, not all copied."""
+
+    def __init__(self, room: int):
+        super().__init__()
+        self.room = room
+
+    def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
+        super().lazy_initialization(key_states, value_states)
+        on_cpu = key_states.device.type == "cpu"
+        kind = torch.float32 if on_cpu else key_states.dtype  # see _Attention
+        self.whole = [
+            states.new_empty((*states.shape[:2], self.room, states.shape[-1]), dtype=kind)
+            for states in (key_states, value_states)
+        ]
+
+    def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *args, **kwargs):
+        """Keys and values of all tokens so far, these included: `[batch, heads, tokens, size]`."""
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        start, stop = self.get_seq_length(), self.get_seq_length() + key_states.shape[-2]
+        for whole, states in zip(self.whole, (key_states, value_states), strict=True):
+            whole[:, :, start:stop] = states
+        self.keys, self.values = (whole[:, :, :stop] for whole in self.whole)
+        return self.keys, self.values
+
+    def batch_select_indices(self, indices: torch.Tensor) -> None:
+        """Keep some rows of the batch."""
+        tokens = self.get_seq_length()
+        self.whole = [whole[indices] for whole in self.whole]
+        self.keys, self.values = (whole[:, :, :tokens] for whole in self.whole)
+
+
+class _Attention(TorchFunctionMode):
+    """On a CPU attention in float32: for one query its bf16 takes two to three times as long."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if func is not F.scaled_dot_product_attention or args[0].device.type != "cpu":
+            return func(*args, **kwargs)
+        query, key, value, *more = args
+        with torch.autocast("cpu", enabled=False):
+            found = func(query.float(), key.float(), value.float(), *more, **kwargs)
+        return found.to(query.dtype)
+
+
+def _cache(config, room: int) -> DynamicCache:
+    """An empty cache for `room` tokens; layers that see a window of a few tokens are small."""
+    past = DynamicCache(config=config)
+    past.layers = [Layer(room) if type(of) is DynamicLayer else of for of in past.layers]
+    return past
+
+
+def _positions(config, device: Device) -> int:
+    """POSITIONS, or those whose keys and values fit into half the free memory."""
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    one = 2 * 4 * config.num_hidden_layers * heads * size
+    return min(POSITIONS, free_memory(device) // 2 // one)
 
 
 def _left_padded(rows: list[list[int]], device: Device) -> dict[str, torch.Tensor]:

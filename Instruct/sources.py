@@ -4,6 +4,7 @@ NER and NLI folders are read by those tasks; the other kinds by `Instruct/forms.
 """
 
 import argparse
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,6 +16,7 @@ from NER import data as ner_data
 from NER import formats
 from NER.scores import OUTSIDE, word_class
 from NLI import data as nli_data
+from QA import data as qa_data
 
 DOCUMENT = ("document_id", "document", "doc_id", "pmid")  # fields that name a row's document
 NLI_FILES = ("mli_{}_v1.jsonl", "{}.jsonl")
@@ -115,6 +117,12 @@ def _file(flag: str, name: str, path: Path) -> Source:
     if len({e.split is None for e in examples}) > 1:
         raise UserError(f"{path}: some rows have a 'split', some have none. Give it to all.")
     golds = [e.row["gold"] for e in examples] if kind != "free_qa" else []
+    digest = None
+    if answer in ("passage", "squad") and path.is_dir():  # QA reads folders
+        with suppress(UserError):
+            digest = identity.fingerprint(
+                qa_data.load(argparse.Namespace(demo=False, data_dir=path)).splits
+            )
     labels = sorted({x for gold in golds for x in (gold if isinstance(gold, list) else [gold])})
     forms.check_labels(labels, kind, path)
-    return Source(name, kind, answer, labels, examples, files)
+    return Source(name, kind, answer, labels, examples, files, digest)

@@ -12,6 +12,7 @@ import math
 import os
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 # Before torch is imported: a thread that waits must sleep soon. Where other work takes a core,
@@ -106,7 +107,8 @@ class Parser(argparse.ArgumentParser):
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
         )
-        self.fallbacks: dict[str, tuple] = {}  # by flag: its default, and that with --demo
+        # By flag: its default, and that with --demo; or a function of the arguments, of both.
+        self.fallbacks: dict[str, tuple | Callable[[argparse.Namespace], tuple]] = {}
 
     def error(self, message: str):
         self.exit(2, f"error: {message} (all flags: python {self.prog} --help)\n")

@@ -38,6 +38,8 @@ def run(task, args) -> None:
     run.identify(sha256, models.weights_identity(args))
     scores = task.scores(data)
     run.config["settings"]["selection_metric"] = "loss" if by_loss else scores[0].name
+    if same := {score.name: score.same for score in scores if score.same}:
+        run.config["same_test"] = same
     if metrics := run.finished():
         run.tidy()
         if not RANK:

@@ -56,8 +56,9 @@ def variant(args, parser: Parser) -> str:
 
 
 def add_common_arguments(
-    parser: Parser, model: str = "biobert", max_length: int = 512, batch_size: int = 16
-) -> None:
+    parser: Parser, model: str = "biobert", max_length: int = 512, batch_size: int = 16,
+    demo_precision: str = "auto",
+) -> None:  # fmt: skip
     """Model, data, output and machine: the flags of all scripts that make a result."""
     group = _add_model_and_data(parser, model)
     group.add_argument(
@@ -72,7 +73,7 @@ def add_common_arguments(
         "--output_dir", type=Path, help="root of the results (default: results/ in the task folder)"
     )
     group.add_argument("--overwrite", action="store_true", help="replace what an earlier run left")
-    _add_machine(parser, batch_size)
+    _add_machine(parser, batch_size, demo_precision)
 
 
 def _add_model_and_data(parser: Parser, model: str):
@@ -94,7 +95,7 @@ def _add_model_and_data(parser: Parser, model: str):
     return group
 
 
-def _add_machine(parser: Parser, batch_size: int) -> None:
+def _add_machine(parser: Parser, batch_size: int, demo_precision: str = "auto") -> None:
     group = parser.add_argument_group("machine")
     group.add_argument("--seed", type=number(int, 0, 2**32 - 1), default=SEED,
                        help=f"(default: {SEED})")  # fmt: skip
@@ -104,9 +105,10 @@ def _add_machine(parser: Parser, batch_size: int) -> None:
     group.add_argument(
         "--precision",
         choices=("auto", "fp32", "bf16", "fp16"),
-        default="auto",
-        help="auto: bf16 where the hardware has it natively, else fp32",
+        help="auto: bf16 where the hardware has it natively, else fp32 (default: "
+        + ("auto)" if demo_precision == "auto" else f"auto; {demo_precision} with --demo)"),
     )
+    parser.fallbacks["precision"] = ("auto", demo_precision)
 
 
 def add_training_size(group, default: int, text: str) -> None:
@@ -287,7 +289,8 @@ def layer_list(text: str) -> str:
 def parse(parser: Parser, argv: list[str] | None, task_folder: Path) -> argparse.Namespace:
     """Parse and resolve: demo defaults, absolute paths, output root. `SystemExit` 2 if wrong."""
     args = parser.parse_args(argv)
-    for flag, (default, demo) in parser.fallbacks.items():
+    for flag, values in parser.fallbacks.items():
+        default, demo = values(args) if callable(values) else values
         if getattr(args, flag) is None:
             setattr(args, flag, demo if args.demo else default)
     if args.demo and (args.data_dir or args.dataset_name):

@@ -29,6 +29,9 @@ class Score(NamedTuple):
     title: str  # how tables and figures call it
     by_layer: bool = False  # whether the probes' figures draw it
     lowest: float = 0.0  # of its range; the highest is 1
+    # Of one of the data set's parts, where another task's models are asked the same test examples:
+    # the hash of that task's data, and the name of its score that measures the same.
+    same: tuple[str, str] | None = None
 
 
 class Data(NamedTuple):

@@ -219,7 +219,37 @@ def test_the_data_is_known_by_the_hash_of_its_own_task(tmp_path):
     build.main(["--nli", f"pairs={folder}", "--output_dir", str(tmp_path / "out")])
     data = nli_data.load(Namespace(demo=False, data_dir=folder))
     _, about = made(tmp_path / "out")
-    assert about["sources"]["pairs"]["data_sha256"] == identity.fingerprint(data.splits)
+    wanted = identity.fingerprint(data.splits)
+    assert about["sources"]["pairs"]["data_sha256"] == wanted
+    for most in (
+        len(data.splits["test"]),
+        len(data.splits["test"]) - 1,
+    ):  # the same test split, and a part of it
+        build.main(["--nli", f"pairs={folder}", "--output_dir", str(tmp_path / str(most)),
+                    "--max_per_source", str(most)])  # fmt: skip
+        _, about = made(tmp_path / str(most))
+        assert about["sources"]["pairs"]["data_sha256"] == (
+            wanted if most == len(data.splits["test"]) else None
+        )
+
+
+def test_a_folder_that_qa_reads_is_known_by_its_hash(tmp_path):
+    from argparse import Namespace
+
+    from common import identity
+    from QA import data as qa_data
+
+    for split in SPLITS:
+        (tmp_path / "qa").mkdir(exist_ok=True)
+        path = squad(tmp_path / "qa" / f"{split}.json", 3, "title")
+        path.write_text(path.read_text().replace('"id": "', f'"id": "{split}-'))
+    write(tmp_path / "free.jsonl", [free(i) for i in range(60)])
+    argv = ["--qa", f"spans={tmp_path / 'qa'}", "--qa", f"free={tmp_path / 'free.jsonl'}"]
+    build.main([*argv, "--output_dir", str(tmp_path / "out")])
+    data = qa_data.load(Namespace(demo=False, data_dir=tmp_path / "qa"))
+    _, about = made(tmp_path / "out")
+    assert about["sources"]["spans"]["data_sha256"] == identity.fingerprint(data.splits)
+    assert about["sources"]["free"]["data_sha256"] is None
 
 
 def refused(capsys, *argv):

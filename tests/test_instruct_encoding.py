@@ -1,12 +1,16 @@
 """Prompts and answers as tokens; and the whole way from a row to a parsed answer."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 import transformers
 
-from common import models
+from common import identity, models
 from common.device import Device
-from Instruct import demo_data, encoding, generation, parsing, prompts
+from Instruct import demo_data, encoding, generation, parsing, prompts, scores
+from NLI import task as nli_task
+from QA import task as qa_task
 
 CPU = Device(torch.device("cpu"), "fp32")
 ROW = {"kind": "nli", "instruction": "How do they relate?", "output": "neutral", "gold": "neutral",
@@ -63,13 +67,29 @@ def test_the_demo_is_short_and_reads_back(loaded):
     assert splits == demo_data.splits()
     ids = [row["id"] for rows in splits.values() for row in rows]
     assert len(set(ids)) == len(ids)
-    for row in splits["train"][:200] + splits["test"][-200:]:
+    for row in splits["train"][::20] + splits["test"][::5]:
         about = demo_data.ABOUT[row["source"]]
-        found = parsing.read(row["output"], row, about["labels"], demo_data.NER_FORM)
-        assert found == (row["gold"], False) and row["kind"] == about["kind"]
-        answer = encoding.answer_ids(tokenizer, row["output"])
-        text = encoding.decode(tokenizer, answer)
-        assert parsing.read(text, row, about["labels"], demo_data.NER_FORM) == (row["gold"], False)
+        assert row["kind"] == about["kind"]
+        decoded = encoding.decode(tokenizer, encoding.answer_ids(tokenizer, row["output"]))
+        for text in (row["output"], decoded):
+            found = parsing.read(text, row, about["labels"], demo_data.NER_FORM)
+            if row["kind"] == "free_qa":
+                assert scores.free_score(found[0], row["gold"], found[1]) == 1
+            else:
+                assert found == (row["gold"], False)
+
+
+def test_the_demo_asks_the_encoders_test_splits():
+    """So that their scores stand beside: whole, in order, under the hash of their data."""
+    demo, test = SimpleNamespace(demo=True), demo_data.splits()["test"]
+    for name, task, gold in (
+        ("demo-nli", nli_task, lambda e: e.label),
+        ("demo-qa", qa_task, lambda e: e.golds),
+    ):
+        data = task.load(demo)
+        assert demo_data.about()[name]["data_sha256"] == identity.fingerprint(data.splits)
+        mine = [row["gold"] for row in test if row["source"] == name]
+        assert mine == [gold(example) for example in data.splits["test"]]
 
 
 def test_from_rows_to_answers(loaded):

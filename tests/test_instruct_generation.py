@@ -24,6 +24,8 @@ CONFIGS = {
     "biogpt": lambda: transformers.BioGptConfig(num_attention_heads=2, **SMALL),
     "llama": lambda: transformers.LlamaConfig(**GROUPED),
     "mistral": lambda: transformers.MistralConfig(sliding_window=6, **GROUPED),
+    "qwen2": lambda: transformers.Qwen2Config(**GROUPED),
+    "qwen3": lambda: transformers.Qwen3Config(head_dim=16, **GROUPED),
 }  # fmt: skip
 
 
@@ -118,7 +120,31 @@ def test_too_little_memory_halves_the_batch(model, monkeypatch):
 
     monkeypatch.setattr(type(model), "forward", scarce)
     assert generation.generate(model, prompts, [5] * 10, ENDS, 8, CPU, "test") == wanted
-    assert sizes[:3] == [8, 4, 2]
+    assert sizes[:3] == [10, 5, 3]
+
+
+def test_as_many_at_a_time_as_half_the_memory_holds(model, monkeypatch):
+    """Keys and values in 32 bits, of each layer; but no fewer than in training."""
+    with torch.no_grad():
+        past = model(torch.tensor([[5] * 10]), use_cache=True).past_key_values
+    one = sum(layer.keys.nbytes + layer.values.nbytes for layer in past.layers)
+    one *= 10 / past.layers[0].keys.shape[-2]  # Mistral keeps a window of them alone
+    # `one`: the bytes of ten positions
+    batches = []
+    real = generation._left_padded
+    monkeypatch.setattr(
+        generation, "_left_padded", lambda rows, _: batches.append(len(rows)) or real(rows, CPU)
+    )
+    for fit, wanted in ((1, [4, 4, 4, 4, 4]), (5, [5, 5, 5, 5]), (1000, [16, 4])):
+        monkeypatch.setattr(generation, "free_memory", lambda _, fit=fit: int(2 * fit * one) + 9)
+        monkeypatch.setattr(generation, "MORE", 4)
+        batches.clear()
+        generation.generate(model, [[5] * 8] * 20, [2] * 20, ENDS, 4, CPU, "test")
+        assert batches == wanted
+    monkeypatch.setattr(generation, "POSITIONS", 70)
+    batches.clear()
+    generation.generate(model, [[5] * 8] * 20, [2] * 20, ENDS, 4, CPU, "test")
+    assert batches == [7, 7, 6]
 
 
 def test_what_does_not_fit_is_refused(model):

@@ -1,8 +1,10 @@
 """Instructions from their files to the results of all three steps; the loss; adapters."""
 
+import argparse
 import importlib
 import json
 import random
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -111,6 +113,14 @@ def test_the_loss_is_that_of_single_answers(loaded):
     for order in (encoded, encoded[::-1]):
         batch = pad(order, model.config.pad_token_id)
         assert tuning.loss(model, batch).item() == pytest.approx(total, rel=1e-5)
+    settings = argparse.Namespace(learning_rate=1e-3, weight_decay=0.0, max_grad_norm=1e9)
+    trainer, found = training.Trainer(model, settings, CPU, tuning.loss, 1.0), []
+    model.eval()  # no dropout
+    for micro in (len(encoded), 5):
+        trainer._gradients(encoded, 1, micro)
+        found.append([p.grad.clone() for p in model.parameters()])
+    for whole, summed in zip(*found, strict=True):
+        torch.testing.assert_close(whole, summed, atol=1e-3, rtol=1e-3)
     labels = sum(row["answer_tokens"] for row in encoded)
     for size in (3, 100):
         found = training.mean_loss(model, encoded, size, CPU, tuning.loss, task.n_labels)
@@ -321,8 +331,28 @@ def test_bad_input(folder, model_folder, tmp_path, capsys, checkpoint):
     assert "build.json is missing" in error and "build.py" in error
     error = refused(capsys, "fine-tuning", *data, *model, "--max_length", 40)
     assert "instruction alone" in error and "--max_length" in error
+    for name, change in (("endless", {"eos_token": None}), ("other", {"model_type": "bloom"})):
+        file = "tokenizer_config.json" if name == "endless" else "config.json"
+        shutil.copytree(model_folder("llama3"), tmp_path / name)
+        content = json.loads((tmp_path / name / file).read_text()) | change
+        (tmp_path / name / file).write_text(json.dumps(content))
+        error = refused(capsys, "fine-tuning", *data, *model[2:], "--lora",
+                        "--model_name", tmp_path / name)  # fmt: skip
+        assert ("no end token" if name == "endless" else "'bloom' model; this project") in error
+    assert not (tmp_path / "out").exists()
     error = refused(capsys, "fine-tuning", *data, *model, "--negative_label", "nothing")
     assert "--negative_label nothing" in error and "binds" in error
+
+
+def test_adapters_have_a_learning_rate_of_their_own(capsys):
+    for flags, rate in (((), 2e-5), (("--lora",), 2e-4), (("--lora", "--learning_rate", 1), 1),
+                        (("--demo",), 3e-3), (("--demo", "--lora"), 4e-3)):  # fmt: skip
+        step = importlib.import_module("Instruct.fine-tuning")
+        assert step.parse_args([*map(str, flags)]).learning_rate == rate
+    with pytest.raises(SystemExit):
+        step.parse_args(["--help"])
+    said = " ".join(capsys.readouterr().out.split())
+    assert "is then 0.0002 if not given, with --demo 0.004" in said
 
 
 def test_a_changed_data_set_is_refused(folder, model_folder, tmp_path, capsys):

@@ -437,6 +437,34 @@ def test_a_size_and_a_task_that_the_code_does_not_list(tmp_path, monkeypatch):
     assert "5 %" in {row["encoder"] for row in table(folder, "probing")}
 
 
+def test_encoders_stand_beside_where_they_were_asked_the_same(tmp_path):
+    """Those of another task, by the hash of the data; but no untrained head."""
+    answers = [{"id": str(i), "source": "pairs", "kind": "nli", "gold": "neutral",
+                "predicted": "neutral", "parse_failure": False} for i in range(9)]  # fmt: skip
+    values = {f"test_{start}{name}": 1.0 for start in ("", "majority_") for name in
+              ("mean", "parse_failures", "pairs_accuracy", "pairs_parse_failures")}  # fmt: skip
+    values |= {name: 0.0 for name in values if "failures" in name}
+    folder, _ = write_run(tmp_path / "Instruct", "Instruct", "medtuned", "gpt2", 100, 42,
+                          "fine-tuning", values, sha="own")  # fmt: skip
+    files.write_jsonl(folder / "predictions.jsonl", answers)
+    for dataset, model, size in (("here", "bert", 100), ("here", "bert", 0), ("b", "gpt2", 100)):
+        sha = "same" if dataset == "here" else "another"
+        fine_tuned(tmp_path / "NLI", "NLI", dataset, model, size, sha=sha)
+    wanted = metrics(tmp_path / "NLI" / "here" / "bert" / "100" / "seed-42" / "fine-tuning")
+    config = json.loads((folder / "config.json").read_text())
+    for same in ({}, {"pairs_accuracy": ["same", "accuracy"]}):
+        files.write_json(folder / "config.json", config | {"same_test": same})
+        assert report.main(["--tasks", "Instruct", "--output_dir", str(tmp_path)]) == 0
+        found = table(tmp_path / "Instruct" / "medtuned" / "report", "scores_parts")
+        beside = [row for row in found if row["model"] != "gpt2"]
+        assert len(beside) == len(same) and len(found) == 2 + len(same)
+    (row,) = beside
+    assert "| bert (NLI) | – | – |" in page(tmp_path / "Instruct" / "medtuned" / "report")
+    assert (row["score"], row["model"]) == ("pairs_accuracy", "bert (NLI)")
+    assert float(row["100 %"]) == wanted["test_accuracy"] and not row["0 % (as loaded)"]
+    assert float(row["majority class"]) == wanted["test_majority_accuracy"]
+
+
 def test_conditions_that_differ_are_listed(tmp_path):
     """Code, machine, versions, precision, resolved length: runs that stay, and are named."""
     for size, commit, precision, length in ((10, "abc", "fp32", 512), (30, "def", "bf16", 256)):

@@ -138,7 +138,7 @@ def test_size_zero_scores_the_untrained_head(task, output, capsys, quick_miniatu
 
 
 @pytest.mark.parametrize("task", TASKS)
-@pytest.mark.parametrize("model", ("bert", "gpt2", "biogpt"))
+@pytest.mark.parametrize("model", ("bert", "gpt2", "biogpt", "llama2-7b"))
 def test_every_architecture_trains(task, model, output, quick_miniatures):
     command = ["--demo", "--training_size", "10", "--model_name", model, "--output_dir"]
     assert script(task)([*command, str(output / task), "--num_train_epochs", "1"]) == 0

@@ -1,6 +1,6 @@
 """The demo's miniature models: the real architectures and tokenizers, pre-trained on the spot.
 
-BERT, GPT-2 and ELECTRA read general text, BioBERT, BioGPT and BioM-ELECTRA biomedical text
+BERT, GPT-2, ELECTRA and Llama read general text, BioBERT, BioGPT and BioM-ELECTRA biomedical text
 (`common.demo.language`). A miniature takes well under a minute and is cached; it is a real, if
 tiny, pre-trained model. But for one thing: ELECTRA's fill in masked words, as BERT's
 do; no generator trains them as discriminators.
@@ -21,8 +21,8 @@ from pathlib import Path
 from common.cli import RANK
 from common.demo import language
 
-ELECTRA = ("electra-base", "biom-electra-base")
-DOMAINS = dict.fromkeys(("bert", "gpt2", "electra-base"), "general")
+ELECTRA, LLAMA = ("electra-base", "biom-electra-base"), "llama2-7b"
+DOMAINS = dict.fromkeys(("bert", "gpt2", "electra-base", LLAMA), "general")
 DOMAINS |= dict.fromkeys(("biobert", "biogpt", "biom-electra-base"), "biomedical")
 WORDPIECE = ("bert", "biobert", *ELECTRA)
 LINES, VOCABULARY = 28_000, 1200  # of the text; of a tokenizer
@@ -103,6 +103,10 @@ def train_tokenizer(name: str, lines: list[str], work: Path):
         raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
         specials = ["<|endoftext|>"]
         extra = {"initial_alphabet": sorted(pre_tokenizers.ByteLevel.alphabet())}
+    elif name == LLAMA:
+        raw = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True))
+        raw.pre_tokenizer = pre_tokenizers.Metaspace()
+        specials = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
     else:
         from sacremoses import MosesTokenizer
 
@@ -123,6 +127,8 @@ def train_tokenizer(name: str, lines: list[str], work: Path):
     merges = [tuple(merge) for merge in model["merges"]]
     if name == "gpt2":
         return transformers.GPT2Tokenizer(vocab=model["vocab"], merges=merges, **limit)
+    if name == LLAMA:
+        return transformers.LlamaTokenizer(vocab=model["vocab"], merges=merges, **limit)
     (work / "vocab.json").write_text(json.dumps(model["vocab"]))
     (work / "merges.txt").write_text("".join(f"{a} {b}\n" for a, b in merges))
     return transformers.BioGptTokenizer(str(work / "vocab.json"), str(work / "merges.txt"), **limit)
@@ -143,8 +149,12 @@ def build(name: str, tokenizer):
     options |= {
         "hidden_size": HIDDEN, "num_hidden_layers": LAYERS, "num_attention_heads": HEADS,
         "intermediate_size": 2 * HIDDEN, "max_position_embeddings": POSITIONS,
-        "attention_probs_dropout_prob": 0.0, "hidden_dropout_prob": 0.0,
     }  # fmt: skip
+    if name == LLAMA:  # pairs of its heads share keys and values, as those of the larger ones do
+        return transformers.LlamaForCausalLM(
+            transformers.LlamaConfig(num_key_value_heads=HEADS // 2, **options)
+        )
+    options |= {"attention_probs_dropout_prob": 0.0, "hidden_dropout_prob": 0.0}
     if name == "biogpt":
         return transformers.BioGptForCausalLM(transformers.BioGptConfig(**options))
     if name in ELECTRA:
@@ -164,6 +174,8 @@ def encode(name: str, tokenizer, lines: list[str]) -> list[tuple[list[int], int]
             ids = a + [tokenizer.eos_token_id] * bool(b) + b
         elif name == "biogpt":
             ids = [tokenizer.sep_token_id, *a] + [tokenizer.sep_token_id] * bool(b) + b
+        elif name == LLAMA:
+            ids = [tokenizer.bos_token_id, *a] + [tokenizer.bos_token_id] * bool(b) + b
         else:
             ids = [tokenizer.cls_token_id, *a, tokenizer.sep_token_id]
             if b:

@@ -56,6 +56,7 @@ def main(argv=None):
         for folder in (f for f in folders if args.dataset in (None, f.name)):
             grid = Grid(folder, task.load(name))
             if grid.runs:
+                grid.others = elsewhere(args, grid)
                 written.append(write(grid))
             else:
                 log.warning("%s: no finished run of %s, no report", folder, name)
@@ -98,6 +99,25 @@ def datasets(folder: Path, name: str) -> list[Path]:
             )
         chosen += [dataset] if name in tasks else []
     return chosen
+
+
+def elsewhere(args, grid) -> dict[str, list[tuple]]:
+    """`Grid.others`: the results of other tasks on test examples that a part of the data has."""
+    from common.files import read_json
+    from common.report.grid import Grid, run_folders
+
+    wanted, found = grid.same_test(), {}
+    hashes = {sha256 for sha256, _ in wanted.values()}
+    for name in task.find() if wanted else ():
+        for folder in datasets(root(args, name), name) if name != grid.task.NAME else ():
+            configs = (read_json(run / "config.json") for run in run_folders(folder))
+            there = {(config or {}).get("data", {}).get("sha256") for config in configs}
+            if there & hashes:
+                other = Grid(folder, task.load(name))
+                for score, (sha256, theirs) in wanted.items():
+                    if sha256 in other.data_hashes():
+                        found.setdefault(score, []).append((other, theirs))
+    return found
 
 
 def write(grid) -> Path:

@@ -65,6 +65,7 @@ class Grid:
 
     def __init__(self, dataset: Path, task: ModuleType):
         self.folder, self.task, self.name = dataset, task, dataset.name
+        self.others: dict[str, list[tuple[Grid, str]]] = {}  # see `same_test`
         self.problems: list[str] = []
         folders = run_folders(dataset)
         runs = [run for run in map(self._read, folders) if run]
@@ -149,6 +150,18 @@ class Grid:
             references = (self.layers(step, model, n, f"floor_{curve}", variant) for n in sizes)
             found[UNTRAINED] = next(filter(None, references), {})
         return found
+
+    def same_test(self) -> dict[str, tuple[str, str]]:
+        """{score: (hash of another task's data, its score)}: what is asked the same examples.
+
+        The grids of such results are put into `others`: {score: [(grid, its score)]}.
+        """
+        return {name: tuple(same) for run in self.runs
+                for name, same in run.config.get("same_test", {}).items()}  # fmt: skip
+
+    def data_hashes(self) -> set[str]:
+        """Those of the data that the models were fine-tuned on: one, or none."""
+        return {run.config["data"]["sha256"] for run in self.runs if run.step == "fine-tuning"}
 
     def conditions(self) -> list[str]:
         """In what the runs of a step differ besides the cell, as text: code, machine, versions.

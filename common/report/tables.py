@@ -114,7 +114,18 @@ def _parts(grid: Grid) -> Table:
             if any(cells.values()):
                 majority = {"majority class": grid.majority(model, name)}
                 rows.append({"score": name, "model": model} | cells | majority)
-    return _table(grid, "scores_parts", "test scores of the data set's parts", rows)
+        for other, score in grid.others.get(name, []):
+            for model in other.models:  # without 0 %, where their heads are untrained
+                cells = {title: other.score("fine-tuning", model, size, f"test_{score}")
+                         if size else None for size, title in _sizes(grid).items()}  # fmt: skip
+                if any(cells.values()):
+                    majority = {"majority class": other.majority(model, score)}
+                    named = {"score": name, "model": f"{model} ({other.task.NAME})"}
+                    rows.append(named | cells | majority)
+    caption = "test scores of the data set's parts"
+    if grid.others:
+        caption += "; beside them those of models of other tasks on the same test examples"
+    return _table(grid, "scores_parts", caption, rows)
 
 
 def comparisons(grid: Grid) -> Iterator[Table]:

@@ -39,12 +39,12 @@ def side(name: str, *more: str) -> dict:
     return found
 
 
-def in_turns(names, rounds: int) -> dict[str, list[dict]]:
+def in_turns(names, rounds: int, *more: str) -> dict[str, list[dict]]:
     """`{side: what it found in each round}`."""
     found = {name: [] for name in names}
     for _ in range(rounds):
         for name, runs in found.items():
-            runs.append(side(name))
+            runs.append(side(name, *more))
     return found
 
 

@@ -3,78 +3,77 @@
     python tests/benchmarks/features.py --data_dir FOLDER_OF_BIONLP2004
 
 BERT-base from its configuration with random weights; WordPiece trained on the sentences. The plain
-procedure (a pass a layer, a sentence at a time, fp32) is timed on a part of the sentences, in turns
-with ours on all of them; seconds are for all.
+procedure (a pass a layer, a sentence at a time, fp32) runs on fewer sentences. Each side runs in a
+process of its own; ratios are of the medians.
 """
 
 import argparse
-import resource
-import statistics
-import sys
 import tempfile
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+import bench
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data_dir", type=Path, required=True)
+    parser.add_argument("--model", help="folder of a BERT-like encoder (default: BERT-base)")
     parser.add_argument("--sentences", type=int, default=512)
     parser.add_argument("--plain_sentences", type=int, default=32, help="part for the plain side")
-    parser.add_argument("--batch_size", type=int, default=32)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--device", default="auto")
-    args = parser.parse_args()
+    args = bench.parse(parser, {"fp32": ours, "auto": ours, "plain": plain})
+    with bench.watched(args.device):
+        sides = bench.in_turns(("fp32", "auto", "plain"), args.rounds)
+    slow = bench.median(sides["plain"], "tokens_per_second")
+    for name in ("fp32", "auto"):
+        fast = bench.median(sides[name], "tokens_per_second")
+        precision = sides[name][0]["precision"]
+        bench.result(f"features of all layers, {precision}", fast, slow, "tokens/s", "", rate=True)
+    print(f"peak memory {bench.median(sides['auto'], 'peak_memory_mib'):.0f} MiB")
+
+
+def prepare(args, n):
+    """(encoder, `n` encoded sentences with their words' units, their tokens)."""
+    import random
 
     import transformers
     from fine_tuning import prepare
 
-    from common.device import choose_device
     from NER import alignment
 
-    _, task_model, tokenizer, examples = prepare(args, args.sentences)
-    encoder = transformers.BertModel(task_model.config, add_pooling_layer=False).eval()
-    encoded, _ = alignment.encode([example.words for example in examples], tokenizer, 512)
+    dataset, model, tokenizer = prepare(args)
+    encoder = transformers.BertModel(model.config, add_pooling_layer=False).eval()
+    some = random.Random(0).sample(dataset.splits["train"], n)
+    encoded, _ = alignment.encode([example.words for example in some], tokenizer, 512)
     for row in encoded:
         row["units"] = alignment.units(row, "mean")
-    devices = {name: choose_device(args.device, name) for name in ("fp32", "bf16")}
-    seconds = {"plain": [], "fp32": [], "bf16": []}
-    for _ in range(args.rounds):
-        part = encoded[: args.plain_sentences]
-        tokens = [sum(len(e["input_ids"]) for e in some) for some in (part, encoded)]
-        started = time.perf_counter()
-        plain(encoder, part, devices["fp32"].torch_device)
-        seconds["plain"].append((time.perf_counter() - started) * tokens[1] / tokens[0])
-        for name, device in devices.items():
-            seconds[name].append(ours(encoder, encoded, device, args.batch_size))
-        print({name: round(values[-1], 2) for name, values in seconds.items()}, flush=True)
-    middle = {name: statistics.median(values) for name, values in seconds.items()}
-    for name, value in middle.items():
-        ratio = middle["plain"] / value
-        print(f"{name}: {value:.2f} s for {args.sentences} sentences, {ratio:.1f} x plain")
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
-    print(f"peak memory of the process {peak:.0f} MiB")
+    return encoder, encoded, sum(len(row["input_ids"]) for row in encoded)
 
 
-def ours(encoder, encoded, device, batch_size):
+def ours(args):
     from common import representations
+    from common.device import choose_device, peak_memory
 
+    device = choose_device(args.device, args.side)
+    encoder, encoded, tokens = prepare(args, args.sentences)
+    layers = list(range(encoder.config.num_hidden_layers + 1))
     with tempfile.TemporaryDirectory() as folder:
         started = time.perf_counter()
-        layers = list(range(encoder.config.num_hidden_layers + 1))
-        representations.extract(
-            encoder, encoded, layers, device, batch_size, Path(folder) / "features"
-        )
-        return time.perf_counter() - started
+        representations.extract(encoder, encoded, layers, device, 32, Path(folder) / "features")
+        seconds = time.perf_counter() - started
+    return {"tokens_per_second": tokens / seconds, "precision": device.precision,
+            "peak_memory_mib": peak_memory(device)["peak_memory_mib"]}  # fmt: skip
 
 
-def plain(encoder, encoded, device):
+def plain(args):
     import torch
 
+    from common.device import choose_device
+
+    device = choose_device(args.device, "fp32").torch_device
+    encoder, encoded, tokens = prepare(args, args.plain_sentences)
     encoder.to(device)
-    found = []
+    found, started = [], time.perf_counter()
     for layer in range(encoder.config.num_hidden_layers + 1):
         for example in encoded:
             with torch.no_grad():
@@ -82,7 +81,7 @@ def plain(encoder, encoded, device):
                 states = encoder(input_ids=ids, output_hidden_states=True).hidden_states
             state = states[layer][0].cpu().numpy()
             found.append([state[a:b].mean(0) for a, b in example["units"]])
-    return found
+    return {"tokens_per_second": tokens / (time.perf_counter() - started)}
 
 
 if __name__ == "__main__":
