@@ -30,6 +30,9 @@ def run(task, args) -> None:
 
     What a finished size lacks (a metric, the untrained encoder) is added to it. Raises UserError.
     """
+    from common import figures, panels
+
+    panels.use_style(args.style)
     runs = [results.Run(task, args, "attention", n, CONSTANTS) for n in args.training_sizes]
     checkpoints = results.checkpoints(runs)
     data = task.load(args)
@@ -53,10 +56,10 @@ def run(task, args) -> None:
     for run in runs:
         if run not in pending:
             run.tidy()
-    if pending:
-        from common import figures
-
-        figures.attention_sizes(pending[-1].folder)
+            if args.style:
+                figures.attention_heads(run.folder)
+    if pending or args.style:
+        figures.attention_sizes((pending or runs)[-1].folder)
     summarize(args, runs, len(pending))
 
 

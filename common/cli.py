@@ -11,6 +11,7 @@ import logging
 import math
 import os
 import sys
+import textwrap
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -62,7 +63,7 @@ def command(main):
         logging.basicConfig(
             level=logging.ERROR if RANK else logging.INFO, format="%(message)s", stream=sys.stderr
         )
-        for chatty in ("httpx", "httpx2", "huggingface_hub", "filelock", "matplotlib"):
+        for chatty in ("httpx", "httpx2", "huggingface_hub", "filelock", "matplotlib", "fontTools"):
             logging.getLogger(chatty).setLevel(logging.ERROR)
         try:
             with contextlib.redirect_stdout(None) if RANK else contextlib.nullcontext():
@@ -112,6 +113,33 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str):
         self.exit(2, f"error: {message} (all flags: python {self.prog} --help)\n")
+
+
+def style_file(text: str) -> Path:
+    """An argparse type: a Matplotlib style file, tried at once, not when all is trained."""
+    import io
+
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    path = Path(text).expanduser().absolute()
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+        found = matplotlib.rc_params_from_file(path, True, use_default_template=False)
+        for n, line in enumerate(lines, 1):
+            key = line.split("#")[0].partition(":")[0].strip()
+            if key and key not in found:  # Matplotlib passes over what it does not know
+                raise ValueError(f"line {n}: no setting {key!r}, or no colon after it")
+        with matplotlib.rc_context(found):
+            figure = Figure()
+            figure.suptitle("0")
+            figure.savefig(io.BytesIO(), format="pdf")
+    except Exception as error:  # whatever Matplotlib finds wrong with it
+        reason = textwrap.shorten(str(getattr(error, "strerror", None) or error), 200)
+        raise argparse.ArgumentTypeError(
+            f"{path}: {reason}. Give a style file as common/paper.mplstyle is one"
+        ) from None
+    return path
 
 
 def number(kind, low, high=math.inf, open_low=False):

@@ -1,10 +1,11 @@
-"""CSV -> PNG: a run's figures, and those of its model's sizes. Imports no model code.
+"""CSV -> PNG and PDF: a run's figures, and those of its model's sizes. Imports no model code.
 
 `folder` is always a run's; other sizes are found beside it, and are drawn only where they are
 finished, made from the fine-tuned model that lies there now, and made as this one was.
 """
 
 import logging
+import textwrap
 from collections.abc import Sequence
 from math import ceil, isfinite
 from pathlib import Path
@@ -15,46 +16,52 @@ from common import palette
 from common.cli import SEED, UNTRAINED
 from common.files import read_json
 from common.identity import differences, is_stale, settings_of, split_step
-from common.panels import curve, fit, legend, panels, save
+from common.panels import curve, fit, legend, panels, save, title
 from common.task import Score
 
 log = logging.getLogger(__name__)
 
 
 def learning_curve(folder: Path, scores: Sequence[Score]) -> None:
-    """learning_curve.png: training loss (left), dev scores or loss (right), from history.csv."""
+    """learning_curve: training loss, and dev scores or loss, from history.csv and steps.csv."""
     import pandas as pd
 
     table = pd.read_csv(folder / "history.csv")
-    figure, ((left, right),) = panels([2], width=4.5, height=3)
+    figure, ((above, below),) = panels([2], least=3, height=1.7)
     loss = table[(table["split"] == "train") & (table["metric"] == "loss")]
-    left.plot(loss["epoch"], loss["value"], marker="o", color="black")
-    left.set(xlabel="epoch", ylabel="loss (nats)", title="training loss (mean of the epoch)")
-    left.set_ylim(bottom=0)
+    steps = folder / "steps.csv"
+    if steps.is_file():  # older results have none; its last row is of the last step
+        rows = pd.read_csv(steps)
+        epochs = rows["step"] / rows["step"].max() * loss["epoch"].max()
+        above.plot(epochs, rows["loss"], marker=".", color="grey", lw=0.7, label="loss of a step")
+    above.plot(loss["epoch"], loss["value"], marker="o", color="black", label="mean of the epoch")
+    above.set(xlabel="epoch", ylabel="loss (nats)", title="training loss")
+    above.set_ylim(bottom=0)
     dev = table[table["split"] == "dev"]
     drawn = [score for score in scores if (dev["metric"] == score.name).any()]
     for i, score in enumerate(drawn):
         rows, style = dev[dev["metric"] == score.name], palette.score_style(i, len(drawn))
-        right.plot(rows["epoch"], rows["value"], label=score.title, **style)
+        below.plot(rows["epoch"], rows["value"], label=score.title, **style)
     asked = dev[dev["metric"] == "loss"]  # of a task whose epochs are compared by it
     if len(asked):
-        right.plot(asked["epoch"], asked["value"], marker="o", color="black")
-        right.set(xlabel="epoch", ylabel="loss (nats)", title="dev loss (mean over labels)")
-        right.set_ylim(bottom=0)
+        below.plot(asked["epoch"], asked["value"], marker="o", color="black")
+        below.set(xlabel="epoch", ylabel="loss (nats)", title="dev loss (mean over labels)")
+        below.set_ylim(bottom=0)
     else:
-        fit([right], min((score.lowest for score in drawn), default=0))
-        right.set(xlabel="epoch", ylabel="score (at most 1)")
-        right.set_title("scores on dev" if drawn else "no dev split")
-    for axes in (left, right):
-        axes.set_xticks(sorted(table["epoch"].unique()))
+        fit([below], min((score.lowest for score in drawn), default=0))
+        below.set(xlabel="epoch", ylabel="score (at most 1)")
+        below.set_title("scores on dev" if drawn else "no dev split")
+    for axes in (above, below):
+        axes.set_xlim(0, 1.05 * table["epoch"].max())
+        axes.xaxis.get_major_locator().set_params(integer=True)
     row = table.iloc[0]
     _title(figure, row, f"fine-tuning on {row['training_size']} % of the training data")
     legend(figure)
-    save(figure, folder / "learning_curve.png")
+    save(figure, folder / "learning_curve")
 
 
 def probing_layers(folder: Path, scores: Sequence[Score]) -> None:
-    """layers.png: test scores by layer; the majority class, control and untrained encoder if run.
+    """layers: test scores by layer; the majority class, control and untrained encoder if run.
 
     Of the `scores` it draws those that are meant for it (`by_layer`).
     """
@@ -68,21 +75,21 @@ def probing_layers(folder: Path, scores: Sequence[Score]) -> None:
         for table in tables.values()
         if table is not own and table["training_size"].iloc[0] == UNTRAINED
     ]
-    figure, (block,) = panels([len(scores)], columns=3, width=4.5)
+    figure, (block,) = panels([len(scores)])
     for axes, score in zip(block, scores, strict=True):
         for table, target, look in curves:
             _probe_curve(axes, table, target, score, look)
         _finish_layers(axes, own, score)
     _title(figure, row, _probe_name(folder, row), palette.encoder_name(row["training_size"]))
     legend(figure)
-    save(figure, folder / "layers.png")
+    save(figure, folder / "layers")
 
 
 def probing_sizes(folder: Path, scores: Sequence[Score]) -> None:
-    """layers_all_sizes.png in the model's folder: test scores by layer, a curve for each size."""
+    """layers_all_sizes in the model's folder: test scores by layer, a curve for each size."""
     tables = _sizes(folder, "layers.csv")
     scores = [score for score in scores if score.by_layer]
-    figure, (block,) = panels([len(scores)], columns=3, width=4.5)
+    figure, (block,) = panels([len(scores)])
     for axes, score in zip(block, scores, strict=True):
         for table in tables.values():
             _probe_curve(axes, table, "task", score, _look(table["training_size"].iloc[0]))
@@ -109,7 +116,7 @@ def _finish_layers(axes, table, score: Score) -> None:
     if len(rows):
         axes.axhline(rows["value"].iloc[0], **palette.MAJORITY)
     fit([axes], score.lowest)
-    axes.set(xlabel="layer (0 = embeddings)", ylabel=f"{score.title} on test")
+    axes.set(xlabel="layer (0 = embeddings)", ylabel=textwrap.fill(f"{score.title} on test", 18))
 
 
 def _probe_name(folder: Path, row) -> str:
@@ -119,67 +126,79 @@ def _probe_name(folder: Path, row) -> str:
 
 # By name in heads.csv: title, the colour bar's label, the scale's end (None: a whole number of bits
 # above all values), colours. The scales are fixed and unchanged is yellow: figures are comparable.
-_ENTROPIES = ("entropy_pretrained", "entropy_fine_tuned")
-_MAPS = {
+ENTROPIES = ("entropy_pretrained", "entropy_fine_tuned")
+MAPS = {
     "cosine": ("cosine similarity of the attention maps (1 = unchanged)", "cosine", 1, "viridis"),
     "js": ("Jensen-Shannon divergence of the attention (0 = unchanged, 1 = disjoint)",
            "JS (bits)", 1, "viridis_r"),
-    _ENTROPIES[0]: ("entropy of the attention, pre-trained", "entropy (bits)", None, "cividis"),
-    _ENTROPIES[1]: ("entropy of the attention, fine-tuned", "entropy (bits)", None, "cividis"),
+    ENTROPIES[0]: ("entropy of the attention, pre-trained", "entropy (bits)", None, "cividis"),
+    ENTROPIES[1]: ("entropy of the attention, fine-tuned", "entropy (bits)", None, "cividis"),
 }  # fmt: skip
 
 
 def attention_heads(folder: Path) -> None:
-    """heads.png: a map a metric, layers from the top, heads from the left, cells with values."""
+    """heads: a map a metric, layers from the top, heads from the left, cells with values."""
     import pandas as pd
 
     table = pd.read_csv(folder / "heads.csv")
     grids = {metric: rows.pivot(index="layer", columns="head", values="value")
-             for metric in _MAPS if len(rows := table[table["metric"] == metric])}  # fmt: skip
-    most = table[table["metric"].isin(_ENTROPIES)]["value"].max()
+             for metric in MAPS if len(rows := table[table["metric"] == metric])}  # fmt: skip
+    most = table[table["metric"].isin(ENTROPIES)]["value"].max()
     bits = max(1, ceil(most)) if isfinite(most) else 1
     layers, heads = next(iter(grids.values())).shape
-    figure, (block,) = panels([len(grids)], columns=1 if len(grids) < 3 else 2,
-                              width=2.5 + 0.45 * heads, height=1.5 + 0.32 * layers)  # fmt: skip
+    wide = heads > 20  # than a column can hold
+    figure, (block,) = panels([len(grids)], least=6 if wide else 3, height=1.1 + 0.13 * layers,
+                              wide=wide or len(grids) > 2)  # fmt: skip
+    cell = 72 * (figure.get_figwidth() / block[0].get_gridspec().ncols - 0.4) / heads  # points
+    digits = next((n for n, least in ((3, 16), (2, 11)) if cell > least), 0)
     for axes, (metric, grid) in zip(block, grids.items(), strict=True):
-        title, label, high, colors = _MAPS[metric]
+        about, label, high, colors = MAPS[metric]
         image = axes.imshow(grid, vmin=0, vmax=high or bits, cmap=colors, aspect="auto")
-        for (y, x), value in np.ndenumerate(grid.to_numpy()):
-            text = f"{value:.3f}".removeprefix("0") if isfinite(value) else "–"
+        for (y, x), value in np.ndenumerate(grid.to_numpy() if digits else np.empty((0, 0))):
+            text = _cell(value, digits)
             red, green, blue, _ = image.cmap(image.norm(value))
             dark = 0.299 * red + 0.587 * green + 0.114 * blue < 0.5 and isfinite(value)
-            axes.text(x, y, text, ha="center", va="center", fontsize=6.5,
+            axes.text(x, y, text, ha="center", va="center", fontsize=6,
                       color="white" if dark else "black")  # fmt: skip
-        axes.set_xticks(range(heads), grid.columns, fontsize=7)
-        axes.set_yticks(range(layers), grid.index, fontsize=7)
+        axes.set_xticks(range(heads), grid.columns)
+        axes.set_yticks(range(layers), grid.index)
         axes.set(xlabel="head", ylabel="layer (1 = first block)")
-        axes.set_title(title, fontsize=9)
+        axes.set_title(about.replace(" (", "\n("))
         axes.grid(False)
-        figure.colorbar(image, ax=axes, label=label)
+        figure.colorbar(image, ax=axes, label=label, location="bottom", aspect=40, pad=0.02)
     row = table.iloc[0]
     encoder = palette.encoder_name(row["training_size"]).removeprefix("encoder ")
     _title(figure, row, f"attention, pre-trained against {encoder}", _inputs(folder))
-    save(figure, folder / "heads.png")
+    save(figure, folder / "heads")
+
+
+def _cell(value: float, digits: int) -> str:
+    """A value in so many digits behind the point; where it is 1 or more, one less."""
+    if not isfinite(value):
+        return "–"
+    text = f"{value:.{digits}f}"
+    return text.removeprefix("0") if text[0] == "0" else f"{value:.{max(1, digits - 1)}f}"
 
 
 def attention_sizes(folder: Path) -> None:
-    """attention_all_sizes.png in the model's folder: means over heads by layer, all sizes."""
+    """attention_all_sizes in the model's folder: means over heads by layer, all sizes."""
     tables, references = _sizes(folder, "heads.csv"), list(_sizes(folder, "floor.csv").values())
     there = {metric for table in tables.values() for metric in table["metric"]}
-    metrics = [metric for metric in _MAPS if metric in there and metric != _ENTROPIES[0]]
-    figure, (block,) = panels([len(metrics)], columns=3, width=4.8)
+    metrics = [metric for metric in MAPS if metric in there and metric != ENTROPIES[0]]
+    figure, (block,) = panels([len(metrics)], height=1.9)
     for axes, metric in zip(block, metrics, strict=True):
         curves = [(table, metric, table["training_size"].iloc[0]) for table in tables.values()]
-        if entropy := metric in _ENTROPIES:
-            curves.append((next(iter(tables.values())), _ENTROPIES[0], 0))
+        if entropy := metric in ENTROPIES:
+            curves.append((next(iter(tables.values())), ENTROPIES[0], 0))
         curves += [(table, metric, UNTRAINED) for table in references[:1]]
         for table, name, size in curves:
             mean = table[table["metric"] == name].groupby("layer")["value"].mean()
             curve(axes, mean.index, mean, _look(size))
         fit([axes], 0, None if entropy else 1)
         axes.set(xlabel="layer (1 = first block)", ylabel="mean over heads")
-        title = "entropy of the attention (bits)" if entropy else _MAPS[metric][0]
-        axes.set_title(title.replace(" (", "\n("), fontsize=9)
+        about = "entropy of the attention (bits)" if entropy else MAPS[metric][0]
+        lines = about.replace(" (", "\n(").splitlines()
+        axes.set_title("\n".join(textwrap.fill(line, 24) for line in lines))
     row = next(iter(tables.values())).iloc[0]
     _title(figure, row, "attention, pre-trained against fine-tuned", _inputs(folder))
     legend(figure)
@@ -222,10 +241,10 @@ def _of_the_model(folder: Path, name: str) -> Path:
     """Where a figure of all sizes lies: a file for each variant and each seed but the default."""
     variant, seed = split_step(folder.name)[1], folder.parent.name
     parts = [name, variant, seed if seed != f"seed-{SEED}" else ""]
-    return folder.parents[2] / f"{'_'.join(filter(None, parts))}.png"
+    return folder.parents[2] / f"{'_'.join(filter(None, parts))}"
 
 
 def _title(figure, row, what: str, more: str = "") -> None:
     """What is shown, and of which run (`row` of its CSV), a line each."""
     run = f"{row['model']} on {row['dataset']}, seed {row['seed']}"
-    figure.suptitle("\n".join(filter(None, (f"{row['task']} {what}", more, run))), fontsize=10)
+    title(figure, f"{row['task']} {what}", more, run)

@@ -30,6 +30,9 @@ def run(task, args) -> None:
 
     `task`: a module as `common.task.Task` says. Raises UserError for whatever the user can mend.
     """
+    from common import panels
+
+    panels.use_style(args.style)
     by_loss = task.HEAD == "causal"
     constants = CONSTANTS | OF_CAUSAL if by_loss else CONSTANTS
     run = results.Run(task, args, "fine-tuning", args.training_size, constants)
@@ -44,12 +47,18 @@ def run(task, args) -> None:
         run.tidy()
         if not RANK:
             task.export(args, data, run.folder)
+        if args.style and not RANK and (run.folder / "history.csv").is_file():
+            from common import figures
+
+            figures.learning_curve(run.folder, scores)
         return summarize(run, metrics, task.scores(data), results.EARLIER)
 
-    from common import architectures, figures, files, resume, subsample, training
+    from common import architectures, events, figures, files, resume, subsample, training
     from common.device import choose_device, peak_memory, set_seed
     from common.task import evaluate
 
+    if args.tensorboard:
+        events.check()
     device = choose_device(args.device, args.precision, torchrun=True)
     strata = [task.stratum(example) for example in data.splits["train"]]
     indices = subsample.subset(strata, args.training_size, args.seed)

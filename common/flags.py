@@ -7,7 +7,7 @@ import argparse
 import re
 from pathlib import Path
 
-from common.cli import SEED, TRAINING_SIZES, Parser, number
+from common.cli import SEED, TRAINING_SIZES, Parser, number, style_file
 
 CELL = "which cell of the study it is: the path says it, or the data's and weights' hashes"
 HOW = "how or where it is made; the result is the same"
@@ -22,6 +22,7 @@ FLAGS = {
     "input": HOW, "input_form": HOW, "output": HOW,
     "variant": HOW, "output_dir": HOW, "custom_output_dir": HOW, "overwrite": HOW, "device": HOW,
     "save_minutes": HOW, "keep_features": HOW, "gradient_checkpointing": HOW,
+    "style": HOW, "tensorboard": HOW,
     "controls": MEASURED, "layers": MEASURED, "metrics": MEASURED,
     "probe": VARIANT, "pooling": VARIANT, "standardize": VARIANT,
     "drop_special": VARIANT, "split": VARIANT,
@@ -73,6 +74,9 @@ def add_common_arguments(
         "--output_dir", type=Path, help="root of the results (default: results/ in the task folder)"
     )
     group.add_argument("--overwrite", action="store_true", help="replace what an earlier run left")
+    group.add_argument("--style", type=style_file, metavar="FILE",
+                       help="a Matplotlib style file for the figures, over common/paper.mplstyle; "
+                       "those of a finished run are drawn anew")  # fmt: skip
     _add_machine(parser, batch_size, demo_precision)
 
 
@@ -143,6 +147,8 @@ def add_training_arguments(parser: Parser, demo: dict) -> None:
     add("weight_decay", number(float, 0), 0.01, "of weights; biases and norms have none")
     add("max_grad_norm", number(float, 0, open_low=True), 1.0, "gradients are clipped to this norm")
     add("save_minutes", number(float, 0), 10.0, "also save the state every so often, to resume")
+    group.add_argument("--tensorboard", action="store_true",
+                       help="also write event files (pip install tensorboard)")  # fmt: skip
     group.add_argument(
         "--layer_decay",
         type=number(float, 0, 1, open_low=True),

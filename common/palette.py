@@ -63,9 +63,10 @@ def score_style(i: int, n: int) -> dict:
     """Of the i-th of `n` scores in one panel: each is narrower than those before and below it."""
     return {"color": _COLORS[i % len(_COLORS)], "linestyle": _LINES[i % len(_LINES)],
             "marker": _MODEL_MARKERS[i % len(_MODEL_MARKERS)],
-            "linewidth": 1 + 0.9 * (n - 1 - i), "markersize": 3 + 1.6 * (n - 1 - i)}  # fmt: skip
+            "linewidth": 0.8 + 0.7 * (n - 1 - i),
+            "markersize": 2.5 + 1.3 * (n - 1 - i)}  # fmt: skip
 
 
 def short(name: str) -> str:
     """A model's name that fits into a panel's title."""
-    return name if len(name) <= 28 else f"…{name[-27:]}"
+    return name if len(name) <= 24 else f"…{name[-23:]}"

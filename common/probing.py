@@ -28,6 +28,9 @@ def run(task, args) -> None:
 
     A finished run to which layers or controls are to be added keeps what it has. Raises UserError.
     """
+    from common import figures, panels
+
+    panels.use_style(args.style)
     size = UNTRAINED if args.untrained else args.training_size
     constants = results.prefixed("probe", probes.constants(args.probe))
     run = results.Run(task, args, "probing", size, constants)
@@ -48,6 +51,9 @@ def run(task, args) -> None:
         )
         if agree and not missing and (controlled or not args.controls):
             run.tidy()
+            if args.style:
+                figures.probing_layers(run.folder, task.scores(data))
+                figures.probing_sizes(run.folder, task.scores(data))
             return summarize(run, metrics, task.scores(data), results.EARLIER)
 
     from common import architectures, representations, subsample

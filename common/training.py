@@ -177,6 +177,12 @@ def fit(
         disable=device.rank > 0,
     )  # fmt: skip
 
+    record = None
+    if getattr(args, "tensorboard", False) and not device.rank:
+        from common import events
+
+        record = events.writer(folder, state.step)
+
     def late(seconds: float) -> bool:
         mine = time.monotonic() - saved_at > seconds
         return gather(device, {device.rank: mine})[0] if sharded else mine  # then all save, or none
@@ -204,6 +210,8 @@ def fit(
                 last = _check(recent, state)
                 state.steps.append({"step": state.step, "loss": last, "learning_rate": rate})
                 progress.set_postfix(loss=f"{last:.3f}", refresh=False)
+                if record:
+                    record(state.step, {"train/loss": last, "train/learning_rate": rate})
             # To agree takes time: then only where the device has been waited for anyway.
             if (not sharded or state.step % CHECK_EVERY == 0) and late(60 * args.save_minutes):
                 save()
@@ -217,6 +225,8 @@ def fit(
         train = {"loss": state.loss / len(batches), "learning_rate": rate}
         best = state.history[state.best]["dev"].get(main_metric) if state.history else None
         state.history.append({"train": train, "dev": dev})
+        if record:
+            record(state.step, {f"dev/{name}": value for name, value in dev.items()})
         sign = -1 if main_metric == "loss" else 1
         if best is None or sign * dev[main_metric] > sign * best:  # without a dev split: the last
             # A file of its own: until the state is saved again, the earlier best is still needed.

@@ -74,9 +74,9 @@ def drawn(monkeypatch):
     """The figures that were saved, by their file's path."""
     found = {}
 
-    def save(figure, *paths):
-        found.update(dict.fromkeys(paths, figure))
-        panels.save(figure, *paths)
+    def save(figure, path):
+        found[path.with_name(f"{path.name}.png")] = figure
+        panels.save(figure, path)
 
     monkeypatch.setattr(figures, "save", save)
     monkeypatch.setattr(report_figures, "save", save)
@@ -89,7 +89,12 @@ def curves(axes) -> dict:
 
 
 def title(figure) -> str:
-    return figure.get_suptitle()
+    return words(figure.get_suptitle())
+
+
+def words(text) -> str:
+    """Without the breaks of its lines."""
+    return " ".join(text.split())
 
 
 def legend(figure) -> list[str]:
@@ -116,8 +121,8 @@ def test_learning_curve_shows_every_score_on_dev(tmp_path, drawn):
     figures.learning_curve(folder, ner.SCORES)
     (figure,) = drawn.values()
     loss, dev = figure.axes
-    assert list(loss.lines[0].get_ydata()) == [2, 1, 2 / 3] and loss.get_ylim()[0] == 0
-    assert legend(figure) == [score.title for score in ner.SCORES]
+    assert curves(loss) == {"mean of the epoch": [2, 1, 2 / 3]} and loss.get_ylim()[0] == 0
+    assert legend(figure) == ["mean of the epoch", *(score.title for score in ner.SCORES)]
     for score in ner.SCORES:
         name = score.name.removesuffix("_strict")
         expected = [0.8 + value("dev", epoch, name) / 10 for epoch in (1, 2, 3)]
@@ -132,6 +137,15 @@ def test_learning_curve_shows_every_score_on_dev(tmp_path, drawn):
     assert 0.7 < low < min(everything) and max(everything) < high <= 1.01
     assert "30 % of the training data" in title(figure) and "seed 42" in title(figure)
     assert (folder / "learning_curve.png").is_file()
+    assert (folder / "learning_curve.pdf").read_bytes()[:5] == b"%PDF-"
+    # Beside the epochs' means the loss of the steps, of which 30 make an epoch.
+    steps = [about | {"step": n, "loss": 40 / n, "learning_rate": 0} for n in (20, 40, 60, 80, 90)]
+    files.write_csv(folder / "steps.csv", steps)
+    figures.learning_curve(folder, ner.SCORES)
+    loss = drawn[folder / "learning_curve.png"].axes[0]
+    assert curves(loss)["loss of a step"] == [40 / row["step"] for row in steps]
+    (line,) = [line for line in loss.lines if line.get_label() == "loss of a step"]
+    assert list(line.get_xdata()) == pytest.approx([row["step"] / 30 for row in steps])
 
 
 def test_learning_curve_without_a_dev_split(tmp_path, drawn):
@@ -149,7 +163,8 @@ def test_layers_are_those_of_test_beside_the_references(tmp_path, drawn):
     probed(tmp_path, 100)  # another size: in the other figure
     figures.probing_layers(folder, ner.SCORES)
     (figure,) = drawn.values()
-    assert [axes.get_ylabel() for axes in figure.axes] == [f"{s.title} on test" for s in DRAWN]
+    labels = [words(axes.get_ylabel()) for axes in figure.axes]
+    assert labels == [f"{score.title} on test" for score in DRAWN]
     for axes, score in zip(figure.axes, DRAWN, strict=True):
         found = curves(axes)
         assert found.pop("30 %") == by_layer(30, "task", score)
@@ -246,7 +261,7 @@ def test_heads_are_where_they_belong(tmp_path, drawn):
             assert text.get_text() == f"{expected:.3f}"[1:]
         assert axes.images[0].get_clim() == (0, 1)  # entropy: a whole number of bits
         assert [tick.get_text() for tick in axes.get_yticklabels()] == ["1", "2", "3"]
-    assert [bar.get_ylabel() for bar in bars] == ["cosine", "JS (bits)", *["entropy (bits)"] * 2]
+    assert [bar.get_xlabel() for bar in bars] == ["cosine", "JS (bits)", *["entropy (bits)"] * 2]
 
 
 def test_a_head_that_was_never_compared_and_many_bits(tmp_path, drawn):
@@ -257,19 +272,30 @@ def test_a_head_that_was_never_compared_and_many_bits(tmp_path, drawn):
     (folder / "heads.csv").write_text("\n".join(text) + "\n")
     figures.attention_heads(folder)
     axes = drawn[folder / "heads.png"].axes[0]
-    assert [t.get_text() for t in axes.texts[:2]] == ["–", "10.250"]
+    assert [t.get_text() for t in axes.texts[:2]] == ["–", "10.25"]
     assert axes.images[0].get_clim() == (0, 11)
 
 
 def test_four_maps_of_a_large_model_are_no_strip(tmp_path, drawn, monkeypatch):
-    monkeypatch.setattr("tests.test_figures.LAYERS", 24)
-    monkeypatch.setattr("tests.test_figures.HEADS", 16)
-    for metrics, most in ((ALL, 3000), (ALL[:1], 1600)):
+    monkeypatch.setitem(globals(), "LAYERS", 24)
+    monkeypatch.setitem(globals(), "HEADS", 16)
+    for metrics, centimetres in ((ALL, 17.6), (ALL[:1], 8.6)):  # of a page, of a column
         folder = compared(tmp_path / str(len(metrics)), 30, metrics)
         figures.attention_heads(folder)
         figure = drawn[folder / "heads.png"]
-        assert (figure.get_size_inches() * 150 < most).all()
-        assert all(text.get_fontsize() >= 6 for axes in figure.axes for text in axes.texts)
+        width, height = figure.get_size_inches() * 2.54
+        assert 0.97 * centimetres < width < centimetres and height < 25
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+        draw = FigureCanvasAgg(figure).get_renderer()
+        for axes in (axes for axes in figure.axes if axes.images):
+            cell = axes.bbox.width / 16, axes.bbox.height / 24
+            for text in axes.texts:  # legible, and not over its neighbour's
+                box = text.get_window_extent(draw)
+                assert text.get_fontsize() >= 6
+                digits = 0.75 * text.get_fontsize() * figure.dpi / 72  # their height
+                assert box.width < cell[0] and digits < cell[1]
+            assert axes.texts[0].get_text() == f"{axes.images[0].get_array()[0, 0]:.2f}"[1:]
 
 
 def test_attention_by_layer_is_the_mean_of_the_heads(tmp_path, drawn):
@@ -428,7 +454,7 @@ def test_report_link_says_r_and_n(study, drawn):
         assert points[point].get_marker() == palette.size_style(size)["marker"]
     x, y = zip(*expected, strict=True)
     r = f"Spearman {spearmanr(x, y)[0]:.2f}, Pearson {pearsonr(x, y)[0]:.2f} (n = 4"
-    assert axes.get_title().startswith(r)
+    assert words(axes.get_title()).startswith(r)
     assert legend(figure) == ["bert", "biogpt", "10 %", "100 %"]
 
 
@@ -436,7 +462,7 @@ def test_report_link_of_too_few_points(tmp_path, drawn):
     made.fine_tuned(tmp_path, "NLI", "demo", "bert", 30)
     made.probed(tmp_path, "NLI", "demo", "bert", 30)
     assert report_figures.link(Grid(tmp_path / "demo", nli), tmp_path)
-    titles = [axes.get_title() for axes in drawn[tmp_path / "link.png"].axes]
+    titles = [words(axes.get_title()) for axes in drawn[tmp_path / "link.png"].axes]
     assert titles == ["Spearman –, Pearson – (n = 1, without 0 %)"] * 3
 
 

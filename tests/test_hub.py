@@ -30,10 +30,11 @@ from tests.hub import Hub
 ROOT = Path(__file__).resolve().parents[1]
 DATASET = "tner/bionlp2004"
 SQUAD, BIOBERT = "rajpurkar/squad_v2", "dmis-lab/biobert-v1.1"
+BIOM = "sultan/BioM-ELECTRA-Base-SQuAD2"
 SQUAD_ROWS = {
     split: [
-        {"id": f"{split}-{i}", "context": text, "answers": {"text": [text[:4]][i % 2 :],
-                                                            "answer_start": [0][i % 2 :]}}
+        {"id": f"{split}-{i}", "title": f"{split} {i // 2}", "context": text, "question": "What?",
+         "answers": {"text": [text[:4]][i % 2 :], "answer_start": [0][i % 2 :]}}
         for i, text in enumerate(texts)
     ]
     for split, texts in {"train": tiny.SENTENCES[:4], "validation": tiny.SENTENCES[4:7]}.items()
@@ -55,12 +56,12 @@ def hurried():
         yield slept
 
 
-def fine_tune(argv) -> tuple[int, str]:
-    """NER/fine-tuning.py: exit code and stderr."""
+def fine_tune(argv, task="NER") -> tuple[int, str]:
+    """The task's fine-tuning.py: exit code and stderr."""
     err, code = io.StringIO(), 0
     with contextlib.redirect_stderr(err), contextlib.redirect_stdout(io.StringIO()), hurried():
         try:
-            importlib.import_module("NER.fine-tuning").main([*QUICK, *argv])
+            importlib.import_module(f"{task}.fine-tuning").main([*QUICK, *argv])
         except SystemExit as stop:
             code = stop.code
     return code, err.getvalue()
@@ -80,7 +81,7 @@ def squad(hub_id=SQUAD):
     """The rows of both splits, and what was said meanwhile."""
     err = io.StringIO()
     with contextlib.redirect_stderr(err):
-        rows = client.load_dataset(hub_id, ("train", "dev"), ("id", "context", "answers"))
+        rows = client.load_dataset(hub_id, ("train", "dev"), tuple(SQUAD_ROWS["train"][0]))
     return rows, err.getvalue()
 
 
@@ -123,11 +124,27 @@ def served(tmp_path_factory):
     folder = root / "datasets" / SQUAD / "main" / "squad_v2"
     folder.mkdir(parents=True)
     for split in SQUAD_ROWS:
-        table = pyarrow.Table.from_pylist([row | {"title": "T"} for row in SQUAD_ROWS[split]])
+        table = pyarrow.Table.from_pylist(SQUAD_ROWS[split])
         pyarrow.parquet.write_table(table, folder / f"{split}-00000-of-00001.parquet")
     (folder.parent / "README.md").write_text("not asked for")
+    published(root / "models" / BIOM)
     with Hub(root) as hub:
         yield hub
+
+
+def published(folder):
+    """A model with a question answering head, its weights in pytorch_model.bin."""
+    import torch
+    from transformers import AutoConfig, AutoModelForQuestionAnswering
+
+    tiny.make("electra", folder, layers=1)
+    for weights in folder.glob("*.safetensors"):
+        weights.unlink()
+    config = AutoConfig.from_pretrained(folder, architectures=["ElectraForQuestionAnswering"])
+    config.save_pretrained(folder)
+    torch.manual_seed(0)
+    model = AutoModelForQuestionAnswering.from_config(config)
+    torch.save(model.state_dict(), folder / "pytorch_model.bin")
 
 
 @pytest.fixture(scope="module")
@@ -253,6 +270,38 @@ def test_a_data_set_of_shards(hub, cold, online, offline, cache):
     assert json.loads(done.stdout) == [rows, ""]
     # Only what the Hub's client keeps: no second copy that could go stale.
     assert sorted(path.name for path in cache.iterdir()) == ["hub"]
+
+
+def test_a_published_model_answers_squad_as_it_is(hub, cold, online, offline, tmp_path):
+    """SQuAD 2.0 and the head from the Hub; dev is cut from train by article; then without it."""
+    folders = []
+    for run, out in ((online, tmp_path / "first"), (offline, tmp_path / "second")):
+        argv = flags(out, "--model_name", BIOM, "--keep_head", "--doc_stride", 16)
+        code, err = run(fine_tune, argv, "QA").result()
+        assert code == 0, err
+        folders += out.glob("squad_v2/*/0/seed-42/fine-tuning")
+    first, second = (json.loads((folder / "metrics.json").read_text()) for folder in folders)
+    assert not first["trained"] and not first["new_head"]
+    assert first["test_questions"] == 3 and first["test_f1"] == second["test_f1"]
+    rows = (folders[0] / "predictions.jsonl").read_text().splitlines()
+    assert [json.loads(row)["id"] for row in rows] == [r["id"] for r in SQUAD_ROWS["validation"]]
+
+    # The head that lies on the Hub, not a new one: its scores by the library alone.
+    import torch
+    from transformers import AutoModelForQuestionAnswering, AutoTokenizer
+
+    where = hub.root / "models" / BIOM
+    model = AutoModelForQuestionAnswering.from_pretrained(where).eval()
+    row = SQUAD_ROWS["validation"][0]
+    tokenizer = AutoTokenizer.from_pretrained(where)
+    inputs = tokenizer(row["question"], row["context"], return_tensors="pt")
+    with torch.no_grad():
+        scores = model(**inputs)
+    start, end = scores.start_logits[0], scores.end_logits[0]
+    passage = [t for t, s in enumerate(inputs.sequence_ids(0)) if s == 1]
+    best = max(start[a] + end[b] for a in passage for b in passage if a <= b < a + 30)
+    found = json.loads(rows[0])["null_difference"]
+    assert found == pytest.approx((start[0] + end[0] - best).item(), abs=1e-4)
 
 
 def test_refused_and_not_cached(cold, offline, data_dir, tmp_path):

@@ -210,7 +210,7 @@ def test_flags_of_a_task(task, step, monkeypatch):
         if (step in steps) != steps.startswith("all"):  # "all but predict"
             told[flag] = cells
     if step == "predict":
-        del told["--max_length"]
+        del told["--max_length"], told["--style"]
     given = ("--input", "x") if step == "predict" else ()
     check_defaults(told, flags_of(f"{task}/{step}.py", monkeypatch, *given), task)
 

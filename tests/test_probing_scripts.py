@@ -43,7 +43,7 @@ def test_probing(trained, capsys):
     for size in (0, 30, "random"):
         here = cell(folder, size, "probing")
         assert {p.name for p in here.iterdir()} - {".lock"} == {
-            "config.json", "metrics.json", "layers.csv", "layers.png"
+            "config.json", "metrics.json", "layers.csv", "layers.png", "layers.pdf"
         }  # fmt: skip
         table = pd.read_csv(here / "layers.csv")
         assert list(table.columns) == [
@@ -79,7 +79,7 @@ def test_attention(trained, capsys):
     assert (folder / "attention_all_sizes.png").stat().st_size > 10_000
     for size in (0, 30):
         here = cell(folder, size, "attention")
-        names = {"config.json", "metrics.json", "heads.csv", "floor.csv", "heads.png"}
+        names = {"config.json", "metrics.json", "heads.csv", "floor.csv", "heads.png", "heads.pdf"}
         assert {p.name for p in here.iterdir()} - {".lock"} == names
         table = pd.read_csv(here / "heads.csv")
         assert list(table.columns) == [*KEYS, "layer", "head", "metric", "value"]
@@ -97,6 +97,21 @@ def test_attention(trained, capsys):
     assert run(task, "attention", *flags, "--training_sizes", "0,30", *more) == 0
     assert "0 of 2 sizes new" in capsys.readouterr().out
     assert (cell(folder, 0, "attention") / "metrics.json").stat().st_mtime_ns == before
+
+
+def test_a_style_draws_a_finished_run_anew_and_changes_no_result(trained, capsys, tmp_path):
+    task, flags, folder = trained
+    style = tmp_path / "my.mplstyle"
+    style.write_text("savefig.dpi: 60\n")
+    for step, file in (("fine-tuning", "learning_curve"), ("probing", "layers"),
+                       ("attention", "heads")):  # fmt: skip
+        here = cell(folder, 30, step)
+        assert run(task, step, *flags, "--training_size", 30) == 0
+        before = {path.name: path.read_bytes() for path in here.glob("*.*")}
+        assert run(task, step, *flags, "--training_size", 30, "--style", style) == 0
+        after = {path.name: path.read_bytes() for path in here.glob("*.*")}
+        changed = {name for name in before | after if before.get(name) != after.get(name)}
+        assert f"{file}.png" in changed and changed <= {f"{file}.png", f"{file}.pdf"}
 
 
 def refused(capsys, task, step, *argv):

@@ -48,7 +48,8 @@ def test_fine_tuning_writes_what_the_readme_says(task, output, capsys):
     names = {entry.name for entry in folder.iterdir()} - {".lock"}
     assert names == {
         *("config.json", "metrics.json", "checkpoint"),
-        *("history.csv", "steps.csv", "predictions.jsonl", "learning_curve.png"),
+        *("history.csv", "steps.csv", "predictions.jsonl"),
+        *("learning_curve.png", "learning_curve.pdf"),
     }
 
     found = metrics(folder)

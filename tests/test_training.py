@@ -2,12 +2,13 @@
 
 import argparse
 import copy
+import sys
 
 import numpy as np
 import pytest
 import torch
 
-from common import losses, models, resume, training
+from common import events, losses, models, resume, training
 from common.batching import epoch_batches, pad
 from common.cli import UserError
 from common.device import choose_device, set_seed
@@ -452,3 +453,22 @@ def test_batches_are_those_of_the_seed_and_the_epoch(tmp_path):
         (step, rates[step - 1]) for step in (2, 4, 6)
     ]
     assert [e["train"]["learning_rate"] for e in state.history] == [rates[2], rates[5]]
+
+
+def test_tensorboard_is_asked_for_before_training(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(UserError, match="pip install tensorboard"):
+        events.check()
+
+
+def test_event_files_hold_the_rows_of_steps_and_the_scores(tmp_path):
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    model, _ = load(tmp_path, "bert", TASKS[0])
+    args = arguments(tensorboard=True, num_train_epochs=3)
+    events.writer(tmp_path, 0)(100, {"train/loss": 7.0})  # by a process that was killed
+    some = examples(40, TASKS[0])
+    state, _ = training.fit(model, some, args, CPU, lambda: {"accuracy": 0.5}, "accuracy", tmp_path)
+    found = accumulator.EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    written = [(event.step, event.value) for event in found.Scalars("train/loss")]
+    assert written == [(row["step"], pytest.approx(row["loss"])) for row in state.steps]
+    assert [event.step for event in found.Scalars("dev/accuracy")] == [10, 20, 30]

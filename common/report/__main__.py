@@ -3,8 +3,9 @@
     python -m common.report
     python -m common.report --tasks NER --dataset bionlp2004
 
-Reads results only, never a model. Writes <TASK>/results/<dataset>/report/: report.md, and its
-tables as CSV and LaTeX (booktabs) and its figures as PNG and PDF beside it. With --output_dir, the
+Reads results only, never a model. Writes <TASK>/results/<dataset>/report/: report.html, one file
+with all in it; the same as report.md; beside them the tables as CSV and LaTeX (booktabs) and the
+figures as PNG and PDF. With --output_dir, the
 results are those in <DIR>/<TASK>, as the study leaves them, or, if there is no such folder, in
 <DIR>, as a script leaves them. Missing cells are shown as missing; files that are damaged, and runs
 that were made in another way than the rest, are named and left out.
@@ -25,12 +26,16 @@ def parse_args(argv):
     parser.prog = "-m common.report"
     there = task.find()
     parser.usage = (
-        f"python %(prog)s [--tasks {','.join(there)}] [--dataset NAME] [--output_dir DIR]"
+        f"python %(prog)s [--tasks {','.join(there)}] [--dataset NAME] [--output_dir DIR] "
+        "[--style FILE]"
     )
     parser.add_argument("--tasks", help=f"with commas (default: {','.join(there)})")
     parser.add_argument("--dataset", help="one data set (default: each by itself)")
     parser.add_argument(
         "--output_dir", type=Path, help="root of the results (default: <TASK>/results)"
+    )
+    parser.add_argument(
+        "--style", type=cli.style_file, help="a Matplotlib style file, over common/paper.mplstyle"
     )
     args = parser.parse_args(argv)
     args.tasks = list(dict.fromkeys(args.tasks.split(","))) if args.tasks is not None else there
@@ -43,8 +48,10 @@ def parse_args(argv):
 def main(argv=None):
     args = parse_args(argv)
 
+    from common import panels
     from common.report.grid import Grid
 
+    panels.use_style(args.style)
     found = {name: datasets(root(args, name), name) for name in args.tasks}
     names = sorted({folder.name for folders in found.values() for folder in folders})
     if names and args.dataset and args.dataset not in names:
@@ -67,7 +74,7 @@ def main(argv=None):
             f"  python {args.tasks[0]}/fine-tuning.py --demo --training_size 30\n"
             "  python -m common.study --demo"
         )
-    print("reports:", *written, sep="\n  ")
+    print("reports:", *(f"{path} and report.html" for path in written), sep="\n  ")
 
 
 def root(args, name: str) -> Path:
@@ -121,47 +128,41 @@ def elsewhere(args, grid) -> dict[str, list[tuple]]:
 
 
 def write(grid) -> Path:
-    """The report of one task on one data set, all or nothing; returns the path of its page."""
+    """The report of one task on one data set, all or nothing; returns the path of report.md."""
     from common.files import replacing
     from common.palette import variant_name
-    from common.report import figures, tables
+    from common.report import figures, heads, page, tables
 
     with replacing(grid.folder / "report") as folder:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
-        page = [head(grid)]
+        sections = []
 
-        def section(title, text, draw=None, alt="", make=None, variant=None):
-            page.append(f"{title}\n\n{text}")
+        def section(title, text, draw=None, alt="", make=None, variant=None, maps=()):
             of = [] if variant is None else [variant]
+            figure = None
             if draw and draw(grid, folder, *of):
-                file = "-".join(filter(None, (draw.__name__, variant)))
-                page.append(f"![{alt}]({file}.png)\n")
-            for table in make(grid, *of) if make else ():
-                if len(table.frame):
-                    path = folder / f"{table.name}.csv"
-                    path.write_text(table.csv(), encoding="utf-8")
-                    path.with_suffix(".tex").write_text(table.latex(), encoding="utf-8")
-                    page.append(
-                        f"**{table.caption}** ({table.name}.csv, .tex)\n\n{table.markdown()}"
-                    )
+                figure = "-".join(filter(None, (draw.__name__, variant)))
+            made = [table for table in (make(grid, *of) if make else ()) if len(table.frame)]
+            if figure or made:
+                sections.append(page.Section(title, text, figure, alt, made, maps, bool(variant)))
 
         note = f"\n{grid.task.NOTE}\n" if grid.task.NOTE else ""
-        section("## 1. Downstream scores", SCORES + note, make=tables.downstream)
-        section("## 2. Learning curves", "", figures.learning_curves, "test score by training size")
-        section("## 3. Differences", DIFFERENCES, make=tables.comparisons)
+        section("Downstream scores", SCORES + note, make=tables.downstream)
+        section("Learning curves", "", figures.learning_curves, "test score by training size")
+        section("Differences", DIFFERENCES, make=tables.comparisons)
         for title, text, name, alt in (
-            ("4. Probing", PROBING, "probing", "probe score by layer"),
-            ("5. Attention", ATTENTION, "attention", "similarity of attention by layer"),
+            ("Probing", PROBING, "probing", "probe score by layer"),
+            ("Attention", ATTENTION, "attention", "similarity of attention by layer"),
         ):
             for variant in grid.variants(name):
-                other = f"### {title[3:]}: {variant_name(variant)}"
-                section(other if variant else f"## {title}", "" if variant else text,
-                        getattr(figures, name), alt, getattr(tables, name), variant)  # fmt: skip
-        section("## 6. The link", LINK, figures.link,
+                section(f"{title}: {variant_name(variant)}" if variant else title, text,
+                        getattr(figures, name), alt, getattr(tables, name), variant,
+                        heads.maps(grid, variant) if name == "attention" else ())  # fmt: skip
+        section("The link", LINK, figures.link,
                 "downstream score against probe score, selectivity and attention change",
                 tables.link)  # fmt: skip
-        (folder / "report.md").write_text("\n".join(page), encoding="utf-8")
+        page.write(folder, head(grid), sections)
     return grid.folder / "report" / "report.md"
 
 
@@ -198,23 +199,23 @@ points, or all alike. Only runs with default settings of probing and attention.
 """
 
 
-def head(grid) -> str:
+def head(grid):
     """The title, what was read, what was passed over, and what is not alike in what was not."""
     from common.identity import STEPS
+    from common.report.page import Head
 
-    lines = [f"# {grid.task.NAME} on {grid.name}\n"]
-    if any(run.config["arguments"].get("demo") for run in grid.runs):
-        lines.append("**Demo**: generated text and miniature models. No finding about real ones.\n")
     counts = [f"{step} {sum(run.step == step for run in grid.runs)}" for step in STEPS]
     seeds = ", ".join(map(str, sorted({run.seed for run in grid.runs})))
-    lines.append(f"Finished runs: {', '.join(counts)}; seeds: {seeds}.{tested(grid)}\n")
-    for title, found in (
-        ("Passed over", grid.problems),
-        ("Not the same in all runs of a step (number of runs)", grid.conditions()),
-    ):
-        if found:
-            lines.append(f"{title}:\n\n" + "".join(f"- {line}\n" for line in found))
-    return "\n".join(lines)
+    lists = {
+        "Passed over": grid.problems,
+        "Not the same in all runs of a step (number of runs)": grid.conditions(),
+    }
+    return Head(
+        f"{grid.task.NAME} on {grid.name}",
+        any(run.config["arguments"].get("demo") for run in grid.runs),
+        f"Finished runs: {', '.join(counts)}; seeds: {seeds}.{tested(grid)}",
+        {title: lines for title, lines in lists.items() if lines},
+    )
 
 
 def tested(grid) -> str:

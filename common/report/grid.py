@@ -14,6 +14,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
 
+import pandas as pd
+
 from common import identity
 from common.cli import TRAINING_SIZES, UNTRAINED
 from common.files import read_json
@@ -52,6 +54,7 @@ class FinishedRun:
     examples: str | None = None  # what they predict
     groups: list | None = None  # an id for each example, if some are not independent
     resampled: dict[str, statistics.Resampled] = field(default_factory=dict)  # by score
+    heads: pd.DataFrame | None = None  # heads.csv
 
 
 def run_folders(dataset: Path) -> list[Path]:
@@ -80,6 +83,8 @@ class Grid:
                 self._read_predictions(run)
             elif run.step == "probing":
                 self._read_layers(run)
+            else:
+                self._read_heads(run)
         runs = self._alike(runs, _other_examples, lambda run: run.examples)
         self.groups = next((run.groups for run in runs if run.groups), None)
         self.runs = [run for run in self._resample(runs) if self._complete(run)]
@@ -273,8 +278,6 @@ class Grid:
 
         The curves: `probe`, `control`, `selectivity`, `majority`.
         """
-        import pandas as pd
-
         path = run.folder / "layers.csv"
         try:
             table = pd.read_csv(path)
@@ -291,6 +294,18 @@ class Grid:
             self._note(path, "missing, damaged, or of another run (not in the curves by layer)")
         else:
             run.metrics |= found
+
+    def _read_heads(self, run: FinishedRun) -> None:
+        path = run.folder / "heads.csv"
+        try:
+            table = pd.read_csv(path)
+            counts = table.groupby("metric")[["layer", "head"]].agg(["max", "size"])
+            whole = counts["layer"]["max"] * counts["head"]["max"] == counts["head"]["size"]
+            if not whole.all() or not path.read_bytes().endswith(b"\n"):
+                raise ValueError
+            run.heads = table.astype({"layer": int, "head": int, "value": float})
+        except (OSError, ValueError, KeyError, TypeError):
+            self._note(path, "missing or damaged (no map of heads)")
 
 
 def _unlike(run: FinishedRun, other: FinishedRun) -> list[str]:

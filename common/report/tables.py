@@ -13,6 +13,8 @@ from common.report import statistics
 from common.report.grid import Estimate, Grid
 
 MISSING = "–"
+LONG = 40  # rows: more do not fit on one page
+_FITTED = r"\resizebox{\ifdim\width>\textwidth\textwidth\else\width\fi}{!}{"
 
 
 class Table(NamedTuple):
@@ -24,19 +26,15 @@ class Table(NamedTuple):
 
     def markdown(self) -> str:
         """The table in Markdown; scores with three digits."""
-        return self.frame.map(_text).to_markdown(index=False, disable_numparse=True) + "\n"
+        return self.frame.map(text_of).to_markdown(index=False, disable_numparse=True) + "\n"
 
     def latex(self) -> str:
-        """The table as a LaTeX float that needs booktabs."""
-        style = self.frame.map(_text).style.hide(axis="index").format(escape="latex")
-        text = style.format_index(escape="latex", axis=1).to_latex(
-            hrules=True, environment="table*", position_float="centering",
-            column_format="l" * self.frame.shape[1], caption=_escape(self.caption),
-            label="tab:" + re.sub(r"[^A-Za-z0-9.+]+", "-", self.name),
-        )  # fmt: skip
-        text = text.replace(r"\centering", r"\centering\footnotesize", 1)
-        text = text.replace(MISSING, "--").replace("±", r"$\pm$")
-        return "% needs \\usepackage{booktabs}\n" + re.sub(r"(?<![\w-])-(?=\d)", "$-$", text)
+        """The table as LaTeX floats no wider than the text; a long one is parted."""
+        text = self.frame.map(text_of)
+        starts = range(0, len(text), LONG)
+        parts = [_latex(self, text[start : start + LONG], f" ({n} of {len(starts)})" * (n > 1))
+                 for n, start in enumerate(starts, 1)]  # fmt: skip
+        return "% needs \\usepackage{booktabs,graphicx}\n" + "\n".join(parts)
 
     def csv(self) -> str:
         """The table in CSV: all digits; an Estimate in several columns; nothing where missing."""
@@ -50,12 +48,27 @@ class Table(NamedTuple):
         return pd.DataFrame(columns, dtype=object).to_csv(index=False)
 
 
+def _latex(table: Table, frame: pd.DataFrame, part: str) -> str:
+    style = frame.style.hide(axis="index").format(escape="latex")
+    text = style.format_index(escape="latex", axis=1).to_latex(
+        hrules=True, environment="table*", position_float="centering",
+        column_format="l" * frame.shape[1], caption=_escape(table.caption) + part,
+        label="tab:" + re.sub(r"[^A-Za-z0-9.+]+", "-", table.name + part).strip("-"),
+    )  # fmt: skip
+    text = text.replace(r"\centering", r"\centering\footnotesize", 1)
+    text = text.replace(r"\begin{tabular}", _FITTED + r"\begin{tabular}")
+    text = text.replace(r"\end{tabular}", r"\end{tabular}}")
+    text = text.replace(MISSING, "--").replace("±", r"$\pm$")
+    return re.sub(r"(?<![\w-])-(?=\d)", "$-$", text)
+
+
 def _escape(text: str) -> str:
     """What pandas does for cells, for the caption, which it takes as LaTeX."""
     return re.sub(r"[&%$#_{}]|([~^])", lambda m: "\\" + m[0] + "{}" * bool(m[1]), text)
 
 
-def _text(cell) -> str:
+def text_of(cell) -> str:
+    """How a cell is shown."""
     if cell is None:
         return MISSING
     if isinstance(cell, float):
@@ -68,7 +81,16 @@ def _text(cell) -> str:
     return text if cell.low is None else f"{text} [{cell.low:.3f}, {cell.high:.3f}]"
 
 
+def number_of(cell) -> float | int | None:
+    """By what a cell is sorted; None where that is its text."""
+    cell = cell.value if isinstance(cell, Estimate) else cell
+    return cell if isinstance(cell, int | float) else None
+
+
 def _table(grid: Grid, name: str, caption: str, rows: list[dict]) -> Table:
+    """A table; without a single score, it has no rows, and is not shown."""
+    if not any(isinstance(cell, Estimate) for row in rows for cell in row.values()):
+        rows = []
     return Table(
         name, f"{grid.task.NAME} on {grid.name}: {caption}.", pd.DataFrame(rows, dtype=object)
     )

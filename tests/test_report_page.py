@@ -1,0 +1,211 @@
+"""The report as one HTML file, its LaTeX, and the style of its figures."""
+
+import base64
+import html
+import html.parser
+import json
+import re
+import shutil
+import subprocess
+
+import pandas as pd
+import pytest
+from matplotlib import colormaps
+from matplotlib.colors import to_hex
+
+from common import cli, flags, panels
+from common.report.grid import Estimate
+from common.report.tables import Table
+from tests import test_report as made
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+BROWSER = next(filter(None, map(shutil.which, BROWSERS)), None)
+NAME = '<i>a&b"'
+
+
+class Page(html.parser.HTMLParser):
+    """What is on a page: all tags with their attributes, and all text."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.tags, self.text, self.source = [], [], path.read_text(encoding="utf-8")
+        self.feed(self.source)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data):
+        self.text.append(data.strip())
+
+    def all(self, tag):
+        return [attrs for name, attrs in self.tags if name == tag]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """The report of two models, one with an awkward name, whose last size is missing."""
+    root = tmp_path_factory.mktemp("page")
+    for model, sizes in (("bert", (0, 10, 100)), (NAME, (0, 10))):
+        made.whole_study(root, "NLI", models=(model,), sizes=sizes)
+    return made.write(root, draw=True)
+
+
+def content(uri, kind):
+    start = f"data:{kind};base64,"
+    assert uri.startswith(start)
+    return base64.b64decode(uri.removeprefix(start))
+
+
+def test_the_page_holds_all_that_lies_beside_it(folder):
+    page = Page(folder / "report.html")
+    images = {content(image["src"], "image/png") for image in page.all("img")}
+    assert images == {path.read_bytes() for path in folder.glob("*.png")}
+    links = [a for a in page.all("a") if "download" in a]
+    linked = {a["download"]: content(a["href"], "text/csv") for a in links}
+    assert linked == {path.name: path.read_bytes() for path in folder.glob("*.csv")}
+    titles = re.findall(r"^## (.*)$", (folder / "report.md").read_text(), re.M)
+    assert [text for text in page.text if re.match(r"\d\. ", text)] == titles * 2  # and their links
+    for attrs in (attrs for _, attrs in page.tags):  # nothing is fetched
+        assert all(attrs.get(name, "#").startswith(("#", "data:")) for name in ("src", "href"))
+    assert "url(" not in page.source and "@import" not in page.source
+
+
+def test_a_name_is_text_wherever_it_stands(folder):
+    page = Page(folder / "report.html")
+    assert not page.all("i") and NAME in page.text
+    assert not re.search(r"{{|{%|Undefined", page.source)
+
+
+def test_the_map_has_each_head(folder):
+    page = Page(folder / "report.html")
+    found = [attrs for attrs in page.all("td") if "title" in attrs]
+    assert len(found) == (2 + 1) * made.LAYERS * made.HEADS
+    run = folder.parent / "bert" / "100" / "seed-42" / "attention" / "heads.csv"
+    table = pd.read_csv(run).query("metric == 'cosine'")
+    for row in table.itertuples():
+        assert f"layer {row.layer}, head {row.head}: {row.value:.4f}" in page.source
+    colours = {attrs["style"] for attrs in found if attrs["title"].startswith("layer 4, head 1:")}
+    assert len(colours) == 2  # 10 and 100 %
+
+
+def test_seeds_share_a_map_and_a_damaged_one_is_named(tmp_path, caplog):
+    made.fine_tuned(tmp_path, "NLI", "demo", "bert", 10)
+    for seed in (1, 2, 3):
+        path = made.compared(tmp_path, "NLI", "demo", "bert", 10, seed) / "heads.csv"
+        table = pd.read_csv(path)
+        table["value"] = seed / 10
+        table.to_csv(path, index=False)
+    path.write_text(path.read_text()[:-40])
+    out = made.write(tmp_path)
+    found = [attrs["title"] for attrs in Page(out / "report.html").all("td") if "title" in attrs]
+    assert len(found) == made.LAYERS * made.HEADS and "layer 1, head 1: 0.1500" in found
+    assert f"{path} is passed over" in caplog.text
+    assert "seed-3/attention/heads.csv" in made.page(out)
+
+
+def test_entropies_share_a_scale_of_whole_bits(tmp_path):
+    path = made.compared(tmp_path, "NLI", "demo", "bert", 10) / "heads.csv"
+    table = pd.read_csv(path)
+    before, after = (table.assign(metric=f"entropy_{name}", value=value).query("head == 1")
+                     for name, value in (("pretrained", 2.5), ("fine_tuned", 0.5)))  # fmt: skip
+    after.loc[after["layer"] == 1, "value"] = None  # a head that was never compared
+    both = pd.concat([before.drop_duplicates("layer"), after.drop_duplicates("layer")])
+    both.to_csv(path, index=False)
+    found = [a for a in Page(made.write(tmp_path) / "report.html").all("td") if "title" in a]
+    one, none, other = found[0], found[made.LAYERS], found[-1]
+    for cell, share in ((one, 2.5 / 3), (other, 0.5 / 3)):
+        assert cell["style"] == f"background:{to_hex(colormaps['cividis'](share))}"
+    assert none["title"] == "layer 1, head 1: never compared" and "style" not in none
+
+
+def test_empty_sections_are_left_out(tmp_path):
+    folder = made.compared(tmp_path, "NLI", "demo", "bert", 10)
+    folder.rename(folder.with_name("attention-train"))
+    out = made.write(tmp_path)
+    (title,) = re.findall(r"^#{2,} (.*)$", made.page(out), re.M)
+    assert title == "1. Attention: train" and "Mean cosine of the attention" in made.page(out)
+    links = [a["href"] for a in Page(out / "report.html").all("a") if "download" not in a]
+    assert links == ["#part-1"]
+    others = {path.suffix for path in out.iterdir() if "attention" not in path.name}
+    assert others == {".md", ".html"}
+
+
+def browse(page, *flags):
+    command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom", *flags]
+    done = subprocess.run([*command, page.as_uri()], capture_output=True, text=True, timeout=120)
+    return done.stdout
+
+
+@pytest.mark.skipif(not BROWSER, reason="no Chromium here")
+def test_in_a_browser_tables_sort_and_a_head_tells_its_value(folder, tmp_path):
+    """The page in a frame as wide as a phone; what is clicked and seen goes into the title."""
+    script = """<script>
+    const names = (table) => [...table.tBodies[0].rows].map((row) => row.cells[0].textContent);
+    const table = document.querySelector(".table table"), said = [];
+    const button = table.querySelectorAll("th button")[5];  // 100 %, which one model lacks
+    for (let i = 0; i < 2; i++) { button.click(); said.push(names(table)); }
+    table.querySelector("th button").click(); said.push(names(table));
+    const cell = document.querySelectorAll(".maps td")[4];
+    cell.dispatchEvent(new PointerEvent("pointerover", {bubbles: true}));
+    said.push(document.querySelector(".maps output").textContent === cell.title && cell.title);
+    said.push(document.documentElement.scrollWidth <= innerWidth && innerWidth);
+    parent.postMessage(JSON.stringify(said), "*");
+    </script></body>"""
+    source = (folder / "report.html").read_text().replace("</body>", script)
+    (tmp_path / "page.html").write_text(source)
+    (tmp_path / "frame.html").write_text(
+        "<script>onmessage = (event) => { document.title = event.data; }</script>"
+        '<iframe src="page.html" width="375" height="700"></iframe>'
+    )
+    shown = browse(tmp_path / "frame.html", "--virtual-time-budget=5000")
+    assert (found := re.search("<title>(.*)</title>", shown)), shown[-500:]
+    said = json.loads(html.unescape(found[1]))
+    assert said == [["bert", NAME], ["bert", NAME], [NAME, "bert"], "layer 2, head 2: 0.9800", 375]
+
+
+@pytest.mark.skipif(not shutil.which("pdflatex"), reason="no LaTeX here")
+def test_latex_compiles_and_fits_the_page(tmp_path):
+    cells = {"model": "a_model-with&a-long%name" * 3, "10 %": Estimate(-0.5, -0.6, 0.7, 0.1, 3)}
+    frame = pd.DataFrame([cells | {"30 %": None}] * 90, dtype=object)
+    latex = Table("wide_and-long", "100 % of {all} in #1.", frame).latex()
+    (tmp_path / "table.tex").write_text(latex, encoding="utf-8")
+    (tmp_path / "all.tex").write_text(
+        r"\documentclass[twocolumn]{article}\usepackage{booktabs,graphicx}\begin{document}"
+        r"\input{table}\end{document}"
+    )
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "all.tex"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-2000:]
+    assert "Overfull" not in done.stdout and "too large" not in done.stdout
+    assert latex.count(r"\begin{table*}") == 3 and r"\label{tab:wide-and-long-3-of-3}" in latex
+
+
+def test_a_style_file_goes_over_that_of_the_repository(tmp_path):
+    path = tmp_path / "my.mplstyle"
+    path.write_text("# mine\nfont.size: 11\naxes.titlesize: 12  # larger\n")
+    assert cli.style_file(str(path)) == path
+    panels.use_style(path)
+    _, ((axes,),) = panels.panels([1])
+    assert axes.set_title("x").get_fontsize() == 12 and axes.text(0, 0, "x").get_fontsize() == 11
+    assert axes.set_xlabel("x").get_fontsize() == 7  # that of paper.mplstyle stays
+    panels.use_style(None)
+    figure, ((axes,),) = panels.panels([1])
+    assert axes.set_title("x").get_fontsize() == 7
+    assert figure.get_figwidth() * 2.54 == pytest.approx(8.5, abs=0.05)
+    assert flags.role("style") == flags.role("tensorboard") == flags.HOW
+
+
+@pytest.mark.parametrize("text, named", (
+    (None, "No such file"), ("font.size 7", "line 1: no setting 'font.size 7'"),
+    ("\n# so\nfont.sise: 7", "line 3: no setting 'font.sise'"), ("font.size: seven", "seven"),
+    ("\xff\xfe", "decode"), ("font.family: serif\nmathtext.fontset: none", "none"),
+))  # fmt: skip
+def test_a_style_file_that_cannot_be_used_is_refused_at_once(tmp_path, capsys, text, named):
+    path = tmp_path / "my.mplstyle"
+    if text is not None:
+        path.write_text(text, encoding="latin-1")
+    with pytest.raises(SystemExit) as stop:
+        made.report.main(["--output_dir", str(tmp_path / "none"), "--style", str(path)])
+    shown = capsys.readouterr().err
+    assert stop.value.code == 2 and shown.startswith("error: argument --style: ")
+    assert str(path) in shown and named in shown and shown.count("\n") == 1
