@@ -86,7 +86,7 @@ def _add_model_and_data(parser: Parser, model: str):
         "--model_name",
         default=model,
         metavar="NAME",
-        help="a short name (README: bert, biobert, gpt2, biogpt, ...), a Hub id (owner/name) or a "
+        help="a short name (docs/models.md: bert, biobert, gpt2, ...), a Hub id (owner/name) or a "
         f"local folder (default: {model})",
     )
     group.add_argument("--data_dir", type=Path, help="folder with your own train, dev and test")

@@ -1,8 +1,12 @@
 """Fixtures that more than one test file uses."""
 
 import functools
+import os
 
 import pytest
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # one of several processes, a core each
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import common.cli  # noqa: F401  (sets what torch reads when it is imported)
 from tests import tiny
