@@ -54,7 +54,7 @@ def label_numbers(data: Data, example: Example) -> list[int]:
 
 def predict(model, tokenizer, data: Data, examples, encoded, args, device, name) -> list[list[str]]:
     """IOB2 tags of each sentence's words."""
-    from common.training import predict_logits
+    from common.inference import predict_logits
 
     return decode(data, encoded, predict_logits(model, encoded, args.batch_size, device, name))
 

@@ -64,7 +64,7 @@ def export(args, data: Data, folder) -> None:
 
 def predict(model, tokenizer, data: Data, examples, encoded, args, device, name) -> list[str]:
     """The label of each pair."""
-    from common.training import predict_logits
+    from common.inference import predict_logits
 
     found = predict_logits(model, encoded, args.batch_size, device, name)
     return [data.labels[logits.argmax()] for logits in found]

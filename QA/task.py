@@ -105,7 +105,7 @@ def predict(
     model, tokenizer, data: Data, examples, encoded, args, device, name
 ) -> list[windows.Prediction]:
     """The best answers of each example. A window's outputs are reduced to its best at once."""
-    from common.training import predict_logits
+    from common.inference import predict_logits
 
     def reduce(found, row):
         return windows.reduce(found, row, examples[row["example"]].context)

@@ -53,7 +53,7 @@ def run(task, args) -> None:
             figures.learning_curve(run.folder, scores)
         return summarize(run, metrics, task.scores(data), results.EARLIER)
 
-    from common import architectures, events, figures, files, resume, subsample, training
+    from common import architectures, events, figures, files, inference, resume, subsample, training
     from common.device import choose_device, peak_memory, set_seed
     from common.task import evaluate
 
@@ -83,7 +83,7 @@ def run(task, args) -> None:
             return {}
         if by_loss:
             some = encoded["dev"], args.batch_size, device, task.loss, task.n_labels
-            return {"loss": training.mean_loss(model, *some)}
+            return {"loss": inference.mean_loss(model, *some)}
         rows, _ = task.rows(data, {"dev": examples["dev"]}, {"dev": predict("dev")})
         return evaluate(task, rows["dev"])
 

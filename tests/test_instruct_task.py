@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import torch
 
-from common import models, probes, training
+from common import inference, models, probes, training
 from common.batching import pad
 from common.device import Device
 from common.task import ProbeInputs, evaluate
@@ -123,7 +123,7 @@ def test_the_loss_is_that_of_single_answers(loaded):
         torch.testing.assert_close(whole, summed, atol=1e-3, rtol=1e-3)
     labels = sum(row["answer_tokens"] for row in encoded)
     for size in (3, 100):
-        found = training.mean_loss(model, encoded, size, CPU, tuning.loss, task.n_labels)
+        found = inference.mean_loss(model, encoded, size, CPU, tuning.loss, task.n_labels)
         assert found == pytest.approx(total / labels, rel=1e-5)
 
 
@@ -262,11 +262,11 @@ def test_frozen_weights_take_half_the_memory_in_bf16(loaded, folder):
     args = arguments(folder, "--lora", "--model_name", model.config._name_or_path)
     adapted = tuning.prepare(model, args)
     half = Device(torch.device("cpu"), "bf16")
-    before = training.mean_loss(adapted, encoded, 8, half, tuning.loss, task.n_labels)
+    before = inference.mean_loss(adapted, encoded, 8, half, tuning.loss, task.n_labels)
     trainer = training.Trainer(adapted, args, half, tuning.loss, 1.0)
     frozen = [p.dtype for p in adapted.parameters() if p.ndim > 1 and not p.requires_grad]
     assert torch.bfloat16 in frozen and {p.dtype for p in trainer.parameters} == {torch.float32}
-    after = training.mean_loss(adapted, encoded, 8, half, tuning.loss, task.n_labels)
+    after = inference.mean_loss(adapted, encoded, 8, half, tuning.loss, task.n_labels)
     assert after == pytest.approx(before, rel=1e-3)
     loss, _ = trainer.train_on(encoded[:4], sum(map(task.n_labels, encoded[:4])), 4)
     assert loss.isfinite()

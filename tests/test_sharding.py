@@ -17,7 +17,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from common import cli, files, models, resume, sharding, training
+from common import cli, files, inference, models, resume, sharding, training
 from common.cli import UserError
 from common.device import Device, choose_device, set_seed
 from Instruct import generation, tuning
@@ -87,7 +87,7 @@ def train(case, root, folder, device, save_minutes=10.0, stop=None):
         return done
 
     def dev():
-        loss = training.mean_loss(model, rows(9, 2), 2, device, tuning.loss, n_labels)
+        loss = inference.mean_loss(model, rows(9, 2), 2, device, tuning.loss, n_labels)
         epoch = -(-len(calls) // 5) - 1
         return {"loss": loss + 10 * epoch * (best is not None)}
 

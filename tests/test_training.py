@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from common import events, losses, models, resume, training
+from common import events, inference, losses, models, resume, training
 from common.batching import epoch_batches, pad
 from common.cli import UserError
 from common.device import choose_device, set_seed
@@ -56,9 +56,9 @@ def examples(n, task, vocabulary=300, labels=3, seed=0):
 def test_logits_do_not_depend_on_padding_or_order(tmp_path, kind, task):
     model, _ = load(tmp_path, kind, task)
     some = examples(9, task)
-    alone = [training.predict_logits(model, [example], 1, CPU, "")[0] for example in some]
+    alone = [inference.predict_logits(model, [example], 1, CPU, "")[0] for example in some]
     for batch_size in (2, 9):
-        together = training.predict_logits(model, some[::-1], batch_size, CPU, "")[::-1]
+        together = inference.predict_logits(model, some[::-1], batch_size, CPU, "")[::-1]
         for one, many in zip(alone, together, strict=True):
             np.testing.assert_allclose(one, many, atol=1e-5)
 
@@ -68,7 +68,7 @@ def test_logits_equal_the_librarys(tmp_path, kind):
     """One example at a time, where the library needs no pad token to find the last one."""
     model, _ = load(tmp_path, kind, "SequenceClassification")
     for example in examples(5, "SequenceClassification"):
-        ours = training.predict_logits(model, [example], 1, CPU, "")[0]
+        ours = inference.predict_logits(model, [example], 1, CPU, "")[0]
         with torch.inference_mode():
             theirs = model(input_ids=torch.tensor([example["input_ids"]])).logits[0].numpy()
         np.testing.assert_allclose(ours, theirs, atol=1e-5)
@@ -80,7 +80,7 @@ def test_a_text_that_ends_in_the_pad_token_is_read_to_its_end(tmp_path):
     with torch.inference_mode():
         hidden = model.base_model(torch.tensor([ids])).last_hidden_state
         expected = model.score(hidden[0, -1]).numpy()
-    found = training.predict_logits(
+    found = inference.predict_logits(
         model, [{"input_ids": ids}, {"input_ids": [7] * 9}], 2, CPU, ""
     )  # fmt: skip
     np.testing.assert_allclose(found[0], expected, atol=1e-5)
@@ -203,7 +203,9 @@ def test_eight_sentences_can_be_memorised(tmp_path, kind):
     args = arguments(learning_rate=5e-3, num_train_epochs=60)
     state, _ = training.fit(model, some, args, CPU, dict, "", tmp_path)
     history = state.history
-    for example, scores in zip(some, training.predict_logits(model, some, 8, CPU, ""), strict=True):
+    for example, scores in zip(
+        some, inference.predict_logits(model, some, 8, CPU, ""), strict=True
+    ):
         gold = np.array(example["labels"])
         assert (scores.argmax(-1) == gold)[gold != -100].all()
     assert history[-1]["train"]["loss"] < 0.2 < history[0]["train"]["loss"]
@@ -325,7 +327,7 @@ def test_learning_rate_rises_then_falls_to_zero():
 
 def test_an_example_without_tokens_has_no_prediction(tmp_path):
     model, _ = load(tmp_path, "gpt2", TASKS[1])
-    found = training.predict_logits(model, [{"input_ids": []}, {"input_ids": [5, 6]}], 2, CPU, "")
+    found = inference.predict_logits(model, [{"input_ids": []}, {"input_ids": [5, 6]}], 2, CPU, "")
     assert found[0].shape == (0, 3) and found[1].shape == (2, 3)
 
 
@@ -336,13 +338,13 @@ def test_prediction_has_no_dropout_and_training_has_it_after_each_scoring(tmp_pa
     model.register_forward_pre_hook(lambda module, _: modes.append(module.training))
 
     def score():
-        training.predict_logits(model, some, 8, CPU, "")
+        inference.predict_logits(model, some, 8, CPU, "")
         return {"accuracy": 0.5}
 
     training.fit(model, some, arguments(), CPU, score, "accuracy", tmp_path)
     assert modes == [True, True, False, True, True, False]
     model.train()  # whatever mode it is given
-    training.predict_logits(model, some, 8, CPU, "")
+    inference.predict_logits(model, some, 8, CPU, "")
     assert modes[-1] is False
 
 
@@ -362,7 +364,7 @@ def test_passes_run_in_the_precision_and_weights_stay_in_float32(tmp_path, preci
     found, device = dtypes_of(model), choose_device("cpu", precision)
     training.fit(model, examples(8, TASKS[0]), arguments(), device, dict, "", tmp_path)
     assert set(found) == {dtype} and len(found) == 4
-    (scores, *_) = training.predict_logits(model, examples(8, TASKS[0]), 8, device, "")
+    (scores, *_) = inference.predict_logits(model, examples(8, TASKS[0]), 8, device, "")
     assert found[-1] == dtype and scores.dtype == np.float32
     assert all(p.dtype == torch.float32 for p in model.parameters())
 
