@@ -101,7 +101,9 @@ def test_commands_are_understood(page, tmp_path, monkeypatch):
             pytest.fail(f"{page}: {script} {flags}: {error}")
     for kind, body in blocks(page):
         for line in body.splitlines() if kind == "bash" else ():
-            known = COMMAND.match(line) or line.startswith(("python -m ", *SHELL))
+            benchmark = re.match(r"python (tests/benchmarks/\w+\.py)", line)
+            assert not benchmark or (ROOT / benchmark[1]).is_file(), f"{page}: {line}"
+            known = COMMAND.match(line) or benchmark or line.startswith(("python -m ", *SHELL))
             assert known, f"{page}: {line}"
 
 
