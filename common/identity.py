@@ -63,8 +63,12 @@ def other_settings(there: dict, here: dict) -> list[str]:
             one.pop(key, None)
         elif one.get(key) in ("auto", None) and value is not None:
             one[key] = value
+
+    def said(value) -> str:
+        return "not given" if value is None else str(value)
+
     return [
-        f"{'--' * (key in here.get('arguments', {}))}{key} {one[key]} (now {two[key]})"
+        f"{'--' * (key in here.get('arguments', {}))}{key} {said(one[key])} (now {said(two[key])})"
         for key in sorted(one.keys() & two.keys())
         if one[key] != two[key]
     ]

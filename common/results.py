@@ -102,7 +102,7 @@ class Run:
             hint = f" (An earlier result is still in {earlier}.)" * earlier.is_dir()
             raise UserError(
                 f"{self.folder} holds a run with other settings: {', '.join(other)}. Give the "
-                f"same settings, or add --overwrite to replace it.{hint}"
+                f"same settings, another --output_dir, or --overwrite to replace it.{hint}"
             )
         if metrics is not None:
             identity.warn_of_other_code(self.folder, config)

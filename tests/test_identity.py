@@ -117,6 +117,8 @@ def test_constants_of_the_method_are_settings():
     one, two = config_of(), config_of()
     one["settings"]["probe_C"], two["settings"]["probe_C"] = 1.0, 10.0
     assert identity.other_settings(one, two) == ["probe_C 1.0 (now 10.0)"]
+    one["settings"]["probe_C"] = None
+    assert identity.other_settings(one, two) == ["probe_C not given (now 10.0)"]
 
 
 def test_precision_auto_is_whatever_was_there():
