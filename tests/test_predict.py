@@ -352,6 +352,20 @@ def test_windows_lines_and_a_byte_order_mark(made, tmp_path):
     )
 
 
+@pytest.mark.parametrize(
+    ("form", "line"),
+    (
+        ("tsv", "A man runs.\tHe moves."),
+        ("jsonl", json.dumps({"hypothesis": "He moves.", "premise": "A man runs."})),
+        ("jsonl", json.dumps({"sentence2": "He moves.", "sentence1": "A man runs."})),
+    ),
+)
+def test_the_premise_comes_first(form, line):
+    """Held apart from a model: a miniature's answer need not depend on it."""
+    read = importlib.import_module("NLI.new_text").read
+    assert list(read([line.encode() + b"\n"], "x", form)) == [("A man runs.", "He moves.")]
+
+
 def test_the_order_is_kept_and_no_more_is_read_than_is_answered(made, tmp_path, monkeypatch):
     model, read = made("NLI", "bert"), []
     some = [f"{'word ' * (i % 7)}{i}\tnausea {i * 'river '}" for i in range(25)]
