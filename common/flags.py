@@ -192,7 +192,7 @@ def add_probing_arguments(
         help="probe on a stratified part of the training split (default: all of it)",
     )
     group.add_argument(
-        "--keep_features", action="store_true", help="leave the layers' features on the disk"
+        "--keep_features", action="store_true", help="write the layers' features to the disk"
     )
     parser.set_defaults(probe_epochs=None)  # no flag: the study's, of a probe trained by gradients
     parser.fallbacks["probe_epochs"] = (3, demo_epochs)

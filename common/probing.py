@@ -84,11 +84,6 @@ def run(task, args) -> None:
         scores = probe_scores.Scores(run.folder, list(targets))
         layers = sorted({*scores.by_layer, *layers})
         missing = scores.missing(layers, list(targets))
-        if missing:
-            wanted = sorted(layer for some in missing.values() for layer in some)
-            features = representations.extract(
-                encoder, inputs.encoded, wanted, device, args.batch_size, run.folder / "features"
-            )
 
         def rows_of(target, split, found):
             some = targets[target][split]
@@ -104,16 +99,28 @@ def run(task, args) -> None:
                 for target, splits in found.items()
             })  # fmt: skip
 
-        for some, of_layers in missing.items():
-            part = inputs._replace(
-                rows={target: inputs.rows[target] for target in some},
-                labels={target: inputs.labels[target] for target in some},
+        def probe(layers: list[int]) -> None:
+            found = representations.extract(
+                encoder, inputs.encoded, layers, device, args.batch_size, folder, where
             )
-            probes.predict_layers(
-                args.probe, {layer: features[layer] for layer in of_layers}, part,
-                epochs=args.probe_epochs, standardize=getattr(args, "standardize", False),
-                seed=args.seed, device=device, on_done=keep,
-            )  # fmt: skip
+            for some, of_layers in missing.items():
+                part = inputs._replace(
+                    rows={target: inputs.rows[target] for target in some},
+                    labels={target: inputs.labels[target] for target in some},
+                )
+                probes.predict_layers(
+                    args.probe, {n: found[n] for n in of_layers if n in found}, part,
+                    epochs=args.probe_epochs, standardize=getattr(args, "standardize", False),
+                    seed=args.seed, device=device, on_done=keep,
+                )  # fmt: skip
+
+        folder, wanted = run.folder / "features", sorted(set().union(*missing.values()))
+        if wanted:
+            where, most = representations.place(
+                encoder, inputs.encoded, wanted, device, folder, args.keep_features
+            )
+            for start in range(0, len(wanted), most):
+                probe(wanted[start : start + most])
         totals = inputs.counts | {"parameters": encoder.num_parameters()}
         metrics = finish(run, scores, data, examples, totals, device)
     summarize(run, metrics, task.scores(data), "added to" if extend else "done")

@@ -1,10 +1,11 @@
-"""Frozen encoder -> pooled features of every layer, on disk as float16 memory maps."""
+"""Frozen encoder -> pooled features of every layer, float16: on the GPU, in memory or on disk."""
 
 import hashlib
 import json
 import logging
 import os
 import shutil
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -12,13 +13,18 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from common import architectures
+from common import architectures, memory
 from common.batching import INPUTS, pad, sorted_batches
 from common.cli import UserError
-from common.device import in_memory
+from common.device import Device, free_memory, in_memory, to_device
 from common.files import read_json, write_json
 
 log = logging.getLogger(__name__)
+# {layer: [units, hidden], float16}: tensors on a GPU, arrays in memory, or maps of files.
+Features = dict[int, torch.Tensor | np.ndarray]
+GPU, MEMORY, DISK = "on the GPU", "in memory", "on disk"
+COMPLETE = "complete.json"  # in the folder of files that are whole
+SHARE = 0.25  # of the memory that is free, for features: passes and probes need theirs
 
 
 def encoder_hash(encoder) -> str:
@@ -30,38 +36,99 @@ def encoder_hash(encoder) -> str:
     return digest.hexdigest()
 
 
+def place(
+    encoder, examples: list[dict], layers: list[int], device: Device, folder: Path, on_disk: bool
+) -> tuple[str, int]:
+    """(where features are to be kept, of how many layers at a time); says so, and how much it is.
+
+    On the GPU or in memory where all layers fit into a quarter of what is free; else, or where
+    `on_disk` asks for it, in `folder`. Where that has no room for all, the roomiest of these takes
+    some layers at a time, with a pass for each group. Raises UserError where not even one fits.
+    """
+    n, hidden = sum(len(e["units"]) for e in examples), encoder.config.hidden_size
+    one = 2 * n * hidden
+    folder.mkdir(parents=True, exist_ok=True)
+    rooms = {DISK: 0.95 * shutil.disk_usage(folder).free}
+    if not on_disk:
+        rooms = {MEMORY: SHARE * memory.available_memory() / memory.JOBS} | rooms
+        if device.torch_device.type == "cuda":
+            rooms = {GPU: SHARE * free_memory(device) / memory.JOBS} | rooms
+    where = next((w for w, room in rooms.items() if len(layers) * one <= room), None)
+    most = len(layers)
+    if where is None:
+        where = max(rooms, key=rooms.get)
+        most = int(rooms[where] // max(1, one))
+    size = len(layers) * one
+    log.info("features: %d layers x %d vectors x %d, %s %s", len(layers), n, hidden,
+             f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB", where)  # fmt: skip
+    if not most or (on_disk and most < len(layers)):
+        raise UserError(
+            f"the features need {size / 1e9:.1f} GB, {one / 1e9:.1f} GB a layer; {folder} has "
+            f"{rooms[DISK] / 1e9:.1f} GB free. Free some space, give another --output_dir, or "
+            f"fewer layers (--layers last){', or leave out --keep_features' * on_disk}."
+        )
+    if most < len(layers):
+        log.info("there is no room for all of them: %d layers at a time, a pass for each %d",
+                 most, most)  # fmt: skip
+    return where, most
+
+
 def extract(
-    encoder, examples: list[dict], layers: list[int], device, batch_size: int, folder: Path
-) -> dict[int, Path]:
-    """Features of the chosen layers: `{layer: .npy file of [units, hidden], float16}`.
+    encoder, examples: list[dict], layers: list[int], device: Device, batch_size: int,
+    folder: Path, where: str = DISK,
+) -> Features:  # fmt: skip
+    """Features of the chosen layers, kept where `place` says.
 
     `examples`: dicts of `input_ids`, (`token_type_ids`,) and `units`, a list of (start, end) token
     ranges; a unit's vector is the mean of its tokens' hidden states, in float32. The rows are the
     units of all examples in order. Layer 0 is the embeddings, the last one what the model returns.
-    One pass serves all layers. What `folder` holds from an earlier call is used again if weights,
-    inputs, layers and precision are the same. Raises UserError if the disk is too small.
+    One pass serves all layers. On disk they are files in `folder`; what it holds from an earlier
+    call is used again if weights, inputs, layers and precision are the same.
     """
-    hidden, n = encoder.config.hidden_size, sum(len(e["units"]) for e in examples)
-    made_of = [encoder_hash(encoder), examples, layers, device.precision]
-    key = hashlib.sha256(json.dumps(made_of).encode()).hexdigest()
-    files = {layer: folder / f"layer-{layer:02d}.npy" for layer in layers}
-    if (read_json(folder / "complete.json") or {}).get("key") == key:
+    to_device(encoder, device).eval()
+    files, mark = {layer: folder / f"layer-{layer:02d}.npy" for layer in layers}, {}
+    if where == DISK or (folder / COMPLETE).is_file():
+        made_of = [encoder_hash(encoder), examples, layers, device.precision]
+        mark = {"key": hashlib.sha256(json.dumps(made_of).encode()).hexdigest()}
+    if mark and read_json(folder / COMPLETE) == mark:
         log.info("using the features in %s", folder)
-        return files
-    if folder.exists():
-        shutil.rmtree(folder)
+    elif where == DISK:
+        _write(encoder, examples, files, device, batch_size)
+        write_json(folder / COMPLETE, mark)
+    else:
+        return _hold(encoder, examples, layers, device, batch_size, where)
+    return {layer: np.load(file, mmap_mode="r") for layer, file in files.items()}
+
+
+def _first_rows(examples: list[dict]) -> np.ndarray:
+    """The first row of each example's units, and of what would come after them all."""
+    return np.cumsum([0, *(len(example["units"]) for example in examples)])
+
+
+def _hold(encoder, examples, layers, device, batch_size, where) -> Features:
+    """The features, kept in memory or on the GPU."""
+    first = _first_rows(examples)
+    here = device.torch_device if where == GPU else torch.device("cpu")
+    shape = int(first[-1]), encoder.config.hidden_size
+    found = {layer: torch.empty(shape, dtype=torch.float16, device=here) for layer in layers}
+
+    def store(layer: int, numbers: list[int], vectors: torch.Tensor) -> None:
+        rows = np.concatenate([np.arange(first[i], first[i + 1]) for i in numbers])
+        found[layer][torch.from_numpy(rows).to(here)] = vectors.to(here)
+
+    _fill(encoder, examples, layers, store, device, batch_size)
+    return found if where == GPU else {layer: x.numpy() for layer, x in found.items()}
+
+
+def _write(encoder, examples, files: dict[int, Path], device, batch_size) -> None:
+    """Write the features into `files`, in a folder that is made anew."""
+    folder = next(iter(files.values())).parent
+    shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    needed, free = len(layers) * n * hidden * 2, shutil.disk_usage(folder).free
-    size = f"{needed / 1e9:.1f} GB" if needed >= 1e8 else f"{needed / 1e6:.1f} MB"
-    log.info("features: %d layers x %d vectors x %d, %s on disk", len(layers), n, hidden, size)
-    if needed > 0.95 * free:
-        raise UserError(
-            f"the features need {needed / 1e9:.1f} GB, {folder} has {free / 1e9:.1f} GB free. Free "
-            "some space, give another --output_dir, or fewer layers (--layers last)."
-        )
+    first, hidden = _first_rows(examples), encoder.config.hidden_size
     starts = {}  # of the values in each file, in bytes
     for layer, file in files.items():
-        array = np.lib.format.open_memmap(file, "w+", dtype=np.float16, shape=(n, hidden))
+        array = np.lib.format.open_memmap(file, "w+", np.float16, (int(first[-1]), hidden))
         starts[layer] = array.offset
         if hasattr(os, "posix_fallocate"):  # rather now than after hours
             with file.open("rb+") as opened:
@@ -71,17 +138,23 @@ def extract(
                     raise OSError(error.errno, error.strerror, str(file)) from None
     with ExitStack() as stack:
         # Written, not mapped: pages of a map count as the process's memory, layer by layer.
-        opened = {n: (stack.enter_context(f.open("rb+")), starts[n]) for n, f in files.items()}
-        _fill(encoder, examples, opened, device, batch_size)
-    write_json(folder / "complete.json", {"key": key})
-    return files
+        opened = {layer: stack.enter_context(file.open("rb+")) for layer, file in files.items()}
+
+        def store(layer: int, numbers: list[int], vectors: torch.Tensor) -> None:
+            vectors = vectors.cpu().numpy()
+            for i in numbers:  # the units of an example stand one after another
+                own, vectors = np.split(vectors, [first[i + 1] - first[i]])
+                opened[layer].seek(starts[layer] + int(first[i]) * 2 * hidden)
+                opened[layer].write(own.tobytes())
+
+        _fill(encoder, examples, list(files), store, device, batch_size)
 
 
-def _fill(encoder, examples: list[dict], files: dict, device, batch_size: int) -> None:
-    """Write the vectors of all units; `files`: `{layer: (open file, where its values begin)}`."""
-    first = np.cumsum([0, *(len(example["units"]) for example in examples)])
-    row_bytes = 2 * encoder.config.hidden_size
-    encoder.to(device.torch_device).eval()
+def _fill(
+    encoder, examples: list[dict], layers: list[int],
+    store: Callable[[int, list[int], torch.Tensor], None], device: Device, batch_size: int,
+) -> None:  # fmt: skip
+    """Hand all units' vectors to `store(layer, numbers of examples, vectors of their units)`."""
     pad_token_id = encoder.config.pad_token_id or 0  # masked; any id will do
     micro = batch_size
 
@@ -89,13 +162,9 @@ def _fill(encoder, examples: list[dict], files: dict, device, batch_size: int) -
         for start in range(0, len(indices), size):
             piece = indices[start : start + size]
             for layer, vectors in pooled(
-                encoder, [examples[i] for i in piece], list(files), device, pad_token_id
+                encoder, [examples[i] for i in piece], layers, device, pad_token_id
             ):
-                file, begin = files[layer]
-                for i in piece:  # the units of an example stand one after another
-                    own, vectors = np.split(vectors, [first[i + 1] - first[i]])
-                    file.seek(begin + int(first[i]) * row_bytes)
-                    file.write(own.tobytes())
+                store(layer, piece, vectors)
 
     # Examples without a unit (no word that a model could see) have nothing to encode.
     filled = [i for i, example in enumerate(examples) if example["units"]]
@@ -110,7 +179,7 @@ def _fill(encoder, examples: list[dict], files: dict, device, batch_size: int) -
 
 
 def pooled(encoder, examples: list[dict], layers: list[int], device, pad_token_id: int):
-    """Yield (layer, float16 array `[units, hidden]`) of one batch, pooled on the device.
+    """Yield (layer, float16 `[units, hidden]`, on the device) of one batch.
 
     Raises UserError for a value that float16 cannot hold.
     """
@@ -137,4 +206,4 @@ def pooled(encoder, examples: list[dict], layers: list[int], device, pad_token_i
                 f"layer {layer} has values beyond float16 (65504) or NaN. Is the checkpoint sound? "
                 "Try --precision fp32."
             )
-        yield layer, vectors.cpu().numpy()
+        yield layer, vectors

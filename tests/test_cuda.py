@@ -14,8 +14,7 @@ import torch
 
 from common import attention_similarity, models, representations, training
 from common.device import choose_device, set_seed
-from common.probes import examples as svm
-from common.probes import sequences
+from common.probes import examples, sequences
 from Instruct import generation
 
 ON = os.environ.get("CUDA_TESTS_ON", "cuda")
@@ -105,9 +104,12 @@ def test_features_and_attention(kind, checkpoint, gpu, tmp_path):
     found = []
     for number, device in enumerate((CPU, gpu)):
         encoder.to(device.torch_device)
-        files = representations.extract(encoder, some, layers, device, 5, tmp_path / str(number))
-        found.append([np.load(path).astype(np.float32) for path in files.values()])
-    for one, other in zip(*found, strict=True):
+        folder = tmp_path / str(number)
+        for where in (representations.DISK, representations.GPU)[: number + 1]:
+            kept = representations.extract(encoder, some, layers, device, 5, folder / where, where)
+            found.append([examples.on_host(x).astype(np.float32) for x in kept.values()])
+    assert all(np.array_equal(one, other) for one, other in zip(*found[1:], strict=True))
+    for one, other in zip(*found[:2], strict=True):
         assert np.allclose(one, other, atol=2e-3 * max(1, np.abs(one).max()))
     other = copy.deepcopy(encoder)
     with torch.no_grad():
@@ -130,7 +132,9 @@ def test_probes(gpu):
     labels = (vectors[::2, 0] > 0).astype(int)
     some = {"train": np.arange(300).reshape(-1, 2), "test": np.arange(300, 400).reshape(-1, 2)}
     found = [
-        svm.predict("svc", vectors, some, {"task": labels[:150]}, device=device)["task"]["test"]
+        examples.predict("svc", vectors, some, {"task": labels[:150]}, device=device)["task"][
+            "test"
+        ]
         for device in (CPU, gpu)
     ]
     assert np.array_equal(*found)

@@ -184,7 +184,7 @@ def probed(task, features, splits, targets, tmp_path):
     ends = np.cumsum([0, *(len(v) for some in features.values() for v in some)]).tolist()
     spans = iter(zip(ends, ends[1:], strict=False))
     rows = {split: [next(spans) for _ in some] for split, some in features.items()}
-    np.save(tmp_path / "layer.npy", np.concatenate([v for some in features.values() for v in some]))
+    vectors = np.concatenate([v for some in features.values() for v in some])
     labels = {
         target: [[CLASSES[task].index(k) for k in kinds(row["tags"])] for row in labelled["train"]]
         for target, labelled in targets.items()
@@ -192,7 +192,7 @@ def probed(task, features, splits, targets, tmp_path):
     found = {}
     inputs = ProbeInputs([], dict.fromkeys(targets, rows), labels, 3, {})
     probes.predict_layers(
-        "bilstm-crf", {0: tmp_path / "layer.npy"}, inputs, epochs=3, standardize=False,
+        "bilstm-crf", {0: vectors}, inputs, epochs=3, standardize=False,
         seed=SEED, device=CPU, on_done=lambda _, value: found.update(value),
     )  # fmt: skip
     return {

@@ -21,24 +21,25 @@ LAYERS = (0, 2, 5)
 SIZES = {"train": 90, "dev": 31, "test": 47}  # splits that cannot be taken for one another
 
 
-def run(kind, files, inputs, **options):
+def run(kind, features, inputs, **options):
     """`predict_layers`' results, and the layers in the order they were done."""
     found = {}
     options = {"epochs": 4, "standardize": False, "seed": 3, "device": CPU} | options
-    probes.predict_layers(kind, files, inputs, on_done=found.__setitem__, **options)
+    probes.predict_layers(kind, features, inputs, on_done=found.__setitem__, **options)
     return found
 
 
 def save(folder, layers):
-    files = {number: folder / f"{number}.npy" for number in LAYERS}
-    for number, array in zip(LAYERS, layers, strict=True):
-        np.save(files[number], array.astype(np.float16))
-    return files
+    """As probing keeps them: a map of a file, an array, a tensor."""
+    arrays = [array.astype(np.float16) for array in layers]
+    np.save(folder / "0.npy", arrays[0])
+    kept = [np.load(folder / "0.npy", mmap_mode="r"), torch.from_numpy(arrays[1]), *arrays[2:]]
+    return dict(zip(LAYERS, kept, strict=True))
 
 
 @pytest.fixture
 def examples(tmp_path):
-    """Layers' files and inputs: pairs of vectors; a control with other labels, a target with
+    """Layers' features and inputs: pairs of vectors; a control with other labels, a target with
     other rows. What is read of a layer differs from layer to layer."""
     rng = np.random.default_rng(0)
     vectors = 120
@@ -60,11 +61,11 @@ CLASSIFIERS = {
 
 @pytest.mark.parametrize(("kind", "standardize"), CLASSIFIERS)
 def test_examples_equal_a_plain_loop_of_scikit_learn(kind, standardize, examples):
-    files, inputs = examples
-    found = run(kind, files, inputs, standardize=standardize)
+    features, inputs = examples
+    found = run(kind, features, inputs, standardize=standardize)
     assert sorted(found) == sorted(LAYERS)
-    for layer, file in files.items():
-        vectors = np.load(file).astype(float)
+    for layer, kept in features.items():
+        vectors = np.asarray(kept).astype(float)
         assert found[layer].keys() == inputs.rows.keys()
         for target, splits in inputs.rows.items():
             x = {s: np.concatenate(vectors[r].swapaxes(0, 1), axis=1) for s, r in splits.items()}
@@ -90,7 +91,7 @@ def told_apart(found):
 
 @pytest.fixture
 def labelled_sequences(tmp_path):
-    """Layers' files and inputs: sequences, some without units; a control with other labels, a
+    """Layers' features and inputs: sequences, some without units; a control with other labels, a
     target with other rows. Layer 2 has each unit's label in it, layer 0 noise, layer 5 a part."""
     rng = np.random.default_rng(1)
     lengths = rng.integers(0, 6, sum(SIZES.values()))
@@ -116,12 +117,12 @@ def labelled_sequences(tmp_path):
 @pytest.mark.parametrize("at_once", [1, 2, 4])
 @pytest.mark.parametrize("kind", ["bilstm-crf", "linear"])
 def test_sequences_equal_one_probe_after_another(kind, at_once, labelled_sequences, monkeypatch):
-    files, inputs, _ = labelled_sequences
+    features, inputs, _ = labelled_sequences
     monkeypatch.setattr(sequences, "LAYERS_AT_ONCE", at_once)
-    found = run(kind, files, inputs)
+    found = run(kind, features, inputs)
     assert list(found) == list(LAYERS)
-    for layer, file in files.items():
-        vectors = np.load(file)
+    for layer, kept in features.items():
+        vectors = np.asarray(kept)
         assert found[layer].keys() == inputs.rows.keys()
         for target, splits in inputs.rows.items():
             given = zip(splits["train"], inputs.labels[target], strict=True)
@@ -141,8 +142,8 @@ def test_sequences_equal_one_probe_after_another(kind, at_once, labelled_sequenc
 
 def test_each_layer_and_target_is_what_it_is_trained_on(labelled_sequences):
     """Without a second implementation: what can be read where, and that the control is turned."""
-    files, inputs, gold = labelled_sequences
-    found = run("bilstm-crf", files, inputs, epochs=60)
+    features, inputs, gold = labelled_sequences
+    found = run("bilstm-crf", features, inputs, epochs=60)
 
     def right(layer, target, gold):
         some = zip(inputs.rows[target]["test"], found[layer][target]["test"], strict=True)
@@ -154,7 +155,7 @@ def test_each_layer_and_target_is_what_it_is_trained_on(labelled_sequences):
 
 
 def test_on_an_accelerator_all_layers_go_at_once(labelled_sequences, monkeypatch):
-    files, inputs, _ = labelled_sequences
+    features, inputs, _ = labelled_sequences
     real, groups = sequences.fit, []
 
     def noted(features, *given, device, **options):
@@ -164,49 +165,49 @@ def test_on_an_accelerator_all_layers_go_at_once(labelled_sequences, monkeypatch
 
     monkeypatch.setattr(sequences, "fit", noted)
     monkeypatch.setattr(sequences, "LAYERS_AT_ONCE", 1)
-    run("linear", files, inputs)
+    run("linear", features, inputs)
     assert Counter(groups) == {1: len(LAYERS) * len(inputs.rows)}
     groups.clear()
-    run("linear", files, inputs, device=Device(torch.device("meta"), "fp32"))
+    run("linear", features, inputs, device=Device(torch.device("meta"), "fp32"))
     assert Counter(groups) == {len(LAYERS): len(inputs.rows)}
 
 
 def test_seed_and_epochs_reach_the_training(labelled_sequences):
-    files, inputs, _ = labelled_sequences
+    features, inputs, _ = labelled_sequences
     seen = {}
     for name, options in {"a": {}, "b": {"seed": 4}, "c": {"epochs": 40}, "again": {}}.items():
-        found = run("linear", files, inputs, **options)[0]["task"]["test"]
+        found = run("linear", features, inputs, **options)[0]["task"]["test"]
         seen[name] = np.concatenate(found).tobytes()
     assert seen["a"] == seen["again"] and len(set(seen.values())) == 3
 
 
 @pytest.mark.parametrize("kind", ["svc", "linear", "bilstm-crf"])
 def test_a_split_without_rows_and_one_without_units(kind, examples, labelled_sequences):
-    files, inputs = examples if kind == "svc" else labelled_sequences[:2]
+    features, inputs = examples if kind == "svc" else labelled_sequences[:2]
     rows = dict(inputs.rows["task"])
     rows["dev"] = rows["dev"][:0]
     inputs = inputs._replace(rows={"task": rows}, labels={"task": inputs.labels["task"]})
-    found = run(kind, files, inputs)[0]["task"]
+    found = run(kind, features, inputs)[0]["task"]
     assert "dev" not in found and len(found["test"]) == SIZES["test"]
     if kind != "svc":
         rows["dev"] = [(4, 4), (0, 0)]
-        found = run(kind, files, inputs)[0]["task"]
+        found = run(kind, features, inputs)[0]["task"]
         assert [tags.shape for tags in found["dev"]] == [(0,), (0,)]
 
 
 def test_labels_that_are_not_one_a_sequence_are_refused(labelled_sequences):
-    files, inputs, _ = labelled_sequences
+    features, inputs, _ = labelled_sequences
     labels = inputs.labels | {"control": inputs.labels["control"][1:]}
     with pytest.raises(ValueError):
-        run("linear", files, inputs._replace(labels=labels))
+        run("linear", features, inputs._replace(labels=labels))
 
 
 def test_a_probe_for_other_data_is_refused(examples, labelled_sequences):
-    for kind, (files, inputs, *_) in {
+    for kind, (features, inputs, *_) in {
         "bilstm-crf": examples, "svc": labelled_sequences, "tree": examples,
     }.items():  # fmt: skip
         with pytest.raises(ValueError, match=f"kind '{kind}': of labelled"):
-            run(kind, files, inputs)
+            run(kind, features, inputs)
 
 
 def test_constants_tell_the_methods_apart_and_are_those_in_use():

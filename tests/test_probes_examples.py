@@ -218,26 +218,26 @@ def test_labels_missing_from_training_and_other_types(kind):
 
 
 def saved(tmp_path, n=60, layers=(0, 3, 6, 9)):
-    """Layers' files, each with a signal of its own strength; pairs; labels of the train split."""
-    files = {}
+    """Layers' features, each with a signal of its own strength; pairs; training labels."""
+    features = {}
     for layer in layers:
         sentences, pairs, labels = make(n=n, seed=5, spread=1 + layer)
-        files[layer] = tmp_path / f"{layer}.npy"
-        np.save(files[layer], sentences)
-    return files, pairs, labels["train"]
+        np.save(tmp_path / f"{layer}.npy", sentences)
+        features[layer] = np.load(tmp_path / f"{layer}.npy", mmap_mode="r")
+    return features, pairs, labels["train"]
 
 
-def run_layers(kind, files, rows, labels, **options):
+def run_layers(kind, features, rows, labels, **options):
     """`predict_layers`' results as a dict."""
     found = {}
     options = {"standardize": False, "device": CPU} | options
-    predict_layers(kind, files, rows, labels, on_done=found.__setitem__, **options)
+    predict_layers(kind, features, rows, labels, on_done=found.__setitem__, **options)
     return found
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_parallel_layers_give_what_one_after_another_gives(kind, tmp_path, monkeypatch):
-    files, pairs, y = saved(tmp_path, n=150)
+    features, pairs, y = saved(tmp_path, n=150)
     monkeypatch.setattr("joblib.cpu_count", lambda: 3)
     calls, threads = [], set()
 
@@ -246,13 +246,13 @@ def test_parallel_layers_give_what_one_after_another_gives(kind, tmp_path, monke
         threads.add(threading.current_thread())
 
     given = {"task": pairs}, {"task": y}
-    predict_layers(kind, files, *given, standardize=False, device=CPU, on_done=on_done)
-    single = run_layers(kind, files, *given, memory_bytes=1)
+    predict_layers(kind, features, *given, standardize=False, device=CPU, on_done=on_done)
+    single = run_layers(kind, features, *given, memory_bytes=1)
     several = dict(calls)
-    assert sorted(several) == sorted(single) == list(files)
-    assert len(calls) == len(files) and threads == {threading.main_thread()}
-    for layer, path in files.items():
-        alone = predict(kind, np.load(path, mmap_mode="r"), pairs, {"task": y}, device=CPU)
+    assert sorted(several) == sorted(single) == list(features)
+    assert len(calls) == len(features) and threads == {threading.main_thread()}
+    for layer, kept in features.items():
+        alone = predict(kind, kept, pairs, {"task": y}, device=CPU)
         assert_same(several[layer]["task"], single[layer]["task"])
         assert_same(several[layer]["task"], alone["task"])
 
@@ -260,24 +260,24 @@ def test_parallel_layers_give_what_one_after_another_gives(kind, tmp_path, monke
 def test_targets_with_the_same_rows_share_one_kernel_and_others_have_their_own(
     tmp_path, monkeypatch
 ):
-    files, pairs, y = saved(tmp_path, layers=(0,))
+    features, pairs, y = saved(tmp_path, layers=(0,))
     swapped = {split: some[:, ::-1] for split, some in pairs.items()}
     copies = {split: some.copy() for split, some in pairs.items()}
     rows = {"task": pairs, "premise last": swapped, "control": copies}
     labels = {"task": y, "premise last": y, "control": np.roll(y, 7)}
     calls, real = [], svm.rbf_kernel
     monkeypatch.setattr(svm, "rbf_kernel", lambda *given: calls.append(1) or real(*given))
-    found = run_layers("svc", files, rows, labels)[0]
+    found = run_layers("svc", features, rows, labels)[0]
     assert list(found) == list(rows)
     assert len(calls) == 2 * len(pairs)
-    vectors = np.load(files[0])
+    vectors = features[0]
     for target in rows:
         assert_same(found[target], expected(SVC(), vectors, rows[target], labels[target]))
     assert (found["task"]["test"] != found["control"]["test"]).any()
 
 
 def test_finished_layers_are_handed_over_before_an_error(tmp_path, monkeypatch):
-    files, pairs, y = saved(tmp_path, layers=range(9))
+    features, pairs, y = saved(tmp_path, layers=range(9))
     started, real = [], predict
 
     def failing(*given, **options):
@@ -289,7 +289,7 @@ def test_finished_layers_are_handed_over_before_an_error(tmp_path, monkeypatch):
     monkeypatch.setattr(examples, "predict", failing)
     done = []
     with pytest.raises(RuntimeError, match="killed"):
-        predict_layers("svc", files, {"task": pairs}, {"task": y}, standardize=False, device=CPU,
+        predict_layers("svc", features, {"task": pairs}, {"task": y}, standardize=False, device=CPU,
                        memory_bytes=1, on_done=lambda layer, _: done.append(layer))  # fmt: skip
     assert done == [0] and len(started) < 9
 
@@ -311,23 +311,23 @@ class Workers(ThreadPoolExecutor):
 def test_layers_at_a_time_fit_into_half_of_this_process_s_share(
     free, jobs, workers, tmp_path, monkeypatch
 ):
-    files, pairs, y = saved(tmp_path, layers=range(6))
+    features, pairs, y = saved(tmp_path, layers=range(6))
     needed = examples.memory_of_layer(pairs, 12)
     monkeypatch.setattr("joblib.cpu_count", lambda: 8)
     monkeypatch.setattr(memory, "available_memory", lambda: free * needed)
     monkeypatch.setattr(memory, "JOBS", jobs)
     monkeypatch.setattr(Workers, "asked", [])
     monkeypatch.setattr(examples, "ThreadPoolExecutor", Workers)
-    found = run_layers("svc", files, {"task": pairs}, {"task": y})
+    found = run_layers("svc", features, {"task": pairs}, {"task": y})
     assert Workers.asked == [workers] and len(found) == 6
 
 
 def test_too_little_memory_for_one_layer_is_the_user_s_to_mend(tmp_path, monkeypatch):
-    files, pairs, y = saved(tmp_path)
+    features, pairs, y = saved(tmp_path)
     needed = examples.memory_of_layer(pairs, 12)
     monkeypatch.setattr(memory, "available_memory", lambda: needed - 1)
     with pytest.raises(UserError, match="60 training examples needs"):
-        run_layers("svc", files, {"task": pairs}, {"task": y})
+        run_layers("svc", features, {"task": pairs}, {"task": y})
 
 
 @pytest.mark.parametrize("kind", KINDS)

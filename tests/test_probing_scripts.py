@@ -269,7 +269,7 @@ def test_a_disk_that_fills_up_under_the_features(trained, monkeypatch, tmp_path,
 
     monkeypatch.setattr(os, "posix_fallocate", full)
     flags = [*flags[:4], "--output_dir", tmp_path, *flags[6:]]
-    shown = refused(capsys, task, "probing", *flags)
+    shown = refused(capsys, task, "probing", *flags, "--keep_features")
     assert "layer-00.npy: No space left" in shown and "goes on" in shown
     monkeypatch.undo()
     assert run(task, "probing", *flags) == 0

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from common import models, probe_scores, representations
+from common import memory, models, probe_scores, representations
 from common.cli import UserError
 from common.device import choose_device, set_seed
 from NER import task as ner
@@ -44,8 +44,12 @@ def states(encoder, ids):
 
 def extract(encoder, encoded, folder, chosen=None, batch_size=4, device=CPU):
     chosen = list(range(encoder.config.num_hidden_layers + 1)) if chosen is None else chosen
-    files = representations.extract(encoder, encoded, chosen, device, batch_size, folder)
-    return {layer: np.load(file) for layer, file in files.items()}
+    found = [
+        representations.extract(encoder, encoded, chosen, device, batch_size, where, kept)
+        for where, kept in ((folder, representations.DISK), (folder / "-", representations.MEMORY))
+    ]
+    assert all(np.array_equal(found[0][layer], found[1][layer]) for layer in chosen)
+    return found[0]
 
 
 @pytest.mark.parametrize("pooling", ("mean", "first", "last"))
@@ -129,29 +133,81 @@ def test_features_are_used_again_only_for_the_same_inputs(checkpoint, tmp_path, 
 
     def ran(**changes):
         passes.clear()
-        given = {"encoder": encoder, "encoded": encoded, "folder": tmp_path / "f"} | changes
-        extract(**given)
+        given = {"encoded": encoded, "chosen": [0, 1], "device": CPU} | changes
+        representations.extract(
+            encoder, given["encoded"], given["chosen"], given["device"], 4, tmp_path / "f"
+        )
         return bool(passes)
 
     assert ran() and not ran()
     assert ran(chosen=[1]) and ran()
     assert ran(encoded=encoded[:2]) and ran()
-    assert ran(device=choose_device("cpu", "bf16")) and ran()
     with torch.no_grad():
         encoder.embeddings.word_embeddings.weight[7, 3] += 1e-3
     assert ran() and not ran()
     (tmp_path / "f" / "complete.json").unlink()  # killed before the end
     assert ran()
+    bf16 = choose_device("cpu", "bf16")
+    assert ran(device=bf16) and not ran(device=bf16)
 
 
-def test_a_disk_too_small_is_refused_before_anything_runs(checkpoint, tmp_path, monkeypatch):
+@pytest.fixture
+def room(monkeypatch):
+    """Sets what is free, in bytes: (memory, disk, GPU)."""
+
+    def free(in_memory, on_disk, on_gpu=0):
+        usage = shutil.disk_usage("/")._replace(free=on_disk)
+        monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+        monkeypatch.setattr(memory, "available_memory", lambda: in_memory)
+        monkeypatch.setattr(representations, "free_memory", lambda device: on_gpu)
+
+    return free
+
+
+def test_where_features_are_kept(checkpoint, tmp_path, monkeypatch, room, caplog):
+    """In a quarter of what the GPU or memory has free, else on disk; or some layers at a time."""
     encoder, tokenizer = models.load_encoder(str(checkpoint("bert")))
     encoded, _ = encode_texts(TEXTS, tokenizer, 50, "mean")
-    usage = shutil.disk_usage(tmp_path)._replace(free=100)
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
-    with pytest.raises(UserError, match="--layers last"):
-        extract(encoder, encoded, tmp_path / "f")
-    assert not list((tmp_path / "f").glob("*.npy"))
+    one = 2 * sum(len(e["units"]) for e in encoded) * encoder.config.hidden_size
+    gpu = CPU._replace(torch_device=torch.device("cuda"))
+
+    def found(device=CPU, on_disk=False, layers=(0, 1, 2)):
+        return representations.place(
+            encoder, encoded, list(layers), device, tmp_path / "f", on_disk
+        )
+
+    big = 100 * one
+    for free, device, wanted in (
+        ((big, big, big), gpu, ("on the GPU", 3)),
+        ((12 * one, big, 12 * one - 1), gpu, ("in memory", 3)),
+        ((12 * one, 0), CPU, ("in memory", 3)),
+        ((12 * one - 1, 4 * one), CPU, ("on disk", 3)),
+        ((11 * one, 2 * one), CPU, ("in memory", 2)),
+        ((4 * one, 3 * one), CPU, ("on disk", 2)),
+        ((0, big), CPU, ("on disk", 3)),
+    ):
+        room(*free)
+        assert found(device) == wanted
+    room(big, big, big)
+    assert found(gpu, on_disk=True) == ("on disk", 3)
+    monkeypatch.setattr(memory, "JOBS", 20)  # processes that share it
+    assert found(gpu)[0] == "on disk"
+    with caplog.at_level("INFO"):
+        room(44 * 20 * one // 10, 2 * one)
+        assert found() == ("on disk", 1)
+    assert "3 layers x" in caplog.text and "1 layers at a time" in caplog.text
+
+
+@pytest.mark.parametrize("on_disk", (False, True))
+def test_where_nothing_has_room_it_is_refused_before_anything_runs(
+    checkpoint, tmp_path, room, on_disk
+):
+    encoder, tokenizer = models.load_encoder(str(checkpoint("bert")))
+    encoded, _ = encode_texts(TEXTS, tokenizer, 50, "mean")
+    room(100, 100)
+    with pytest.raises(UserError, match="--layers last") as error:
+        representations.place(encoder, encoded, [0, 1], CPU, tmp_path / "f", on_disk)
+    assert ("--keep_features" in str(error.value)) == on_disk
 
 
 def test_values_beyond_float16_are_refused(checkpoint, tmp_path):

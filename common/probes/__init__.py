@@ -11,7 +11,6 @@ This file needs no torch, so that a finished run answers at once.
 """
 
 from collections.abc import Callable
-from pathlib import Path
 
 KINDS = ("svc", "linear", "bilstm-crf")
 # Gradient descent of the probes of sequences, and the LSTM's size in each direction.
@@ -35,7 +34,7 @@ def constants(kind: str) -> dict:
 
 def predict_layers(
     kind: str,
-    features: dict[int, Path],
+    features: dict,
     inputs,
     *,
     epochs: int,
@@ -46,10 +45,11 @@ def predict_layers(
 ) -> None:
     """Train a probe a layer and target on the train split; hand over what they predict.
 
-    `features`: layer -> .npy file `[rows, size]`, float16; `inputs`: `common.task.ProbeInputs`,
-    whose `rows` say whether these are labelled examples ("svc", "linear") or sequences
-    ("bilstm-crf", "linear"). `epochs` and `seed` are those of sequences' training, `standardize`
-    (mean 0, variance 1 on the training examples) is for examples; the rest has no use for them.
+    `features`: layer -> `[rows, size]`, see `common.representations`; `inputs`:
+    `common.task.ProbeInputs`, whose `rows` say whether these are labelled examples ("svc",
+    "linear") or sequences ("bilstm-crf", "linear"). `epochs` and `seed` are those of sequences'
+    training, `standardize` (mean 0, variance 1 on the training examples) is for examples; the rest
+    has no use for them.
 
     `on_done(layer, {target: {split: found}})` is called in this thread as soon as a layer is done,
     in any order; `found`: an int array `[n]`, or an int array a sequence, empty for one without

@@ -37,9 +37,8 @@ def predict_layers(
     from joblib import cpu_count  # heeds affinity and cgroups
     from threadpoolctl import threadpool_limits
 
-    arrays = {layer: np.load(file, mmap_mode="r") for layer, file in features.items()}
     groups = same_rows(rows)
-    size = max((array.shape[1] for array in arrays.values()), default=0)
+    size = max((array.shape[1] for array in features.values()), default=0)
     needed = max(memory_of_layer(some, size, kind) for some, _ in groups)
     available = memory.available_memory()
     if needed > available:
@@ -49,10 +48,10 @@ def predict_layers(
             f"{available / 1e9:.1f} GB are free. Use --max_train_examples, or --probe linear."
         )
     share = available // 2 // memory.JOBS if memory_bytes is None else memory_bytes
-    workers = max(1, min(len(arrays), cpu_count(), share // needed))
+    workers = max(1, min(len(features), cpu_count(), share // needed))
 
-    def run(vectors: np.ndarray) -> Predictions:
-        found = {}
+    def run(vectors) -> Predictions:
+        vectors, found = on_host(vectors), {}
         for some, targets in groups:
             given = {target: labels[target] for target in targets}
             found |= predict(kind, vectors, some, given, standardize=standardize, device=device)
@@ -60,12 +59,17 @@ def predict_layers(
 
     # One BLAS thread a layer, also for a single worker: more would round differently.
     with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(workers) as pool:
-        running = {pool.submit(run, array): layer for layer, array in arrays.items()}
+        running = {pool.submit(run, vectors): layer for layer, vectors in features.items()}
         try:
             for future in as_completed(running):
                 on_done(running[future], future.result())
         finally:  # after an error or Ctrl-C no further layer starts
             pool.shutdown(cancel_futures=True)
+
+
+def on_host(vectors) -> np.ndarray:
+    """The features of a layer as an array, wherever they are kept."""
+    return vectors if isinstance(vectors, np.ndarray) else vectors.cpu().numpy()
 
 
 def same_rows(rows: dict[str, Rows]) -> list[tuple[Rows, list[str]]]:

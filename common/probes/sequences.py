@@ -43,7 +43,7 @@ def predict_layers(
     # On a GPU all at once: there a launch costs more than what it computes.
     n = LAYERS_AT_ONCE if device.torch_device.type == "cpu" else len(features)
     for group in (list(features)[i : i + n] for i in range(0, len(features), n)):
-        arrays = [np.load(features[layer], mmap_mode="r") for layer in group]
+        arrays = [features[layer] for layer in group]
         found = [{} for _ in group]
         for target, splits in rows.items():
             given = zip(splits["train"], labels[target], strict=True)

@@ -83,8 +83,10 @@ def rbf(a: np.ndarray, b: np.ndarray, gamma: float, device) -> np.ndarray:
         try:
             with _accelerator:
                 return _on_accelerator(a, b, gamma, device)
-        except RuntimeError as error:  # torch's out-of-memory is one; cuBLAS says ALLOC_FAILED
-            if not any(name in str(error).lower() for name in ("out of memory", "alloc_failed")):
+        except RuntimeError as error:
+            from common.device import is_out_of_memory
+
+            if not is_out_of_memory(error):
                 raise
         log.warning("%s has too little memory for a kernel; the CPU computes it", device)
     squares = a @ b.T

@@ -102,10 +102,11 @@ def extract(args) -> dict:
 
 
 def load(args):
-    """`{layer: file of sentences}`, pairs, training labels."""
+    """`{layer: vectors of sentences}`, pairs, training labels."""
     saved = np.load(args.folder / "pairs.npz")
     files = sorted(args.folder.glob("layer-*.npy"))
-    return dict(enumerate(files)), {split: saved[split] for split in SPLITS}, saved["labels-train"]
+    layers = dict(enumerate(np.load(file, mmap_mode="r") for file in files))
+    return layers, {split: saved[split] for split in SPLITS}, saved["labels-train"]
 
 
 def compare(name: str, args, predictions) -> dict:
@@ -113,7 +114,7 @@ def compare(name: str, args, predictions) -> dict:
     import sklearn.svm  # noqa: F401  (not what is to be timed)
 
     layers, pairs, labels = load(args)
-    sentences = np.load(list(layers.values())[args.layer], mmap_mode="r")
+    sentences = list(layers.values())[args.layer]
     started, processor = time.perf_counter(), time.process_time()
     found = predictions(sentences, pairs, labels)
     told = report(time.perf_counter() - started, time.process_time() - processor)
