@@ -48,18 +48,19 @@ def prepare(model, args):
     return model
 
 
-def needed_memory(model, processes: int = 1, low: bool = False) -> int:
+def needed_memory(model, processes: int = 1, precision: str = "fp32") -> int:
     """Bytes that weights, gradients and optimizer take on the device of each process.
 
-    What is frozen counts once. Without the activations, which depend on the batch. Several
-    processes share it all; but to score the model each has the whole of it, `low` in 16 bits, in
-    place of the gradients.
+    What is frozen counts once, as `common.device.shrink_frozen` holds it (embeddings, which stay as
+    they are, are few beside the layers). Without the activations, which depend on the batch.
+    Several processes share it all; but to score the model each has the whole of it, in 16 bits if
+    it computes so, in place of the gradients.
     """
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     frozen = sum(p.numel() for p in model.parameters() if not p.requires_grad)
-    needed = 16 * trained + 4 * frozen
+    needed = 16 * trained + (2 if precision == "bf16" else 4) * frozen
     if processes > 1:
-        whole = (2 if low else 4) * (trained + frozen)
+        whole = (4 if precision == "fp32" else 2) * (trained + frozen)
         needed = max(needed, needed - 4 * trained + processes * whole)
     return -(-needed // processes)
 
@@ -68,17 +69,21 @@ def check_memory(model, args) -> None:
     """Say what memory the training needs; UserError if the GPU that it goes to has less."""
     import torch
 
-    low = args.precision != "fp32"
-    needed = needed_memory(model, PROCESSES, low) / 1e9
+    from common.device import resolve
+
+    gpu = args.device.startswith(("auto", "cuda")) and torch.cuda.is_available()
+    where = torch.device("cuda" if gpu and args.device == "auto" else args.device if gpu else "cpu")
+    precision = resolve(args.precision, where)
+    needed = needed_memory(model, PROCESSES, precision) / 1e9
     each = " in each process" * (PROCESSES > 1)
     log.info("weights, gradients and optimizer need %.1f GB%s, activations some more", needed, each)
-    if not (args.device.startswith(("auto", "cuda")) and torch.cuda.is_available()):
+    if not gpu:
         return
-    free = torch.cuda.mem_get_info()[0] / 1e9
+    free = torch.cuda.mem_get_info(where)[0] / 1e9
     if needed > free:
         hints = ["a smaller --model_name" if args.lora else "--lora"]
         for n in range(PROCESSES + 1, MOST_PROCESSES + 1):
-            if needed_memory(model, n, low) / 1e9 <= free:
+            if needed_memory(model, n, precision) / 1e9 <= free:
                 hints.append(f"torchrun --nproc_per_node {n} Instruct/fine-tuning.py in place of "
                              "python Instruct/fine-tuning.py")  # fmt: skip
                 break

@@ -21,7 +21,7 @@ from tqdm import tqdm
 from common import architectures, memory
 from common.batching import INPUTS, pad, sorted_batches
 from common.cli import UserError
-from common.device import Device, free_memory, in_memory
+from common.device import Device, free_memory, in_memory, to_device
 from common.files import replacing
 
 log = logging.getLogger(__name__)
@@ -82,7 +82,7 @@ def compare(
     if len(set(shapes)) > 1:
         raise ValueError(f"models of different (layers, heads) cannot be compared: {shapes}")
     for model in models:
-        model.to(device.torch_device).eval()  # dropout would act on the maps
+        to_device(model, device).eval()  # dropout would act on the maps
     layers, heads = shape = shapes[0]
 
     def run(batch: list[dict], keys: list, size: int) -> dict[object, list]:

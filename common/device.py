@@ -77,14 +77,7 @@ def choose_device(device: str, precision: str, torchrun: bool = False) -> Device
         ) from None
     if chosen.type == "cpu":
         _keep_freed_memory()
-    if precision == "auto":
-        native = {
-            "cuda": lambda: torch.cuda.is_bf16_supported(including_emulation=False),
-            "cpu": lambda: (
-                torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-            ),
-        }.get(chosen.type, lambda: False)
-        precision = "bf16" if native() else "fp32"
+    precision = resolve(precision, chosen)
     if processes > 1:
         if chosen.type == "cuda":
             torch.cuda.set_device(chosen)
@@ -94,6 +87,15 @@ def choose_device(device: str, precision: str, torchrun: bool = False) -> Device
         )
         atexit.register(torch.distributed.destroy_process_group)
     return Device(chosen, precision, cli.RANK, processes)
+
+
+def resolve(precision: str, device: torch.device) -> str:
+    """`--precision`, "auto" being bf16 where the device has it natively, else fp32."""
+    native = {
+        "cuda": lambda: torch.cuda.is_bf16_supported(including_emulation=False),
+        "cpu": lambda: torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported(),
+    }.get(device.type, lambda: False)
+    return ("bf16" if native() else "fp32") if precision == "auto" else precision
 
 
 def add_up(device: Device, tensors: list[torch.Tensor]) -> None:
@@ -119,7 +121,7 @@ def _keep_freed_memory() -> None:
         mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none
         if mallopt:
             mallopt(-4, 0)  # M_MMAP_MAX: never by mmap
-            mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: not given back
+            mallopt(-1, -1)  # M_TRIM_THRESHOLD: never given back
 
 
 def set_seed(value: int) -> None:
@@ -146,6 +148,42 @@ def free_memory(device: Device) -> int:
     return available_memory()
 
 
+def shrink_frozen(model, device: Device) -> None:
+    """In bf16 hold frozen linear layers so, too: autocast would cast them at each pass."""
+    if device.precision != "bf16":
+        return
+    modules = list(model.modules())
+    shared = {id(m.weight) for m in modules if isinstance(m, torch.nn.Embedding)}  # with a head
+    for module in modules:
+        weight = getattr(module, "weight", None)
+        linear = type(module).__name__ in ("Linear", "Conv1D")  # GPT-2 has the latter
+        if linear and not weight.requires_grad and id(weight) not in shared:
+            weight.data = weight.data.to(torch.bfloat16)
+
+
+def to_device(model, device: Device):
+    """The model, there; `shrink_frozen` first. Raises UserError where the device has no room."""
+    shrink_frozen(model, device)
+    try:
+        return model.to(device.torch_device)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+    size = sum(p.numel() * p.element_size() for p in model.parameters())
+    raise UserError(
+        f"{device.torch_device} has no room for the model's {size / 1e9:.1f} GB "
+        f"({free_memory(device) / 1e9:.1f} GB are free). Use a smaller --model_name, --precision "
+        "bf16 where the model is only read, or --device cpu."
+    )
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory was too little: torch says so by a RuntimeError."""
+    named = ("out of memory", "allocate memory", "alloc_failed")  # the last is cuBLAS's
+    text = str(error).lower()
+    return isinstance(error, MemoryError) or any(name in text for name in named)
+
+
 def in_memory(run: Callable[[int], object], size: int, device: Device, together: bool = False):
     """`run(size)`, with half the size for as long as memory does not hold it; and that size.
 
@@ -156,9 +194,7 @@ def in_memory(run: Callable[[int], object], size: int, device: Device, together:
         try:
             return run(size), size
         except (RuntimeError, MemoryError) as error:  # torch's out-of-memory is a RuntimeError
-            text = str(error).lower()
-            named = ("out of memory", "allocate memory", "alloc_failed")  # the last is cuBLAS's
-            if not (isinstance(error, MemoryError) or any(name in text for name in named)):
+            if not is_out_of_memory(error):
                 raise
         # Here the exception is gone, and with it the tensors that its traceback held.
         if together:

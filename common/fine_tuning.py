@@ -67,6 +67,8 @@ def run(task, args) -> None:
     sharded = by_loss and device.processes > 1  # these are the models that may fit no single device
     set_seed(args.seed)
     model, tokenizer, new_head = task.load_model(args, data)
+    if not indices:
+        model.requires_grad_(False)
     scores = task.scores(data)
     limit = min(args.max_length, architectures.positions(model.config))
     layer_decay = architectures.layer_decay(model.config, args.layer_decay)

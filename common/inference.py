@@ -9,7 +9,7 @@ from tqdm import tqdm
 from common import sharding
 from common.batching import INPUTS, pad, sorted_batches
 from common.cli import UserError
-from common.device import Device, gather, in_memory
+from common.device import Device, gather, in_memory, to_device
 from common.models import logits
 
 REMEDY = "Use a lower --learning_rate, or --precision fp32, with --overwrite."
@@ -60,7 +60,7 @@ def predict_logits(
     gives them, `[batch, ...]`; `reduce(logits, example)` may keep less of them at once. Under
     torchrun each process predicts some batches, and all get all.
     """
-    model.to(device.torch_device).eval()
+    to_device(model, device).eval()
     found: dict[int, object] = {}
     lengths = [len(example["input_ids"]) for example in examples]
     micro = batch_size

@@ -9,16 +9,15 @@ from pathlib import Path
 from common import adapters, architectures
 from common.cli import ROOT, UserError
 from common.demo import miniatures
+from common.files import read_json
 from common.hub import cached_or_download, errors
 
 log = logging.getLogger(__name__)
 
 # The name on the command line -> the repository on the Hub.
-MODELS = {
+ENCODERS = {
     "bert": "bert-base-cased",
     "biobert": "dmis-lab/biobert-v1.1",
-    "gpt2": "gpt2-medium",
-    "biogpt": "microsoft/biogpt",
     "pubmedbert": "microsoft/BiomedNLP-BiomedBERT-base-uncased-abstract",
     "roberta-base": "FacebookAI/roberta-base",
     "electra-base": "google/electra-base-discriminator",
@@ -28,11 +27,16 @@ MODELS = {
     "biom-electra-large": "sultan/BioM-ELECTRA-Large-Discriminator",
     "biom-bert-large": "sultan/BioM-BERT-PubMed-PMC-Large",
     "biom-albert-xxlarge": "sultan/BioM-ALBERT-xxlarge",
+}
+CAUSAL = {
+    "gpt2": "gpt2-medium",
+    "biogpt": "microsoft/biogpt",
     "llama2-7b": "meta-llama/Llama-2-7b-chat-hf",
     "llama2-13b": "meta-llama/Llama-2-13b-chat-hf",
     "medtuned-7b": "nlpie/Llama2-MedTuned-7b",
     "medtuned-13b": "nlpie/Llama2-MedTuned-13b",
 }
+MODELS = ENCODERS | CAUSAL
 STUDY = ("bert", "biobert", "gpt2", "biogpt")  # the study's four models
 MINIATURES = tuple(name for name in MODELS if name in miniatures.DOMAINS)  # what --demo has
 WEIGHT_FILES = (".json", ".txt", ".model", ".safetensors", ".bin")  # what a model is read from
@@ -51,8 +55,9 @@ MIN_COVERAGE = 0.9
 def folder_name(args) -> str:
     """What the model of `--model_name` is called in the results: a short name, or the id with "--".
 
-    A local folder goes by its own and its parent's name, one of the Hub's cache by its id;
-    `args.model_name` becomes its whole path, so that two folders of one name are told apart.
+    A local folder goes by its own and its parent's name, one of the Hub's cache by its id, a
+    checkpoint of this project by the cell that it is of; `args.model_name` becomes its whole path,
+    so that two folders of one name are told apart.
     Raises UserError if it is none of: a name in MODELS, a local folder, an id with one "/".
     """
     name = args.model_name
@@ -69,6 +74,10 @@ def folder_name(args) -> str:
         cached = folder.parent.parent.name  # models--owner--name/snapshots/<hash>
         if folder.parent.name == "snapshots" and cached.startswith("models--"):
             return cached.removeprefix("models--")
+        cell = read_json(folder.parent / "config.json") or {}
+        if cell.get("step") == "fine-tuning":
+            parts = (cell[key] for key in ("task", "dataset", "model", "training_size"))
+            return "-".join([*map(str, parts), f"seed-{cell['seed']}"])
         return "--".join(folder.parts[-2:]).strip("/")
     if re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name) and ".." not in name:
         return name.replace("/", "--")
@@ -240,7 +249,7 @@ def load_task_model(args, head: str, labels: list[str], keep_head: bool = False)
 
 
 def load_encoder(where: str, attention: str = "sdpa", random_init: bool = False):
-    """(encoder, tokenizer) of a model without its head, in float32, in eval mode.
+    """(encoder, tokenizer) of a model without its head, frozen, in float32, in eval mode.
 
     `attention`: "sdpa" or, where attention maps are read, "eager". `random_init`: the same
     architecture with new weights, from torch's global generator: seed it before. Raises UserError.
@@ -257,6 +266,7 @@ def load_encoder(where: str, attention: str = "sdpa", random_init: bool = False)
         encoder = AutoModel.from_config(config, dtype=torch.float32, **options).eval()
     else:
         encoder, _ = _load_weights(AutoModel, where, config, None, **options)
+    encoder.requires_grad_(False)
     encoder.config.pad_token_id = tokenizer.pad_token_id
     return encoder, tokenizer
 

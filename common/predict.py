@@ -82,6 +82,7 @@ def run(task, new_text: NewText, args) -> None:
         device = choose_device(args.device, args.precision)
         where = argparse.Namespace(model_name=str(made.checkpoint), demo=False)
         model, tokenizer = models.load_task_model(where, task.HEAD, made.labels, keep_head=True)
+        model.requires_grad_(False)
         items, total, empty, cut = new_text.read(file, name, form), 0, 0, Counter()
         try:
             with _writing(args.output) as out:

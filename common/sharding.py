@@ -12,7 +12,7 @@ import torch
 
 from common import architectures
 from common.cli import UserError
-from common.device import Device
+from common.device import Device, to_device
 from common.losses import IGNORED
 
 
@@ -71,7 +71,7 @@ def scoring(model, device: Device):
     """
     model.eval()
     if not is_sharded(model):
-        yield model.to(device.torch_device)
+        yield to_device(model, device)
         return
     from torch.distributed.fsdp import FSDPModule
 

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from common import architectures, losses, sharding
 from common.batching import epoch_batches, pad
 from common.cli import UserError
-from common.device import Device, add_up, gather, in_memory, set_seed
+from common.device import Device, add_up, gather, in_memory, set_seed, shrink_frozen, to_device
 from common.dropout import fast_dropout
 from common.inference import REMEDY
 from common.resume import load_state, load_weights, save_state, save_tensors, weights_of
@@ -57,12 +57,11 @@ class Trainer:
     ):
         self.model, self.args, self.device, self.loss = model, args, device, loss
         self.sharded = sharded
-        if device.precision == "bf16":
-            _shrink_frozen(model)
         if sharded:
+            shrink_frozen(model, device)
             sharding.shard(model, device)
         else:
-            model.to(device.torch_device)  # before the optimizer, whose state goes along
+            to_device(model, device)  # before the optimizer, whose state goes along
         model.train()
         groups = architectures.parameter_groups(
             model, args.learning_rate, args.weight_decay, layer_decay
@@ -273,14 +272,3 @@ def _check(losses: list[torch.Tensor], state: State) -> float | None:
     state.loss += sum(values)
     losses.clear()
     return values[-1] if values else None
-
-
-def _shrink_frozen(model) -> None:
-    """Hold frozen linear layers in bf16, in which autocast computes with them anyway."""
-    modules = list(model.modules())
-    shared = {id(m.weight) for m in modules if isinstance(m, torch.nn.Embedding)}  # with a head
-    for module in modules:
-        weight = getattr(module, "weight", None)
-        linear = type(module).__name__ in ("Linear", "Conv1D")  # GPT-2 has the latter
-        if linear and not weight.requires_grad and id(weight) not in shared:
-            weight.data = weight.data.to(torch.bfloat16)

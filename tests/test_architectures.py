@@ -579,12 +579,24 @@ def test_what_a_local_folder_is_called(tmp_path, path, name):
     assert models.folder_name(args) == name and args.model_name == str(folder.resolve())
 
 
+def test_a_checkpoint_of_this_project_is_called_by_its_cell(tmp_path):
+    """Else all would be `fine-tuning--checkpoint`, and their results one."""
+    folder = tmp_path / "results" / "demo" / "biogpt" / "10" / "seed-1" / "fine-tuning"
+    (folder / "checkpoint").mkdir(parents=True)
+    (folder / "checkpoint" / "config.json").write_text("{}")
+    cell = {"task": "Instruct", "dataset": "demo", "model": "biogpt", "training_size": 10,
+            "seed": 1, "step": "fine-tuning"}  # fmt: skip
+    (folder / "config.json").write_text(json.dumps(cell))
+    args = argparse.Namespace(model_name=str(folder / "checkpoint"), demo=False)
+    assert models.folder_name(args) == "Instruct-demo-biogpt-10-seed-1"
+
+
 def test_short_names():
     for name, hub_id in models.MODELS.items():
         args = argparse.Namespace(model_name=name, demo=False)
         assert models.folder_name(args) == name and models.source(args) == hub_id
     assert set(models.STUDY) <= set(models.MINIATURES) <= set(models.MODELS)
-    with pytest.raises(UserError, match="miniatures of bert, biobert, gpt2, biogpt"):
+    with pytest.raises(UserError, match="miniatures of bert, biobert, .*, gpt2, biogpt"):
         models.folder_name(argparse.Namespace(model_name="albert-base", demo=True))
     with pytest.raises(UserError, match="neither a short name .*biom-electra-base = sultan/BioM"):
         models.folder_name(argparse.Namespace(model_name="electra", demo=False))

@@ -278,9 +278,10 @@ def test_what_a_gpu_cannot_hold_is_told_with_what_to_type(monkeypatch):
     args = Namespace(device="auto", precision="auto", lora=False)
     tuning.check_memory(model, args)  # no GPU, no limit
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: True)
 
     def refused(gigabytes, processes=1):
-        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (gigabytes * 10**9, 0))
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (gigabytes * 10**9, 0))
         monkeypatch.setattr(tuning, "PROCESSES", processes)
         with pytest.raises(UserError) as error:
             tuning.check_memory(model, args)
@@ -297,9 +298,28 @@ def test_what_a_gpu_cannot_hold_is_told_with_what_to_type(monkeypatch):
     args.precision = "fp32"
     assert "torchrun" not in refused(4)
     for gigabytes, processes in ((16, 1), (8, 2)):
-        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda g=gigabytes: (g * 10**9, 0))
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _, g=gigabytes: (g * 10**9, 0))
         monkeypatch.setattr(tuning, "PROCESSES", processes)
         args.precision = "auto"
+        tuning.check_memory(model, args)
+
+
+def test_frozen_weights_need_what_they_are_held_in(monkeypatch):
+    """A 7b model's layers with adapters: 2 bytes a weight in bf16, on the card that was named."""
+    model = torch.nn.Sequential(*(torch.nn.Linear(10**6, n, bias=False, device="meta")
+                                  for n in (7000, 40)))  # fmt: skip
+    model[0].requires_grad_(False)
+    free = {torch.device("cuda:1"): 15e9, torch.device("cuda"): 0}
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda where: (free[where], 0))
+    args = Namespace(device="cuda:1", precision="auto", lora=True)
+    for native, needed in ((True, "14.6 GB"), (False, "28.6 GB")):
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda native=native, **_: native)
+        if native:
+            tuning.check_memory(model, args)
+        with pytest.raises(UserError, match=needed):
+            tuning.check_memory(model, Namespace(**vars(args) | {"device": "cuda"}))
+    with pytest.raises(UserError, match="28.6 GB"):
         tuning.check_memory(model, args)
 
 

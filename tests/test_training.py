@@ -11,7 +11,7 @@ import torch
 from common import events, inference, losses, models, resume, training
 from common.batching import epoch_batches, pad
 from common.cli import UserError
-from common.device import choose_device, set_seed
+from common.device import choose_device, set_seed, to_device
 from tests import tiny
 
 CPU = choose_device("cpu", "fp32")
@@ -474,3 +474,37 @@ def test_event_files_hold_the_rows_of_steps_and_the_scores(tmp_path):
     written = [(event.step, event.value) for event in found.Scalars("train/loss")]
     assert written == [(row["step"], pytest.approx(row["loss"])) for row in state.steps]
     assert [event.step for event in found.Scalars("dev/accuracy")] == [10, 20, 30]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_frozen_weights_in_bf16_compute_the_same(tmp_path, kind):
+    """Linear layers are held in 16 bits; the outputs are those of autocast, bit for bit."""
+    bf16 = choose_device("cpu", "bf16")
+    for task in TASKS:
+        model, tokenizer = load(tmp_path, kind, task)
+        model.eval()
+        batch = pad([{"input_ids": e["input_ids"]} for e in examples(6, task)],
+                    tokenizer.pad_token_id)  # fmt: skip
+        found = []
+        for frozen in (False, True):
+            to_device(model.requires_grad_(not frozen), bf16)
+            with torch.no_grad(), bf16.autocast():
+                found.append(models.logits(model, batch))
+        assert torch.equal(*found)
+        small = [p for p in model.parameters() if p.dtype == torch.bfloat16]
+        assert len(small) >= 2 * 4 and all(p.ndim == 2 for p in small)
+        assert model.get_input_embeddings().weight.dtype == torch.float32
+
+
+def test_a_device_without_room_for_the_model(tmp_path, monkeypatch):
+    model, _ = load(tmp_path, "bert", TASKS[0])
+
+    def full(*args):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+
+    monkeypatch.setattr(model, "to", full)
+    with pytest.raises(UserError, match="cpu has no room for the model's 0.0 GB .*--device cpu"):
+        to_device(model, CPU)
+    monkeypatch.setattr(model, "to", lambda *args: (_ for _ in ()).throw(RuntimeError("other")))
+    with pytest.raises(RuntimeError, match="other"):
+        to_device(model, CPU)
