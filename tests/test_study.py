@@ -10,7 +10,7 @@ import time
 import pytest
 from filelock import FileLock
 
-from common import study
+from common import models, study
 from common.cli import ROOT
 from tests.helpers import read_json, write_data
 
@@ -21,6 +21,7 @@ from tests.helpers import read_json, write_data
         ("--tasks", "NER,Nothing", "NER,NLI"),
         ("--tasks", "NER, NLI", "no spaces"),
         ("--model_names", "bert,nobert", "biobert"),
+        ("--tasks", "Instruct --model_names bert", "causal models: gpt2"),
         ("--training_sizes", "10,20", "0,10,30,50,100"),
         ("--steps", "probing,plotting", "fine-tuning,probing,attention"),
         ("--seeds", "one", "commas"),
@@ -30,7 +31,7 @@ from tests.helpers import read_json, write_data
 )
 def test_what_it_does_not_know(capsys, flag, value, named):
     with pytest.raises(SystemExit) as stop:
-        study.main([flag, *value.split()] if flag == "--" else [flag, value])
+        study.main([flag, *value.split()] if flag == "--" or "--" in value else [flag, value])
     shown = capsys.readouterr().err
     assert stop.value.code == 2 and named in shown and "Traceback" not in shown
 
@@ -75,6 +76,15 @@ def test_list_ends_a_model_with_the_attention_of_all_its_sizes_in_one_call(capsy
         assert len({command[command.index("--model_name") + 1] for command in commands}) == 1
     (only,) = listed(capsys, "--steps", "attention", "--tasks", "NLI", "--model_names", "bert")
     assert len(only) == 1
+
+
+def test_a_task_of_causal_models_leaves_out_the_encoders(capsys):
+    lines = listed(capsys, "--tasks", "NLI,Instruct", "--steps", "attention")
+    found = [
+        (line[0][1].split("/")[0], line[0][line[0].index("--model_name") + 1]) for line in lines
+    ]
+    of_nli = [("NLI", name) for name in models.STUDY]
+    assert found == [*of_nli, ("Instruct", "gpt2"), ("Instruct", "biogpt")]
 
 
 def test_controls_probe_the_untrained_encoder_too(capsys):
