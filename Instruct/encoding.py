@@ -2,7 +2,9 @@
 
 import bisect
 import heapq
+import math
 from array import array
+from collections.abc import Callable
 
 from common.cli import UserError
 from common.losses import IGNORED
@@ -18,8 +20,8 @@ def encode(data, examples: list[dict], tokenizer, max_length: int) -> tuple[list
 
     `input_ids` and `labels`: prompt and answer, the answer alone labelled; `answer_tokens`: of the
     labels, 0 where prompt and answer have more than `max_length` tokens: such an example is not
-    trained on, an answer is never cut. `prompt`: its input cut so that `room` tokens are left for
-    an answer. Arrays of numbers: lists take nine times as much memory.
+    trained on, nothing of it is ever cut. `prompt`: its input cut so that `room` tokens are left
+    for an answer. Arrays of numbers: lists take nine times as much memory.
     Raises UserError for a tokenizer without end token, and where an instruction leaves no room.
     """
     if tokenizer.eos_token_id is None:
@@ -27,34 +29,40 @@ def encode(data, examples: list[dict], tokenizer, max_length: int) -> tuple[list
             "the model's tokenizer has no end token, so its answers would have no end. Instruct "
             "needs a causal model: gpt2, biogpt, llama2-7b, ..."
         )
-    rooms = longest_answers(data, tokenizer)
+    longest = longest_answers(data, tokenizer)
     encoded, counts = [], {"prompts": len(examples), "too_long": 0, "cut_words": 0}
     for row in examples:
+
+        def room(n: int, row=row) -> int:
+            """Tokens of an answer to a prompt with `n` words of input."""
+            if row["kind"] == "ner" and data.ner_form == "tags":  # every word is written once
+                tags = parsing.write_tags(row["input"].split(" ")[:n], [OUTSIDE] * n)
+                return len(answer_ids(tokenizer, tags)) + SLACK
+            return min(longest[row["source"]] + SLACK, most_room(max_length))
+
         answer = answer_ids(tokenizer, row["output"])
-        room = rooms[row["source"]]
-        if row["kind"] == "ner" and data.ner_form == "tags":  # every word is written once
-            words = row["input"].split(" ")
-            room = len(answer_ids(tokenizer, parsing.write_tags(words, [OUTSIDE] * len(words))))
-        room += SLACK
-        prompt, _ = prompt_ids(tokenizer, row, data.form, max_length)
-        whole = [*prompt, *answer]
-        shown, cut = prompt_ids(tokenizer, row, data.form, max_length - room)
-        if len(shown) >= max_length:
+        shown, cut, left = prompt_ids(tokenizer, row, data.form, max_length, room)
+        if left < (longest[row["source"]] if row["kind"] in prompts.LABEL_KINDS else 1):
             raise UserError(
                 f"example {row['id']}: its instruction alone has {len(shown)} tokens, the model "
                 f"sees {max_length} (its positions, or --max_length). Use a model of more "
                 "positions, or fewer and shorter labels."
             )
+        prompt = prompt_ids(tokenizer, row, data.form)[0] if cut else shown
+        fits = len(prompt) + len(answer) <= max_length
         counts["cut_words"] += cut
-        counts["too_long"] += len(whole) > max_length
-        fits = len(whole) <= max_length
+        counts["too_long"] += not fits
         encoded.append({
-            "input_ids": array("i", whole),
+            "input_ids": array("i", [*prompt, *answer]),
             "labels": array("i", [IGNORED] * len(prompt) + answer),
-            "answer_tokens": len(answer) * fits,
-            "prompt": array("i", shown), "room": min(room, max_length - len(shown)),
+            "answer_tokens": len(answer) * fits, "prompt": array("i", shown), "room": left,
         })  # fmt: skip
     return encoded, counts
+
+
+def most_room(max_length: int) -> int:
+    """Tokens that an answer may take of those that a model reads: the prompt keeps its half."""
+    return max_length // 2
 
 
 def longest_answers(data, tokenizer) -> dict[str, int]:
@@ -68,24 +76,36 @@ def longest_answers(data, tokenizer) -> dict[str, int]:
     }
 
 
-def prompt_ids(tokenizer, row: dict, form: str, room: int) -> tuple[list[int], int]:
-    """The tokens of a prompt, and how many of its input's words were cut to leave at most `room`.
+def prompt_ids(
+    tokenizer, row: dict, form: str, limit: float = math.inf, room: Callable = lambda n: 0
+) -> tuple[list[int], int, float]:
+    """(tokens of a prompt, how many of its input's words were cut, tokens left for its answer).
 
-    Words are cut at the input's end. The prompt is tokenized whole, with the special tokens that
-    the tokenizer puts in front of a text. May be longer than `room` if the instruction alone is.
+    As few words are cut as leave the prompt, and the `room(n)` tokens that an answer to `n` words
+    takes, within `limit`: the input's last ones; of a pair those of sentence 1 before those of
+    sentence 2. An instruction that is too long by itself leaves less room than that. The prompt
+    is tokenized whole, with the special tokens that the tokenizer puts in front of a text.
     """
-    words = row["input"].split(" ")
+    pair = row.get("kind") == "nli"
+    parts = row["input"].split(prompts.SECOND) if pair else [row["input"]]
+    parts = [part.split(" ") for part in parts]
 
     def first(n: int) -> list[int]:
-        text = prompts.text(row | {"input": " ".join(words[:n])}, form)
+        kept = []
+        for words in reversed(parts):
+            kept.append(" ".join(words[:n]))
+            n = max(0, n - len(words))
+        text = prompts.text(row | {"input": prompts.SECOND.join(reversed(kept))}, form)
         return _ids(tokenizer, text, special=True)
 
-    ids, kept = first(len(words)), len(words)
-    if len(ids) > room:
-        most = bisect.bisect_right(range(len(words)), room, key=lambda n: len(first(n)))
+    words = kept = sum(map(len, parts))
+    ids = first(kept)
+    if len(ids) + room(kept) > limit:
+        sizes = range(words)
+        most = bisect.bisect_right(sizes, limit, key=lambda n: len(first(n)) + room(n))
         kept = max(0, most - 1)
         ids = first(kept)
-    return ids, len(words) - kept
+    return ids, words - kept, min(room(kept), limit - len(ids))
 
 
 def answer_ids(tokenizer, text: str) -> list[int]:

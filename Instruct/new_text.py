@@ -59,12 +59,14 @@ def answer(model, tokenizer, made, items: list[Prompt], args, device, name: str)
             "earlier version. Make it again: fine-tuning.py with the same flags and --overwrite."
         )
     most = args.max_new_tokens or made.arguments.get("max_new_tokens") or about["room"]
-    room = max(about["room"], args.max_new_tokens or 0)
+    room = min(max(about["room"], args.max_new_tokens or 0), encoding.most_room(made.max_length))
     prompts, cut_words = [], 0
     for item in items:
         row = item._asdict()
-        ids, cut = encoding.prompt_ids(tokenizer, row, about["prompt_form"], made.max_length - room)
-        if len(ids) >= made.max_length:
+        ids, cut, left = encoding.prompt_ids(
+            tokenizer, row, about["prompt_form"], made.max_length, lambda _: room
+        )
+        if left < 1:
             raise UserError(
                 f"{item.place}: the instruction alone has {len(ids)} tokens, the model reads "
                 f"{made.max_length}. Make it shorter."

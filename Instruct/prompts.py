@@ -10,6 +10,7 @@ KINDS = ("ner", "nli", "relation", "classification", "qa", "free_qa")
 # Kinds whose answer is one label of a known list.
 LABEL_KINDS = ("nli", "relation", "qa")
 NONE = "none"  # the answer where nothing is to be listed
+SECOND = "\nSentence 2: "  # what begins the second sentence of an NLI input
 UNANSWERABLE = "unanswerable"  # the answer where a passage does not hold one
 
 # {type} is what an NER prompt asks for. No wording says how to write the answer: ANSWERS do.
@@ -94,7 +95,7 @@ def instruction(kind: str, answer: str, key: str, seed: int, **values: str) -> s
 
 def pair(first: str, second: str) -> str:
     """The input of an NLI example."""
-    return f"Sentence 1: {first}\nSentence 2: {second}"
+    return f"Sentence 1: {first}{SECOND}{second}"
 
 
 def question(asked: str, passage: str = "") -> str:

@@ -184,6 +184,12 @@ def probe_inputs(data: Data, targets: dict, tokenizer, max_length: int, args) ->
             f"no source has an answer of one label ({', '.join(LABEL_KINDS)}): there is nothing "
             "that a probe could tell."
         )
+    known = {e["source"] for e in probed["task"]["train"]}
+    if lacking := {e["source"] for some in probed["task"].values() for e in some} - known:
+        raise UserError(
+            f"no training example of {', '.join(sorted(lacking))} is left for a probe. Give a "
+            "larger --max_train_examples, or leave it out."
+        )
     flat, counts, rows, groups, names = [], {}, {}, {}, list(data.sources)
     for split, examples in probed["task"].items():
         encoded, cut = attention_inputs(data, examples, tokenizer, max_length)

@@ -7,8 +7,9 @@ import torch
 import transformers
 
 from common import identity, models
+from common.cli import UserError
 from common.device import Device
-from Instruct import demo_data, encoding, generation, parsing, prompts, scores
+from Instruct import demo_data, encoding, generation, parsing, prompts, scores, sources
 from NLI import task as nli_task
 from QA import task as qa_task
 
@@ -24,11 +25,17 @@ def loaded(request, checkpoint):
     return transformers.AutoModelForCausalLM.from_pretrained(folder), tokenizer
 
 
+def some_data(rows, kind, labels):
+    """A data set of one source."""
+    about = {"s": {"kind": kind, "labels": labels}}
+    return SimpleNamespace(splits={"train": rows}, sources=about, form="plain", ner_form="tags")
+
+
 @pytest.mark.parametrize("form", prompts.FORMS)
 def test_a_prompt_and_its_answer_are_the_tokens_of_both(form, loaded):
     """Tokenized apart, they are what the whole text is: nothing is glued over the boundary."""
     _, tokenizer = loaded
-    ids, cut = encoding.prompt_ids(tokenizer, ROW, form, 10_000)
+    ids, cut, _ = encoding.prompt_ids(tokenizer, ROW, form, 10_000)
     answer = encoding.answer_ids(tokenizer, ROW["output"])
     text = prompts.text(ROW, form)
     assert cut == 0 and ids == tokenizer(text)["input_ids"]
@@ -42,13 +49,72 @@ def test_a_long_input_loses_its_end(loaded):
     row = ROW | {"input": " ".join(f"w{i}" for i in range(300))}
     whole = len(encoding.prompt_ids(tokenizer, row, "plain", 10_000)[0])
     for room in (whole - 1, 100):
-        ids, cut = encoding.prompt_ids(tokenizer, row, "plain", room)
+        ids, cut, _ = encoding.prompt_ids(tokenizer, row, "plain", room)
         kept = row | {"input": " ".join(f"w{i}" for i in range(300 - cut))}
         assert 0 < cut < 300 and ids == encoding.prompt_ids(tokenizer, kept, "plain", 10_000)[0]
         longer = row | {"input": " ".join(f"w{i}" for i in range(300 - cut + 1))}
         assert len(ids) <= room
         assert len(encoding.prompt_ids(tokenizer, longer, "plain", 10_000)[0]) > room
     assert encoding.prompt_ids(tokenizer, row, "plain", 3)[1] == 300  # the instruction stays
+
+
+def test_a_long_pair_loses_words_of_its_first_sentence_first(loaded):
+    _, tokenizer = loaded
+    first, second = ([f"{x}{i}" for i in range(n)] for x, n in (("a", 60), ("b", 40)))
+    row = ROW | {"input": prompts.pair(" ".join(first), " ".join(second))}
+    whole = len(encoding.prompt_ids(tokenizer, row, "plain")[0])
+    for n in (1, 30, 70):
+        kept = row | {"input": prompts.pair(" ".join(first[: 60 - n]), " ".join(second[: 102 - n]))}
+        if n == 70:  # "Sentence 1:" goes, too
+            kept = row | {"input": prompts.SECOND + " ".join(second[: 40 - 8])}
+        wanted = encoding.prompt_ids(tokenizer, kept, "plain")[0]
+        ids, cut, _ = encoding.prompt_ids(tokenizer, row, "plain", len(wanted))
+        assert (ids, cut) == (wanted, n) and len(wanted) < whole
+
+
+@pytest.mark.parametrize("n", (20, 60, 200))
+def test_a_long_sentence_shows_as_many_words_as_can_be_answered(loaded, n):
+    """Each shown word is answered: room is kept for these, not for those that are cut."""
+    _, tokenizer = loaded
+    words = [f"w{i % 10}" for i in range(n)]
+    row = {"id": "1", "source": "s", "kind": "ner", "type": "x", "instruction": "Mark it."}
+    row |= sources.ner_row(words, ["O"] * n, "x", "tags")
+    data = some_data([row], "ner", ["x"])
+    (encoded,), counts = encoding.encode(data, [row], tokenizer, 400)
+
+    def tokens(k):
+        shown = row | {"input": " ".join(words[:k])}
+        answer = encoding.answer_ids(tokenizer, parsing.write_tags(words[:k], ["O"] * k))
+        return len(encoding.prompt_ids(tokenizer, shown, "plain")[0]) + len(answer)
+
+    most = max(k for k in range(n + 1) if tokens(k) + encoding.SLACK <= 400)
+    assert counts["cut_words"] == n - most and len(encoded["prompt"]) + encoded["room"] <= 400
+    assert (most == n) == (n == 20) and (encoded["answer_tokens"] > 0) == (tokens(n) <= 400)
+
+
+def test_one_long_answer_takes_no_more_than_half_of_the_others_room(loaded):
+    _, tokenizer = loaded
+    rows = [
+        {"id": str(i), "source": "s", "kind": "free_qa", "instruction": "Answer.", "gold": ["a"],
+         "input": " ".join(f"w{k}" for k in range(30)), "output": "a " * (400 if i == 1 else 2)}
+        for i in range(3)
+    ]  # fmt: skip
+    encoded, counts = encoding.encode(some_data(rows, "free_qa", []), rows, tokenizer, 400)
+    assert counts == {"prompts": 3, "too_long": 1, "cut_words": 0}
+    assert [row["room"] for row in encoded] == [200] * 3
+    assert [bool(row["answer_tokens"]) for row in encoded] == [True, False, True]
+
+
+def test_an_instruction_that_leaves_no_room_for_a_label_is_told_at_once(loaded):
+    """Not when all is trained and the labels are compared."""
+    _, tokenizer = loaded
+    row = ROW | {"id": "1", "source": "s", "instruction": "How do they relate? " * 9}
+    data = some_data([row], "nli", ["neutral", "entailment"])
+    bare = len(encoding.prompt_ids(tokenizer, row | {"input": prompts.SECOND}, "plain")[0])
+    label = max(len(encoding.answer_ids(tokenizer, text)) for text in ("neutral", "entailment"))
+    encoding.encode(data, [row], tokenizer, bare + label)
+    with pytest.raises(UserError, match=f"example 1: its instruction alone has {bare} tokens"):
+        encoding.encode(data, [row], tokenizer, bare + label - 1)
 
 
 def test_an_end_token_in_the_text_is_text(loaded):

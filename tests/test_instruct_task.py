@@ -297,18 +297,17 @@ def test_adapters_go_on_where_they_were_killed(folder, model_folder, tmp_path):
         assert torch.equal(weight, found[1][name]), name
 
 
-def test_groups_are_probes_of_their_own(tmp_path):
+def test_groups_are_probes_of_their_own():
     from sklearn.svm import SVC
 
     rng = np.random.default_rng(0)
     vectors = rng.normal(size=(120, 6)).astype(np.float16)
-    np.save(tmp_path / "0.npy", vectors)
     rows = {"train": np.arange(80)[:, None], "test": np.arange(80, 120)[:, None]}
     groups = {"train": np.arange(80) % 3, "test": np.arange(40) % 2}
     labels = {t: rng.integers(0, 3, 80) for t in ("task", "control")}
     inputs = ProbeInputs([], dict.fromkeys(labels, rows), labels, 3, {}, groups=groups)
     found = {}
-    probes.predict_layers("svc", {0: tmp_path / "0.npy"}, inputs, epochs=1, standardize=False,
+    probes.predict_layers("svc", {0: vectors}, inputs, epochs=1, standardize=False,
                           seed=0, device=CPU, on_done=lambda n, f: found.update(f))  # fmt: skip
     x = vectors.astype(float)
     for target, y in labels.items():
