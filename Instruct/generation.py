@@ -8,17 +8,15 @@ takes some batches, and all get all results.
 from collections.abc import Callable
 
 import torch
-from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode
 from tqdm import tqdm
-from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from common import architectures, sharding
 from common.cli import UserError
-from common.device import Device, free_memory, gather, in_memory
+from common.device import Device, gather, in_memory
+from Instruct.cache import Attention, Cache, batch_positions
 
 MORE = 8  # prompts at a time for each example of a training batch: there are no gradients to hold
-POSITIONS = 2**14  # of them together, answers included: more are not faster, and take memory
+READ = 2**12  # tokens of prompts, at most, in a pass that reads them
 KEPT = 0.75  # of a batch go on at most, when what has ended leaves it
 
 
@@ -30,12 +28,12 @@ def generate(
 
     An answer ends before a token of `eos`, after its number in `most`, or where the model has no
     more positions (a prompt that fills them has no answer). More prompts go at a time than in
-    training, as many as POSITIONS allow; where a quarter of them have ended, those leave the batch.
+    training, as many as `batch_positions` allows; where a quarter have ended, they leave the batch.
     """
     limit = architectures.positions(model.config)
     most = [min(n, limit - len(prompt)) for n, prompt in zip(most, prompts, strict=True)]
     sizes = [len(p) + max(n, 0) for p, n in zip(prompts, most, strict=True)]
-    positions = _positions(model.config, device)
+    positions = batch_positions(model.config, device)
 
     def fits(batch: list[int]) -> bool:
         more = len(batch) <= MORE * batch_size
@@ -45,14 +43,16 @@ def generate(
 
     def run(indices: list[int]) -> dict[int, list[int]]:
         found = {i: [] for i in indices}
-        rows = [i for i in indices if most[i] > 0]
+        rows = sorted((i for i in indices if most[i] > 0), key=lambda i: (-len(prompts[i]), i))
         going = set(rows)
-        batch = _left_padded([prompts[i] for i in rows], device)
-        room = max(len(prompts[i]) for i in indices) + max(most[i] for i in indices)
-        past = _cache(model.config, room)
+        if rows:
+            batch = _left_padded([prompts[i] for i in rows], device)
+            room = batch["input_ids"].shape[1] + max(most[i] for i in rows)
+            past = Cache(model.config, len(rows), room)
+            logits = _read(model, batch, past)
         while rows:
-            out = model(**batch, past_key_values=past, use_cache=True, logits_to_keep=1)
-            tokens = _finite(out.logits[:, -1]).argmax(-1)
+            highest, tokens = logits.max(-1)
+            _finite(highest)  # it is NaN where one of them is
             for i, token in zip(rows, tokens.tolist(), strict=True):
                 if i in going and token not in eos:
                     found[i].append(token)
@@ -63,11 +63,13 @@ def generate(
                 rows = [i for i in rows if i in going]
                 tokens, batch = tokens[keep], {key: some[keep] for key, some in batch.items()}
                 past.batch_select_indices(keep)
-            batch = _next(batch, tokens[:, None])
-            batch["position_ids"].clamp_(max=limit - 1)  # of what has ended
+            if rows:
+                batch = _next(batch, tokens[:, None])
+                batch["position_ids"].clamp_(max=limit - 1)  # of what has ended
+                logits = model(**batch, cache=past, use_cache=True).logits[:, -1]
         return found
 
-    # Prompts whose answers may be long go together; of those, prompts of a length.
+    # Prompts whose answers may be about as long go together.
     order = sorted(range(len(prompts)), key=lambda i: (-most[i], -len(prompts[i]), i))
     return _in_batches(model, order, fits, device, name, run)
 
@@ -94,16 +96,15 @@ def log_likelihoods(
         found = {i: [] for i in indices}
         batch = _left_padded([prompts[i] for i in indices], device)
         longest = max(len(ids) for i in indices for ids in answers[i])
-        past = _cache(model.config, batch["input_ids"].shape[1] + longest)
+        past = Cache(model.config, len(indices), batch["input_ids"].shape[1] + longest)
         past.activate_past_recording()
-        out = model(**batch, past_key_values=past, use_cache=True, logits_to_keep=1)
-        first = _finite(out.logits[:, -1]).float().log_softmax(-1)
+        first = _finite(_read(model, batch, past)).float().log_softmax(-1)
         past.crop(0)
         for n in range(len(answers[indices[0]])):
             ids, real = _right_padded([answers[i][n] for i in indices], device)
             scores = first.gather(1, ids[:, :1])
             if ids.shape[1] > 1:
-                out = model(**_next(batch, ids[:, :-1]), past_key_values=past, use_cache=True)
+                out = model(**_next(batch, ids[:, :-1]), cache=past, use_cache=True)
                 past.crop(1 - ids.shape[1])
                 later = _finite(out.logits).float().log_softmax(-1)
                 scores = torch.cat([scores, later.gather(2, ids[:, 1:, None])[..., 0]], 1)
@@ -147,7 +148,7 @@ def _in_batches(
 
     # Autocast keeps the weights that it has cast as long as its context is open; but not in
     # inference mode, where it would cast them all again at every token.
-    with sharding.scoring(model, device), torch.no_grad(), device.autocast(), _Attention(), tqdm(
+    with sharding.scoring(model, device), torch.no_grad(), device.autocast(), Attention(), tqdm(
         total=len(order), desc=name, unit=" examples", leave=False, dynamic_ncols=True,
         disable=device.rank > 0,
     ) as progress:  # fmt: skip
@@ -158,65 +159,26 @@ def _in_batches(
     return [found[i] for i in range(len(order))]
 
 
-class Layer(DynamicLayer):
-    """A layer of a cache for `room` tokens: one more is written in its place, not all copied."""
+def _read(model, batch: dict[str, torch.Tensor], past: Cache) -> torch.Tensor:
+    """Logits after the last token of each prompt, `[batch, vocabulary]`; `past` holds them all.
 
-    def __init__(self, room: int):
-        super().__init__()
-        self.room = room
-
-    def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
-        super().lazy_initialization(key_states, value_states)
-        on_cpu = key_states.device.type == "cpu"
-        kind = torch.float32 if on_cpu else key_states.dtype  # see _Attention
-        self.whole = [
-            states.new_empty((*states.shape[:2], self.room, states.shape[-1]), dtype=kind)
-            for states in (key_states, value_states)
-        ]
-
-    def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *args, **kwargs):
-        """Keys and values of all tokens so far, these included: `[batch, heads, tokens, size]`."""
-        if not self.is_initialized:
-            self.lazy_initialization(key_states, value_states)
-        start, stop = self.get_seq_length(), self.get_seq_length() + key_states.shape[-2]
-        for whole, states in zip(self.whole, (key_states, value_states), strict=True):
-            whole[:, :, start:stop] = states
-        self.keys, self.values = (whole[:, :, :stop] for whole in self.whole)
-        return self.keys, self.values
-
-    def batch_select_indices(self, indices: torch.Tensor) -> None:
-        """Keep some rows of the batch."""
-        tokens = self.get_seq_length()
-        self.whole = [whole[indices] for whole in self.whole]
-        self.keys, self.values = (whole[:, :, :tokens] for whole in self.whole)
-
-
-class _Attention(TorchFunctionMode):
-    """On a CPU attention in float32: for one query its bf16 takes two to three times as long."""
-
-    def __torch_function__(self, func, types, args=(), kwargs=None):
-        kwargs = kwargs or {}
-        if func is not F.scaled_dot_product_attention or args[0].device.type != "cpu":
-            return func(*args, **kwargs)
-        query, key, value, *more = args
-        with torch.autocast("cpu", enabled=False):
-            found = func(query.float(), key.float(), value.float(), *more, **kwargs)
-        return found.to(query.dtype)
-
-
-def _cache(config, room: int) -> DynamicCache:
-    """An empty cache for `room` tokens; layers that see a window of a few tokens are small."""
-    past = DynamicCache(config=config)
-    past.layers = [Layer(room) if type(of) is DynamicLayer else of for of in past.layers]
-    return past
-
-
-def _positions(config, device: Device) -> int:
-    """POSITIONS, or those whose keys and values fit into half the free memory."""
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    one = 2 * 4 * config.num_hidden_layers * heads * size
-    return min(POSITIONS, free_memory(device) // 2 // one)
+    `batch`: padded on the left, the longest first. Prompts of a length go together, so that little
+    of what is computed is padding; their keys and values lie where those of the whole batch would.
+    """
+    lengths, found, start = batch["attention_mask"].sum(1).tolist(), [], 0
+    width = lengths[0]
+    while start < len(lengths):
+        size = max(1, READ // lengths[start]) if past.divisible() else len(lengths)
+        rows, first = slice(start, start + size), width - lengths[start]
+        if past.divisible():
+            past.begin(rows, first, first)
+        piece = {name: tensor[rows, first:] for name, tensor in batch.items()}
+        out = model(**piece, cache=past, use_cache=True, logits_to_keep=1)
+        found.append(out.logits[:, -1])
+        start += size
+    if past.divisible():
+        past.begin(slice(None), 0, width)
+    return torch.cat(found)
 
 
 def _left_padded(rows: list[list[int]], device: Device) -> dict[str, torch.Tensor]:

@@ -8,7 +8,7 @@ import transformers
 
 from common.cli import UserError
 from common.device import Device
-from Instruct import generation
+from Instruct import cache, generation
 
 CPU = Device(torch.device("cpu"), "fp32")
 POSITIONS, VOCABULARY, ENDS = 64, 50, {3, 4}
@@ -56,8 +56,13 @@ def one_by_one(model, prompt, most):
     return ids[len(prompt) :]
 
 
-def test_generation_equals_one_by_one(model):
-    """Whatever the order, the batch, and how long each answer may be; also from training mode."""
+@pytest.mark.parametrize("read", (generation.READ, 50))
+def test_generation_equals_one_by_one(model, read, monkeypatch):
+    """Whatever the order, the batch, and how long each answer may be; also from training mode.
+
+    And however many prompts are read in a pass: 50 tokens are one or a few.
+    """
+    monkeypatch.setattr(generation, "READ", read)
     prompts = some_prompts()
     most = [random.Random(i).choice([0, 1, 5, 30]) for i in range(len(prompts))]
     model.train()
@@ -85,7 +90,9 @@ def test_generation_equals_the_library(model):
         assert [token for token in out[len(prompt) :] if token not in ENDS] == ids
 
 
-def test_likelihoods_equal_brute_force(model):
+@pytest.mark.parametrize("read", (generation.READ, 50))
+def test_likelihoods_equal_brute_force(model, read, monkeypatch):
+    monkeypatch.setattr(generation, "READ", read)
     prompts, rng = some_prompts(), random.Random(1)
     answers = [
         [[rng.randrange(VOCABULARY) for _ in range(rng.randint(1, 6))] for _ in range(2 + i % 2)]
@@ -136,12 +143,12 @@ def test_as_many_at_a_time_as_half_the_memory_holds(model, monkeypatch):
         generation, "_left_padded", lambda rows, _: batches.append(len(rows)) or real(rows, CPU)
     )
     for fit, wanted in ((1, [4, 4, 4, 4, 4]), (5, [5, 5, 5, 5]), (1000, [16, 4])):
-        monkeypatch.setattr(generation, "free_memory", lambda _, fit=fit: int(2 * fit * one) + 9)
+        monkeypatch.setattr(cache, "free_memory", lambda _, fit=fit: int(2 * fit * one) + 9)
         monkeypatch.setattr(generation, "MORE", 4)
         batches.clear()
         generation.generate(model, [[5] * 8] * 20, [2] * 20, ENDS, 4, CPU, "test")
         assert batches == wanted
-    monkeypatch.setattr(generation, "POSITIONS", 70)
+    monkeypatch.setattr(cache, "POSITIONS", 70)
     batches.clear()
     generation.generate(model, [[5] * 8] * 20, [2] * 20, ENDS, 4, CPU, "test")
     assert batches == [7, 7, 6]
