@@ -1,12 +1,14 @@
 """What the benchmarks share: sides in turns, each in a process of its own, and the machine's rate.
 
 A side is a function of the benchmark's module, called with the parsed arguments; what it returns
-is written as JSON. `main` prints how fast the machine multiplied matrices before and after: a
-figure that differs by more than a tenth means that something else was running.
+is written as JSON. `main` prints how fast the machine multiplied matrices before and after, and how
+much of the processors others took meanwhile: where the one differs by more than a tenth, or the
+other is more than a twentieth, something else was running.
 """
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -61,18 +63,31 @@ def result(what: str, ours: float, plain: float, unit: str, goal: str, *, rate=F
 
 @contextmanager
 def watched(device: str = "auto"):
-    """Print the machine's rate before and after, and whether it was quiet."""
+    """Print the machine's rate before and after, what others took, and whether it was quiet."""
     from common.device import choose_device
 
     chosen = choose_device(device, "auto")
-    before = matrix_rate(chosen)
+    before, started, taken = matrix_rate(chosen), time.perf_counter(), others_seconds()
     yield
+    taken = (others_seconds() - taken) / (time.perf_counter() - started) / os.cpu_count()
     after = matrix_rate(chosen)
-    quiet = max(before, after) < 1.1 * min(before, after)
+    quiet = max(before, after) < 1.1 * min(before, after) and taken < 0.05
     print(
-        f"machine: {before / 1e9:.0f} GFLOP/s before, {after / 1e9:.0f} after ({chosen.precision}, "
-        f"{chosen.torch_device}): " + ("quiet" if quiet else "WARNING: not quiet, measure again")
+        f"machine: {before / 1e9:.0f} GFLOP/s before, {after / 1e9:.0f} after, others took "
+        f"{100 * taken:.0f} % ({chosen.precision}, {chosen.torch_device}): "
+        + ("quiet" if quiet else "WARNING: not quiet, measure again")
     )
+
+
+def others_seconds() -> float:
+    """Processor time so far that is neither this process's nor its children's (Linux; else 0)."""
+    try:
+        fields = Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]
+    except OSError:
+        return 0.0
+    busy = sum(map(int, fields)) - int(fields[3]) - int(fields[4])  # less idle, less waiting
+    own = sum(os.times()[:4])
+    return busy / os.sysconf("SC_CLK_TCK") - own
 
 
 def matrix_rate(device, tokens: int = 2048, seconds: float = 2.0) -> float:
@@ -115,7 +130,10 @@ def word_pieces(texts, vocab_size: int = 28996):
 
 
 def train(model, encoded, batches, flags, device, loss, n_labels) -> float:
-    """Seconds of our training steps on `batches` of `encoded`, after one step that warms up."""
+    """Seconds of our training steps on `batches` of `encoded`.
+
+    After one on the largest, which makes the memory grow: in a whole epoch that is no time.
+    """
     from common.training import Trainer
 
     trainer = Trainer(model, flags, device, loss, 1.0)
@@ -126,7 +144,8 @@ def train(model, encoded, batches, flags, device, loss, n_labels) -> float:
         found, _ = trainer.train_on(batch, sum(map(n_labels, batch)), flags.batch_size)
         return found
 
-    step(0).item()
+    sizes = [len(b) * max(len(encoded[i]["input_ids"]) for i in b) for b in batches]
+    step(sizes.index(max(sizes))).item()
     started = time.perf_counter()
     for number in range(len(batches)):
         found = step(number)
