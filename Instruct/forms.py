@@ -136,9 +136,11 @@ def _split(row: dict, place: str) -> str | None:
     if said is None:
         return None
     for split, names in SPLIT_NAMES.items():
-        if said in names or (split, said) == ("dev", "val"):
+        if str(said).strip().lower() in names:
             return split
-    raise UserError(f"{place}: 'split' is not train, dev (or validation) or test.")
+    raise UserError(
+        f"{place}: 'split' is not train, dev (or validation, valid, val, devel) or test. Mend it."
+    )
 
 
 def _text(row: dict, field: str, place: str) -> str:

@@ -145,7 +145,7 @@ def locate(context: str, text: str, start: int) -> tuple[tuple[int, int] | None,
 
 
 def split_files(folder: Path, split: str) -> list[Path]:
-    """The `train*.json`, `dev*.json` (validation, valid, devel) or `test*.json` of `folder`."""
+    """The `train*.json`, `dev*.json` (validation, valid, val, devel), `test*.json` of `folder`."""
     names = SPLIT_NAMES[split]
     return sorted({p for name in names for p in folder.glob(f"{name}*.json") if p.is_file()})
 

@@ -170,7 +170,7 @@ def test_wordings_vary_and_are_a_function_of_the_seed(every, tmp_path):
 def test_splits(tmp_path):
     """Given ones stay; documents are never cut; a set without dev gives a tenth of train."""
     files = {
-        "given": [relation(i, split=("train", "val", "test")[i // 20]) for i in range(60)],
+        "given": [relation(i, split=("Train", "VAL", "test ")[i // 20]) for i in range(60)],
         "two": [relation(i, split="train" if i < 50 else "test", pmid=i // 2) for i in range(60)],
         "none": [relation(i, pmid=f"p{i // 4}") for i in range(200)],
     }
@@ -179,7 +179,7 @@ def test_splits(tmp_path):
         argv += ["--relation", f"{name}={write(tmp_path / f'{name}.jsonl', rows)}"]
     argv += ["--nli", f"pairs={nli(tmp_path / 'alone', ['train'])}"]
     folder = tmp_path / "folder"
-    for split in ("train", "dev", "test"):
+    for split in ("train", "val", "test"):
         write(folder / f"{split}.jsonl", [verdict(i, id=f"{split}{i}") for i in range(6)])
     argv += ["--qa", f"folder={folder}"]
     build.main([*argv, "--output_dir", str(tmp_path / "out")])
