@@ -83,11 +83,11 @@ def check_labels(labels: list[str], kind: str, path: Path) -> None:
     """Raises UserError for labels that an answer cannot tell apart."""
     first: dict[str, str] = {}
     for label in labels:
-        other = first.setdefault(parsing.normal(label), label)
+        other = first.setdefault(parsing.plain(label), label)
         if other != label:
             raise UserError(
-                f"{path}: labels {other!r} and {label!r} differ in capitals or blanks alone. Make "
-                "them one."
+                f"{path}: labels {other!r} and {label!r} differ in capitals, blanks, '-' or '_' "
+                "alone. Make them one."
             )
     if kind == "classification" and prompts.NONE in first:
         raise UserError(

@@ -2,7 +2,7 @@ r"""Answers as text: how each kind is written, and how what a model wrote is rea
 
 Tokenizers do not keep every character: BioGPT's drops newlines and moves blanks (`yes , no` becomes
 `yes, no`, `###` becomes `# # #`). So an answer is one line, and text is compared as `normal` has
-it. First the strict form is tried, what `write_*` writes; then a forgiving one. What cannot be
+it, labels as `plain` has them. First the strict form is tried, what `write_*` writes; then a forgiving one. What cannot be
 read is `O` or no label. Where that is more than half of the words, names or labels, the answer as
 a whole is a `parse_failure`.
 
@@ -22,6 +22,16 @@ SEPARATOR = " ; "
 TAG = re.compile(r" ?: ?([bio])(?:-[^\s;,]*)?(?=[ ;,.]|$) ?[;,.]? ?", re.IGNORECASE)
 ESCAPED = re.compile(r"[\\;@]")
 PIECE = re.compile(r"(?:\\.|[^;\\])+")
+# Between letters, or a letter and a digit, "-" and "_" are as good as nothing: ...
+JOINT = re.compile(r"(?<=[^\W\d_])[-_]+(?=[^\W_])|(?<=[^\W_])[-_]+(?=[^\W\d_])")
+GAP = r"[\s_-]*"  # ... a label within a text may have them, or blanks, between any two
+# What must not stand around it there: a part of the same word; of a number a sign, a decimal point.
+BEFORE, AFTER = r"(?<![^\W_])(?<![^\W_][-_])", r"(?![-_]*[^\W_])(?![.,]\d)"
+BEFORE_NUMBER = r"(?<![-+\u2212])(?<![-+\u2212]\s)(?<!\d[.,])"
+# In the clause before it, of so many characters at most.
+CLAUSE = 100
+NEGATION = re.compile(r"(?:\b(?:not?|non|never|neither|nor|without|cannot)\b|n ?['\u2019] ?t\b)"
+                      r"[^.,;:!?|]*$")  # fmt: skip
 
 
 def normal(text: str) -> str:
@@ -147,23 +157,32 @@ def _places(wanted: list[str], name: str) -> list[tuple[int, int]]:
 # --- labels --------------------------------------------------------------------------------------
 
 
+def plain(text: str) -> str:
+    """Text as labels are compared: `normal`, with "-", "_" and blanks alike, which is none of them.
+
+    A sign and a range of numbers keep theirs, and so does a label of punctuation alone.
+    """
+    return JOINT.sub("", normal(text))
+
+
 def read_label(text: str, labels: list[str]) -> tuple[str | None, bool]:
     """The one label that `text` is or, forgiving, that it holds; None, True if there is none.
 
-    A label within a longer one that was found (AGONIST in AGONIST-ACTIVATOR) does not count.
+    A label within a longer one that was found (AGONIST in AGONIST-ACTIVATOR) does not count. One
+    that is negated ("not entailment") is not the answer, but what is remains unsaid.
     """
-    by_text = {normal(label): label for label in labels}
-    if (label := by_text.get(normal(text))) is not None:
+    by_text = {plain(label): label for label in labels}
+    if (label := by_text.get(plain(text))) is not None:
         return label, False
-    plain = [label for label in labels if _letters(label) and _letters(label) == _letters(text)]
-    if len(plain) == 1:
-        return plain[0], False
-    line, held = " ".join(text.split()).casefold(), []
+    line, held, negated = " ".join(text.split()).casefold(), [], False
     for label in sorted(labels, key=len, reverse=True):
-        inner = r"\s*".join(re.escape(c) for c in normal(label))
-        line, n = re.subn(rf"(?<!\w){inner}(?!\w)", "|", line)
-        held += [label] * (n > 0)
-    return (held[0], False) if len(held) == 1 else (None, True)
+        inner = GAP.join(map(re.escape, re.findall(r"\d+|.", plain(label))))
+        pattern = f"{BEFORE_NUMBER * label[0].isdigit()}{BEFORE}{inner}{AFTER}"
+        found = [match.start() for match in re.finditer(pattern, line)]
+        held += [label] * bool(found)
+        negated |= any(NEGATION.search(line, max(0, at - CLAUSE), at) for at in found)
+        line = re.sub(pattern, "|", line)
+    return (held[0], False) if len(held) == 1 and not negated else (None, True)
 
 
 def write_labels(labels: list[str]) -> str:
@@ -173,21 +192,21 @@ def write_labels(labels: list[str]) -> str:
 
 def read_labels(text: str, labels: list[str]) -> tuple[list[str], bool]:
     """The sorted labels that `text` lists, once each, and whether most of its parts are none."""
-    line = text.replace("\n", ";")
-    if normal(line).rstrip(".") == NONE:
+    line, known = text.replace("\n", ";"), {plain(label) for label in labels}
+    by_comma = ";" not in line and not any("," in label for label in labels)
+    parts = line.split("," if by_comma else ";")
+    parts = [part for part in parts if _letters(part) or plain(part) in known]
+    if len(parts) == 1 and _letters(parts[0]) == NONE and plain(parts[0]) not in known:
         return [], False
-    parts = [part for part in line.split(";") if _letters(part)]
-    if not any("," in label for label in labels) and ";" not in line:
-        parts = [part for part in line.split(",") if _letters(part)]
     found = [read_label(part, labels) for part in parts]
-    known = [label for label, failed in found if not failed]
-    return sorted({*known}), _most(len(found) - len(known), len(found))
+    read = [label for label, failed in found if not failed]
+    return sorted({*read}), _most(len(found) - len(read), len(found))
 
 
 def read_free(text: str) -> tuple[str, bool]:
     """A free answer without outer blanks, "" for "unanswerable"; an empty one is a failure."""
     answer = " ".join(text.split())
-    return ("" if normal(answer).rstrip(".") == UNANSWERABLE else answer), not answer
+    return ("" if _letters(answer) == UNANSWERABLE else answer), not answer
 
 
 def _letters(text: str) -> str:

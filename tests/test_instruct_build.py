@@ -268,7 +268,7 @@ BAD = {
     "no label": ("relation", [{"text": SECRET}], ["jsonl:1", "'label'"]),
     "a text as label": ("relation", [relation(0, label=f"{SECRET} " * 20)], ["jsonl:1", "60"]),
     "a number as label": ("relation", [relation(0, label=0.5)], ["jsonl:1", "whole number"]),
-    "labels alike": ("relation", [relation(0, label="No ne")], ["differ in capitals or blanks"]),
+    "labels alike": ("relation", [relation(0, label="No ne")], ["differ in capitals, blanks"]),
     "unknown split": ("relation", [relation(0, split=SECRET)], ["jsonl:1", "'split'"]),
     "half a split": ("relation", [relation(0), relation(2, split="dev")], ["'split'", "to all"]),
     "an id twice": ("relation", [relation(1)], ["jsonl:32", "jsonl:2", "id"]),

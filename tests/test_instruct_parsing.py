@@ -127,6 +127,19 @@ def test_forgiving_entities(answer, letters, failed):
         ("1", "1"),
         ("The relation: none", "none"),
         ("AGONIST or none", None),
+        ("agonist_activator", "AGONIST-ACTIVATOR"),
+        ("It is an AGONIST activator", "AGONIST-ACTIVATOR"),  # not AGONIST
+        ("AGONIST-LIKE", None),
+        ("_Agonist_", "AGONIST"),
+        ("not AGONIST", None),  # negated
+        ("It isn't an AGONIST", None),
+        ("non-agonist", None),
+        ("I do not doubt it: AGONIST", "AGONIST"),
+        ("No, it is not", "no"),
+        ("-1", None),  # a sign, a decimal point
+        ("The answer is - 1", None),
+        ("1.0", None),
+        ("0,1", None),
         ("10", None),
         ("nothing", None),
         ("", None),
@@ -135,6 +148,17 @@ def test_forgiving_entities(answer, letters, failed):
 )
 def test_forgiving_labels(answer, label):
     assert parsing.read_label(answer, LABELS) == (label, label is None)
+
+
+def test_labels_of_punctuation_and_labels_like_none():
+    for labels in (["+", "-"], ["none.", "some"], ["-1", "1"], ["a, b", "c"]):
+        for n in range(3):
+            text = parsing.write_labels(sorted(labels)[:n])
+            assert parsing.read_labels(text, labels) == (sorted(labels)[:n], False)
+        for label in labels:
+            assert parsing.read_label(label, labels) == (label, False)
+    assert parsing.read_label("The sign is -.", ["+", "-"]) == ("-", False)
+    assert parsing.read_label("a;b", ["a;b", "b"]) == ("a;b", False)
 
 
 @pytest.mark.parametrize(
@@ -146,6 +170,8 @@ def test_forgiving_labels(answer, label):
         ("Inducing angiogenesis ; Growing wings", [1], False),
         ("Growing wings", [], True),
         ("None.", [], False),
+        ("None!", [], False),
+        ("None of the above", [], True),
         ("", [], True),
     ],
 )
@@ -156,7 +182,8 @@ def test_forgiving_lists_of_labels(answer, labels, failed):
 
 def test_free_answers():
     assert parsing.read_free("  Two\n words ") == ("Two words", False)
-    assert parsing.read_free(f"{prompts.UNANSWERABLE.upper()}.") == ("", False)
+    for end in (".", " .", "!"):
+        assert parsing.read_free(f"{prompts.UNANSWERABLE.upper()}{end}") == ("", False)
     assert parsing.read_free(" ") == ("", True)
 
 
@@ -209,3 +236,4 @@ def test_a_long_answer_is_read_in_little_time():
     assert len(parsing.read_tags(text, words, "x")[0]) == 200
     assert len(parsing.read_tags(" " * 50_000 + "x" * 50_000, words, "x")[0]) == 200
     assert len(parsing.read_entities("w1 ; " * 3000, words, "x")[0]) == 200
+    assert parsing.read_label("not " * 5000 + "AGONIST " * 5000, LABELS) == (None, True)
