@@ -2,9 +2,9 @@ r"""Answers as text: how each kind is written, and how what a model wrote is rea
 
 Tokenizers do not keep every character: BioGPT's drops newlines and moves blanks (`yes , no` becomes
 `yes, no`, `###` becomes `# # #`). So an answer is one line, and text is compared as `normal` has
-it, labels as `plain` has them. First the strict form is tried, what `write_*` writes; then a forgiving one. What cannot be
-read is `O` or no label. Where that is more than half of the words, names or labels, the answer as
-a whole is a `parse_failure`.
+it, labels as `plain` has them. First the strict form is tried, what `write_*` writes; then a
+forgiving one. What cannot be read is `O` or no label. Where that is more than half of the words,
+names or labels, the answer as a whole is a `parse_failure`.
 
 The entity list `IL-2 gene ; CD28 @2` holds the names in their order; `@2` is the second time that
 these words stand in the sentence, written where the order alone would find another place. `\`
@@ -18,10 +18,12 @@ from Instruct.prompts import NONE, UNANSWERABLE
 from NER.scores import OUTSIDE, entities
 
 SEPARATOR = " ; "
-# A tag of a word, `: B` or `: B-protein`, and what parts it from the next word.
-TAG = re.compile(r" ?: ?([bio])(?:-[^\s;,]*)?(?=[ ;,.]|$) ?[;,.]? ?", re.IGNORECASE)
+# A tag of a word, `: B` or `: B-protein`, and what parts it from the next word. Before another
+# colon it is the end of a word, as in `HLA:B : O`.
+TAG = re.compile(r" ?: ?([bio])(?:-[^\s;,]*)?(?! ?:)(?=[ ;,.]|$) ?[;,.]? ?", re.IGNORECASE)
 ESCAPED = re.compile(r"[\\;@]")
 PIECE = re.compile(r"(?:\\.|[^;\\])+")
+NUMBERED = re.compile(r"((?:\\.|[^\\])+)@(\d+)")  # not where the "@" belongs to the name
 # Between letters, or a letter and a digit, "-" and "_" are as good as nothing: ...
 JOINT = re.compile(r"(?<=[^\W\d_])[-_]+(?=[^\W_])|(?<=[^\W_])[-_]+(?=[^\W\d_])")
 GAP = r"[\s_-]*"  # ... a label within a text may have them, or blanks, between any two
@@ -78,7 +80,10 @@ def _aligned_letters(text: str, wanted: list[str]) -> list[str | None]:
     parts = TAG.split(" ".join(text.replace("\n", " ; ").split()))
     # Before a tag stands its word, and maybe something else that was no word with a tag.
     found = [normal(part.rsplit("; ", 1)[-1]) for part in parts[0:-1:2]]
-    given = [letter.lower() for letter in parts[1::2]]
+    pairs = list(zip(found, map(str.lower, parts[1::2]), strict=True))
+    known = {*wanted}  # `HLA:B` is a word without a tag, where there is such a word and no `HLA`
+    pairs = [p for p in pairs if p[0] in known or ":".join(p) not in known]
+    found, given = [word for word, _ in pairs], [letter for _, letter in pairs]
     letters: list[str | None] = [None] * len(wanted)
     used = set()
     matcher = difflib.SequenceMatcher(None, wanted, found, autojunk=False)
@@ -102,7 +107,7 @@ def write_entities(words: list[str], tags: list[str]) -> str:
     for _, start, end in sorted(entities(tags), key=lambda span: span[1]):
         places = _places(wanted, "".join(wanted[start:end]))
         name = ESCAPED.sub(r"\\\g<0>", " ".join(words[start:end]))
-        if next(p for p in places if p[0] >= last) != (start, end) or normal(name) == NONE:
+        if next(p for p in places if p[0] >= last) != (start, end) or _letters(name) == NONE:
             name += f" @{places.index((start, end)) + 1}"
         names.append(name)
         last = end
@@ -116,13 +121,12 @@ def read_entities(text: str, words: list[str], kind: str) -> tuple[list[str], bo
     """
     wanted, tags, last = [normal(word) for word in words], [OUTSIDE] * len(words), 0
     pieces = PIECE.findall(normal(text.replace("\n", ";")))
-    if pieces in ([NONE], [NONE + "."]):
+    if len(pieces) == 1 and _letters(pieces[0]) == NONE:
         return tags, False
     lost = 0
     for piece in pieces:
-        name, _, number = piece.rpartition("@")
-        if not name or name.endswith("\\") or not number.isdecimal():
-            name, number = piece, ""
+        match = NUMBERED.fullmatch(piece)
+        name, number = match.groups() if match else (piece, "")
         name = re.sub(r"\\(.)", r"\1", name)
         places = _places(wanted, name) or _places(wanted, name.removesuffix("."))
         free = [p for p in places if tags[p[0] : p[1]] == [OUTSIDE] * (p[1] - p[0])]

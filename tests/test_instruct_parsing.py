@@ -18,6 +18,9 @@ SENTENCES = [
     (["x", "xx", "x", "x", "x"], "OOBIB"),
     (["word"], "O"),
     (["@", "@2", "a@2", "a", "a"], "BBBOB"),
+    (["\\", "\\", "\\@", "@\\"], "OBBB"),
+    (["none.", "or", "(none)", "no", "ne"], "BOBBB"),
+    (["HLA:B", "C18:O", "C:I", "HLA", ":B"], "BOBOB"),
 ]
 LABELS = ["AGONIST", "AGONIST-ACTIVATOR", "AGONIST-INHIBITOR", "no", "none", "not sure", "1", "0"]
 HALLMARKS = ["Cellular energetics", "Inducing angiogenesis", "Resisting cell death"]
@@ -86,6 +89,7 @@ def test_the_other_types_are_outside():
         ("the : O ; IL-2 : B ; gene : I", "OBIOOO", False),  # cut off, half is there
         ("the : O ; IL-2 : B", "OBOOOO", True),
         ("of : O ; the : B ; cell : I", "OOOOBI", False),  # the second "the": by place, not by word
+        ("the : O ; HLA:B : B ; gene : I ; of : O ; the : O ; cell : O", "OBIOOO", False),
         ("the : O ; IL-2 : X ; gene : I ; of : O ; the : O ; cell : O", "OOIOOO", False),
         ("I cannot do that", "OOOOOO", True),
         ("", "OOOOOO", True),
@@ -94,6 +98,20 @@ def test_the_other_types_are_outside():
 def test_forgiving_tags(answer, letters, failed):
     words = "the IL-2 gene of the cell".split()
     assert parsing.read_tags(answer, words, "DNA") == (tags(letters, "DNA"), failed)
+
+
+@pytest.mark.parametrize(
+    "answer, letters",
+    [
+        ("C:I : B ; HLA:B : O ; gene : O", "BOOO"),  # the last word is missing
+        ("C:I:B ; HLA:B:O ; gene:O", "BOOO"),
+        ("C:I : B ; HLA:B : I", "BIOO"),
+        ("gene : B ; x : O ; HLA:B", "OOBO"),  # cut off before the tag
+    ],
+)
+def test_words_that_end_like_a_tag(answer, letters):
+    words = ["C:I", "HLA:B", "gene", "x"]
+    assert parsing.read_tags(answer, words, "DNA")[0] == tags(letters, "DNA")
 
 
 @pytest.mark.parametrize(
@@ -214,6 +232,31 @@ def corrupted(text, rng):
                 parts[:i] + ["".join(rng.choices(";:@\\BIOx \n\u00e9\U0001f600", k=5))] + parts[i:]
             )
     return " ".join(parts)
+
+
+def random_sentence(rng):
+    """Words of the form's own marks, some of them several times, and their tags."""
+    parts = [*":;@\\,.()-_2bBiIoO", ":B", ":O", ":I-x", "none", "@1", "\u0130", "\u200b"]
+    some = ["".join(rng.choices(parts, k=rng.randint(1, 3))) for _ in range(rng.randint(1, 6))]
+    words = rng.choices(some, k=rng.randint(1, 9))
+    letters = "".join(rng.choices("OBI", k=len(words)))
+    while "OI" in f"O{letters}":  # IOB2
+        letters = f"O{letters}".replace("OI", "OB")[1:]
+    return words, tags(letters)
+
+
+def test_random_words_are_read_back():
+    rng = random.Random(0)
+    for _ in range(3000):
+        words, gold = random_sentence(rng)
+        for form in ("tags", "list"):
+            made = sources.ner_row(words, gold, "protein", form)
+            row = made | {"kind": "ner", "form": form}
+            assert read_ner(row["output"], row) == (gold, False), words
+            found, _ = read_ner(corrupted(row["output"], rng), row)
+            assert len(found) == len(gold)
+            cut = row["output"][: rng.randint(0, len(row["output"]))]
+            assert len(read_ner(cut, row)[0]) == len(gold)
 
 
 def test_2000_random_corruptions():
