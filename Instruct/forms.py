@@ -9,7 +9,8 @@ from pathlib import Path
 
 from common.cli import UserError
 from common.data_files import SPLIT_NAMES, find_split, jsonl, lines
-from Instruct import parsing, prompts
+from Instruct import prompts
+from Instruct.labels import plain, write_labels
 
 FIELDS = {
     "relation": ("text", "label"),
@@ -66,7 +67,7 @@ def convert(kind: str, row: dict, place: str) -> dict:
         if not isinstance(row["labels"], list):
             raise UserError(f"{place}: 'labels' is not a list (of none, one or several labels).")
         gold = sorted({_label(label, place) for label in row["labels"]})
-        output = parsing.write_labels(gold)
+        output = write_labels(gold)
         return {"input": _text(row, "text", place), "output": output, "gold": gold}
     passage = _text(row, "context", place) if row.get("context") else ""
     asked = prompts.question(_text(row, "question", place), passage)
@@ -83,7 +84,7 @@ def check_labels(labels: list[str], kind: str, path: Path) -> None:
     """Raises UserError for labels that an answer cannot tell apart."""
     first: dict[str, str] = {}
     for label in labels:
-        other = first.setdefault(parsing.plain(label), label)
+        other = first.setdefault(plain(label), label)
         if other != label:
             raise UserError(
                 f"{path}: labels {other!r} and {label!r} differ in capitals, blanks, '-' or '_' "

@@ -2,9 +2,10 @@ r"""Answers as text: how each kind is written, and how what a model wrote is rea
 
 Tokenizers do not keep every character: BioGPT's drops newlines and moves blanks (`yes , no` becomes
 `yes, no`, `###` becomes `# # #`). So an answer is one line, and text is compared as `normal` has
-it, labels as `plain` has them. First the strict form is tried, what `write_*` writes; then a
-forgiving one. What cannot be read is `O` or no label. Where that is more than half of the words,
-names or labels, the answer as a whole is a `parse_failure`.
+it, labels as `plain` has them (`Instruct/labels.py`, which reads labels and free answers). First
+the strict form is tried, what `write_*` writes; then a forgiving one. What cannot be read is `O` or
+no label. Where that is more than half of the words, names or labels, the answer as a whole is a
+`parse_failure`.
 
 The entity list `IL-2 gene ; CD28 @2` holds the names in their order; `@2` is the second time that
 these words stand in the sentence, written where the order alone would find another place. `\`
@@ -14,31 +15,16 @@ stands before a `;`, `@` or `\` that belongs to a name.
 import difflib
 import re
 
-from Instruct.prompts import NONE, UNANSWERABLE
+from Instruct.labels import SEPARATOR, letters_of, most, normal, read_free, read_label, read_labels
+from Instruct.prompts import NONE
 from NER.scores import OUTSIDE, entities
 
-SEPARATOR = " ; "
 # A tag of a word, `: B` or `: B-protein`, and what parts it from the next word. Before another
 # colon it is the end of a word, as in `HLA:B : O`.
 TAG = re.compile(r" ?: ?([bio])(?:-[^\s;,]*)?(?! ?:)(?=[ ;,.]|$) ?[;,.]? ?", re.IGNORECASE)
 ESCAPED = re.compile(r"[\\;@]")
 PIECE = re.compile(r"(?:\\.|[^;\\])+")
 NUMBERED = re.compile(r"((?:\\.|[^\\])+)@(\d+)")  # not where the "@" belongs to the name
-# Between letters, or a letter and a digit, "-" and "_" are as good as nothing: ...
-JOINT = re.compile(r"(?<=[^\W\d_])[-_]+(?=[^\W_])|(?<=[^\W_])[-_]+(?=[^\W\d_])")
-GAP = r"[\s_-]*"  # ... a label within a text may have them, or blanks, between any two
-# What must not stand around it there: a part of the same word; of a number a sign, a decimal point.
-BEFORE, AFTER = r"(?<![^\W_])(?<![^\W_][-_])", r"(?![-_]*[^\W_])(?![.,]\d)"
-BEFORE_NUMBER = r"(?<![-+\u2212])(?<![-+\u2212]\s)(?<!\d[.,])"
-# In the clause before it, of so many characters at most.
-CLAUSE = 100
-NEGATION = re.compile(r"(?:\b(?:not?|non|never|neither|nor|without|cannot)\b|n ?['\u2019] ?t\b)"
-                      r"[^.,;:!?|]*$")  # fmt: skip
-
-
-def normal(text: str) -> str:
-    """Text without its blanks and capitals: what survives every tokenizer."""
-    return "".join(text.split()).casefold()
 
 
 # --- tags: `IL-2 : B ; gene : I ; expression : O` ------------------------------------------------
@@ -59,7 +45,7 @@ def read_tags(text: str, words: list[str], kind: str) -> tuple[list[str], bool]:
     wanted = [normal(word) for word in words]
     letters = _strict_letters(normal(text), wanted) or _aligned_letters(text, wanted)
     tags = [OUTSIDE if letter in (None, "o") else f"{letter.upper()}-{kind}" for letter in letters]
-    return tags, _most(letters.count(None), len(letters))
+    return tags, most(letters.count(None), len(letters))
 
 
 def _strict_letters(text: str, wanted: list[str]) -> list[str] | None:
@@ -107,7 +93,7 @@ def write_entities(words: list[str], tags: list[str]) -> str:
     for _, start, end in sorted(entities(tags), key=lambda span: span[1]):
         places = _places(wanted, "".join(wanted[start:end]))
         name = ESCAPED.sub(r"\\\g<0>", " ".join(words[start:end]))
-        if next(p for p in places if p[0] >= last) != (start, end) or _letters(name) == NONE:
+        if next(p for p in places if p[0] >= last) != (start, end) or letters_of(name) == NONE:
             name += f" @{places.index((start, end)) + 1}"
         names.append(name)
         last = end
@@ -121,7 +107,7 @@ def read_entities(text: str, words: list[str], kind: str) -> tuple[list[str], bo
     """
     wanted, tags, last = [normal(word) for word in words], [OUTSIDE] * len(words), 0
     pieces = PIECE.findall(normal(text.replace("\n", ";")))
-    if len(pieces) == 1 and _letters(pieces[0]) == NONE:
+    if len(pieces) == 1 and letters_of(pieces[0]) == NONE:
         return tags, False
     lost = 0
     for piece in pieces:
@@ -137,12 +123,7 @@ def read_entities(text: str, words: list[str], kind: str) -> tuple[list[str], bo
             continue
         start, last = chosen[0]
         tags[start:last] = [f"B-{kind}"] + [f"I-{kind}"] * (last - start - 1)
-    return tags, _most(lost, len(pieces))
-
-
-def _most(lost: int, n: int) -> bool:
-    """Whether more than half could not be read; or whether there was nothing."""
-    return 2 * lost > n or not n
+    return tags, most(lost, len(pieces))
 
 
 def _places(wanted: list[str], name: str) -> list[tuple[int, int]]:
@@ -156,66 +137,6 @@ def _places(wanted: list[str], name: str) -> list[tuple[int, int]]:
         if joined == name:
             found.append((start, end))
     return found
-
-
-# --- labels --------------------------------------------------------------------------------------
-
-
-def plain(text: str) -> str:
-    """Text as labels are compared: `normal`, with "-", "_" and blanks alike, which is none of them.
-
-    A sign and a range of numbers keep theirs, and so does a label of punctuation alone.
-    """
-    return JOINT.sub("", normal(text))
-
-
-def read_label(text: str, labels: list[str]) -> tuple[str | None, bool]:
-    """The one label that `text` is or, forgiving, that it holds; None, True if there is none.
-
-    A label within a longer one that was found (AGONIST in AGONIST-ACTIVATOR) does not count. One
-    that is negated ("not entailment") is not the answer, but what is remains unsaid.
-    """
-    by_text = {plain(label): label for label in labels}
-    if (label := by_text.get(plain(text))) is not None:
-        return label, False
-    line, held, negated = " ".join(text.split()).casefold(), [], False
-    for label in sorted(labels, key=len, reverse=True):
-        inner = GAP.join(map(re.escape, re.findall(r"\d+|.", plain(label))))
-        pattern = f"{BEFORE_NUMBER * label[0].isdigit()}{BEFORE}{inner}{AFTER}"
-        found = [match.start() for match in re.finditer(pattern, line)]
-        held += [label] * bool(found)
-        negated |= any(NEGATION.search(line, max(0, at - CLAUSE), at) for at in found)
-        line = re.sub(pattern, "|", line)
-    return (held[0], False) if len(held) == 1 and not negated else (None, True)
-
-
-def write_labels(labels: list[str]) -> str:
-    """The answer of a prompt that may have several labels, or none."""
-    return SEPARATOR.join(labels) or NONE
-
-
-def read_labels(text: str, labels: list[str]) -> tuple[list[str], bool]:
-    """The sorted labels that `text` lists, once each, and whether most of its parts are none."""
-    line, known = text.replace("\n", ";"), {plain(label) for label in labels}
-    by_comma = ";" not in line and not any("," in label for label in labels)
-    parts = line.split("," if by_comma else ";")
-    parts = [part for part in parts if _letters(part) or plain(part) in known]
-    if len(parts) == 1 and _letters(parts[0]) == NONE and plain(parts[0]) not in known:
-        return [], False
-    found = [read_label(part, labels) for part in parts]
-    read = [label for label, failed in found if not failed]
-    return sorted({*read}), _most(len(found) - len(read), len(found))
-
-
-def read_free(text: str) -> tuple[str, bool]:
-    """A free answer without outer blanks, "" for "unanswerable"; an empty one is a failure."""
-    answer = " ".join(text.split())
-    return ("" if _letters(answer) == UNANSWERABLE else answer), not answer
-
-
-def _letters(text: str) -> str:
-    """Text without its blanks, capitals and punctuation."""
-    return re.sub(r"[\W_]", "", text.casefold())
 
 
 def read(text: str, row: dict, labels: list[str], ner_form: str = "tags"):

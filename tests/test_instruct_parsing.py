@@ -7,6 +7,7 @@ import pytest
 
 from common import models
 from Instruct import encoding, parsing, prompts, sources
+from Instruct.labels import read_free, read_label, read_labels, write_labels
 
 # Words that look like the form's own marks, repeat, or are broken up by tokenizers.
 SENTENCES = [
@@ -55,10 +56,10 @@ def test_what_is_written_is_read_back(kind, checkpoint):
     for row in ner_rows():
         assert read_ner(through(row["output"]), row) == (row["gold"], False)
     for label in LABELS:
-        assert parsing.read_label(through(label), LABELS) == (label, False)
+        assert read_label(through(label), LABELS) == (label, False)
     for n in range(len(HALLMARKS) + 1):
-        text = through(parsing.write_labels(HALLMARKS[:n]))
-        assert parsing.read_labels(text, HALLMARKS) == (HALLMARKS[:n], False)
+        text = through(write_labels(HALLMARKS[:n]))
+        assert read_labels(text, HALLMARKS) == (HALLMARKS[:n], False)
 
 
 def test_words_with_blanks_keep_their_number():
@@ -165,18 +166,18 @@ def test_forgiving_entities(answer, letters, failed):
     ],
 )
 def test_forgiving_labels(answer, label):
-    assert parsing.read_label(answer, LABELS) == (label, label is None)
+    assert read_label(answer, LABELS) == (label, label is None)
 
 
 def test_labels_of_punctuation_and_labels_like_none():
     for labels in (["+", "-"], ["none.", "some"], ["-1", "1"], ["a, b", "c"]):
         for n in range(3):
-            text = parsing.write_labels(sorted(labels)[:n])
-            assert parsing.read_labels(text, labels) == (sorted(labels)[:n], False)
+            text = write_labels(sorted(labels)[:n])
+            assert read_labels(text, labels) == (sorted(labels)[:n], False)
         for label in labels:
-            assert parsing.read_label(label, labels) == (label, False)
-    assert parsing.read_label("The sign is -.", ["+", "-"]) == ("-", False)
-    assert parsing.read_label("a;b", ["a;b", "b"]) == ("a;b", False)
+            assert read_label(label, labels) == (label, False)
+    assert read_label("The sign is -.", ["+", "-"]) == ("-", False)
+    assert read_label("a;b", ["a;b", "b"]) == ("a;b", False)
 
 
 @pytest.mark.parametrize(
@@ -195,14 +196,14 @@ def test_labels_of_punctuation_and_labels_like_none():
 )
 def test_forgiving_lists_of_labels(answer, labels, failed):
     wanted = [HALLMARKS[i] for i in labels]
-    assert parsing.read_labels(answer, HALLMARKS) == (wanted, failed)
+    assert read_labels(answer, HALLMARKS) == (wanted, failed)
 
 
 def test_free_answers():
-    assert parsing.read_free("  Two\n words ") == ("Two words", False)
+    assert read_free("  Two\n words ") == ("Two words", False)
     for end in (".", " .", "!"):
-        assert parsing.read_free(f"{prompts.UNANSWERABLE.upper()}{end}") == ("", False)
-    assert parsing.read_free(" ") == ("", True)
+        assert read_free(f"{prompts.UNANSWERABLE.upper()}{end}") == ("", False)
+    assert read_free(" ") == ("", True)
 
 
 def corrupted(text, rng):
@@ -266,10 +267,10 @@ def test_2000_random_corruptions():
         found, failed = read_ner(corrupted(row["output"], rng), row)
         assert len(found) == len(row["gold"]) and set(found) <= {"O", "B-protein", "I-protein"}
         assert isinstance(failed, bool)
-        text = corrupted(parsing.write_labels(rng.sample(HALLMARKS, 2)), rng)
-        several, _ = parsing.read_labels(text, HALLMARKS)
+        text = corrupted(write_labels(rng.sample(HALLMARKS, 2)), rng)
+        several, _ = read_labels(text, HALLMARKS)
         assert several == sorted(set(several)) and set(several) <= set(HALLMARKS)
-        label, failed = parsing.read_label(text, HALLMARKS)
+        label, failed = read_label(text, HALLMARKS)
         assert failed == (label is None) and (failed or label in HALLMARKS)
 
 
@@ -279,4 +280,4 @@ def test_a_long_answer_is_read_in_little_time():
     assert len(parsing.read_tags(text, words, "x")[0]) == 200
     assert len(parsing.read_tags(" " * 50_000 + "x" * 50_000, words, "x")[0]) == 200
     assert len(parsing.read_entities("w1 ; " * 3000, words, "x")[0]) == 200
-    assert parsing.read_label("not " * 5000 + "AGONIST " * 5000, LABELS) == (None, True)
+    assert read_label("not " * 5000 + "AGONIST " * 5000, LABELS) == (None, True)
