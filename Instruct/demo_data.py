@@ -16,6 +16,7 @@ from NLI import data as nli_data
 from NLI import demo_data as nli_demo
 from QA import data as qa_data
 from QA import demo_data as qa_demo
+from QA import squad
 
 FORM = "plain"  # of prompts
 NER_FORM = "tags"
@@ -48,7 +49,7 @@ def splits(seed: int = 0) -> dict[str, list[dict]]:
     sets = {
         "demo-ner": ({s: _short(some) for s, some in ner_demo.splits(seed).items()}, _ner),
         "demo-nli": (nli_demo.splits(seed), _nli),
-        "demo-qa": ({s: list(forms.squad(d, s)) for s, d in qa_demo.splits(seed).items()}, _qa),
+        "demo-qa": ({s: squad.parse(d, s)[0] for s, d in qa_demo.splits(seed).items()}, _qa),
     }
     return {
         split: [
@@ -85,5 +86,6 @@ def _nli(row: dict, rng: random.Random) -> dict:
     return {"instruction": rng.choice(WORDINGS["nli"])} | made
 
 
-def _qa(row: tuple[str, dict], rng: random.Random) -> dict:
-    return {"instruction": rng.choice(WORDINGS["qa"])} | forms.convert("free_qa", row[1], row[0])
+def _qa(row: squad.Example, rng: random.Random) -> dict:
+    made = forms.free_row(row.question, row.context, row.golds)
+    return {"instruction": rng.choice(WORDINGS["qa"])} | made

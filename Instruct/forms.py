@@ -1,16 +1,15 @@
-"""Relation, classification and QA files as rows: jsonl, or QA in the SQuAD form.
+"""Relation, classification and QA files as rows; what each kind's rows become.
 
 Text of the data never stands in a message.
 """
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
 from common.cli import UserError
-from common.data_files import SPLIT_NAMES, find_split, jsonl, lines
+from common.data_files import SPLIT_NAMES, find_split, json_file, json_row, jsonl, lines
 from Instruct import prompts
-from Instruct.labels import plain, write_labels
+from Instruct.labels import plain, read_free, write_labels
 
 FIELDS = {
     "relation": ("text", "label"),
@@ -24,20 +23,48 @@ LONGEST_LABEL = 60  # characters; a longer one is a misplaced text
 def read_rows(flag: str, path: Path) -> tuple[list[tuple[str, str | None, dict]], list[Path]]:
     """((place, split or None, row) of all examples in a file or a folder, the files).
 
-    Rows of SQuAD files have `references`, their answers. Raises UserError, with file and line.
+    Raises UserError, with file and line.
     """
     files: dict = {None: [path]}
     if path.is_dir():
         files = {s: find_split(path, s, ("{}.jsonl", "{}.json")) for s in SPLIT_NAMES}
         if not files["train"]:
             raise UserError(f"no train.jsonl (or train.json) in {path}. Put it there.")
-    rows = []
-    for split, found in files.items():
-        for file in found:
-            squad = flag == "qa" and file.suffix == ".json"
-            for place, row in _squad(file) if squad else jsonl(file, FIELDS[flag]):
-                rows.append((place, split or _split(row, place), row))
+    rows = [
+        (place, split or _split(row, place), row)
+        for split, found in files.items()
+        for file in found
+        for place, row in _rows(file, FIELDS[flag])
+    ]
     return rows, [file for found in files.values() for file in found]
+
+
+def _rows(path: Path, fields: tuple[str, ...]) -> Iterator[tuple[str, dict]]:
+    """(place, row) of a file: one JSON object a line, or one list of them."""
+    if not _first_line(path).startswith("["):
+        yield from jsonl(path, fields)
+        return
+    for number, row in enumerate(json_file(path), 1):
+        place = f"{path}, row {number}"
+        if not isinstance(row, dict) or not row.keys() >= {*fields}:
+            raise UserError(f"{place} is no object that has: {', '.join(fields)}. Mend it.")
+        yield place, row
+
+
+def is_squad(path: Path) -> bool:
+    """Whether a file, or the train file of a folder, is one JSON document and no rows."""
+    if path.is_dir():
+        path = next(iter(find_split(path, "train", ("{}.jsonl", "{}*.json"))), path)
+    if path.suffix != ".json" or (first := _first_line(path)).startswith("["):
+        return False
+    try:
+        return "question" not in json_row(str(path), first)
+    except UserError:  # no line that is whole by itself
+        return True
+
+
+def _first_line(path: Path) -> str:
+    return next((line.strip() for _, line in lines(path) if line.strip()), "")
 
 
 def kind_of(flag: str, rows: list[tuple]) -> tuple[str, str]:
@@ -46,10 +73,7 @@ def kind_of(flag: str, rows: list[tuple]) -> tuple[str, str]:
         return flag, {"relation": "one", "classification": "many"}[flag]
     if all(str(row["answer"]).strip().lower() in VERDICTS for _, _, row in rows):
         return "qa", "one"
-    if not any("references" in row for _, _, row in rows):
-        return "free_qa", "free"
-    possible = all(row.get("references", True) for _, _, row in rows)
-    return "free_qa", "passage" if possible else "squad"
+    return "free_qa", "free"
 
 
 def convert(kind: str, row: dict, place: str) -> dict:
@@ -70,14 +94,21 @@ def convert(kind: str, row: dict, place: str) -> dict:
         output = write_labels(gold)
         return {"input": _text(row, "text", place), "output": output, "gold": gold}
     passage = _text(row, "context", place) if row.get("context") else ""
-    asked = prompts.question(_text(row, "question", place), passage)
+    found = free_row(_text(row, "question", place), passage, [_text(row, "answer", place)])
     if kind == "qa":
         label = row["answer"].strip().lower()
-        return {"input": asked, "output": label, "gold": label}
-    if "references" not in row:
-        row = row | {"references": [_text(row, "answer", place)]}
-    output = next(iter(row["references"]), prompts.UNANSWERABLE)
-    return {"input": asked, "output": output, "gold": row["references"]}
+        found |= {"output": label, "gold": label}
+    return found
+
+
+def free_row(asked: str, passage: str, answers: list[str]) -> dict:
+    """`input`, `output` and `gold` of a question with these reference answers, maybe none.
+
+    One that says "unanswerable" is none.
+    """
+    golds = [gold for gold in dict.fromkeys(map(one_line, answers)) if read_free(gold)[0]]
+    asked = prompts.question(one_line(asked), one_line(passage))
+    return {"input": asked, "output": next(iter(golds), prompts.UNANSWERABLE), "gold": golds}
 
 
 def check_labels(labels: list[str], kind: str, path: Path) -> None:
@@ -100,36 +131,6 @@ def check_labels(labels: list[str], kind: str, path: Path) -> None:
 def one_line(text: str) -> str:
     """Text without newlines and repeated blanks."""
     return " ".join(text.split())
-
-
-def _squad(path: Path) -> Iterator[tuple[str, dict]]:
-    try:
-        content = json.loads("\n".join(line for _, line in lines(path)))
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path}:{error.lineno} is not valid JSON ({error.msg}).") from None
-    yield from squad(content, str(path))
-
-
-def squad(content: dict, file: str) -> Iterator[tuple[str, dict]]:
-    """(place, row) of the questions in a document of the SQuAD form. Raises UserError."""
-    place = file
-    try:
-        for a, article in enumerate(content["data"], 1):
-            place = f"{file}, article {a}"
-            for p, paragraph in enumerate(article["paragraphs"], 1):
-                place = f"{file}, article {a}, paragraph {p}"
-                document = paragraph.get("document_id") or article.get("title") or a
-                about = {"context": paragraph["context"], "document": document, "answer": ""}
-                for qa in paragraph["qas"]:
-                    found = [one_line(answer["text"]) for answer in qa.get("answers", [])]
-                    row = {"id": qa["id"], "question": qa["question"]}
-                    yield place, row | about | {"references": list(dict.fromkeys(found))}
-    except (KeyError, TypeError, AttributeError) as error:
-        what = f"no {error}" if isinstance(error, KeyError) else "not the right structure"
-        raise UserError(
-            f"{place}: {what}. The SQuAD form is data > paragraphs > context, qas > id, question, "
-            "answers > text."
-        ) from None
 
 
 def _split(row: dict, place: str) -> str | None:

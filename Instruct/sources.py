@@ -1,22 +1,24 @@
 """The sets that instructions are made from: one source is a file or a folder of one kind.
 
-NER and NLI folders are read by those tasks; the other kinds by `Instruct/forms.py`.
+NER and NLI folders and the SQuAD form are read by those tasks; the other kinds by
+`Instruct/forms.py`.
 """
 
 import argparse
-from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
 from common import identity
-from common.cli import UserError
-from common.data_files import SPLIT_NAMES, find_split
+from common.cli import UserError, relative
+from common.data_files import SPLIT_NAMES, find_split, json_file
 from Instruct import forms, parsing, prompts
 from NER import data as ner_data
 from NER import formats
 from NER.scores import OUTSIDE, word_class
 from NLI import data as nli_data
 from QA import data as qa_data
+from QA import squad
+from QA.bioasq import is_bioasq
 
 DOCUMENT = ("document_id", "document", "doc_id", "pmid")  # fields that name a row's document
 NLI_FILES = ("mli_{}_v1.jsonl", "{}.jsonl")
@@ -40,7 +42,7 @@ class Source(NamedTuple):
     labels: list[str]  # all that occur; of NER its entity types; of free answers none
     examples: list[Example]
     files: list[Path]
-    data_sha256: str | None = None  # what NER's and NLI's own results call this data
+    data_sha256: str | None = None  # what its own task's results call this data
 
 
 def read(flag: str, name: str, path: Path, ner_form: str) -> Source:
@@ -54,7 +56,9 @@ def read(flag: str, name: str, path: Path, ner_form: str) -> Source:
                 "splits."
             )
         return _ner(name, path, ner_form) if flag == "ner" else _nli(name, path)
-    return _file(flag, name, path)
+    if flag == "qa" and forms.is_squad(path):
+        return _squad(name, path)
+    return _rows(flag, name, path)
 
 
 def _ner(name: str, folder: Path, form: str) -> Source:
@@ -103,7 +107,42 @@ def nli_row(premise: str, hypothesis: str, label: str) -> dict:
     return {"input": both, "output": label, "gold": label}
 
 
-def _file(flag: str, name: str, path: Path) -> Source:
+def _squad(name: str, path: Path) -> Source:
+    """Questions to passages: a file, or a folder as QA/ reads and divides it.
+
+    A folder with a train file alone has no splits, as a file.
+    """
+    files = {s: squad.split_files(path, s) for s in SPLIT_NAMES} if path.is_dir() else {}
+    splits, digest = {None: []}, None
+    if files.get("dev") or files.get("test"):
+        data = qa_data.load(argparse.Namespace(demo=False, data_dir=path))
+        splits, digest = data.splits, identity.fingerprint(data.splits)
+        if data.questions is not None:
+            raise _bioasq(path)
+    for file in [] if digest else files.get("train", [path]):
+        document = json_file(file)
+        if is_bioasq(document):
+            raise _bioasq(file)
+        splits[None] += squad.parse(document, str(file))[0]
+    questions = [(split, e) for split, some in splits.items() for e in some]
+    keys, together = squad.articles([e for _, e in questions], fewest=3)
+    examples = [
+        Example(e.id, split, min(together[key]), forms.free_row(e.question, e.context, e.golds))
+        for (split, e), key in zip(questions, keys, strict=True)
+    ]
+    answer = "passage" if all(e.row["gold"] for e in examples) else "squad"
+    used = [file for some in files.values() for file in some] or [path]
+    return Source(name, "free_qa", answer, [], examples, used, digest)
+
+
+def _bioasq(path: Path) -> UserError:
+    return UserError(
+        f"{path} is in BioASQ form. Make SQuAD's of each file first: python "
+        f"{relative('QA', 'bioasq.py')} FILE --output NEW.json"
+    )
+
+
+def _rows(flag: str, name: str, path: Path) -> Source:
     rows, files = forms.read_rows(flag, path)
     kind, answer = forms.kind_of(flag, rows)
     examples, places = [], {}
@@ -117,12 +156,6 @@ def _file(flag: str, name: str, path: Path) -> Source:
     if len({e.split is None for e in examples}) > 1:
         raise UserError(f"{path}: some rows have a 'split', some have none. Give it to all.")
     golds = [e.row["gold"] for e in examples] if kind != "free_qa" else []
-    digest = None
-    if answer in ("passage", "squad") and path.is_dir():  # QA reads folders
-        with suppress(UserError):
-            digest = identity.fingerprint(
-                qa_data.load(argparse.Namespace(demo=False, data_dir=path)).splits
-            )
     labels = sorted({x for gold in golds for x in (gold if isinstance(gold, list) else [gold])})
     forms.check_labels(labels, kind, path)
-    return Source(name, kind, answer, labels, examples, files, digest)
+    return Source(name, kind, answer, labels, examples, files)

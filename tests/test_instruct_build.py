@@ -233,22 +233,29 @@ def test_the_data_is_known_by_the_hash_of_its_own_task(tmp_path):
         )
 
 
-def test_a_folder_that_qa_reads_is_known_by_its_hash(tmp_path):
+@pytest.mark.parametrize(
+    "names", [SPLITS, ("train-v2.0", "dev-v2.0"), ("train", "dev"), ("train-1", "train-2", "test")]
+)
+def test_a_folder_that_qa_reads_is_known_by_its_hash(names, tmp_path):
+    """Whatever its files are called; a test file may be missing."""
     from argparse import Namespace
 
     from common import identity
     from QA import data as qa_data
 
-    for split in SPLITS:
+    for file in names:
         (tmp_path / "qa").mkdir(exist_ok=True)
-        path = squad(tmp_path / "qa" / f"{split}.json", 3, "title")
-        path.write_text(path.read_text().replace('"id": "', f'"id": "{split}-'))
+        path = squad(tmp_path / "qa" / f"{file}.json", 3, "title")
+        path.write_text(path.read_text().replace('"id": "', f'"id": "{file}-'))
     write(tmp_path / "free.jsonl", [free(i) for i in range(60)])
     argv = ["--qa", f"spans={tmp_path / 'qa'}", "--qa", f"free={tmp_path / 'free.jsonl'}"]
     build.main([*argv, "--output_dir", str(tmp_path / "out")])
     data = qa_data.load(Namespace(demo=False, data_dir=tmp_path / "qa"))
     _, about = made(tmp_path / "out")
     assert about["sources"]["spans"]["data_sha256"] == identity.fingerprint(data.splits)
+    assert {*about["sources"]["spans"]["files"]} == {f"{file}.json" for file in names}
+    counts = {split: len(some) for split, some in data.splits.items()}
+    assert about["sources"]["spans"]["prompts"] == counts
     assert about["sources"]["free"]["data_sha256"] is None
 
 
@@ -315,20 +322,85 @@ def test_a_label_that_train_has_not(split, tmp_path, capsys):
     assert f"labels in {split} that train has not: NEW" in message
 
 
+def question(answers, **more):
+    qa = {"id": "q", "question": SECRET, "answers": answers} | more
+    return {"data": [{"paragraphs": [{"context": f"{SECRET} IL-2", "qas": [qa]}]}]}
+
+
 @pytest.mark.parametrize(
     "content, named",
     [
-        ({"data": [{"paragraphs": [{"qas": []}]}]}, ["article 1, paragraph 1", "no 'context'"]),
-        ({"rows": []}, ["no 'data'", "SQuAD form"]),
-        ([SECRET], ["not the right structure"]),
-        ({"data": []}, ["no train example"]),
+        ({"data": [{"paragraphs": [{"qas": []}]}]}, ["data[0].paragraphs[0]", "no 'context'"]),
+        ({"rows": []}, ["not in SQuAD form"]),
+        ({"data": []}, ["no question"]),
+        (question(None), ["qas[0]", "'answers' is not a list"]),
+        (question([{"text": None}]), ["answers[0]", "'text' is not a string"]),
+        ({"questions": [{"body": SECRET}]}, ["BioASQ form", "python", "bioasq.py", "--output"]),
+        ([SECRET], ["row 1", "question, answer"]),
+        ([{"question": SECRET}], ["row 1", "question, answer"]),
+        ('{"data": "\\ud800"}', ["half a character"]),
+        ("[" * 100_000, ["not valid JSON"]),
+        ('{"data": ' + "1" * 5000 + "}", ["not valid JSON"]),
+        (json.dumps(question([]), indent=1)[:-9], ["json:1", "not valid JSON"]),
     ],
 )
 def test_bad_squad_files(content, named, tmp_path, capsys):
     path = tmp_path / "bad.json"
-    path.write_text(json.dumps(content))
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
     message = refused(capsys, "--qa", f"x={path}", "--output_dir", tmp_path / "out")
     assert all(name in message for name in named) and str(path) in message
+
+
+def test_squad_answers(tmp_path):
+    """Blank ones are none; one that reads as "no answer" is no text to be scored against."""
+    path = squad(tmp_path / "s.json", 30)
+    document = json.loads(path.read_text())
+    for answers, article in zip(
+        ([{"text": " \n", "answer_start": 0}], [{"text": "Unanswerable", "answer_start": 0}]),
+        document["data"], strict=False,
+    ):  # fmt: skip
+        for qa in article["paragraphs"][1]["qas"]:
+            qa["answers"] = answers
+    path.write_text(json.dumps(document))
+    build.main(["--qa", f"x={path}", "--output_dir", str(tmp_path / "out")])
+    rows = {row["id"]: row for some in made(tmp_path / "out")[0].values() for row in some}
+    for article in (0, 1):
+        row = rows[f"x-s{article}-1-0"]
+        assert (row["output"], row["gold"]) == (prompts.UNANSWERABLE, [])
+    assert rows["x-s2-1-0"]["gold"] == ["IL-2"]
+
+
+def test_one_title_for_all(tmp_path):
+    """Then passages are divided, as in QA/; those of the test passages' questions stay together."""
+    path = squad(tmp_path / "s.json", 30)
+    path.write_text(re.sub(r"article \d+", "BioASQ", path.read_text()))
+    build.main(["--qa", f"x={path}", "--output_dir", str(tmp_path / "out")])
+    rows, _ = made(tmp_path / "out")
+    passages = {s: {row["input"].split("Passage: ")[1] for row in rows[s]} for s in SPLITS}
+    assert all(passages.values())
+    assert sum(map(len, passages.values())) == len(set().union(*passages.values()))
+
+
+def test_the_references_of_a_jsonl_row_are_the_users(tmp_path):
+    """Not the gold answer: that is the row's `answer`; "unanswerable" may be one."""
+    rows = [free(i, references=[SECRET], answer=("Unanswerable", "a b")[i % 2]) for i in range(60)]
+    build.main(["--qa", f"x={write(tmp_path / 'f.jsonl', rows)}",
+                "--output_dir", str(tmp_path / "out")])  # fmt: skip
+    found = [row for some in made(tmp_path / "out")[0].values() for row in some]
+    assert {(row["output"], *row["gold"]) for row in found} == {("unanswerable",), ("a b", "a b")}
+    assert not any(prompts.UNANSWERABLE in row["instruction"] for row in found)
+
+
+@pytest.mark.parametrize("form", ["lines", "list"])
+def test_rows_in_a_json_file(form, tmp_path):
+    """One a line, or a list of them."""
+    for flag, make in (("qa", verdict), ("relation", relation)):
+        path = write(tmp_path / f"{flag}.json", [make(i) for i in range(60)])
+        if form == "list":
+            path.write_text(json.dumps([make(i) for i in range(60)], indent=1))
+        out = tmp_path / f"{flag}-out"
+        build.main([f"--{flag}", f"x={path}", "--output_dir", str(out)])
+        assert sum(map(len, made(out)[0].values())) == 60
 
 
 def test_bad_flags(tmp_path, capsys):
