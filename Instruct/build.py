@@ -11,7 +11,7 @@ FOLDER of --ner and --nli: what NER/ and NLI/ read with --data_dir. FILE: one JS
   --relation        text (the pair marked in it), label
   --classification  text or sentences, labels (a list, maybe empty)
   --qa              question, answer (all yes, no or maybe; or free), context (optional);
-                    or a .json file in the SQuAD form
+                    or a .json file in the SQuAD form, or a folder of them that QA/ reads
 with split (train, dev, test) in all lines or in none: then 80/10/10, whole documents (pmid,
 document_id) together. Or a folder with such a train, dev and test file. A set without dev gives a
 tenth of its training part.

@@ -86,14 +86,14 @@ def convert(kind: str, row: dict, place: str) -> dict:
         label = _label(row["label"], place)
         return {"input": _text(row, "text", place), "output": label, "gold": label}
     if kind == "classification":
-        if "text" not in row and isinstance(row.get("sentences"), list):
+        if row.get("text") is None and isinstance(row.get("sentences"), list):
             row = row | {"text": " ".join(map(str, row["sentences"]))}
         if not isinstance(row["labels"], list):
             raise UserError(f"{place}: 'labels' is not a list (of none, one or several labels).")
         gold = sorted({_label(label, place) for label in row["labels"]})
         output = write_labels(gold)
         return {"input": _text(row, "text", place), "output": output, "gold": gold}
-    passage = _text(row, "context", place) if row.get("context") else ""
+    passage = _text(row, "context", place) if str(row.get("context") or "").strip() else ""
     found = free_row(_text(row, "question", place), passage, [_text(row, "answer", place)])
     if kind == "qa":
         label = row["answer"].strip().lower()

@@ -21,6 +21,8 @@ from QA import squad
 from QA.bioasq import is_bioasq
 
 DOCUMENT = ("document_id", "document", "doc_id", "pmid")  # fields that name a row's document
+UNSAID = (None, "")  # values of a field that says nothing; 0 is a number like any other
+FEWEST = 3  # documents that three splits need; else each passage or row counts as one
 NLI_FILES = ("mli_{}_v1.jsonl", "{}.jsonl")
 
 
@@ -125,7 +127,7 @@ def _squad(name: str, path: Path) -> Source:
             raise _bioasq(file)
         splits[None] += squad.parse(document, str(file))[0]
     questions = [(split, e) for split, some in splits.items() for e in some]
-    keys, together = squad.articles([e for _, e in questions], fewest=3)
+    keys, together = squad.articles([e for _, e in questions], FEWEST)
     examples = [
         Example(e.id, split, min(together[key]), forms.free_row(e.question, e.context, e.golds))
         for (split, e), key in zip(questions, keys, strict=True)
@@ -147,14 +149,17 @@ def _rows(flag: str, name: str, path: Path) -> Source:
     kind, answer = forms.kind_of(flag, rows)
     examples, places = [], {}
     for number, (place, split, row) in enumerate(rows):
-        example = str(row.get("id") or number)
+        example = f"row-{number}" if row.get("id") in UNSAID else str(row["id"])
         if example in places:
             raise UserError(f"{place} has the id of {places[example]}. Give each its own.")
         places[example] = place
-        document = next((str(row[field]) for field in DOCUMENT if row.get(field)), example)
+        documents = [str(row[field]) for field in DOCUMENT if row.get(field) not in UNSAID]
+        document = documents[0] if documents else example
         examples.append(Example(example, split, document, forms.convert(kind, row, place)))
     if len({e.split is None for e in examples}) > 1:
         raise UserError(f"{path}: some rows have a 'split', some have none. Give it to all.")
+    if len({e.document for e in examples}) < FEWEST:
+        examples = [e._replace(document=e.id) for e in examples]
     golds = [e.row["gold"] for e in examples] if kind != "free_qa" else []
     labels = sorted({x for gold in golds for x in (gold if isinstance(gold, list) else [gold])})
     forms.check_labels(labels, kind, path)

@@ -18,17 +18,20 @@ def divide(source, seed: int) -> tuple[dict[str, list], str]:
     given = {e.split for e in source.examples}
     divided = {split: [e for e in source.examples if e.split == split] for split in SPLITS}
     if given <= {None, "train"}:
-        divided["train"], rest = cut(source.examples, 0.8, f"{seed}-{source.name}")
+        divided["train"], rest = cut(source.examples, 0.8, f"{seed}-{source.name}", others=2)
         divided["dev"], divided["test"] = cut(rest, 0.5, f"{seed}-{source.name}-dev")
         return divided, "80/10/10"
-    if not divided["dev"]:
+    if divided["train"] and not divided["dev"]:
         divided["train"], divided["dev"] = cut(divided["train"], 0.9, f"{seed}-{source.name}")
         return divided, "given; dev: a tenth of train"
     return divided, "given"
 
 
-def cut(examples: list, share: float, key: str) -> tuple[list, list]:
-    """Two parts in the order given, whole documents each; the first has about `share`."""
+def cut(examples: list, share: float, key: str, others: int = 1) -> tuple[list, list]:
+    """Two parts in the order given, whole documents each; the first has about `share`.
+
+    `others` documents, the smallest, are left to the second if the first took nearly all.
+    """
     documents = sorted({e.document for e in examples})
     random.Random(key).shuffle(documents)
     sizes, first, n = Counter(e.document for e in examples), set(), 0
@@ -37,6 +40,8 @@ def cut(examples: list, share: float, key: str) -> tuple[list, list]:
             break
         first.add(document)
         n += sizes[document]
+    smallest = sorted(first, key=lambda document: (sizes[document], document))
+    first -= {*smallest[:-1][: max(0, others - (len(documents) - len(first)))]}
     parts = [[e for e in examples if (e.document in first) == inside] for inside in (True, False)]
     return parts[0], parts[1]
 

@@ -197,6 +197,43 @@ def test_splits(tmp_path):
                 assert where.setdefault(document, split) == split
 
 
+@pytest.mark.parametrize("documents", [1, 2, 3, 4, 9])
+def test_few_documents(documents, tmp_path):
+    """Three are enough for three splits; of fewer, rows are divided."""
+    rows = [relation(i, pmid=i % documents) for i in range(60)]
+    build.main(["--relation", f"x={write(tmp_path / 'r.jsonl', rows)}",
+                "--output_dir", str(tmp_path / "out")])  # fmt: skip
+    rows, _ = made(tmp_path / "out")
+    found = [{int(row["id"].split("-r")[1]) % documents for row in rows[s]} for s in SPLITS]
+    assert all(found)
+    if documents > 2:
+        assert sum(map(len, found)) == documents
+    else:
+        assert [len(rows[s]) for s in SPLITS] == [48, 6, 6]
+
+
+def test_ids_of_rows(tmp_path):
+    """0 is one; a row without is no other's, whatever these are."""
+    rows = [relation(i, id=(0, None, 1, "", 3)[i] if i < 5 else f"r{i}") for i in range(60)]
+    build.main(["--relation", f"x={write(tmp_path / 'r.jsonl', rows)}",
+                "--output_dir", str(tmp_path / "out")])  # fmt: skip
+    found = {row["input"][-2:]: row["id"] for some in made(tmp_path / "out")[0].values()
+             for row in some}  # fmt: skip
+    wanted = ["x-0", "x-row-1", "x-1", "x-row-3", "x-3"]
+    assert [found[f" {i}"] for i in range(5)] == wanted
+
+
+def test_fields_that_say_nothing(tmp_path):
+    """A text or a context that is null or blank, where it may be missing."""
+    topics = [classification(i, text=None) for i in range(60)]
+    asked = [verdict(i, context=(None, " \n", "")[i % 3]) for i in range(60)]
+    build.main(["--classification", f"x={write(tmp_path / 'c.jsonl', topics)}",
+                "--qa", f"y={write(tmp_path / 'q.jsonl', asked)}",
+                "--output_dir", str(tmp_path / "out")])  # fmt: skip
+    found = [row for some in made(tmp_path / "out")[0].values() for row in some]
+    assert len(found) == 120 and not any("Passage:" in row["input"] for row in found)
+
+
 def test_max_per_source_keeps_the_shares(tmp_path):
     rows = [relation(i, label="ABCD"[min(i % 10, 3)], split=given(i)) for i in range(600)]
     path = write(tmp_path / "r.jsonl", rows)
@@ -285,6 +322,7 @@ BAD = {
     "no question": ("qa", [free(0, question=None)], ["jsonl:1", "'question'"]),
     "no answer": ("qa", [{"question": SECRET}], ["jsonl:1", "'answer'"]),
     "not JSON": ("qa", SECRET, ["jsonl:1", "not valid JSON"]),
+    "test alone": ("relation", [relation(0, split="test")], ["no train example", "given)"]),
     "too few": ("qa", None, ["no dev example", "80/10/10"]),
 }
 
@@ -298,8 +336,8 @@ def test_bad_files(case, tmp_path, capsys):
     path = tmp_path / "bad.jsonl"
     if case == "an id twice":
         rows = [make(i) for i in range(31)] + bad
-    elif case == "too few":
-        rows = [verdict(0)]
+    elif case in ("too few", "test alone"):
+        rows = bad or [verdict(0)]
     elif case == "not JSON":
         rows = good
     else:
