@@ -125,8 +125,10 @@ def instruct(source, example, seed: int) -> dict:
     from Instruct import prompts
 
     row, key = example.row, f"{source.name}-{example.id}"
-    values = {"type": row.get("type", "").replace("_", " "), "labels": ", ".join(source.labels)}
-    text = prompts.instruction(source.kind, source.answer, key, seed, **values)
+    quote = '"' * any({",", ";"} & {*label} for label in source.labels)
+    labels = ", ".join(f"{quote}{label}{quote}" for label in source.labels)
+    kind = row.get("type", "").replace("_", " ")
+    text = prompts.instruction(source.kind, source.answer, key, seed, type=kind, labels=labels)
     return {"id": key, "source": source.name, "kind": source.kind, "instruction": text} | row
 
 

@@ -7,6 +7,7 @@ from typing import NamedTuple
 from common.cli import UserError, relative
 from common.data_files import check_folder, json_file, jsonl
 from Instruct import demo_data, prompts
+from Instruct.labels import shown
 
 FOLDER = Path("medtuned")  # where it is sought without --data_dir
 FIELDS = ("id", "source", "kind", "instruction", "input", "output", "gold")
@@ -42,7 +43,7 @@ def load(args) -> Data:
     if negative is not None and not any(negative in own for own in relations):
         raise UserError(
             f"--negative_label {negative}: no relation source has this label. They have "
-            f"{', '.join(label for own in relations for label in own) or 'none: there is no one'}."
+            f"{shown([label for own in relations for label in own])}."
         )
     return Data(splits, list(labels), sources, form, ner_form, negative)
 
@@ -90,7 +91,7 @@ def _checked(row: dict, place: str, sources: dict[str, dict]) -> dict:
         given = gold if isinstance(gold, list) else [gold]
         if unknown := [label for label in given if label not in about["labels"]]:
             raise UserError(
-                f"{place}: label {str(unknown[0])[:60]!r} of source {row['source']} is not in "
-                f"build.json ({', '.join(about['labels'])}). Build the folder anew."
+                f"{place}: {shown([*map(str, unknown)])} of source {row['source']} that build.json "
+                "has not. Build the folder anew."
             )
     return row

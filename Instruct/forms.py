@@ -9,7 +9,7 @@ from pathlib import Path
 from common.cli import UserError
 from common.data_files import SPLIT_NAMES, find_split, json_file, json_row, jsonl, lines
 from Instruct import prompts
-from Instruct.labels import plain, read_free, write_labels
+from Instruct.labels import plain, read_free, shown, write_labels
 
 FIELDS = {
     "relation": ("text", "label"),
@@ -18,6 +18,7 @@ FIELDS = {
 }
 VERDICTS = {"yes", "no", "maybe"}
 LONGEST_LABEL = 60  # characters; a longer one is a misplaced text
+MOST_LABELS = 100  # of a source
 
 
 def read_rows(flag: str, path: Path) -> tuple[list[tuple[str, str | None, dict]], list[Path]]:
@@ -90,7 +91,7 @@ def convert(kind: str, row: dict, place: str) -> dict:
             row = row | {"text": " ".join(map(str, row["sentences"]))}
         if not isinstance(row["labels"], list):
             raise UserError(f"{place}: 'labels' is not a list (of none, one or several labels).")
-        gold = sorted({_label(label, place) for label in row["labels"]})
+        gold = sorted({_label(label, place, wrong=";") for label in row["labels"]})
         output = write_labels(gold)
         return {"input": _text(row, "text", place), "output": output, "gold": gold}
     passage = _text(row, "context", place) if str(row.get("context") or "").strip() else ""
@@ -112,14 +113,20 @@ def free_row(asked: str, passage: str, answers: list[str]) -> dict:
 
 
 def check_labels(labels: list[str], kind: str, path: Path) -> None:
-    """Raises UserError for labels that an answer cannot tell apart."""
+    """Raises UserError for labels that an answer cannot tell apart, and for far too many."""
+    if len(labels) > MOST_LABELS:
+        raise UserError(
+            f"{path} has {len(labels)} different labels. Each instruction lists them all, so "
+            f"{MOST_LABELS} are the most. Leave rare ones out; free text goes with --qa, as "
+            "question and answer."
+        )
     first: dict[str, str] = {}
     for label in labels:
         other = first.setdefault(plain(label), label)
         if other != label:
             raise UserError(
-                f"{path}: labels {other!r} and {label!r} differ in capitals, blanks, '-' or '_' "
-                "alone. Make them one."
+                f"{path}: {shown([other, label])} differ in capitals, blanks, '-' or '_' alone. "
+                "Make them one."
             )
     if kind == "classification" and prompts.NONE in first:
         raise UserError(
@@ -151,15 +158,15 @@ def _text(row: dict, field: str, place: str) -> str:
     return one_line(row[field])
 
 
-def _label(value, place: str) -> str:
-    """A label as text: a string, a whole number, true or false."""
+def _label(value, place: str, wrong: str = "") -> str:
+    """A label as text: a string without `wrong`, a whole number, true or false."""
     if isinstance(value, bool | int):
         return str(value).lower()
     if not isinstance(value, str) or not value.strip():
         raise UserError(f"{place}: a label is neither text nor a whole number. Mend that example.")
-    if len(value) > LONGEST_LABEL or ";" in value:
+    if len(value) > LONGEST_LABEL or (wrong and wrong in value):
         raise UserError(
             f"{place}: a label of {len(value)} characters cannot be used. It has at most "
-            f"{LONGEST_LABEL}, and no ';'."
+            f"{LONGEST_LABEL}{wrong and f', and no {wrong!r}'}."
         )
     return one_line(value)

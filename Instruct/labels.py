@@ -5,6 +5,7 @@ import re
 from Instruct.prompts import NONE, UNANSWERABLE
 
 SEPARATOR = " ; "
+SHOWN, LONGEST_SHOWN = 5, 30  # labels in a message, and their characters
 # Between letters, or a letter and a digit, "-" and "_" are as good as nothing: ...
 JOINT = re.compile(r"(?<=[^\W\d_])[-_]+(?=[^\W_])|(?<=[^\W_])[-_]+(?=[^\W\d_])")
 GAP = r"[\s_-]*"  # ... a label within a text may have them, or blanks, between any two
@@ -82,3 +83,13 @@ def read_free(text: str) -> tuple[str, bool]:
     """A free answer without outer blanks, "" for "unanswerable"; an empty one is a failure."""
     answer = " ".join(text.split())
     return ("" if letters_of(answer) == UNANSWERABLE else answer), not answer
+
+
+def shown(labels: list[str]) -> str:
+    """Labels in a message: their number, and a few that are one short word.
+
+    Others may be a misplaced text of the data.
+    """
+    words = [repr(x) for x in labels if len(x) <= LONGEST_SHOWN and len(x.split()) == 1][:SHOWN]
+    listed = ", ".join(words + ["..."] * (len(words) < len(labels)))
+    return f"{len(labels)} label{'s' * (len(labels) != 1)}" + f" ({listed})" * bool(words)

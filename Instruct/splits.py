@@ -5,6 +5,7 @@ from collections import Counter
 
 from common.cli import UserError
 from common.subsample import permutation
+from Instruct.labels import shown
 
 SPLITS = ("train", "dev", "test")
 
@@ -63,8 +64,8 @@ def check(source, divided: dict[str, list], how: str) -> None:
     for split in ("dev", "test"):
         if unknown := sorted(seen[split] - seen["train"]):
             raise UserError(
-                f"{source.files[0]}: source {source.name} has labels in {split} that train has "
-                f"not: {', '.join(unknown)}. Leave these examples out, or divide the set anew."
+                f"{source.files[0]}: source {source.name} has {shown(unknown)} in {split} that "
+                "train has not. Leave these examples out, or divide the set anew."
             )
 
 

@@ -316,6 +316,16 @@ BAD = {
     "unknown split": ("relation", [relation(0, split=SECRET)], ["jsonl:1", "'split'"]),
     "half a split": ("relation", [relation(0), relation(2, split="dev")], ["'split'", "to all"]),
     "an id twice": ("relation", [relation(1)], ["jsonl:32", "jsonl:2", "id"]),
+    "labels alike, of text": (
+        "relation",
+        [relation(0, label=f"a {SECRET}"), relation(2, label=f"A {SECRET}")],
+        ["2 labels", "differ in capitals"],
+    ),
+    "free text as label": (
+        "relation",
+        [relation(i, label=f"a {SECRET} {i}") for i in range(101)],
+        ["102 different labels", "--qa"],
+    ),
     "labels no list": ("classification", [classification(0, labels=SECRET)], ["'labels'"]),
     "none as label": ("classification", [classification(0, labels=["None"])], ["empty list"]),
     "a semicolon": ("classification", [classification(0, labels=["a;b"])], ["';'"]),
@@ -354,10 +364,11 @@ def test_bad_files(case, tmp_path, capsys):
 @pytest.mark.parametrize("split", ["dev", "test"])
 def test_a_label_that_train_has_not(split, tmp_path, capsys):
     rows = [relation(i, split=given(i)) for i in range(60)]
-    rows.append(relation(60, split=split, label="NEW"))
+    rows += [relation(60 + i, split=split, label=f"{SECRET} was {i}") for i in range(2)]
+    rows.append(relation(70, split=split, label="NEW"))
     path = write(tmp_path / "r.jsonl", rows)
     message = refused(capsys, "--relation", f"x={path}", "--output_dir", tmp_path / "out")
-    assert f"labels in {split} that train has not: NEW" in message
+    assert f"3 labels ('NEW', ...) in {split} that train has not" in message
 
 
 def question(answers, **more):
@@ -417,6 +428,21 @@ def test_one_title_for_all(tmp_path):
     passages = {s: {row["input"].split("Passage: ")[1] for row in rows[s]} for s in SPLITS}
     assert all(passages.values())
     assert sum(map(len, passages.values())) == len(set().union(*passages.values()))
+
+
+def test_labels_with_commas_are_kept_apart(tmp_path):
+    """In the instruction by quotes; a semicolon parts only several labels of one answer."""
+    rows = [relation(i, label=("a, b", "c;d")[i % 2]) for i in range(60)]
+    topics = [classification(i, labels=[["a, b", "c"], ["c"]][i % 2]) for i in range(60)]
+    build.main(["--relation", f"x={write(tmp_path / 'r.jsonl', rows)}", "--classification",
+                f"y={write(tmp_path / 'c.jsonl', topics)}",
+                "--output_dir", str(tmp_path / "out")])  # fmt: skip
+    found, about = made(tmp_path / "out")
+    for row in (row for some in found.values() for row in some):
+        listed = '"a, b", "c;d"' if row["source"] == "x" else '"a, b", "c"'
+        assert f"of: {listed}" in row["instruction"]
+        labels = about["sources"][row["source"]]["labels"]
+        assert parsing.read(row["output"], row, labels) == (row["gold"], False)
 
 
 def test_the_references_of_a_jsonl_row_are_the_users(tmp_path):

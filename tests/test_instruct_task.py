@@ -363,7 +363,8 @@ def test_a_changed_data_set_is_refused(folder, model_folder, tmp_path, capsys):
     pair = next(i for i, row in enumerate(rows) if row["kind"] == "nli")
     gene = next(i for i, row in enumerate(rows) if row["kind"] == "ner")
     for place, change, words in (
-        (pair, {"gold": "perhaps"}, "label 'perhaps'"),
+        (pair, {"gold": "perhaps"}, "1 label ('perhaps') of source pairs"),
+        (pair, {"gold": "a misplaced text"}, "1 label of source pairs"),
         (pair, {"source": "other"}, "no source 'other'"),
         (gene, {"gold": ["O"]}, "one tag a word"),
     ):
