@@ -34,7 +34,8 @@ LORA_RATES = (2e-4, 4e-3)  # ... and of a miniature's
 def add_arguments(parser, step: str) -> None:
     """What the answers' scores depend on; of fine-tuning also how it is done."""
     group = parser.add_argument_group("instructions")
-    text = "the label of relations that means there is none (default: none, 0 or false)"
+    text = "the label of relations that means there is none, of the sources that have it (default, "
+    text += "and of the others: none, 0 or false)"
     group.add_argument("--negative_label", metavar="LABEL", help=text)
     if step != "fine-tuning":
         return
@@ -128,8 +129,9 @@ def row(data: Data, example: dict, predicted, failed: bool) -> dict:
         gold, predicted = None, scoring.free_score(predicted, gold, failed)
     found = {key: example[key] for key in ("id", "source", "kind")}
     found |= {"gold": gold, "predicted": predicted, "parse_failure": failed}
-    if example["kind"] == "relation" and data.negative is not None:
-        found["negative"] = data.negative
+    negative = data.sources[example["source"]].get("negative")
+    if negative is not None:
+        found["negative"] = negative
     return found
 
 

@@ -297,6 +297,28 @@ def test_adapters_go_on_where_they_were_killed(folder, model_folder, tmp_path):
         assert torch.equal(weight, found[1][name]), name
 
 
+@pytest.mark.parametrize("given", [None, "no_rel"])
+def test_a_negative_label_is_of_its_own_sources(given, tmp_path):
+    """Of the others it is the usual one; what an answer says wrongly of one is a positive."""
+    sets = {"usual": ("None", "a"), "other": ("no_rel", "a"), "no": ("a", "b")}
+    argv = []
+    for name, own in sets.items():
+        rows = [{"text": f"@ {i} @", "label": own[i % 2], "split": ("train", "dev", "test")[i // 8]}
+                for i in range(24)]  # fmt: skip
+        write_jsonl(tmp_path / f"{name}.jsonl", rows)
+        argv += ["--relation", f"{name}={tmp_path / name}.jsonl"]
+    build.main([*argv, "--output_dir", str(tmp_path / "out")])
+    flags = ("--negative_label", given) if given else ()
+    data = task.load(arguments(tmp_path / "out", *flags))
+    wanted = {"usual": "None", "other": given, "no": None}
+    assert {name: about["negative"] for name, about in data.sources.items()} == wanted
+    rows = [task.row(data, e, "a", False) for e in data.splits["test"]]
+    assert {row["source"]: row.get("negative") for row in rows} == wanted
+    found = evaluate(task, rows)  # half of the answers are right
+    assert found["usual_micro_f1"] == pytest.approx(2 / 3) and found["no_micro_f1"] == 0.5
+    assert found["other_micro_f1"] == pytest.approx(2 / 3 if given else 1 / 2)
+
+
 def test_groups_are_probes_of_their_own(tmp_path):
     from sklearn.svm import SVC
 
