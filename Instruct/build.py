@@ -105,7 +105,7 @@ def main(argv=None):
                 chosen = limited(divided[split], args.max_per_source, args.seed)
                 rows[split] += [instruct(source, e, args.seed) for e in chosen]
                 divided[split] = chosen
-            about[name] = describe(source, divided, how)
+            about[name] = describe(source, path, divided, how)
 
     settings = {"seed": args.seed, "ner_form": args.ner_form, "prompt_form": "alpaca",
                 "max_per_source": args.max_per_source}  # fmt: skip
@@ -124,7 +124,8 @@ def instruct(source, example, seed: int) -> dict:
     """A row of the data set."""
     from Instruct import prompts
 
-    row, key = example.row, f"{source.name}-{example.id}"
+    row = example.row
+    key = f"{source.name}/{example.id}"
     quote = '"' * any({",", ";"} & {*label} for label in source.labels)
     labels = ", ".join(f"{quote}{label}{quote}" for label in source.labels)
     kind = row.get("type", "").replace("_", " ")
@@ -132,15 +133,17 @@ def instruct(source, example, seed: int) -> dict:
     return {"id": key, "source": source.name, "kind": source.kind, "instruction": text} | row
 
 
-def describe(source, divided: dict[str, list], how: str) -> dict:
-    """What build.json says of a source. The hash of its data stands for its whole test split.
+def describe(source, path: Path, divided: dict[str, list], how: str) -> dict:
+    """What build.json says of a source, which was read in `path`.
 
-    None where the test split is not that of the task that reads such data.
+    The hash of its data stands for its whole test split: None where the test split is not that of
+    the task that reads such data.
     """
     hashes = {}
-    for path in source.files:
-        with path.open("rb") as file:
-            hashes[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
+    for part in source.files:
+        with part.open("rb") as file:
+            known = part.relative_to(path).as_posix() if path.is_dir() else part.name
+            hashes[known] = hashlib.file_digest(file, "sha256").hexdigest()
     counts = {split: len(divided[split]) for split in SPLITS}
     whole = how.startswith("given") and counts["test"] == sum(
         e.split == "test" for e in source.examples

@@ -5,6 +5,8 @@ NER and NLI folders and the SQuAD form are read by those tasks; the other kinds 
 """
 
 import argparse
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -57,10 +59,24 @@ def read(flag: str, name: str, path: Path, ner_form: str) -> Source:
                 f"--{flag} {name}={path} is not a folder. Give the one that holds the files of the "
                 "splits."
             )
-        return _ner(name, path, ner_form) if flag == "ner" else _nli(name, path)
-    if flag == "qa" and forms.is_squad(path):
-        return _squad(name, path)
-    return _rows(flag, name, path)
+        source = _ner(name, path, ner_form) if flag == "ner" else _nli(name, path)
+    elif flag == "qa" and forms.is_squad(path):
+        source = _squad(name, path)
+    else:
+        source = _rows(flag, name, path)
+    return source._replace(examples=list(_with_own_ids(source.examples)))
+
+
+def _with_own_ids(examples: list[Example]) -> Iterator[Example]:
+    """The examples; an id that several have (in NLI/ and QA/ they may) gets numbers from 2 on."""
+    taken, times = {e.id for e in examples}, Counter()
+    for e in examples:
+        times[e.id] += 1
+        own = e.id
+        while times[e.id] > 1 and own in taken:
+            own = f"{e.id}-{times[e.id]}" if own == e.id else f"{own}-"
+        taken.add(own)
+        yield e._replace(id=own)
 
 
 def _ner(name: str, folder: Path, form: str) -> Source:
@@ -75,6 +91,7 @@ def _ner(name: str, folder: Path, form: str) -> Source:
         for kind in types
     ]
     files = [file for s in SPLIT_NAMES for file in find_split(folder, s, formats.PATTERNS)]
+    files += [file for file in [folder / "label.json"] if file.is_file()]
     return Source(name, "ner", form, types, examples, files, identity.fingerprint(data.splits))
 
 

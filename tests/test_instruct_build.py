@@ -193,7 +193,7 @@ def test_splits(tmp_path):
         where = {}
         for split in SPLITS:
             for row in by_source(rows[split], name):
-                document = int(row["id"].removeprefix(f"{name}-r")) // size
+                document = int(row["id"].removeprefix(f"{name}/r")) // size
                 assert where.setdefault(document, split) == split
 
 
@@ -204,7 +204,7 @@ def test_few_documents(documents, tmp_path):
     build.main(["--relation", f"x={write(tmp_path / 'r.jsonl', rows)}",
                 "--output_dir", str(tmp_path / "out")])  # fmt: skip
     rows, _ = made(tmp_path / "out")
-    found = [{int(row["id"].split("-r")[1]) % documents for row in rows[s]} for s in SPLITS]
+    found = [{int(row["id"].split("/r")[1]) % documents for row in rows[s]} for s in SPLITS]
     assert all(found)
     if documents > 2:
         assert sum(map(len, found)) == documents
@@ -219,8 +219,40 @@ def test_ids_of_rows(tmp_path):
                 "--output_dir", str(tmp_path / "out")])  # fmt: skip
     found = {row["input"][-2:]: row["id"] for some in made(tmp_path / "out")[0].values()
              for row in some}  # fmt: skip
-    wanted = ["x-0", "x-row-1", "x-1", "x-row-3", "x-3"]
+    wanted = ["x/0", "x/row-1", "x/1", "x/row-3", "x/3"]
     assert [found[f" {i}"] for i in range(5)] == wanted
+
+
+def test_ids_are_unique_over_the_sources(tmp_path):
+    """Also where NLI/ takes an id several times, and where names and ids end alike."""
+    folder = nli(tmp_path / "a")
+    for split in SPLITS:
+        rows = [json.loads(line) for line in (folder / f"{split}.jsonl").read_text().splitlines()]
+        ids = [("x", "x-2", f"b-{i}")[min(i % 4, 2)] for i in range(len(rows))]
+        write(folder / f"{split}.jsonl",
+              [row | {"pairID": own} for row, own in zip(rows, ids, strict=True)])  # fmt: skip
+    path = write(tmp_path / "r.jsonl", [relation(i, id=i) for i in range(60)])
+    found = []
+    for out in (tmp_path / "1", tmp_path / "2"):
+        build.main(["--nli", f"a={folder}", "--relation", f"a-b={path}", "--output_dir", str(out)])
+        found.append([row["id"] for some in made(out)[0].values() for row in some])
+    assert len(found[0]) == 150 == len({*found[0]}) and found[0] == found[1]
+
+
+def test_every_file_has_its_hash(tmp_path):
+    """Shards of one name in several folders; the map of the tags."""
+    from datasets import Dataset
+
+    folder = tmp_path / "ner"
+    for split in ("train", "validation", "test"):
+        rows = [{"tokens": [split, str(i)], "tags": [1, 0]} for i in range(4)]
+        (folder / split).mkdir(parents=True)
+        Dataset.from_list(rows).to_parquet(folder / split / "0000.parquet")
+    (folder / "label.json").write_text(json.dumps(TAGS))
+    build.main(["--ner", f"x={folder}", "--output_dir", str(tmp_path / "out")])
+    files = made(tmp_path / "out")[1]["sources"]["x"]["files"]
+    shards = {f"{split}/0000.parquet" for split in ("train", "validation", "test")}
+    assert {*files} == {*shards, "label.json"} and len({*files.values()}) == 4
 
 
 def test_fields_that_say_nothing(tmp_path):
@@ -414,9 +446,9 @@ def test_squad_answers(tmp_path):
     build.main(["--qa", f"x={path}", "--output_dir", str(tmp_path / "out")])
     rows = {row["id"]: row for some in made(tmp_path / "out")[0].values() for row in some}
     for article in (0, 1):
-        row = rows[f"x-s{article}-1-0"]
+        row = rows[f"x/s{article}-1-0"]
         assert (row["output"], row["gold"]) == (prompts.UNANSWERABLE, [])
-    assert rows["x-s2-1-0"]["gold"] == ["IL-2"]
+    assert rows["x/s2-1-0"]["gold"] == ["IL-2"]
 
 
 def test_one_title_for_all(tmp_path):
