@@ -125,12 +125,13 @@ def instruct(source, example, seed: int) -> dict:
     from Instruct import prompts
 
     row = example.row
-    key = f"{source.name}/{example.id}"
+    key, group = (f"{source.name}/{own}" for own in (example.id, example.group))
     quote = '"' * any({",", ";"} & {*label} for label in source.labels)
     labels = ", ".join(f"{quote}{label}{quote}" for label in source.labels)
     kind = row.get("type", "").replace("_", " ")
     text = prompts.instruction(source.kind, source.answer, key, seed, type=kind, labels=labels)
-    return {"id": key, "source": source.name, "kind": source.kind, "instruction": text} | row
+    about = {"id": key, "group": group, "source": source.name, "kind": source.kind}
+    return about | {"instruction": text} | row
 
 
 def describe(source, path: Path, divided: dict[str, list], how: str) -> dict:

@@ -51,15 +51,15 @@ def splits(seed: int = 0) -> dict[str, list[dict]]:
         "demo-nli": (nli_demo.splits(seed), _nli),
         "demo-qa": ({s: squad.parse(d, s)[0] for s, d in qa_demo.splits(seed).items()}, _qa),
     }
-    return {
-        split: [
-            {"id": f"{name}-{split}-{i}", "source": name, "kind": ABOUT[name]["kind"]}
-            | make(row, random.Random(f"{seed}-{name}-{split}-{i}"))
-            for name, (rows, make) in sets.items()
-            for i, row in enumerate(rows[split][: SIZES[name][split]])
-        ]
-        for split in ("train", "dev", "test")
-    }
+    found, first = {"train": [], "dev": [], "test": []}, {}
+    for split, made in found.items():
+        for name, (rows, make) in sets.items():
+            for i, row in enumerate(rows[split][: SIZES[name][split]]):
+                about = {"id": f"{name}-{split}-{i}", "source": name, "kind": ABOUT[name]["kind"]}
+                made.append(about | make(row, random.Random(f"{seed}-{about['id']}")))
+                text = made[-1].get("group", about["id"])  # a group is called by its first example
+                made[-1]["group"] = first.setdefault((name, text), about["id"])
+    return found
 
 
 def about() -> dict[str, dict]:
@@ -83,9 +83,9 @@ def _ner(row: dict, rng: random.Random) -> dict:
 
 def _nli(row: dict, rng: random.Random) -> dict:
     made = sources.nli_row(row["sentence1"], row["sentence2"], row["gold_label"])
-    return {"instruction": rng.choice(WORDINGS["nli"])} | made
+    return {"group": row["sentence1"], "instruction": rng.choice(WORDINGS["nli"])} | made
 
 
 def _qa(row: squad.Example, rng: random.Random) -> dict:
     made = forms.free_row(row.question, row.context, row.golds)
-    return {"instruction": rng.choice(WORDINGS["qa"])} | made
+    return {"group": row.context, "instruction": rng.choice(WORDINGS["qa"])} | made

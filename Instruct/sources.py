@@ -34,6 +34,7 @@ class Example(NamedTuple):
     id: str  # within its source
     split: str | None  # train, dev or test; None: not given
     document: str  # examples of one document stay in one split
+    group: str  # those of one sentence, premise, passage or document; `read` makes it an id
     row: dict  # input, output, gold; of NER also type
 
 
@@ -68,15 +69,18 @@ def read(flag: str, name: str, path: Path, ner_form: str) -> Source:
 
 
 def _with_own_ids(examples: list[Example]) -> Iterator[Example]:
-    """The examples; an id that several have (in NLI/ and QA/ they may) gets numbers from 2 on."""
-    taken, times = {e.id for e in examples}, Counter()
+    """The examples; an id that several have (in NLI/ and QA/ they may) gets numbers from 2 on.
+
+    A group is then called by the id of its first example.
+    """
+    taken, times, first = {e.id for e in examples}, Counter(), {}
     for e in examples:
         times[e.id] += 1
         own = e.id
         while times[e.id] > 1 and own in taken:
             own = f"{e.id}-{times[e.id]}" if own == e.id else f"{own}-"
         taken.add(own)
-        yield e._replace(id=own)
+        yield e._replace(id=own, group=first.setdefault(e.group, own))
 
 
 def _ner(name: str, folder: Path, form: str) -> Source:
@@ -84,7 +88,7 @@ def _ner(name: str, folder: Path, form: str) -> Source:
     data = ner_data.load(argparse.Namespace(demo=False, data_dir=folder, label_scheme="io"))
     types = [label for label in data.labels if label != OUTSIDE]
     examples = [
-        Example(f"{e.id}-{kind}", split, e.id, ner_row(e.words, e.tags, kind, form))
+        Example(f"{e.id}-{kind}", split, e.id, e.id, ner_row(e.words, e.tags, kind, form))
         for split, sentences in data.splits.items()
         for e in sentences
         if e.words
@@ -109,7 +113,7 @@ def ner_row(words: list[str], tags: list[str], kind: str, form: str) -> dict:
 def _nli(name: str, folder: Path) -> Source:
     data = nli_data.load(argparse.Namespace(demo=False, data_dir=folder))
     examples = [
-        Example(e.id, split, e.premise, nli_row(e.premise, e.hypothesis, e.label))
+        Example(e.id, split, e.premise, e.premise, nli_row(e.premise, e.hypothesis, e.label))
         for split, pairs in data.splits.items()
         for e in pairs
     ]
@@ -145,10 +149,10 @@ def _squad(name: str, path: Path) -> Source:
         splits[None] += squad.parse(document, str(file))[0]
     questions = [(split, e) for split, some in splits.items() for e in some]
     keys, together = squad.articles([e for _, e in questions], FEWEST)
-    examples = [
-        Example(e.id, split, min(together[key]), forms.free_row(e.question, e.context, e.golds))
-        for (split, e), key in zip(questions, keys, strict=True)
-    ]
+    examples = []
+    for (split, e), key in zip(questions, keys, strict=True):
+        row = forms.free_row(e.question, e.context, e.golds)
+        examples.append(Example(e.id, split, min(together[key]), e.context, row))
     answer = "passage" if all(e.row["gold"] for e in examples) else "squad"
     used = [file for some in files.values() for file in some] or [path]
     return Source(name, "free_qa", answer, [], examples, used, digest)
@@ -172,11 +176,12 @@ def _rows(flag: str, name: str, path: Path) -> Source:
         places[example] = place
         documents = [str(row[field]) for field in DOCUMENT if row.get(field) not in UNSAID]
         document = documents[0] if documents else example
-        examples.append(Example(example, split, document, forms.convert(kind, row, place)))
+        made = forms.convert(kind, row, place)
+        examples.append(Example(example, split, document, document, made))
     if len({e.split is None for e in examples}) > 1:
         raise UserError(f"{path}: some rows have a 'split', some have none. Give it to all.")
     if len({e.document for e in examples}) < FEWEST:
-        examples = [e._replace(document=e.id) for e in examples]
+        examples = [e._replace(document=e.id, group=e.id) for e in examples]
     golds = [e.row["gold"] for e in examples] if kind != "free_qa" else []
     labels = sorted({x for gold in golds for x in (gold if isinstance(gold, list) else [gold])})
     forms.check_labels(labels, kind, path)

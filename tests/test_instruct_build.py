@@ -137,7 +137,7 @@ def test_every_form_is_made_and_read_back(form, every, tmp_path, capsys):
         assert re.search(rf"^{name} +{kind} +" + " +".join(map(str, counts.values())), shown, re.M)
         assert entry["files"] and all(len(sha) == 64 for sha in entry["files"].values())
     for row in everything:
-        wanted = {"id", "source", "kind", "instruction", "input", "output", "gold"}
+        wanted = {"id", "group", "source", "kind", "instruction", "input", "output", "gold"}
         assert set(row) == wanted | ({"type"} if row["kind"] == "ner" else set())
         assert "\n" not in row["output"] and "{" not in row["instruction"]
         found = parsing.read(row["output"], row, about["sources"][row["source"]]["labels"], form)
@@ -264,6 +264,27 @@ def test_fields_that_say_nothing(tmp_path):
                 "--output_dir", str(tmp_path / "out")])  # fmt: skip
     found = [row for some in made(tmp_path / "out")[0].values() for row in some]
     assert len(found) == 120 and not any("Passage:" in row["input"] for row in found)
+
+
+def test_prompts_that_belong_together_have_a_group(every, tmp_path):
+    """A sentence's of NER, a passage's, a document's; called by an example's id, not by a text."""
+    documents = [relation(i, id=f"d{i}", pmid=f"{SECRET} {i // 3}") for i in range(60)]
+    more = ["--relation", f"docs={write(tmp_path / 'd.jsonl', documents)}"]
+    build.main([*every, *more, "--output_dir", str(tmp_path / "out")])
+    rows = [row for some in made(tmp_path / "out")[0].values() for row in some]
+    assert SECRET not in "".join(row["group"] for row in rows)
+    shared = {
+        "genes": lambda row: row["id"].rsplit("-", 1)[0],
+        "pairs": lambda row: row["input"].split("\n")[0],
+        "rel": lambda row: row["id"],
+        "docs": lambda row: int(row["id"].split("/d")[1]) // 3,
+        "squad": lambda row: row["input"].split("Passage: ")[1],
+    }
+    for source, same in shared.items():
+        own = by_source(rows, source)
+        pairs = {(row["group"], same(row)) for row in own}
+        assert len(pairs) == len({row["group"] for row in own}) == len({*map(same, own)})
+        assert {row["group"] for row in own} <= {row["id"] for row in own}
 
 
 def test_max_per_source_keeps_the_shares(tmp_path):
