@@ -29,6 +29,7 @@ if __name__ == "__main__":  # run as a file: import from the repository, not fro
 
 from common import cli
 from common.cli import UserError
+from common.subsample import permutation
 from Instruct.splits import SPLITS, check, divide, limited
 
 FLAGS = ("ner", "nli", "relation", "classification", "qa")
@@ -59,7 +60,7 @@ def parse_args(argv):
     parser.add_argument("--max_per_source", type=cli.number(int, 1), metavar="N",
                         help="at most N prompts of a source in each split")  # fmt: skip
     parser.add_argument("--seed", type=cli.number(int, 0, 2**32 - 1), default=42,
-                        help="of wordings, splits and subsets (default: 42)")  # fmt: skip
+                        help="of wordings, splits, subsets and order (default: 42)")  # fmt: skip
     args = parser.parse_args(argv)
     given = [pair for flag in FLAGS for pair in getattr(args, flag)]
     if not given:
@@ -113,7 +114,7 @@ def main(argv=None):
     with files.replacing(out) as folder:
         folder.mkdir()
         for split in SPLITS:
-            files.write_jsonl(folder / f"{split}.jsonl", rows[split])
+            files.write_jsonl(folder / f"{split}.jsonl", mixed(rows[split], args.seed))
         files.write_json(folder / "build.json", settings | {"sources": about, "licences": LICENCES})
         (folder / "README.md").write_text(README, encoding="utf-8")
         (folder / ".gitignore").write_text("*\n", encoding="utf-8")
@@ -132,6 +133,14 @@ def instruct(source, example, seed: int) -> dict:
     text = prompts.instruction(source.kind, source.answer, key, seed, type=kind, labels=labels)
     about = {"id": key, "group": group, "source": source.name, "kind": source.kind}
     return about | {"instruction": text} | row
+
+
+def mixed(rows: list[dict], seed: int) -> list[dict]:
+    """The rows in a random order of which every prefix holds each source in proportion.
+
+    So those who take the first rows (attention's --max_examples) have some of all sources.
+    """
+    return [rows[i] for i in permutation([row["source"] for row in rows], seed)]
 
 
 def describe(source, path: Path, divided: dict[str, list], how: str) -> dict:

@@ -287,6 +287,17 @@ def test_prompts_that_belong_together_have_a_group(every, tmp_path):
         assert {row["group"] for row in own} <= {row["id"] for row in own}
 
 
+def test_every_part_of_a_split_has_all_sources(tmp_path):
+    argv = []
+    for name, n in (("few", 60), ("many", 300)):
+        rows = [relation(i, split=given(i)) for i in range(n)]
+        argv += ["--relation", f"{name}={write(tmp_path / f'{name}.jsonl', rows)}"]
+    build.main([*argv, "--output_dir", str(tmp_path / "out")])
+    for rows in made(tmp_path / "out")[0].values():
+        for n in (12, 60):
+            assert abs(len(by_source(rows[:n], "few")) - n / 6) <= 1
+
+
 def test_max_per_source_keeps_the_shares(tmp_path):
     rows = [relation(i, label="ABCD"[min(i % 10, 3)], split=given(i)) for i in range(600)]
     path = write(tmp_path / "r.jsonl", rows)
