@@ -111,15 +111,18 @@ def ner_row(words: list[str], tags: list[str], kind: str, form: str) -> dict:
 
 
 def _nli(name: str, folder: Path) -> Source:
+    """Pairs. NLI/ divides a train file alone by pair; here a premise stays on one side."""
     data = nli_data.load(argparse.Namespace(demo=False, data_dir=folder))
-    examples = [
-        Example(e.id, split, e.premise, e.premise, nli_row(e.premise, e.hypothesis, e.label))
-        for split, pairs in data.splits.items()
-        for e in pairs
-    ]
+    given = {s: find_split(folder, s, NLI_FILES) for s in SPLIT_NAMES}
+    alone = not given["dev"] and not given["test"]
+    examples = []
+    for split, pairs in data.splits.items():
+        for e in pairs:
+            row = nli_row(e.premise, e.hypothesis, e.label)
+            examples.append(Example(e.id, None if alone else split, e.premise, e.premise, row))
     used = {e.row["gold"] for e in examples}
     labels = [label for label in data.labels if label in used]
-    files = [file for s in SPLIT_NAMES for file in find_split(folder, s, NLI_FILES)]
+    files = [file for found in given.values() for file in found]
     digest = identity.fingerprint(data.splits)
     return Source(name, "nli", "one", labels, examples, files, digest)
 

@@ -188,7 +188,7 @@ def test_splits(tmp_path):
     assert counts["given"] == [20, 20, 20] and counts["folder"] == [6, 6, 6]
     assert counts["two"][2] == 10 and 4 <= counts["two"][1] <= 6
     assert sum(counts["none"]) == 200 and 156 <= counts["none"][0] <= 164
-    assert sum(counts["pairs"]) == 30 and counts["pairs"][2] == 6  # the study's 80/20
+    assert counts["pairs"] == [24, 3, 3] and about["sources"]["pairs"]["data_sha256"] is None
     for name, size in (("two", 2), ("none", 4)):
         where = {}
         for split in SPLITS:
@@ -296,6 +296,18 @@ def test_every_part_of_a_split_has_all_sources(tmp_path):
     for rows in made(tmp_path / "out")[0].values():
         for n in (12, 60):
             assert abs(len(by_source(rows[:n], "few")) - n / 6) <= 1
+
+
+def test_a_premise_is_in_one_split(tmp_path):
+    """Of a train file alone. NLI/ divides it otherwise, so its scores cannot stand beside."""
+    path = nli(tmp_path / "nli", ["train"]) / "train.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    write(path, [row | {"sentence1": f"premise {i // 3}"} for i, row in enumerate(rows)])
+    build.main(["--nli", f"x={path.parent}", "--output_dir", str(tmp_path / "out")])
+    rows, about = made(tmp_path / "out")
+    found = [{row["input"].split("\n")[0] for row in rows[s]} for s in SPLITS]
+    assert all(found) and sum(map(len, found)) == 10 == len(set().union(*found))
+    assert about["sources"]["x"]["splits"] == "80/10/10"
 
 
 def test_max_per_source_keeps_the_shares(tmp_path):
