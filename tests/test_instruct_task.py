@@ -322,6 +322,19 @@ def test_a_negative_label_is_of_its_own_sources(given, tmp_path):
     assert found["other_micro_f1"] == pytest.approx(2 / 3 if given else 1 / 2)
 
 
+def test_a_folder_without_groups_is_read(folder, tmp_path):
+    """One that was built before there were any."""
+    shutil.copytree(folder, tmp_path / "old")
+    for path in (tmp_path / "old").glob("*.jsonl"):
+        rows = map(json.loads, path.read_text().splitlines())
+        write_jsonl(path, [{k: v for k, v in row.items() if k != "group"} for row in rows])
+    new, old = (task.load(arguments(where)) for where in (folder, tmp_path / "old"))
+    for one, other in zip(new.splits["test"], old.splits["test"], strict=True):
+        rows = [task.row(new, e, e["gold"], False) for e in (one, other) if e["kind"] != "free_qa"]
+        assert all(rows[0] == row | {"group": one["group"]} for row in rows[1:])
+        assert all("group" not in row for row in rows[1:])
+
+
 def test_groups_are_probes_of_their_own(tmp_path):
     from sklearn.svm import SVC
 
