@@ -11,7 +11,7 @@ FOLDER of --ner and --nli: what NER/ and NLI/ read with --data_dir. FILE: one JS
   --relation        text (the pair marked in it), label
   --classification  text or sentences, labels (a list, maybe empty)
   --qa              question, answer (all yes, no or maybe; or free), context (optional);
-                    or a .json file in the SQuAD form
+                    or a .json file in the SQuAD form, or a folder of them that QA/ reads
 with split (train, dev, test) in all lines or in none: then 80/10/10, whole documents (pmid,
 document_id) together. Or a folder with such a train, dev and test file. A set without dev gives a
 tenth of its training part.
@@ -19,7 +19,6 @@ tenth of its training part.
 
 import argparse
 import hashlib
-import random
 import re
 import sys
 from collections import Counter
@@ -30,9 +29,10 @@ if __name__ == "__main__":  # run as a file: import from the repository, not fro
 
 from common import cli
 from common.cli import UserError
+from common.subsample import permutation
+from Instruct.splits import SPLITS, check, divide, limited
 
 FLAGS = ("ner", "nli", "relation", "classification", "qa")
-SPLITS = ("train", "dev", "test")
 README = """# An instruction data set
 
 Made by Instruct/build.py; `build.json` says from what. The texts are those of the sources, and keep
@@ -60,7 +60,7 @@ def parse_args(argv):
     parser.add_argument("--max_per_source", type=cli.number(int, 1), metavar="N",
                         help="at most N prompts of a source in each split")  # fmt: skip
     parser.add_argument("--seed", type=cli.number(int, 0, 2**32 - 1), default=42,
-                        help="of wordings, splits and subsets (default: 42)")  # fmt: skip
+                        help="of wordings, splits, subsets and order (default: 42)")  # fmt: skip
     args = parser.parse_args(argv)
     given = [pair for flag in FLAGS for pair in getattr(args, flag)]
     if not given:
@@ -106,7 +106,7 @@ def main(argv=None):
                 chosen = limited(divided[split], args.max_per_source, args.seed)
                 rows[split] += [instruct(source, e, args.seed) for e in chosen]
                 divided[split] = chosen
-            about[name] = describe(source, divided, how)
+            about[name] = describe(source, path, divided, how)
 
     settings = {"seed": args.seed, "ner_form": args.ner_form, "prompt_form": "alpaca",
                 "max_per_source": args.max_per_source}  # fmt: skip
@@ -114,103 +114,46 @@ def main(argv=None):
     with files.replacing(out) as folder:
         folder.mkdir()
         for split in SPLITS:
-            files.write_jsonl(folder / f"{split}.jsonl", rows[split])
+            files.write_jsonl(folder / f"{split}.jsonl", mixed(rows[split], args.seed))
         files.write_json(folder / "build.json", settings | {"sources": about, "licences": LICENCES})
         (folder / "README.md").write_text(README, encoding="utf-8")
         (folder / ".gitignore").write_text("*\n", encoding="utf-8")
     report(about, out)
 
 
-def divide(source, seed: int) -> tuple[dict[str, list], str]:
-    """({split: examples}, in words where the splits come from).
-
-    Splits that are given stay, except that a source without dev gives a tenth of train; a source
-    without splits (or with train alone) is cut 80/10/10. Documents are never cut.
-    """
-    given = {e.split for e in source.examples}
-    divided = {split: [e for e in source.examples if e.split == split] for split in SPLITS}
-    if given <= {None, "train"}:
-        divided["train"], rest = cut(source.examples, 0.8, f"{seed}-{source.name}")
-        divided["dev"], divided["test"] = cut(rest, 0.5, f"{seed}-{source.name}-dev")
-        return divided, "80/10/10"
-    if not divided["dev"]:
-        divided["train"], divided["dev"] = cut(divided["train"], 0.9, f"{seed}-{source.name}")
-        return divided, "given; dev: a tenth of train"
-    return divided, "given"
-
-
-def cut(examples: list, share: float, key: str) -> tuple[list, list]:
-    """Two parts in the order given, whole documents each; the first has about `share`."""
-    documents = sorted({e.document for e in examples})
-    random.Random(key).shuffle(documents)
-    sizes, first, n = Counter(e.document for e in examples), set(), 0
-    for document in documents:
-        if n + sizes[document] / 2 > share * len(examples):
-            break
-        first.add(document)
-        n += sizes[document]
-    parts = [[e for e in examples if (e.document in first) == inside] for inside in (True, False)]
-    return parts[0], parts[1]
-
-
-def check(source, divided: dict[str, list], how: str) -> None:
-    """Raises UserError for an empty split, and for a label of a given split that train has not."""
-    for split in SPLITS:
-        if not divided[split]:
-            raise UserError(
-                f"{source.files[0]}: source {source.name} has no {split} example "
-                f"(splits: {how}). Give more examples, or the splits."
-            )
-    if source.kind in ("ner", "free_qa") or not how.startswith("given"):
-        return
-    seen: dict[str, set] = {split: set() for split in SPLITS}
-    for e in source.examples:
-        gold = e.row["gold"]
-        seen[e.split].update(gold if isinstance(gold, list) else [gold])
-    for split in ("dev", "test"):
-        if unknown := sorted(seen[split] - seen["train"]):
-            raise UserError(
-                f"{source.files[0]}: source {source.name} has labels in {split} that train has "
-                f"not: {', '.join(unknown)}. Leave these examples out, or divide the set anew."
-            )
-
-
-def limited(examples: list, most: int | None, seed: int) -> list:
-    """At most `most` of the examples, stratified by what is to be answered, in their order."""
-    from common.subsample import permutation
-
-    if most is None or most >= len(examples):
-        return examples
-    return [examples[i] for i in sorted(permutation(list(map(stratum, examples)), seed)[:most])]
-
-
-def stratum(example) -> str:
-    """What subsets are stratified by: the label(s); of NER the type and whether it occurs."""
-    gold, kind = example.row["gold"], example.row.get("type")
-    if kind:
-        return f"{kind} {any(tag != 'O' for tag in gold)}"
-    return gold if isinstance(gold, str) else str(len(gold))
-
-
 def instruct(source, example, seed: int) -> dict:
     """A row of the data set."""
     from Instruct import prompts
 
-    row, key = example.row, f"{source.name}-{example.id}"
-    values = {"type": row.get("type", "").replace("_", " "), "labels": ", ".join(source.labels)}
-    text = prompts.instruction(source.kind, source.answer, key, seed, **values)
-    return {"id": key, "source": source.name, "kind": source.kind, "instruction": text} | row
+    row = example.row
+    key, group = (f"{source.name}/{own}" for own in (example.id, example.group))
+    quote = '"' * any({",", ";"} & {*label} for label in source.labels)
+    labels = ", ".join(f"{quote}{label}{quote}" for label in source.labels)
+    kind = row.get("type", "").replace("_", " ")
+    text = prompts.instruction(source.kind, source.answer, key, seed, type=kind, labels=labels)
+    about = {"id": key, "group": group, "source": source.name, "kind": source.kind}
+    return about | {"instruction": text} | row
 
 
-def describe(source, divided: dict[str, list], how: str) -> dict:
-    """What build.json says of a source. The hash of its data stands for its whole test split.
+def mixed(rows: list[dict], seed: int) -> list[dict]:
+    """The rows in a random order of which every prefix holds each source in proportion.
 
-    None where the test split is not that of the task that reads such data.
+    So those who take the first rows (attention's --max_examples) have some of all sources.
+    """
+    return [rows[i] for i in permutation([row["source"] for row in rows], seed)]
+
+
+def describe(source, path: Path, divided: dict[str, list], how: str) -> dict:
+    """What build.json says of a source, which was read in `path`.
+
+    The hash of its data stands for its whole test split: None where the test split is not that of
+    the task that reads such data.
     """
     hashes = {}
-    for path in source.files:
-        with path.open("rb") as file:
-            hashes[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
+    for part in source.files:
+        with part.open("rb") as file:
+            known = part.relative_to(path).as_posix() if path.is_dir() else part.name
+            hashes[known] = hashlib.file_digest(file, "sha256").hexdigest()
     counts = {split: len(divided[split]) for split in SPLITS}
     whole = how.startswith("given") and counts["test"] == sum(
         e.split == "test" for e in source.examples

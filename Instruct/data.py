@@ -7,6 +7,8 @@ from typing import NamedTuple
 from common.cli import UserError, relative
 from common.data_files import check_folder, json_file, jsonl
 from Instruct import demo_data, prompts
+from Instruct.labels import shown
+from Instruct.scores import is_negative
 
 FOLDER = Path("medtuned")  # where it is sought without --data_dir
 FIELDS = ("id", "source", "kind", "instruction", "input", "output", "gold")
@@ -18,10 +20,11 @@ class Data(NamedTuple):
 
     splits: dict[str, list[dict]]  # lines of train.jsonl, ...
     labels: list[str]  # of all sources whose answer is one label
-    sources: dict[str, dict]  # name -> {"kind", "labels", "data_sha256"}, as in build.json
+    # name -> {"kind", "labels", "data_sha256"}, as in build.json, and of relations "negative": the
+    # label that says there is none, or None
+    sources: dict[str, dict]
     form: str  # a key of prompts.FORMS
     ner_form: str  # "tags" or "list"
-    negative: str | None  # the label of relations that means "none"; None: the usual ones
 
 
 def load(args) -> Data:
@@ -37,14 +40,18 @@ def load(args) -> Data:
         if about["kind"] in prompts.LABEL_KINDS
         for label in about["labels"]
     }
-    relations = [about["labels"] for about in sources.values() if about["kind"] == "relation"]
+    relations = [about for about in sources.values() if about["kind"] == "relation"]
     negative = args.negative_label
-    if negative is not None and not any(negative in own for own in relations):
+    if negative is not None and not any(negative in about["labels"] for about in relations):
         raise UserError(
             f"--negative_label {negative}: no relation source has this label. They have "
-            f"{', '.join(label for own in relations for label in own) or 'none: there is no one'}."
+            f"{shown([label for about in relations for label in about['labels']])}."
         )
-    return Data(splits, list(labels), sources, form, ner_form, negative)
+    for about in relations:
+        usual = [label for label in about["labels"] if is_negative(label)]
+        own = [negative] if negative in about["labels"] else usual
+        about["negative"] = own[0] if len(own) == 1 else None  # of several, the scores know all
+    return Data(splits, list(labels), sources, form, ner_form)
 
 
 def _read(folder: Path) -> tuple[dict[str, list[dict]], dict, str, str]:
@@ -90,7 +97,7 @@ def _checked(row: dict, place: str, sources: dict[str, dict]) -> dict:
         given = gold if isinstance(gold, list) else [gold]
         if unknown := [label for label in given if label not in about["labels"]]:
             raise UserError(
-                f"{place}: label {str(unknown[0])[:60]!r} of source {row['source']} is not in "
-                f"build.json ({', '.join(about['labels'])}). Build the folder anew."
+                f"{place}: {shown([*map(str, unknown)])} of source {row['source']} that build.json "
+                "has not. Build the folder anew."
             )
     return row

@@ -16,6 +16,7 @@ from NLI import data as nli_data
 from NLI import demo_data as nli_demo
 from QA import data as qa_data
 from QA import demo_data as qa_demo
+from QA import squad
 
 FORM = "plain"  # of prompts
 NER_FORM = "tags"
@@ -48,17 +49,17 @@ def splits(seed: int = 0) -> dict[str, list[dict]]:
     sets = {
         "demo-ner": ({s: _short(some) for s, some in ner_demo.splits(seed).items()}, _ner),
         "demo-nli": (nli_demo.splits(seed), _nli),
-        "demo-qa": ({s: list(forms.squad(d, s)) for s, d in qa_demo.splits(seed).items()}, _qa),
+        "demo-qa": ({s: squad.parse(d, s)[0] for s, d in qa_demo.splits(seed).items()}, _qa),
     }
-    return {
-        split: [
-            {"id": f"{name}-{split}-{i}", "source": name, "kind": ABOUT[name]["kind"]}
-            | make(row, random.Random(f"{seed}-{name}-{split}-{i}"))
-            for name, (rows, make) in sets.items()
-            for i, row in enumerate(rows[split][: SIZES[name][split]])
-        ]
-        for split in ("train", "dev", "test")
-    }
+    found, first = {"train": [], "dev": [], "test": []}, {}
+    for split, made in found.items():
+        for name, (rows, make) in sets.items():
+            for i, row in enumerate(rows[split][: SIZES[name][split]]):
+                about = {"id": f"{name}-{split}-{i}", "source": name, "kind": ABOUT[name]["kind"]}
+                made.append(about | make(row, random.Random(f"{seed}-{about['id']}")))
+                text = made[-1].get("group", about["id"])  # a group is called by its first example
+                made[-1]["group"] = first.setdefault((name, text), about["id"])
+    return found
 
 
 def about() -> dict[str, dict]:
@@ -82,8 +83,9 @@ def _ner(row: dict, rng: random.Random) -> dict:
 
 def _nli(row: dict, rng: random.Random) -> dict:
     made = sources.nli_row(row["sentence1"], row["sentence2"], row["gold_label"])
-    return {"instruction": rng.choice(WORDINGS["nli"])} | made
+    return {"group": row["sentence1"], "instruction": rng.choice(WORDINGS["nli"])} | made
 
 
-def _qa(row: tuple[str, dict], rng: random.Random) -> dict:
-    return {"instruction": rng.choice(WORDINGS["qa"])} | forms.convert("free_qa", row[1], row[0])
+def _qa(row: squad.Example, rng: random.Random) -> dict:
+    made = forms.free_row(row.question, row.context, row.golds)
+    return {"group": row.context, "instruction": rng.choice(WORDINGS["qa"])} | made

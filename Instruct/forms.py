@@ -1,15 +1,15 @@
-"""Relation, classification and QA files as rows: jsonl, or QA in the SQuAD form.
+"""Relation, classification and QA files as rows; what each kind's rows become.
 
 Text of the data never stands in a message.
 """
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
 from common.cli import UserError
-from common.data_files import SPLIT_NAMES, find_split, jsonl, lines
-from Instruct import parsing, prompts
+from common.data_files import SPLIT_NAMES, find_split, json_file, json_row, jsonl, lines
+from Instruct import prompts
+from Instruct.labels import plain, read_free, shown, write_labels
 
 FIELDS = {
     "relation": ("text", "label"),
@@ -18,25 +18,54 @@ FIELDS = {
 }
 VERDICTS = {"yes", "no", "maybe"}
 LONGEST_LABEL = 60  # characters; a longer one is a misplaced text
+MOST_LABELS = 100  # of a source
 
 
 def read_rows(flag: str, path: Path) -> tuple[list[tuple[str, str | None, dict]], list[Path]]:
     """((place, split or None, row) of all examples in a file or a folder, the files).
 
-    Rows of SQuAD files have `references`, their answers. Raises UserError, with file and line.
+    Raises UserError, with file and line.
     """
     files: dict = {None: [path]}
     if path.is_dir():
         files = {s: find_split(path, s, ("{}.jsonl", "{}.json")) for s in SPLIT_NAMES}
         if not files["train"]:
             raise UserError(f"no train.jsonl (or train.json) in {path}. Put it there.")
-    rows = []
-    for split, found in files.items():
-        for file in found:
-            squad = flag == "qa" and file.suffix == ".json"
-            for place, row in _squad(file) if squad else jsonl(file, FIELDS[flag]):
-                rows.append((place, split or _split(row, place), row))
+    rows = [
+        (place, split or _split(row, place), row)
+        for split, found in files.items()
+        for file in found
+        for place, row in _rows(file, FIELDS[flag])
+    ]
     return rows, [file for found in files.values() for file in found]
+
+
+def _rows(path: Path, fields: tuple[str, ...]) -> Iterator[tuple[str, dict]]:
+    """(place, row) of a file: one JSON object a line, or one list of them."""
+    if not _first_line(path).startswith("["):
+        yield from jsonl(path, fields)
+        return
+    for number, row in enumerate(json_file(path), 1):
+        place = f"{path}, row {number}"
+        if not isinstance(row, dict) or not row.keys() >= {*fields}:
+            raise UserError(f"{place} is no object that has: {', '.join(fields)}. Mend it.")
+        yield place, row
+
+
+def is_squad(path: Path) -> bool:
+    """Whether a file, or the train file of a folder, is one JSON document and no rows."""
+    if path.is_dir():
+        path = next(iter(find_split(path, "train", ("{}.jsonl", "{}*.json"))), path)
+    if path.suffix != ".json" or (first := _first_line(path)).startswith("["):
+        return False
+    try:
+        return "question" not in json_row(str(path), first)
+    except UserError:  # no line that is whole by itself
+        return True
+
+
+def _first_line(path: Path) -> str:
+    return next((line.strip() for _, line in lines(path) if line.strip()), "")
 
 
 def kind_of(flag: str, rows: list[tuple]) -> tuple[str, str]:
@@ -45,10 +74,7 @@ def kind_of(flag: str, rows: list[tuple]) -> tuple[str, str]:
         return flag, {"relation": "one", "classification": "many"}[flag]
     if all(str(row["answer"]).strip().lower() in VERDICTS for _, _, row in rows):
         return "qa", "one"
-    if not any("references" in row for _, _, row in rows):
-        return "free_qa", "free"
-    possible = all(row.get("references", True) for _, _, row in rows)
-    return "free_qa", "passage" if possible else "squad"
+    return "free_qa", "free"
 
 
 def convert(kind: str, row: dict, place: str) -> dict:
@@ -61,33 +87,46 @@ def convert(kind: str, row: dict, place: str) -> dict:
         label = _label(row["label"], place)
         return {"input": _text(row, "text", place), "output": label, "gold": label}
     if kind == "classification":
-        if "text" not in row and isinstance(row.get("sentences"), list):
+        if row.get("text") is None and isinstance(row.get("sentences"), list):
             row = row | {"text": " ".join(map(str, row["sentences"]))}
         if not isinstance(row["labels"], list):
             raise UserError(f"{place}: 'labels' is not a list (of none, one or several labels).")
-        gold = sorted({_label(label, place) for label in row["labels"]})
-        output = parsing.write_labels(gold)
+        gold = sorted({_label(label, place, wrong=";") for label in row["labels"]})
+        output = write_labels(gold)
         return {"input": _text(row, "text", place), "output": output, "gold": gold}
-    passage = _text(row, "context", place) if row.get("context") else ""
-    asked = prompts.question(_text(row, "question", place), passage)
+    passage = _text(row, "context", place) if str(row.get("context") or "").strip() else ""
+    found = free_row(_text(row, "question", place), passage, [_text(row, "answer", place)])
     if kind == "qa":
         label = row["answer"].strip().lower()
-        return {"input": asked, "output": label, "gold": label}
-    if "references" not in row:
-        row = row | {"references": [_text(row, "answer", place)]}
-    output = next(iter(row["references"]), prompts.UNANSWERABLE)
-    return {"input": asked, "output": output, "gold": row["references"]}
+        found |= {"output": label, "gold": label}
+    return found
+
+
+def free_row(asked: str, passage: str, answers: list[str]) -> dict:
+    """`input`, `output` and `gold` of a question with these reference answers, maybe none.
+
+    One that says "unanswerable" is none.
+    """
+    golds = [gold for gold in dict.fromkeys(map(one_line, answers)) if read_free(gold)[0]]
+    asked = prompts.question(one_line(asked), one_line(passage))
+    return {"input": asked, "output": next(iter(golds), prompts.UNANSWERABLE), "gold": golds}
 
 
 def check_labels(labels: list[str], kind: str, path: Path) -> None:
-    """Raises UserError for labels that an answer cannot tell apart."""
+    """Raises UserError for labels that an answer cannot tell apart, and for far too many."""
+    if len(labels) > MOST_LABELS:
+        raise UserError(
+            f"{path} has {len(labels)} different labels. Each instruction lists them all, so "
+            f"{MOST_LABELS} are the most. Leave rare ones out; free text goes with --qa, as "
+            "question and answer."
+        )
     first: dict[str, str] = {}
     for label in labels:
-        other = first.setdefault(parsing.normal(label), label)
+        other = first.setdefault(plain(label), label)
         if other != label:
             raise UserError(
-                f"{path}: labels {other!r} and {label!r} differ in capitals or blanks alone. Make "
-                "them one."
+                f"{path}: {shown([other, label])} differ in capitals, blanks, '-' or '_' alone. "
+                "Make them one."
             )
     if kind == "classification" and prompts.NONE in first:
         raise UserError(
@@ -101,44 +140,16 @@ def one_line(text: str) -> str:
     return " ".join(text.split())
 
 
-def _squad(path: Path) -> Iterator[tuple[str, dict]]:
-    try:
-        content = json.loads("\n".join(line for _, line in lines(path)))
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path}:{error.lineno} is not valid JSON ({error.msg}).") from None
-    yield from squad(content, str(path))
-
-
-def squad(content: dict, file: str) -> Iterator[tuple[str, dict]]:
-    """(place, row) of the questions in a document of the SQuAD form. Raises UserError."""
-    place = file
-    try:
-        for a, article in enumerate(content["data"], 1):
-            place = f"{file}, article {a}"
-            for p, paragraph in enumerate(article["paragraphs"], 1):
-                place = f"{file}, article {a}, paragraph {p}"
-                document = paragraph.get("document_id") or article.get("title") or a
-                about = {"context": paragraph["context"], "document": document, "answer": ""}
-                for qa in paragraph["qas"]:
-                    found = [one_line(answer["text"]) for answer in qa.get("answers", [])]
-                    row = {"id": qa["id"], "question": qa["question"]}
-                    yield place, row | about | {"references": list(dict.fromkeys(found))}
-    except (KeyError, TypeError, AttributeError) as error:
-        what = f"no {error}" if isinstance(error, KeyError) else "not the right structure"
-        raise UserError(
-            f"{place}: {what}. The SQuAD form is data > paragraphs > context, qas > id, question, "
-            "answers > text."
-        ) from None
-
-
 def _split(row: dict, place: str) -> str | None:
     said = row.get("split")
     if said is None:
         return None
     for split, names in SPLIT_NAMES.items():
-        if said in names or (split, said) == ("dev", "val"):
+        if str(said).strip().lower() in names:
             return split
-    raise UserError(f"{place}: 'split' is not train, dev (or validation) or test.")
+    raise UserError(
+        f"{place}: 'split' is not train, dev (or validation, valid, val, devel) or test. Mend it."
+    )
 
 
 def _text(row: dict, field: str, place: str) -> str:
@@ -147,15 +158,15 @@ def _text(row: dict, field: str, place: str) -> str:
     return one_line(row[field])
 
 
-def _label(value, place: str) -> str:
-    """A label as text: a string, a whole number, true or false."""
+def _label(value, place: str, wrong: str = "") -> str:
+    """A label as text: a string without `wrong`, a whole number, true or false."""
     if isinstance(value, bool | int):
         return str(value).lower()
     if not isinstance(value, str) or not value.strip():
         raise UserError(f"{place}: a label is neither text nor a whole number. Mend that example.")
-    if len(value) > LONGEST_LABEL or ";" in value:
+    if len(value) > LONGEST_LABEL or (wrong and wrong in value):
         raise UserError(
             f"{place}: a label of {len(value)} characters cannot be used. It has at most "
-            f"{LONGEST_LABEL}, and no ';'."
+            f"{LONGEST_LABEL}{wrong and f', and no {wrong!r}'}."
         )
     return one_line(value)

@@ -2,9 +2,10 @@ r"""Answers as text: how each kind is written, and how what a model wrote is rea
 
 Tokenizers do not keep every character: BioGPT's drops newlines and moves blanks (`yes , no` becomes
 `yes, no`, `###` becomes `# # #`). So an answer is one line, and text is compared as `normal` has
-it. First the strict form is tried, what `write_*` writes; then a forgiving one. What cannot be
-read is `O` or no label. Where that is more than half of the words, names or labels, the answer as
-a whole is a `parse_failure`.
+it, labels as `plain` has them (`Instruct/labels.py`, which reads labels and free answers). First
+the strict form is tried, what `write_*` writes; then a forgiving one. What cannot be read is `O` or
+no label. Where that is more than half of the words, names or labels, the answer as a whole is a
+`parse_failure`.
 
 The entity list `IL-2 gene ; CD28 @2` holds the names in their order; `@2` is the second time that
 these words stand in the sentence, written where the order alone would find another place. `\`
@@ -14,19 +15,16 @@ stands before a `;`, `@` or `\` that belongs to a name.
 import difflib
 import re
 
-from Instruct.prompts import NONE, UNANSWERABLE
+from Instruct.labels import SEPARATOR, letters_of, most, normal, read_free, read_label, read_labels
+from Instruct.prompts import NONE
 from NER.scores import OUTSIDE, entities
 
-SEPARATOR = " ; "
-# A tag of a word, `: B` or `: B-protein`, and what parts it from the next word.
-TAG = re.compile(r" ?: ?([bio])(?:-[^\s;,]*)?(?=[ ;,.]|$) ?[;,.]? ?", re.IGNORECASE)
+# A tag of a word, `: B` or `: B-protein`, and what parts it from the next word. Before another
+# colon it is the end of a word, as in `HLA:B : O`.
+TAG = re.compile(r" ?: ?([bio])(?:-[^\s;,]*)?(?! ?:)(?=[ ;,.]|$) ?[;,.]? ?", re.IGNORECASE)
 ESCAPED = re.compile(r"[\\;@]")
 PIECE = re.compile(r"(?:\\.|[^;\\])+")
-
-
-def normal(text: str) -> str:
-    """Text without its blanks and capitals: what survives every tokenizer."""
-    return "".join(text.split()).casefold()
+NUMBERED = re.compile(r"((?:\\.|[^\\])+)@(\d+)")  # not where the "@" belongs to the name
 
 
 # --- tags: `IL-2 : B ; gene : I ; expression : O` ------------------------------------------------
@@ -47,7 +45,7 @@ def read_tags(text: str, words: list[str], kind: str) -> tuple[list[str], bool]:
     wanted = [normal(word) for word in words]
     letters = _strict_letters(normal(text), wanted) or _aligned_letters(text, wanted)
     tags = [OUTSIDE if letter in (None, "o") else f"{letter.upper()}-{kind}" for letter in letters]
-    return tags, _most(letters.count(None), len(letters))
+    return tags, most(letters.count(None), len(letters))
 
 
 def _strict_letters(text: str, wanted: list[str]) -> list[str] | None:
@@ -68,7 +66,10 @@ def _aligned_letters(text: str, wanted: list[str]) -> list[str | None]:
     parts = TAG.split(" ".join(text.replace("\n", " ; ").split()))
     # Before a tag stands its word, and maybe something else that was no word with a tag.
     found = [normal(part.rsplit("; ", 1)[-1]) for part in parts[0:-1:2]]
-    given = [letter.lower() for letter in parts[1::2]]
+    pairs = list(zip(found, map(str.lower, parts[1::2]), strict=True))
+    known = {*wanted}  # `HLA:B` is a word without a tag, where there is such a word and no `HLA`
+    pairs = [p for p in pairs if p[0] in known or ":".join(p) not in known]
+    found, given = [word for word, _ in pairs], [letter for _, letter in pairs]
     letters: list[str | None] = [None] * len(wanted)
     used = set()
     matcher = difflib.SequenceMatcher(None, wanted, found, autojunk=False)
@@ -92,7 +93,7 @@ def write_entities(words: list[str], tags: list[str]) -> str:
     for _, start, end in sorted(entities(tags), key=lambda span: span[1]):
         places = _places(wanted, "".join(wanted[start:end]))
         name = ESCAPED.sub(r"\\\g<0>", " ".join(words[start:end]))
-        if next(p for p in places if p[0] >= last) != (start, end) or normal(name) == NONE:
+        if next(p for p in places if p[0] >= last) != (start, end) or letters_of(name) == NONE:
             name += f" @{places.index((start, end)) + 1}"
         names.append(name)
         last = end
@@ -106,13 +107,12 @@ def read_entities(text: str, words: list[str], kind: str) -> tuple[list[str], bo
     """
     wanted, tags, last = [normal(word) for word in words], [OUTSIDE] * len(words), 0
     pieces = PIECE.findall(normal(text.replace("\n", ";")))
-    if pieces in ([NONE], [NONE + "."]):
+    if len(pieces) == 1 and letters_of(pieces[0]) == NONE:
         return tags, False
     lost = 0
     for piece in pieces:
-        name, _, number = piece.rpartition("@")
-        if not name or name.endswith("\\") or not number.isdecimal():
-            name, number = piece, ""
+        match = NUMBERED.fullmatch(piece)
+        name, number = match.groups() if match else (piece, "")
         name = re.sub(r"\\(.)", r"\1", name)
         places = _places(wanted, name) or _places(wanted, name.removesuffix("."))
         free = [p for p in places if tags[p[0] : p[1]] == [OUTSIDE] * (p[1] - p[0])]
@@ -123,12 +123,7 @@ def read_entities(text: str, words: list[str], kind: str) -> tuple[list[str], bo
             continue
         start, last = chosen[0]
         tags[start:last] = [f"B-{kind}"] + [f"I-{kind}"] * (last - start - 1)
-    return tags, _most(lost, len(pieces))
-
-
-def _most(lost: int, n: int) -> bool:
-    """Whether more than half could not be read; or whether there was nothing."""
-    return 2 * lost > n or not n
+    return tags, most(lost, len(pieces))
 
 
 def _places(wanted: list[str], name: str) -> list[tuple[int, int]]:
@@ -142,57 +137,6 @@ def _places(wanted: list[str], name: str) -> list[tuple[int, int]]:
         if joined == name:
             found.append((start, end))
     return found
-
-
-# --- labels --------------------------------------------------------------------------------------
-
-
-def read_label(text: str, labels: list[str]) -> tuple[str | None, bool]:
-    """The one label that `text` is or, forgiving, that it holds; None, True if there is none.
-
-    A label within a longer one that was found (AGONIST in AGONIST-ACTIVATOR) does not count.
-    """
-    by_text = {normal(label): label for label in labels}
-    if (label := by_text.get(normal(text))) is not None:
-        return label, False
-    plain = [label for label in labels if _letters(label) and _letters(label) == _letters(text)]
-    if len(plain) == 1:
-        return plain[0], False
-    line, held = " ".join(text.split()).casefold(), []
-    for label in sorted(labels, key=len, reverse=True):
-        inner = r"\s*".join(re.escape(c) for c in normal(label))
-        line, n = re.subn(rf"(?<!\w){inner}(?!\w)", "|", line)
-        held += [label] * (n > 0)
-    return (held[0], False) if len(held) == 1 else (None, True)
-
-
-def write_labels(labels: list[str]) -> str:
-    """The answer of a prompt that may have several labels, or none."""
-    return SEPARATOR.join(labels) or NONE
-
-
-def read_labels(text: str, labels: list[str]) -> tuple[list[str], bool]:
-    """The sorted labels that `text` lists, once each, and whether most of its parts are none."""
-    line = text.replace("\n", ";")
-    if normal(line).rstrip(".") == NONE:
-        return [], False
-    parts = [part for part in line.split(";") if _letters(part)]
-    if not any("," in label for label in labels) and ";" not in line:
-        parts = [part for part in line.split(",") if _letters(part)]
-    found = [read_label(part, labels) for part in parts]
-    known = [label for label, failed in found if not failed]
-    return sorted({*known}), _most(len(found) - len(known), len(found))
-
-
-def read_free(text: str) -> tuple[str, bool]:
-    """A free answer without outer blanks, "" for "unanswerable"; an empty one is a failure."""
-    answer = " ".join(text.split())
-    return ("" if normal(answer).rstrip(".") == UNANSWERABLE else answer), not answer
-
-
-def _letters(text: str) -> str:
-    """Text without its blanks, capitals and punctuation."""
-    return re.sub(r"[\W_]", "", text.casefold())
 
 
 def read(text: str, row: dict, labels: list[str], ner_form: str = "tags"):

@@ -1,10 +1,10 @@
 """Scores of an instruction set, source by source, as an encoder's would be, and their mean.
 
-A row, a line of predictions.jsonl: `id`, `source`, `kind`, `gold`, `predicted`, `parse_failure`;
-gold and predicted are IOB2 tags of one entity type, a label (predicted: or None), a sorted list of
-labels, or (free text) None and the answer's own score. Rows of a relation source may have
-`negative`, the label that says "no relation". Every score is a function of counts that are added
-up over examples (see `common.task.Score`). What is undefined (0 / 0) is 0.
+A row, a line of predictions.jsonl: `id`, mostly `group`, `source`, `kind`, `gold`, `predicted`,
+`parse_failure`; gold and predicted are IOB2 tags of one entity type, a label (predicted: or None),
+a sorted list of labels, or (free text) None and the answer's own score. Rows of a relation source
+have `negative`, the label that says "no relation", if it has one. Every score is a function of
+counts that are added up over examples (see `common.task.Score`). What is undefined (0 / 0) is 0.
 """
 
 from collections.abc import Iterable
@@ -150,7 +150,7 @@ def label_pair(row: dict) -> tuple[set, set]:
 
 
 def is_negative(label: str, negative: str | None = None) -> bool:
-    """Whether a relation's label says that there is none: `negative`, or one of NEGATIVE."""
+    """Whether a relation's label says that there is none: `negative`, else one of NEGATIVE."""
     return label == negative if negative else label.casefold() in NEGATIVE
 
 

@@ -1,24 +1,30 @@
 """The sets that instructions are made from: one source is a file or a folder of one kind.
 
-NER and NLI folders are read by those tasks; the other kinds by `Instruct/forms.py`.
+NER and NLI folders and the SQuAD form are read by those tasks; the other kinds by
+`Instruct/forms.py`.
 """
 
 import argparse
-from contextlib import suppress
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from common import identity
-from common.cli import UserError
-from common.data_files import SPLIT_NAMES, find_split
+from common.cli import UserError, relative
+from common.data_files import SPLIT_NAMES, find_split, json_file
 from Instruct import forms, parsing, prompts
 from NER import data as ner_data
 from NER import formats
 from NER.scores import OUTSIDE, word_class
 from NLI import data as nli_data
 from QA import data as qa_data
+from QA import squad
+from QA.bioasq import is_bioasq
 
 DOCUMENT = ("document_id", "document", "doc_id", "pmid")  # fields that name a row's document
+UNSAID = (None, "")  # values of a field that says nothing; 0 is a number like any other
+FEWEST = 3  # documents that three splits need; else each passage or row counts as one
 NLI_FILES = ("mli_{}_v1.jsonl", "{}.jsonl")
 
 
@@ -28,6 +34,7 @@ class Example(NamedTuple):
     id: str  # within its source
     split: str | None  # train, dev or test; None: not given
     document: str  # examples of one document stay in one split
+    group: str  # those of one sentence, premise, passage or document; `read` makes it an id
     row: dict  # input, output, gold; of NER also type
 
 
@@ -40,7 +47,7 @@ class Source(NamedTuple):
     labels: list[str]  # all that occur; of NER its entity types; of free answers none
     examples: list[Example]
     files: list[Path]
-    data_sha256: str | None = None  # what NER's and NLI's own results call this data
+    data_sha256: str | None = None  # what its own task's results call this data
 
 
 def read(flag: str, name: str, path: Path, ner_form: str) -> Source:
@@ -53,8 +60,27 @@ def read(flag: str, name: str, path: Path, ner_form: str) -> Source:
                 f"--{flag} {name}={path} is not a folder. Give the one that holds the files of the "
                 "splits."
             )
-        return _ner(name, path, ner_form) if flag == "ner" else _nli(name, path)
-    return _file(flag, name, path)
+        source = _ner(name, path, ner_form) if flag == "ner" else _nli(name, path)
+    elif flag == "qa" and forms.is_squad(path):
+        source = _squad(name, path)
+    else:
+        source = _rows(flag, name, path)
+    return source._replace(examples=list(_with_own_ids(source.examples)))
+
+
+def _with_own_ids(examples: list[Example]) -> Iterator[Example]:
+    """The examples; an id that several have (in NLI/ and QA/ they may) gets numbers from 2 on.
+
+    A group is then called by the id of its first example.
+    """
+    taken, times, first = {e.id for e in examples}, Counter(), {}
+    for e in examples:
+        times[e.id] += 1
+        own = e.id
+        while times[e.id] > 1 and own in taken:
+            own = f"{e.id}-{times[e.id]}" if own == e.id else f"{own}-"
+        taken.add(own)
+        yield e._replace(id=own, group=first.setdefault(e.group, own))
 
 
 def _ner(name: str, folder: Path, form: str) -> Source:
@@ -62,13 +88,14 @@ def _ner(name: str, folder: Path, form: str) -> Source:
     data = ner_data.load(argparse.Namespace(demo=False, data_dir=folder, label_scheme="io"))
     types = [label for label in data.labels if label != OUTSIDE]
     examples = [
-        Example(f"{e.id}-{kind}", split, e.id, ner_row(e.words, e.tags, kind, form))
+        Example(f"{e.id}-{kind}", split, e.id, e.id, ner_row(e.words, e.tags, kind, form))
         for split, sentences in data.splits.items()
         for e in sentences
         if e.words
         for kind in types
     ]
     files = [file for s in SPLIT_NAMES for file in find_split(folder, s, formats.PATTERNS)]
+    files += [file for file in [folder / "label.json"] if file.is_file()]
     return Source(name, "ner", form, types, examples, files, identity.fingerprint(data.splits))
 
 
@@ -84,15 +111,18 @@ def ner_row(words: list[str], tags: list[str], kind: str, form: str) -> dict:
 
 
 def _nli(name: str, folder: Path) -> Source:
+    """Pairs. NLI/ divides a train file alone by pair; here a premise stays on one side."""
     data = nli_data.load(argparse.Namespace(demo=False, data_dir=folder))
-    examples = [
-        Example(e.id, split, e.premise, nli_row(e.premise, e.hypothesis, e.label))
-        for split, pairs in data.splits.items()
-        for e in pairs
-    ]
+    given = {s: find_split(folder, s, NLI_FILES) for s in SPLIT_NAMES}
+    alone = not given["dev"] and not given["test"]
+    examples = []
+    for split, pairs in data.splits.items():
+        for e in pairs:
+            row = nli_row(e.premise, e.hypothesis, e.label)
+            examples.append(Example(e.id, None if alone else split, e.premise, e.premise, row))
     used = {e.row["gold"] for e in examples}
     labels = [label for label in data.labels if label in used]
-    files = [file for s in SPLIT_NAMES for file in find_split(folder, s, NLI_FILES)]
+    files = [file for found in given.values() for file in found]
     digest = identity.fingerprint(data.splits)
     return Source(name, "nli", "one", labels, examples, files, digest)
 
@@ -103,26 +133,59 @@ def nli_row(premise: str, hypothesis: str, label: str) -> dict:
     return {"input": both, "output": label, "gold": label}
 
 
-def _file(flag: str, name: str, path: Path) -> Source:
+def _squad(name: str, path: Path) -> Source:
+    """Questions to passages: a file, or a folder as QA/ reads and divides it.
+
+    A folder with a train file alone has no splits, as a file.
+    """
+    files = {s: squad.split_files(path, s) for s in SPLIT_NAMES} if path.is_dir() else {}
+    splits, digest = {None: []}, None
+    if files.get("dev") or files.get("test"):
+        data = qa_data.load(argparse.Namespace(demo=False, data_dir=path))
+        splits, digest = data.splits, identity.fingerprint(data.splits)
+        if data.questions is not None:
+            raise _bioasq(path)
+    for file in [] if digest else files.get("train", [path]):
+        document = json_file(file)
+        if is_bioasq(document):
+            raise _bioasq(file)
+        splits[None] += squad.parse(document, str(file))[0]
+    questions = [(split, e) for split, some in splits.items() for e in some]
+    keys, together = squad.articles([e for _, e in questions], FEWEST)
+    examples = []
+    for (split, e), key in zip(questions, keys, strict=True):
+        row = forms.free_row(e.question, e.context, e.golds)
+        examples.append(Example(e.id, split, min(together[key]), e.context, row))
+    answer = "passage" if all(e.row["gold"] for e in examples) else "squad"
+    used = [file for some in files.values() for file in some] or [path]
+    return Source(name, "free_qa", answer, [], examples, used, digest)
+
+
+def _bioasq(path: Path) -> UserError:
+    return UserError(
+        f"{path} is in BioASQ form. Make SQuAD's of each file first: python "
+        f"{relative('QA', 'bioasq.py')} FILE --output NEW.json"
+    )
+
+
+def _rows(flag: str, name: str, path: Path) -> Source:
     rows, files = forms.read_rows(flag, path)
     kind, answer = forms.kind_of(flag, rows)
     examples, places = [], {}
     for number, (place, split, row) in enumerate(rows):
-        example = str(row.get("id") or number)
+        example = f"row-{number}" if row.get("id") in UNSAID else str(row["id"])
         if example in places:
             raise UserError(f"{place} has the id of {places[example]}. Give each its own.")
         places[example] = place
-        document = next((str(row[field]) for field in DOCUMENT if row.get(field)), example)
-        examples.append(Example(example, split, document, forms.convert(kind, row, place)))
+        documents = [str(row[field]) for field in DOCUMENT if row.get(field) not in UNSAID]
+        document = documents[0] if documents else example
+        made = forms.convert(kind, row, place)
+        examples.append(Example(example, split, document, document, made))
     if len({e.split is None for e in examples}) > 1:
         raise UserError(f"{path}: some rows have a 'split', some have none. Give it to all.")
+    if len({e.document for e in examples}) < FEWEST:
+        examples = [e._replace(document=e.id, group=e.id) for e in examples]
     golds = [e.row["gold"] for e in examples] if kind != "free_qa" else []
-    digest = None
-    if answer in ("passage", "squad") and path.is_dir():  # QA reads folders
-        with suppress(UserError):
-            digest = identity.fingerprint(
-                qa_data.load(argparse.Namespace(demo=False, data_dir=path)).splits
-            )
     labels = sorted({x for gold in golds for x in (gold if isinstance(gold, list) else [gold])})
     forms.check_labels(labels, kind, path)
-    return Source(name, kind, answer, labels, examples, files, digest)
+    return Source(name, kind, answer, labels, examples, files)

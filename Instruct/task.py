@@ -23,8 +23,10 @@ NAME, HEAD, DATASET, IN_STUDY = "Instruct", "causal", "medtuned", False
 NOTE = """\
 Answers are generated and parsed; what cannot be parsed counts as wrong, and its share stands beside
 the scores. The mean is over the sources, of each one's main score. NER asks for one entity type a
-prompt; its score is over all of them. A row of another task is of a model that was fine-tuned for
-that task, on the same test examples (the data's hash says so). Of parse failures few are good."""
+prompt; its score is over all of them. Intervals resample sentences, premises, passages or
+documents, whose prompts belong together. A row of another task is of a model that was fine-tuned
+for that task, on the same test examples (the data's hash says so). Of parse failures few are good.\
+"""
 # Of the three scripts' flags. To cast a miniature's weights takes longer than to compute with them.
 DEFAULTS = {"model": "biogpt", "max_length": 1024, "demo_precision": "fp32"}
 # The peak learning rate of adapters, which start at zero (Hu et al. 2022 take as much), ...
@@ -34,7 +36,8 @@ LORA_RATES = (2e-4, 4e-3)  # ... and of a miniature's
 def add_arguments(parser, step: str) -> None:
     """What the answers' scores depend on; of fine-tuning also how it is done."""
     group = parser.add_argument_group("instructions")
-    text = "the label of relations that means there is none (default: none, 0 or false)"
+    text = "the label of relations that means there is none, of the sources that have it (default, "
+    text += "and of the others: none, 0 or false)"
     group.add_argument("--negative_label", metavar="LABEL", help=text)
     if step != "fine-tuning":
         return
@@ -126,10 +129,12 @@ def row(data: Data, example: dict, predicted, failed: bool) -> dict:
     gold = example["gold"]
     if example["kind"] == "free_qa":
         gold, predicted = None, scoring.free_score(predicted, gold, failed)
-    found = {key: example[key] for key in ("id", "source", "kind")}
+    # Folders that were built earlier have no groups; then each prompt stands for itself.
+    found = {key: example[key] for key in ("id", "group", "source", "kind") if key in example}
     found |= {"gold": gold, "predicted": predicted, "parse_failure": failed}
-    if example["kind"] == "relation" and data.negative is not None:
-        found["negative"] = data.negative
+    negative = data.sources[example["source"]].get("negative")
+    if negative is not None:
+        found["negative"] = negative
     return found
 
 

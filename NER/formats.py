@@ -30,8 +30,8 @@ def read_folder(folder: Path) -> tuple[dict[str, list[tuple[list, list]]], dict[
         files = find_split(folder, split, PATTERNS)
         if not files:
             raise UserError(
-                f"no {split} file in {folder}. It needs train, validation (or valid, dev) and test "
-                "as .jsonl, .parquet or CoNLL columns (.conll, .tsv, .txt ...)."
+                f"no {split} file in {folder}. It needs train, validation (or valid, val, dev) and "
+                "test as .jsonl, .parquet or CoNLL columns (.conll, .tsv, .txt ...)."
             )
         splits[split] = [sentence for file in files for sentence in read_file(file, by_id)]
         if not splits[split]:

@@ -145,19 +145,18 @@ def locate(context: str, text: str, start: int) -> tuple[tuple[int, int] | None,
 
 
 def split_files(folder: Path, split: str) -> list[Path]:
-    """The `train*.json`, `dev*.json` (validation, valid, devel) or `test*.json` of `folder`."""
+    """The `train*.json`, `dev*.json` (validation, valid, val, devel), `test*.json` of `folder`."""
     names = SPLIT_NAMES[split]
     return sorted({p for name in names for p in folder.glob(f"{name}*.json") if p.is_file()})
 
 
-def cut_dev(examples: list[Example]) -> tuple[list[Example], list[Example]]:
-    """(train, dev): a seeded tenth of the articles becomes dev; no passage is on both sides.
+def articles(examples: list[Example], fewest: int = 2) -> tuple[list[str], dict[str, set[str]]]:
+    """The article of each example; and for each article those that are on its side of a split.
 
-    Articles that share a passage stay together. Where all have one title, passages count as
-    articles. No dev where there is nothing to cut.
+    These share passages. Passages count as articles where there are fewer than `fewest` titles.
     """
     keys = [e.title for e in examples]
-    if len(set(keys)) < 2:
+    if len(set(keys)) < fewest:
         keys = [e.context for e in examples]
     group = {key: {key} for key in keys}  # articles that must stay together share one set
     first = {}
@@ -167,6 +166,16 @@ def cut_dev(examples: list[Example]) -> tuple[list[Example], list[Example]]:
             group[other] |= group[key]
             for joined in group[key]:
                 group[joined] = group[other]
+    return keys, group
+
+
+def cut_dev(examples: list[Example]) -> tuple[list[Example], list[Example]]:
+    """(train, dev): a seeded tenth of the articles becomes dev; no passage is on both sides.
+
+    Articles that share a passage stay together. Where all have one title, passages count as
+    articles. No dev where there is nothing to cut.
+    """
+    keys, group = articles(examples)
     groups = {id(members): members for members in group.values()}
     largest, *others = sorted(groups.values(), key=len, reverse=True)
     random.Random(SPLIT_SEED).shuffle(others)

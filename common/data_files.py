@@ -12,7 +12,7 @@ from common.cli import UserError
 # The names a split goes by, the usual one first.
 SPLIT_NAMES = {
     "train": ("train",),
-    "dev": ("validation", "valid", "dev", "devel"),
+    "dev": ("validation", "valid", "val", "dev", "devel"),
     "test": ("test",),
 }
 BATCH = 1000  # rows of a parquet file at a time

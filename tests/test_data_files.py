@@ -226,6 +226,9 @@ def test_find_split(tmp_path):
     ]
     assert find_split(tmp_path, "train", patterns) == [tmp_path / "train.jsonl"]
     assert find_split(tmp_path, "test", patterns) == []
+    assert find_split(tmp_path, "dev", ("{}.txt",)) == []
+    (tmp_path / "val.txt").touch()
+    assert find_split(tmp_path, "dev", ("{}.txt",)) == [tmp_path / "val.txt"]
     (tmp_path / "valid.jsonl").touch()
     with pytest.raises(UserError, match=r"more than one dev file: .*valid\.jsonl.*dev-0\.parquet"):
         find_split(tmp_path, "dev", patterns)

@@ -137,7 +137,7 @@ def test_every_form_is_made_and_read_back(form, every, tmp_path, capsys):
         assert re.search(rf"^{name} +{kind} +" + " +".join(map(str, counts.values())), shown, re.M)
         assert entry["files"] and all(len(sha) == 64 for sha in entry["files"].values())
     for row in everything:
-        wanted = {"id", "source", "kind", "instruction", "input", "output", "gold"}
+        wanted = {"id", "group", "source", "kind", "instruction", "input", "output", "gold"}
         assert set(row) == wanted | ({"type"} if row["kind"] == "ner" else set())
         assert "\n" not in row["output"] and "{" not in row["instruction"]
         found = parsing.read(row["output"], row, about["sources"][row["source"]]["labels"], form)
@@ -170,7 +170,7 @@ def test_wordings_vary_and_are_a_function_of_the_seed(every, tmp_path):
 def test_splits(tmp_path):
     """Given ones stay; documents are never cut; a set without dev gives a tenth of train."""
     files = {
-        "given": [relation(i, split=("train", "val", "test")[i // 20]) for i in range(60)],
+        "given": [relation(i, split=("Train", "VAL", "test ")[i // 20]) for i in range(60)],
         "two": [relation(i, split="train" if i < 50 else "test", pmid=i // 2) for i in range(60)],
         "none": [relation(i, pmid=f"p{i // 4}") for i in range(200)],
     }
@@ -179,7 +179,7 @@ def test_splits(tmp_path):
         argv += ["--relation", f"{name}={write(tmp_path / f'{name}.jsonl', rows)}"]
     argv += ["--nli", f"pairs={nli(tmp_path / 'alone', ['train'])}"]
     folder = tmp_path / "folder"
-    for split in ("train", "dev", "test"):
+    for split in ("train", "val", "test"):
         write(folder / f"{split}.jsonl", [verdict(i, id=f"{split}{i}") for i in range(6)])
     argv += ["--qa", f"folder={folder}"]
     build.main([*argv, "--output_dir", str(tmp_path / "out")])
@@ -188,13 +188,126 @@ def test_splits(tmp_path):
     assert counts["given"] == [20, 20, 20] and counts["folder"] == [6, 6, 6]
     assert counts["two"][2] == 10 and 4 <= counts["two"][1] <= 6
     assert sum(counts["none"]) == 200 and 156 <= counts["none"][0] <= 164
-    assert sum(counts["pairs"]) == 30 and counts["pairs"][2] == 6  # the study's 80/20
+    assert counts["pairs"] == [24, 3, 3] and about["sources"]["pairs"]["data_sha256"] is None
     for name, size in (("two", 2), ("none", 4)):
         where = {}
         for split in SPLITS:
             for row in by_source(rows[split], name):
-                document = int(row["id"].removeprefix(f"{name}-r")) // size
+                document = int(row["id"].removeprefix(f"{name}/r")) // size
                 assert where.setdefault(document, split) == split
+
+
+@pytest.mark.parametrize("documents", [1, 2, 3, 4, 9])
+def test_few_documents(documents, tmp_path):
+    """Three are enough for three splits; of fewer, rows are divided."""
+    rows = [relation(i, pmid=i % documents) for i in range(60)]
+    build.main(["--relation", f"x={write(tmp_path / 'r.jsonl', rows)}",
+                "--output_dir", str(tmp_path / "out")])  # fmt: skip
+    rows, _ = made(tmp_path / "out")
+    found = [{int(row["id"].split("/r")[1]) % documents for row in rows[s]} for s in SPLITS]
+    assert all(found)
+    if documents > 2:
+        assert sum(map(len, found)) == documents
+    else:
+        assert [len(rows[s]) for s in SPLITS] == [48, 6, 6]
+
+
+def test_ids_of_rows(tmp_path):
+    """0 is one; a row without is no other's, whatever these are."""
+    rows = [relation(i, id=(0, None, 1, "", 3)[i] if i < 5 else f"r{i}") for i in range(60)]
+    build.main(["--relation", f"x={write(tmp_path / 'r.jsonl', rows)}",
+                "--output_dir", str(tmp_path / "out")])  # fmt: skip
+    found = {row["input"][-2:]: row["id"] for some in made(tmp_path / "out")[0].values()
+             for row in some}  # fmt: skip
+    wanted = ["x/0", "x/row-1", "x/1", "x/row-3", "x/3"]
+    assert [found[f" {i}"] for i in range(5)] == wanted
+
+
+def test_ids_are_unique_over_the_sources(tmp_path):
+    """Also where NLI/ takes an id several times, and where names and ids end alike."""
+    folder = nli(tmp_path / "a")
+    for split in SPLITS:
+        rows = [json.loads(line) for line in (folder / f"{split}.jsonl").read_text().splitlines()]
+        ids = [("x", "x-2", f"b-{i}")[min(i % 4, 2)] for i in range(len(rows))]
+        write(folder / f"{split}.jsonl",
+              [row | {"pairID": own} for row, own in zip(rows, ids, strict=True)])  # fmt: skip
+    path = write(tmp_path / "r.jsonl", [relation(i, id=i) for i in range(60)])
+    found = []
+    for out in (tmp_path / "1", tmp_path / "2"):
+        build.main(["--nli", f"a={folder}", "--relation", f"a-b={path}", "--output_dir", str(out)])
+        found.append([row["id"] for some in made(out)[0].values() for row in some])
+    assert len(found[0]) == 150 == len({*found[0]}) and found[0] == found[1]
+
+
+def test_every_file_has_its_hash(tmp_path):
+    """Shards of one name in several folders; the map of the tags."""
+    from datasets import Dataset
+
+    folder = tmp_path / "ner"
+    for split in ("train", "validation", "test"):
+        rows = [{"tokens": [split, str(i)], "tags": [1, 0]} for i in range(4)]
+        (folder / split).mkdir(parents=True)
+        Dataset.from_list(rows).to_parquet(folder / split / "0000.parquet")
+    (folder / "label.json").write_text(json.dumps(TAGS))
+    build.main(["--ner", f"x={folder}", "--output_dir", str(tmp_path / "out")])
+    files = made(tmp_path / "out")[1]["sources"]["x"]["files"]
+    shards = {f"{split}/0000.parquet" for split in ("train", "validation", "test")}
+    assert {*files} == {*shards, "label.json"} and len({*files.values()}) == 4
+
+
+def test_fields_that_say_nothing(tmp_path):
+    """A text or a context that is null or blank, where it may be missing."""
+    topics = [classification(i, text=None) for i in range(60)]
+    asked = [verdict(i, context=(None, " \n", "")[i % 3]) for i in range(60)]
+    build.main(["--classification", f"x={write(tmp_path / 'c.jsonl', topics)}",
+                "--qa", f"y={write(tmp_path / 'q.jsonl', asked)}",
+                "--output_dir", str(tmp_path / "out")])  # fmt: skip
+    found = [row for some in made(tmp_path / "out")[0].values() for row in some]
+    assert len(found) == 120 and not any("Passage:" in row["input"] for row in found)
+
+
+def test_prompts_that_belong_together_have_a_group(every, tmp_path):
+    """A sentence's of NER, a passage's, a document's; called by an example's id, not by a text."""
+    documents = [relation(i, id=f"d{i}", pmid=f"{SECRET} {i // 3}") for i in range(60)]
+    more = ["--relation", f"docs={write(tmp_path / 'd.jsonl', documents)}"]
+    build.main([*every, *more, "--output_dir", str(tmp_path / "out")])
+    rows = [row for some in made(tmp_path / "out")[0].values() for row in some]
+    assert SECRET not in "".join(row["group"] for row in rows)
+    shared = {
+        "genes": lambda row: row["id"].rsplit("-", 1)[0],
+        "pairs": lambda row: row["input"].split("\n")[0],
+        "rel": lambda row: row["id"],
+        "docs": lambda row: int(row["id"].split("/d")[1]) // 3,
+        "squad": lambda row: row["input"].split("Passage: ")[1],
+    }
+    for source, same in shared.items():
+        own = by_source(rows, source)
+        pairs = {(row["group"], same(row)) for row in own}
+        assert len(pairs) == len({row["group"] for row in own}) == len({*map(same, own)})
+        assert {row["group"] for row in own} <= {row["id"] for row in own}
+
+
+def test_every_part_of_a_split_has_all_sources(tmp_path):
+    argv = []
+    for name, n in (("few", 60), ("many", 300)):
+        rows = [relation(i, split=given(i)) for i in range(n)]
+        argv += ["--relation", f"{name}={write(tmp_path / f'{name}.jsonl', rows)}"]
+    build.main([*argv, "--output_dir", str(tmp_path / "out")])
+    for rows in made(tmp_path / "out")[0].values():
+        for n in (12, 60):
+            assert abs(len(by_source(rows[:n], "few")) - n / 6) <= 1
+
+
+def test_a_premise_is_in_one_split(tmp_path):
+    """Of a train file alone. NLI/ divides it otherwise, so its scores cannot stand beside."""
+    path = nli(tmp_path / "nli", ["train"]) / "train.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    write(path, [row | {"sentence1": f"premise {i // 3}"} for i, row in enumerate(rows)])
+    build.main(["--nli", f"x={path.parent}", "--output_dir", str(tmp_path / "out")])
+    rows, about = made(tmp_path / "out")
+    found = [{row["input"].split("\n")[0] for row in rows[s]} for s in SPLITS]
+    assert all(found) and sum(map(len, found)) == 10 == len(set().union(*found))
+    assert about["sources"]["x"]["splits"] == "80/10/10"
 
 
 def test_max_per_source_keeps_the_shares(tmp_path):
@@ -233,22 +346,29 @@ def test_the_data_is_known_by_the_hash_of_its_own_task(tmp_path):
         )
 
 
-def test_a_folder_that_qa_reads_is_known_by_its_hash(tmp_path):
+@pytest.mark.parametrize(
+    "names", [SPLITS, ("train-v2.0", "dev-v2.0"), ("train", "dev"), ("train-1", "train-2", "test")]
+)
+def test_a_folder_that_qa_reads_is_known_by_its_hash(names, tmp_path):
+    """Whatever its files are called; a test file may be missing."""
     from argparse import Namespace
 
     from common import identity
     from QA import data as qa_data
 
-    for split in SPLITS:
+    for file in names:
         (tmp_path / "qa").mkdir(exist_ok=True)
-        path = squad(tmp_path / "qa" / f"{split}.json", 3, "title")
-        path.write_text(path.read_text().replace('"id": "', f'"id": "{split}-'))
+        path = squad(tmp_path / "qa" / f"{file}.json", 3, "title")
+        path.write_text(path.read_text().replace('"id": "', f'"id": "{file}-'))
     write(tmp_path / "free.jsonl", [free(i) for i in range(60)])
     argv = ["--qa", f"spans={tmp_path / 'qa'}", "--qa", f"free={tmp_path / 'free.jsonl'}"]
     build.main([*argv, "--output_dir", str(tmp_path / "out")])
     data = qa_data.load(Namespace(demo=False, data_dir=tmp_path / "qa"))
     _, about = made(tmp_path / "out")
     assert about["sources"]["spans"]["data_sha256"] == identity.fingerprint(data.splits)
+    assert {*about["sources"]["spans"]["files"]} == {f"{file}.json" for file in names}
+    counts = {split: len(some) for split, some in data.splits.items()}
+    assert about["sources"]["spans"]["prompts"] == counts
     assert about["sources"]["free"]["data_sha256"] is None
 
 
@@ -268,16 +388,27 @@ BAD = {
     "no label": ("relation", [{"text": SECRET}], ["jsonl:1", "'label'"]),
     "a text as label": ("relation", [relation(0, label=f"{SECRET} " * 20)], ["jsonl:1", "60"]),
     "a number as label": ("relation", [relation(0, label=0.5)], ["jsonl:1", "whole number"]),
-    "labels alike": ("relation", [relation(0, label="No ne")], ["differ in capitals or blanks"]),
+    "labels alike": ("relation", [relation(0, label="No ne")], ["differ in capitals, blanks"]),
     "unknown split": ("relation", [relation(0, split=SECRET)], ["jsonl:1", "'split'"]),
     "half a split": ("relation", [relation(0), relation(2, split="dev")], ["'split'", "to all"]),
     "an id twice": ("relation", [relation(1)], ["jsonl:32", "jsonl:2", "id"]),
+    "labels alike, of text": (
+        "relation",
+        [relation(0, label=f"a {SECRET}"), relation(2, label=f"A {SECRET}")],
+        ["2 labels", "differ in capitals"],
+    ),
+    "free text as label": (
+        "relation",
+        [relation(i, label=f"a {SECRET} {i}") for i in range(101)],
+        ["102 different labels", "--qa"],
+    ),
     "labels no list": ("classification", [classification(0, labels=SECRET)], ["'labels'"]),
     "none as label": ("classification", [classification(0, labels=["None"])], ["empty list"]),
     "a semicolon": ("classification", [classification(0, labels=["a;b"])], ["';'"]),
     "no question": ("qa", [free(0, question=None)], ["jsonl:1", "'question'"]),
     "no answer": ("qa", [{"question": SECRET}], ["jsonl:1", "'answer'"]),
     "not JSON": ("qa", SECRET, ["jsonl:1", "not valid JSON"]),
+    "test alone": ("relation", [relation(0, split="test")], ["no train example", "given)"]),
     "too few": ("qa", None, ["no dev example", "80/10/10"]),
 }
 
@@ -291,8 +422,8 @@ def test_bad_files(case, tmp_path, capsys):
     path = tmp_path / "bad.jsonl"
     if case == "an id twice":
         rows = [make(i) for i in range(31)] + bad
-    elif case == "too few":
-        rows = [verdict(0)]
+    elif case in ("too few", "test alone"):
+        rows = bad or [verdict(0)]
     elif case == "not JSON":
         rows = good
     else:
@@ -309,26 +440,107 @@ def test_bad_files(case, tmp_path, capsys):
 @pytest.mark.parametrize("split", ["dev", "test"])
 def test_a_label_that_train_has_not(split, tmp_path, capsys):
     rows = [relation(i, split=given(i)) for i in range(60)]
-    rows.append(relation(60, split=split, label="NEW"))
+    rows += [relation(60 + i, split=split, label=f"{SECRET} was {i}") for i in range(2)]
+    rows.append(relation(70, split=split, label="NEW"))
     path = write(tmp_path / "r.jsonl", rows)
     message = refused(capsys, "--relation", f"x={path}", "--output_dir", tmp_path / "out")
-    assert f"labels in {split} that train has not: NEW" in message
+    assert f"3 labels ('NEW', ...) in {split} that train has not" in message
+
+
+def question(answers, **more):
+    qa = {"id": "q", "question": SECRET, "answers": answers} | more
+    return {"data": [{"paragraphs": [{"context": f"{SECRET} IL-2", "qas": [qa]}]}]}
 
 
 @pytest.mark.parametrize(
     "content, named",
     [
-        ({"data": [{"paragraphs": [{"qas": []}]}]}, ["article 1, paragraph 1", "no 'context'"]),
-        ({"rows": []}, ["no 'data'", "SQuAD form"]),
-        ([SECRET], ["not the right structure"]),
-        ({"data": []}, ["no train example"]),
+        ({"data": [{"paragraphs": [{"qas": []}]}]}, ["data[0].paragraphs[0]", "no 'context'"]),
+        ({"rows": []}, ["not in SQuAD form"]),
+        ({"data": []}, ["no question"]),
+        (question(None), ["qas[0]", "'answers' is not a list"]),
+        (question([{"text": None}]), ["answers[0]", "'text' is not a string"]),
+        ({"questions": [{"body": SECRET}]}, ["BioASQ form", "python", "bioasq.py", "--output"]),
+        ([SECRET], ["row 1", "question, answer"]),
+        ([{"question": SECRET}], ["row 1", "question, answer"]),
+        ('{"data": "\\ud800"}', ["half a character"]),
+        ("[" * 100_000, ["not valid JSON"]),
+        ('{"data": ' + "1" * 5000 + "}", ["not valid JSON"]),
+        (json.dumps(question([]), indent=1)[:-9], ["json:1", "not valid JSON"]),
     ],
 )
 def test_bad_squad_files(content, named, tmp_path, capsys):
     path = tmp_path / "bad.json"
-    path.write_text(json.dumps(content))
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
     message = refused(capsys, "--qa", f"x={path}", "--output_dir", tmp_path / "out")
     assert all(name in message for name in named) and str(path) in message
+
+
+def test_squad_answers(tmp_path):
+    """Blank ones are none; one that reads as "no answer" is no text to be scored against."""
+    path = squad(tmp_path / "s.json", 30)
+    document = json.loads(path.read_text())
+    for answers, article in zip(
+        ([{"text": " \n", "answer_start": 0}], [{"text": "Unanswerable", "answer_start": 0}]),
+        document["data"], strict=False,
+    ):  # fmt: skip
+        for qa in article["paragraphs"][1]["qas"]:
+            qa["answers"] = answers
+    path.write_text(json.dumps(document))
+    build.main(["--qa", f"x={path}", "--output_dir", str(tmp_path / "out")])
+    rows = {row["id"]: row for some in made(tmp_path / "out")[0].values() for row in some}
+    for article in (0, 1):
+        row = rows[f"x/s{article}-1-0"]
+        assert (row["output"], row["gold"]) == (prompts.UNANSWERABLE, [])
+    assert rows["x/s2-1-0"]["gold"] == ["IL-2"]
+
+
+def test_one_title_for_all(tmp_path):
+    """Then passages are divided, as in QA/; those of the test passages' questions stay together."""
+    path = squad(tmp_path / "s.json", 30)
+    path.write_text(re.sub(r"article \d+", "BioASQ", path.read_text()))
+    build.main(["--qa", f"x={path}", "--output_dir", str(tmp_path / "out")])
+    rows, _ = made(tmp_path / "out")
+    passages = {s: {row["input"].split("Passage: ")[1] for row in rows[s]} for s in SPLITS}
+    assert all(passages.values())
+    assert sum(map(len, passages.values())) == len(set().union(*passages.values()))
+
+
+def test_labels_with_commas_are_kept_apart(tmp_path):
+    """In the instruction by quotes; a semicolon parts only several labels of one answer."""
+    rows = [relation(i, label=("a, b", "c;d")[i % 2]) for i in range(60)]
+    topics = [classification(i, labels=[["a, b", "c"], ["c"]][i % 2]) for i in range(60)]
+    build.main(["--relation", f"x={write(tmp_path / 'r.jsonl', rows)}", "--classification",
+                f"y={write(tmp_path / 'c.jsonl', topics)}",
+                "--output_dir", str(tmp_path / "out")])  # fmt: skip
+    found, about = made(tmp_path / "out")
+    for row in (row for some in found.values() for row in some):
+        listed = '"a, b", "c;d"' if row["source"] == "x" else '"a, b", "c"'
+        assert f"of: {listed}" in row["instruction"]
+        labels = about["sources"][row["source"]]["labels"]
+        assert parsing.read(row["output"], row, labels) == (row["gold"], False)
+
+
+def test_the_references_of_a_jsonl_row_are_the_users(tmp_path):
+    """Not the gold answer: that is the row's `answer`; "unanswerable" may be one."""
+    rows = [free(i, references=[SECRET], answer=("Unanswerable", "a b")[i % 2]) for i in range(60)]
+    build.main(["--qa", f"x={write(tmp_path / 'f.jsonl', rows)}",
+                "--output_dir", str(tmp_path / "out")])  # fmt: skip
+    found = [row for some in made(tmp_path / "out")[0].values() for row in some]
+    assert {(row["output"], *row["gold"]) for row in found} == {("unanswerable",), ("a b", "a b")}
+    assert not any(prompts.UNANSWERABLE in row["instruction"] for row in found)
+
+
+@pytest.mark.parametrize("form", ["lines", "list"])
+def test_rows_in_a_json_file(form, tmp_path):
+    """One a line, or a list of them."""
+    for flag, make in (("qa", verdict), ("relation", relation)):
+        path = write(tmp_path / f"{flag}.json", [make(i) for i in range(60)])
+        if form == "list":
+            path.write_text(json.dumps([make(i) for i in range(60)], indent=1))
+        out = tmp_path / f"{flag}-out"
+        build.main([f"--{flag}", f"x={path}", "--output_dir", str(out)])
+        assert sum(map(len, made(out)[0].values())) == 60
 
 
 def test_bad_flags(tmp_path, capsys):

@@ -7,6 +7,7 @@ import pytest
 
 from common import models
 from Instruct import encoding, parsing, prompts, sources
+from Instruct.labels import read_free, read_label, read_labels, write_labels
 
 # Words that look like the form's own marks, repeat, or are broken up by tokenizers.
 SENTENCES = [
@@ -18,6 +19,9 @@ SENTENCES = [
     (["x", "xx", "x", "x", "x"], "OOBIB"),
     (["word"], "O"),
     (["@", "@2", "a@2", "a", "a"], "BBBOB"),
+    (["\\", "\\", "\\@", "@\\"], "OBBB"),
+    (["none.", "or", "(none)", "no", "ne"], "BOBBB"),
+    (["HLA:B", "C18:O", "C:I", "HLA", ":B"], "BOBOB"),
 ]
 LABELS = ["AGONIST", "AGONIST-ACTIVATOR", "AGONIST-INHIBITOR", "no", "none", "not sure", "1", "0"]
 HALLMARKS = ["Cellular energetics", "Inducing angiogenesis", "Resisting cell death"]
@@ -52,10 +56,10 @@ def test_what_is_written_is_read_back(kind, checkpoint):
     for row in ner_rows():
         assert read_ner(through(row["output"]), row) == (row["gold"], False)
     for label in LABELS:
-        assert parsing.read_label(through(label), LABELS) == (label, False)
+        assert read_label(through(label), LABELS) == (label, False)
     for n in range(len(HALLMARKS) + 1):
-        text = through(parsing.write_labels(HALLMARKS[:n]))
-        assert parsing.read_labels(text, HALLMARKS) == (HALLMARKS[:n], False)
+        text = through(write_labels(HALLMARKS[:n]))
+        assert read_labels(text, HALLMARKS) == (HALLMARKS[:n], False)
 
 
 def test_words_with_blanks_keep_their_number():
@@ -86,6 +90,7 @@ def test_the_other_types_are_outside():
         ("the : O ; IL-2 : B ; gene : I", "OBIOOO", False),  # cut off, half is there
         ("the : O ; IL-2 : B", "OBOOOO", True),
         ("of : O ; the : B ; cell : I", "OOOOBI", False),  # the second "the": by place, not by word
+        ("the : O ; HLA:B : B ; gene : I ; of : O ; the : O ; cell : O", "OBIOOO", False),
         ("the : O ; IL-2 : X ; gene : I ; of : O ; the : O ; cell : O", "OOIOOO", False),
         ("I cannot do that", "OOOOOO", True),
         ("", "OOOOOO", True),
@@ -94,6 +99,20 @@ def test_the_other_types_are_outside():
 def test_forgiving_tags(answer, letters, failed):
     words = "the IL-2 gene of the cell".split()
     assert parsing.read_tags(answer, words, "DNA") == (tags(letters, "DNA"), failed)
+
+
+@pytest.mark.parametrize(
+    "answer, letters",
+    [
+        ("C:I : B ; HLA:B : O ; gene : O", "BOOO"),  # the last word is missing
+        ("C:I:B ; HLA:B:O ; gene:O", "BOOO"),
+        ("C:I : B ; HLA:B : I", "BIOO"),
+        ("gene : B ; x : O ; HLA:B", "OOBO"),  # cut off before the tag
+    ],
+)
+def test_words_that_end_like_a_tag(answer, letters):
+    words = ["C:I", "HLA:B", "gene", "x"]
+    assert parsing.read_tags(answer, words, "DNA")[0] == tags(letters, "DNA")
 
 
 @pytest.mark.parametrize(
@@ -127,6 +146,19 @@ def test_forgiving_entities(answer, letters, failed):
         ("1", "1"),
         ("The relation: none", "none"),
         ("AGONIST or none", None),
+        ("agonist_activator", "AGONIST-ACTIVATOR"),
+        ("It is an AGONIST activator", "AGONIST-ACTIVATOR"),  # not AGONIST
+        ("AGONIST-LIKE", None),
+        ("_Agonist_", "AGONIST"),
+        ("not AGONIST", None),  # negated
+        ("It isn't an AGONIST", None),
+        ("non-agonist", None),
+        ("I do not doubt it: AGONIST", "AGONIST"),
+        ("No, it is not", "no"),
+        ("-1", None),  # a sign, a decimal point
+        ("The answer is - 1", None),
+        ("1.0", None),
+        ("0,1", None),
         ("10", None),
         ("nothing", None),
         ("", None),
@@ -134,7 +166,18 @@ def test_forgiving_entities(answer, letters, failed):
     ],
 )
 def test_forgiving_labels(answer, label):
-    assert parsing.read_label(answer, LABELS) == (label, label is None)
+    assert read_label(answer, LABELS) == (label, label is None)
+
+
+def test_labels_of_punctuation_and_labels_like_none():
+    for labels in (["+", "-"], ["none.", "some"], ["-1", "1"], ["a, b", "c"]):
+        for n in range(3):
+            text = write_labels(sorted(labels)[:n])
+            assert read_labels(text, labels) == (sorted(labels)[:n], False)
+        for label in labels:
+            assert read_label(label, labels) == (label, False)
+    assert read_label("The sign is -.", ["+", "-"]) == ("-", False)
+    assert read_label("a;b", ["a;b", "b"]) == ("a;b", False)
 
 
 @pytest.mark.parametrize(
@@ -146,18 +189,21 @@ def test_forgiving_labels(answer, label):
         ("Inducing angiogenesis ; Growing wings", [1], False),
         ("Growing wings", [], True),
         ("None.", [], False),
+        ("None!", [], False),
+        ("None of the above", [], True),
         ("", [], True),
     ],
 )
 def test_forgiving_lists_of_labels(answer, labels, failed):
     wanted = [HALLMARKS[i] for i in labels]
-    assert parsing.read_labels(answer, HALLMARKS) == (wanted, failed)
+    assert read_labels(answer, HALLMARKS) == (wanted, failed)
 
 
 def test_free_answers():
-    assert parsing.read_free("  Two\n words ") == ("Two words", False)
-    assert parsing.read_free(f"{prompts.UNANSWERABLE.upper()}.") == ("", False)
-    assert parsing.read_free(" ") == ("", True)
+    assert read_free("  Two\n words ") == ("Two words", False)
+    for end in (".", " .", "!"):
+        assert read_free(f"{prompts.UNANSWERABLE.upper()}{end}") == ("", False)
+    assert read_free(" ") == ("", True)
 
 
 def corrupted(text, rng):
@@ -189,6 +235,31 @@ def corrupted(text, rng):
     return " ".join(parts)
 
 
+def random_sentence(rng):
+    """Words of the form's own marks, some of them several times, and their tags."""
+    parts = [*":;@\\,.()-_2bBiIoO", ":B", ":O", ":I-x", "none", "@1", "\u0130", "\u200b"]
+    some = ["".join(rng.choices(parts, k=rng.randint(1, 3))) for _ in range(rng.randint(1, 6))]
+    words = rng.choices(some, k=rng.randint(1, 9))
+    letters = "".join(rng.choices("OBI", k=len(words)))
+    while "OI" in f"O{letters}":  # IOB2
+        letters = f"O{letters}".replace("OI", "OB")[1:]
+    return words, tags(letters)
+
+
+def test_random_words_are_read_back():
+    rng = random.Random(0)
+    for _ in range(3000):
+        words, gold = random_sentence(rng)
+        for form in ("tags", "list"):
+            made = sources.ner_row(words, gold, "protein", form)
+            row = made | {"kind": "ner", "form": form}
+            assert read_ner(row["output"], row) == (gold, False), words
+            found, _ = read_ner(corrupted(row["output"], rng), row)
+            assert len(found) == len(gold)
+            cut = row["output"][: rng.randint(0, len(row["output"]))]
+            assert len(read_ner(cut, row)[0]) == len(gold)
+
+
 def test_2000_random_corruptions():
     rng, rows = random.Random(0), ner_rows()
     for _ in range(2000):
@@ -196,10 +267,10 @@ def test_2000_random_corruptions():
         found, failed = read_ner(corrupted(row["output"], rng), row)
         assert len(found) == len(row["gold"]) and set(found) <= {"O", "B-protein", "I-protein"}
         assert isinstance(failed, bool)
-        text = corrupted(parsing.write_labels(rng.sample(HALLMARKS, 2)), rng)
-        several, _ = parsing.read_labels(text, HALLMARKS)
+        text = corrupted(write_labels(rng.sample(HALLMARKS, 2)), rng)
+        several, _ = read_labels(text, HALLMARKS)
         assert several == sorted(set(several)) and set(several) <= set(HALLMARKS)
-        label, failed = parsing.read_label(text, HALLMARKS)
+        label, failed = read_label(text, HALLMARKS)
         assert failed == (label is None) and (failed or label in HALLMARKS)
 
 
@@ -209,3 +280,4 @@ def test_a_long_answer_is_read_in_little_time():
     assert len(parsing.read_tags(text, words, "x")[0]) == 200
     assert len(parsing.read_tags(" " * 50_000 + "x" * 50_000, words, "x")[0]) == 200
     assert len(parsing.read_entities("w1 ; " * 3000, words, "x")[0]) == 200
+    assert read_label("not " * 5000 + "AGONIST " * 5000, LABELS) == (None, True)

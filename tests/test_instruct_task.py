@@ -92,7 +92,9 @@ def loaded(request, folder, model_folder):
     data = task.load(args)
     model, tokenizer, new_head = task.load_model(args, data)
     assert not new_head
-    examples = [e for n in range(3) for e in data.splits["train"][n::16]]
+    examples = [
+        e for s in data.sources for e in [e for e in data.splits["train"] if e["source"] == s][:3]
+    ]
     encoded, counts = task.encode(data, examples, tokenizer, 512)
     assert counts == {"prompts": len(examples), "too_long": 0, "cut_words": 0}
     return model.eval(), tokenizer, data, examples, encoded
@@ -203,8 +205,9 @@ def test_all_steps_by_their_commands(kind, folder, model_folder, tmp_path):
     dev = history[(history["split"] == "dev") & (history["metric"] == "loss")]["value"].tolist()
     assert len(dev) == 2 and found["best_epoch"] == 1 + int(np.argmin(dev))
     lines = (cell / "fine-tuning" / "predictions.jsonl").read_text().splitlines()
-    keys = {"id", "source", "kind", "gold", "predicted", "parse_failure"}
-    assert all(set(json.loads(line)) == keys for line in lines)
+    keys = {"id", "group", "source", "kind", "gold", "predicted", "parse_failure"}
+    for row in map(json.loads, lines):
+        assert set(row) == keys | ({"negative"} if row["kind"] == "relation" else set())
     layers = pd.read_csv(cell / "probing" / "layers.csv")
     assert {"task", "control", "selectivity"} == set(layers["target"])
     assert {"pairs_accuracy", "links_micro_f1", "verdicts_accuracy", "mean"} <= set(
@@ -297,6 +300,41 @@ def test_adapters_go_on_where_they_were_killed(folder, model_folder, tmp_path):
         assert torch.equal(weight, found[1][name]), name
 
 
+@pytest.mark.parametrize("given", [None, "no_rel"])
+def test_a_negative_label_is_of_its_own_sources(given, tmp_path):
+    """Of the others it is the usual one; what an answer says wrongly of one is a positive."""
+    sets = {"usual": ("None", "a"), "other": ("no_rel", "a"), "no": ("a", "b")}
+    argv = []
+    for name, own in sets.items():
+        rows = [{"text": f"@ {i} @", "label": own[i % 2], "split": ("train", "dev", "test")[i // 8]}
+                for i in range(24)]  # fmt: skip
+        write_jsonl(tmp_path / f"{name}.jsonl", rows)
+        argv += ["--relation", f"{name}={tmp_path / name}.jsonl"]
+    build.main([*argv, "--output_dir", str(tmp_path / "out")])
+    flags = ("--negative_label", given) if given else ()
+    data = task.load(arguments(tmp_path / "out", *flags))
+    wanted = {"usual": "None", "other": given, "no": None}
+    assert {name: about["negative"] for name, about in data.sources.items()} == wanted
+    rows = [task.row(data, e, "a", False) for e in data.splits["test"]]
+    assert {row["source"]: row.get("negative") for row in rows} == wanted
+    found = evaluate(task, rows)  # half of the answers are right
+    assert found["usual_micro_f1"] == pytest.approx(2 / 3) and found["no_micro_f1"] == 0.5
+    assert found["other_micro_f1"] == pytest.approx(2 / 3 if given else 1 / 2)
+
+
+def test_a_folder_without_groups_is_read(folder, tmp_path):
+    """One that was built before there were any."""
+    shutil.copytree(folder, tmp_path / "old")
+    for path in (tmp_path / "old").glob("*.jsonl"):
+        rows = map(json.loads, path.read_text().splitlines())
+        write_jsonl(path, [{k: v for k, v in row.items() if k != "group"} for row in rows])
+    new, old = (task.load(arguments(where)) for where in (folder, tmp_path / "old"))
+    for one, other in zip(new.splits["test"], old.splits["test"], strict=True):
+        rows = [task.row(new, e, e["gold"], False) for e in (one, other) if e["kind"] != "free_qa"]
+        assert all(rows[0] == row | {"group": one["group"]} for row in rows[1:])
+        assert all("group" not in row for row in rows[1:])
+
+
 def test_groups_are_probes_of_their_own():
     from sklearn.svm import SVC
 
@@ -362,7 +400,8 @@ def test_a_changed_data_set_is_refused(folder, model_folder, tmp_path, capsys):
     pair = next(i for i, row in enumerate(rows) if row["kind"] == "nli")
     gene = next(i for i, row in enumerate(rows) if row["kind"] == "ner")
     for place, change, words in (
-        (pair, {"gold": "perhaps"}, "label 'perhaps'"),
+        (pair, {"gold": "perhaps"}, "1 label ('perhaps') of source pairs"),
+        (pair, {"gold": "a misplaced text"}, "1 label of source pairs"),
         (pair, {"source": "other"}, "no source 'other'"),
         (gene, {"gold": ["O"]}, "one tag a word"),
     ):

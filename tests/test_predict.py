@@ -291,7 +291,7 @@ def test_written_answers_are_those_of_the_run(made, tmp_path, kind):
 
 
 class NoNegative:
-    negative = None
+    sources = dict.fromkeys(ASKED, {})
 
 
 # --- Words

@@ -1,0 +1,95 @@
+"""Answers that are labels or free text: how they are written and read; how text is compared."""
+
+import re
+
+from Instruct.prompts import NONE, UNANSWERABLE
+
+SEPARATOR = " ; "
+SHOWN, LONGEST_SHOWN = 5, 30  # labels in a message, and their characters
+# Between letters, or a letter and a digit, "-" and "_" are as good as nothing: ...
+JOINT = re.compile(r"(?<=[^\W\d_])[-_]+(?=[^\W_])|(?<=[^\W_])[-_]+(?=[^\W\d_])")
+GAP = r"[\s_-]*"  # ... a label within a text may have them, or blanks, between any two
+# What must not stand around it there: a part of the same word; of a number a sign, a decimal point.
+BEFORE, AFTER = r"(?<![^\W_])(?<![^\W_][-_])", r"(?![-_]*[^\W_])(?![.,]\d)"
+BEFORE_NUMBER = r"(?<![-+\u2212])(?<![-+\u2212]\s)(?<!\d[.,])"
+# In the clause before it, of so many characters at most.
+CLAUSE = 100
+NEGATION = re.compile(r"(?:\b(?:not?|non|never|neither|nor|without|cannot)\b|n ?['\u2019] ?t\b)"
+                      r"[^.,;:!?|]*$")  # fmt: skip
+
+
+def normal(text: str) -> str:
+    """Text without its blanks and capitals: what survives every tokenizer."""
+    return "".join(text.split()).casefold()
+
+
+def letters_of(text: str) -> str:
+    """Text without its blanks, capitals and punctuation."""
+    return re.sub(r"[\W_]", "", text.casefold())
+
+
+def most(lost: int, n: int) -> bool:
+    """Whether more than half could not be read; or whether there was nothing."""
+    return 2 * lost > n or not n
+
+
+def plain(text: str) -> str:
+    """Text as labels are compared: `normal`, with "-", "_" and blanks alike, which is none of them.
+
+    A sign and a range of numbers keep theirs, and so does a label of punctuation alone.
+    """
+    return JOINT.sub("", normal(text))
+
+
+def read_label(text: str, labels: list[str]) -> tuple[str | None, bool]:
+    """The one label that `text` is or, forgiving, that it holds; None, True if there is none.
+
+    A label within a longer one that was found (AGONIST in AGONIST-ACTIVATOR) does not count. One
+    that is negated ("not entailment") is not the answer, but what is remains unsaid.
+    """
+    by_text = {plain(label): label for label in labels}
+    if (label := by_text.get(plain(text))) is not None:
+        return label, False
+    line, held, negated = " ".join(text.split()).casefold(), [], False
+    for label in sorted(labels, key=len, reverse=True):
+        inner = GAP.join(map(re.escape, re.findall(r"\d+|.", plain(label))))
+        pattern = f"{BEFORE_NUMBER * label[0].isdigit()}{BEFORE}{inner}{AFTER}"
+        found = [match.start() for match in re.finditer(pattern, line)]
+        held += [label] * bool(found)
+        negated |= any(NEGATION.search(line, max(0, at - CLAUSE), at) for at in found)
+        line = re.sub(pattern, "|", line)
+    return (held[0], False) if len(held) == 1 and not negated else (None, True)
+
+
+def write_labels(labels: list[str]) -> str:
+    """The answer of a prompt that may have several labels, or none."""
+    return SEPARATOR.join(labels) or NONE
+
+
+def read_labels(text: str, labels: list[str]) -> tuple[list[str], bool]:
+    """The sorted labels that `text` lists, once each, and whether most of its parts are none."""
+    line, known = text.replace("\n", ";"), {plain(label) for label in labels}
+    by_comma = ";" not in line and not any("," in label for label in labels)
+    parts = line.split("," if by_comma else ";")
+    parts = [part for part in parts if letters_of(part) or plain(part) in known]
+    if len(parts) == 1 and letters_of(parts[0]) == NONE and plain(parts[0]) not in known:
+        return [], False
+    found = [read_label(part, labels) for part in parts]
+    read = [label for label, failed in found if not failed]
+    return sorted({*read}), most(len(found) - len(read), len(found))
+
+
+def read_free(text: str) -> tuple[str, bool]:
+    """A free answer without outer blanks, "" for "unanswerable"; an empty one is a failure."""
+    answer = " ".join(text.split())
+    return ("" if letters_of(answer) == UNANSWERABLE else answer), not answer
+
+
+def shown(labels: list[str]) -> str:
+    """Labels in a message: their number, and a few that are one short word.
+
+    Others may be a misplaced text of the data.
+    """
+    words = [repr(x) for x in labels if len(x) <= LONGEST_SHOWN and len(x.split()) == 1][:SHOWN]
+    listed = ", ".join(words + ["..."] * (len(words) < len(labels)))
+    return f"{len(labels)} label{'s' * (len(labels) != 1)}" + f" ({listed})" * bool(words)

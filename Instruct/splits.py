@@ -1,0 +1,84 @@
+"""Which examples of a source are train, dev and test; and which of them are taken."""
+
+import random
+from collections import Counter
+
+from common.cli import UserError
+from common.subsample import permutation
+from Instruct.labels import shown
+
+SPLITS = ("train", "dev", "test")
+
+
+def divide(source, seed: int) -> tuple[dict[str, list], str]:
+    """({split: examples}, in words where the splits come from).
+
+    Splits that are given stay, except that a source without dev gives a tenth of train; a source
+    without splits (or with train alone) is cut 80/10/10. Documents are never cut.
+    """
+    given = {e.split for e in source.examples}
+    divided = {split: [e for e in source.examples if e.split == split] for split in SPLITS}
+    if given <= {None, "train"}:
+        divided["train"], rest = cut(source.examples, 0.8, f"{seed}-{source.name}", others=2)
+        divided["dev"], divided["test"] = cut(rest, 0.5, f"{seed}-{source.name}-dev")
+        return divided, "80/10/10"
+    if divided["train"] and not divided["dev"]:
+        divided["train"], divided["dev"] = cut(divided["train"], 0.9, f"{seed}-{source.name}")
+        return divided, "given; dev: a tenth of train"
+    return divided, "given"
+
+
+def cut(examples: list, share: float, key: str, others: int = 1) -> tuple[list, list]:
+    """Two parts in the order given, whole documents each; the first has about `share`.
+
+    `others` documents, the smallest, are left to the second if the first took nearly all.
+    """
+    documents = sorted({e.document for e in examples})
+    random.Random(key).shuffle(documents)
+    sizes, first, n = Counter(e.document for e in examples), set(), 0
+    for document in documents:
+        if n + sizes[document] / 2 > share * len(examples):
+            break
+        first.add(document)
+        n += sizes[document]
+    smallest = sorted(first, key=lambda document: (sizes[document], document))
+    first -= {*smallest[:-1][: max(0, others - (len(documents) - len(first)))]}
+    parts = [[e for e in examples if (e.document in first) == inside] for inside in (True, False)]
+    return parts[0], parts[1]
+
+
+def check(source, divided: dict[str, list], how: str) -> None:
+    """Raises UserError for an empty split, and for a label of a given split that train has not."""
+    for split in SPLITS:
+        if not divided[split]:
+            raise UserError(
+                f"{source.files[0]}: source {source.name} has no {split} example "
+                f"(splits: {how}). Give more examples, or the splits."
+            )
+    if source.kind in ("ner", "free_qa") or not how.startswith("given"):
+        return
+    seen: dict[str, set] = {split: set() for split in SPLITS}
+    for e in source.examples:
+        gold = e.row["gold"]
+        seen[e.split].update(gold if isinstance(gold, list) else [gold])
+    for split in ("dev", "test"):
+        if unknown := sorted(seen[split] - seen["train"]):
+            raise UserError(
+                f"{source.files[0]}: source {source.name} has {shown(unknown)} in {split} that "
+                "train has not. Leave these examples out, or divide the set anew."
+            )
+
+
+def limited(examples: list, most: int | None, seed: int) -> list:
+    """At most `most` of the examples, stratified by what is to be answered, in their order."""
+    if most is None or most >= len(examples):
+        return examples
+    return [examples[i] for i in sorted(permutation(list(map(stratum, examples)), seed)[:most])]
+
+
+def stratum(example) -> str:
+    """What subsets are stratified by: the label(s); of NER the type and whether it occurs."""
+    gold, kind = example.row["gold"], example.row.get("type")
+    if kind:
+        return f"{kind} {any(tag != 'O' for tag in gold)}"
+    return gold if isinstance(gold, str) else str(len(gold))
