@@ -22,9 +22,8 @@ def generated(model, tokenizer, data, examples, encoded, args, device, name) -> 
     """What is generated, parsed."""
     prompts = [list(row["prompt"]) for row in encoded]
     most = [args.max_new_tokens or row["room"] for row in encoded]
-    ids = generation.generate(
-        model, prompts, most, {tokenizer.eos_token_id}, args.batch_size, device, name
-    )
+    ends = encoding.end_ids(model, tokenizer)
+    ids = generation.generate(model, prompts, most, ends, args.batch_size, device, name)
     return [
         parsing.read(encoding.decode(tokenizer, answer), example,
                      data.sources[example["source"]]["labels"], data.ner_form)

@@ -117,6 +117,13 @@ def answer_ids(tokenizer, text: str) -> list[int]:
     return [*ids, tokenizer.eos_token_id]
 
 
+def end_ids(model, tokenizer) -> set[int]:
+    """The tokens that end an answer: the tokenizer's, and further ones that a chat model has."""
+    own = model.generation_config.eos_token_id
+    own = own if isinstance(own, list) else [own]
+    return {tokenizer.eos_token_id} | (set(own) & set(tokenizer.all_special_ids))
+
+
 def decode(tokenizer, ids: list[int]) -> str:
     """The text of an answer."""
     return tokenizer.decode(ids, skip_special_tokens=True).strip()

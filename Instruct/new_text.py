@@ -73,7 +73,7 @@ def answer(model, tokenizer, made, items: list[Prompt], args, device, name: str)
             )
         prompts.append(ids)
         cut_words += cut
-    ends = {tokenizer.eos_token_id}
+    ends = encoding.end_ids(model, tokenizer)
     found = generation.generate(
         model, prompts, [most] * len(items), ends, args.batch_size, device, name
     )

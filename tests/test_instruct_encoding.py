@@ -172,6 +172,16 @@ def test_from_rows_to_answers(loaded):
         assert len(answer) == len(row["gold"]) if row["kind"] == "ner" else failed == (not answer)
 
 
+def test_what_ends_an_answer(loaded):
+    """A chat model may name several tokens; what is no special token of its tokenizer is none."""
+    model, tokenizer = loaded
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|eot|>"]})
+    eot, end = tokenizer.convert_tokens_to_ids("<|eot|>"), tokenizer.eos_token_id
+    for given, wanted in (([eot, 7], {eot, end}), (eot, {eot, end}), (None, {end}), (7, {end})):
+        model.generation_config.eos_token_id = given
+        assert encoding.end_ids(model, tokenizer) == wanted
+
+
 def test_no_label_begins_another(loaded):
     """With the end token in it, a label that another begins with can be the more likely one."""
     _, tokenizer = loaded
