@@ -47,8 +47,7 @@ def place(
     """
     n, hidden = sum(len(e["units"]) for e in examples), encoder.config.hidden_size
     one = 2 * n * hidden
-    folder.mkdir(parents=True, exist_ok=True)
-    rooms = {DISK: 0.95 * shutil.disk_usage(folder).free}
+    rooms = {DISK: 0.95 * shutil.disk_usage(folder.parent).free}
     if not on_disk:
         rooms = {MEMORY: SHARE * memory.available_memory() / memory.JOBS} | rooms
         if device.torch_device.type == "cuda":

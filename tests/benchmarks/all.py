@@ -25,6 +25,7 @@ def main():
     parser.add_argument("--output", type=Path, help="write the table there, too")
     args = parser.parse_args()
     medtuned = args.medtuned or args.data / "medtuned"
+    on_gpu = medtuned.is_dir() and args.device.startswith("cuda")
     ner, pairs = args.data / "bionlp2004", args.data / "nli"
     small = ["--model", args.model, "--batch_size", "8"]
     plan = [
@@ -37,6 +38,7 @@ def main():
         ["bilstm_crf.py"],
         ["question_answering.py", "--data", args.data / "qa" / "squad_v2_dev_half.json"],
         *([["instruction_tuning.py", "--data_dir", medtuned]] if medtuned.is_dir() else []),
+        *([["instruction_tuning.py", "--data_dir", medtuned, "--model", "llama2-7b"]] * on_gpu),
     ]
     lines = ["| what | ours | plain | times better | goal | machine |", "|---|---|---|---|---|---|"]
     for script, *flags in plan:

@@ -122,7 +122,7 @@ def svc(device, n, tokens):
 
     from common.probes import examples
 
-    rng, n = np.random.default_rng(0), 4 * n
+    rng, n = np.random.default_rng(0), 8 * n  # a pair is little work
     vectors = rng.normal(size=(2 * n, 256)).astype(np.float16)
     rows = {"train": np.arange(2 * n).reshape(n, 2), "test": np.arange(n // 4 * 2).reshape(-1, 2)}
     labels = rng.integers(0, 3, n)

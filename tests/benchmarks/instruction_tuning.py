@@ -1,6 +1,7 @@
 """Instruct: generation and training against the plain way, in turns.
 
     python tests/benchmarks/instruction_tuning.py --data_dir medtuned
+    python tests/benchmarks/instruction_tuning.py --data_dir medtuned --model llama2-7b
 
 GPT-2 small from its configuration with random weights; a random sample of the prompts in a folder
 that build.py made, and a byte-level BPE of GPT-2's size trained on them. The plain way to answer:
@@ -8,6 +9,9 @@ that build.py made, and a byte-level BPE of GPT-2's size trained on them. The pl
 tokens as the gold answer has. Training, ours: the first batches of a true epoch. The plain way:
 fp32, each example padded to --max_length, the head on all positions, on fewer examples. Each side
 runs in a process of its own; ratios are of the medians.
+
+llama2-7b is trained with adapters, and is not measured the plain way: what is told is the share of
+the matrix rate, and the peak memory. --layers makes it smaller, to see that it runs.
 """
 
 import argparse
@@ -18,7 +22,7 @@ from pathlib import Path
 
 import bench
 
-VOCABULARY = 50257
+VOCABULARY = {"gpt2": 50257, "llama2-7b": 32000}
 
 
 def main():
@@ -28,33 +32,52 @@ def main():
     parser.add_argument("--batches", type=int, default=8, help="of 16, to train on, ours")
     parser.add_argument("--plain_examples", type=int, default=8, help="to train on, the plain way")
     parser.add_argument("--max_length", type=int, default=1024)
+    parser.add_argument("--model", choices=VOCABULARY, default="gpt2")
+    parser.add_argument("--layers", type=int, help="(of llama2-7b; default: its 32)")
     args = bench.parse(parser, {"ours": ours, "plain": plain})
+    names = ("ours", "plain") if args.model == "gpt2" else ("ours",)
     with bench.watched(args.device):
-        sides = bench.in_turns(("ours", "plain"), args.rounds)
+        sides = bench.in_turns(names, args.rounds)
+    own = {key: bench.median(sides["ours"], key) for key in sides["ours"][0] if key != "precision"}
     for key, goal in (("generation", "8x"), ("training", "3x")):
-        values = (bench.median(sides[side], key) for side in ("ours", "plain"))
-        bench.result(f"Instruct {key}, GPT-2 small", *values, "tokens/s", goal, rate=True)
-    print(f"padding {100 * bench.median(sides['ours'], 'padding'):.1f} % of the timed positions")
+        if "plain" in sides:
+            values = own[key], bench.median(sides["plain"], key)
+            bench.result(f"Instruct {key}, GPT-2 small", *values, "tokens/s", goal, rate=True)
+        else:
+            print(f"result | Instruct {key}, {args.model} | {own[key]:.3g} tokens/s | | |")
+    print(f"padding {100 * own['padding']:.1f} % of the timed positions")
+    print(
+        f"training: {100 * own['share']:.0f} % of the matrix-product rate (adapters' goal: 40), "
+        f"peak memory {own['peak_memory_mib']:.0f} MiB"
+    )
 
 
 def prepare(args):
-    """A random GPT-2 small; encoded test and training examples."""
+    """A random model; encoded test and training examples."""
     import torch
     import transformers
     from tokenizers import ByteLevelBPETokenizer
 
+    from common import adapters
+    from common.device import choose_device
     from Instruct import prompts, task
 
     data = task.load(argparse.Namespace(demo=False, data_dir=args.data_dir, negative_label=None))
     texts = (prompts.text(row) + row["output"] for row in data.splits["train"][::20])
     pieces = ByteLevelBPETokenizer()
-    pieces.train_from_iterator(texts, VOCABULARY, show_progress=False,
+    pieces.train_from_iterator(texts, VOCABULARY[args.model], show_progress=False,
                                special_tokens=["<|endoftext|>"])  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         pieces.save_model(folder)
         tokenizer = transformers.GPT2Tokenizer.from_pretrained(folder)
     torch.manual_seed(0)
-    model = transformers.GPT2LMHeadModel(transformers.GPT2Config(vocab_size=VOCABULARY))
+    if args.model == "gpt2":
+        model = transformers.GPT2LMHeadModel(transformers.GPT2Config())
+    else:  # the library's defaults are Llama-2-7b's
+        config = transformers.LlamaConfig(num_hidden_layers=args.layers or 32)
+        with choose_device(args.device, "auto").torch_device:  # on a CPU it would take minutes
+            model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+        model = adapters.add(model, 16)
     model.config.pad_token_id = tokenizer.eos_token_id
 
     def some(split, n):
@@ -72,7 +95,7 @@ def lengths(rows, args):
 
 def ours(args):
     from common import batching
-    from common.device import choose_device
+    from common.device import choose_device, peak_memory
     from Instruct import generation, task
 
     model, asked, examples = prepare(args)
@@ -87,12 +110,26 @@ def ours(args):
     batches = batching.epoch_batches(sizes, 16, 0, 0)[: args.batches]
     flags = bench.training_flags(16)
     training = bench.train(model, examples, batches, flags, device, task.loss, task.n_labels)
+    read = sum(sizes[i] for batch in batches for i in batch)
     return {
         "generation": sum(most) / answering,
-        "training": sum(sizes[i] for batch in batches for i in batch) / training,
+        "training": read / training,
         "padding": bench.padding(sizes, batches),
+        "share": read * flops(model) / training / bench.matrix_rate(device),
+        "peak_memory_mib": peak_memory(device)["peak_memory_mib"],
         "precision": device.precision,
     }
+
+
+def flops(model) -> float:
+    """Of the layers' products, by token: 2 a weight forward, 2 for the inputs' gradients and, where
+    the weight is trained, 2 for its own. Without attention, the head and the embeddings."""
+    products = {
+        id(module.weight): module.weight  # an adapted layer shows that of the layer within
+        for name, module in model.named_modules()
+        if type(module).__name__ in ("Linear", "Conv1D") and "lm_head" not in name
+    }.values()
+    return sum((6 if w.requires_grad else 4) * w.numel() for w in products)
 
 
 def plain(args):
