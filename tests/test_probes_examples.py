@@ -340,3 +340,13 @@ def test_memory_of_a_layer_holds_its_matrices(kind, k):
     assert bytes_ >= 8 * k * size * (n + m)
     if kind == "svc":
         assert bytes_ - examples.LIBSVM_CACHE >= 8 * (n * n + max(k * n * n, (1 + k) * n * m))
+
+
+@pytest.mark.parametrize(
+    ("kind", "many", "told"), [("svc", 59, 1), ("svc", 60, 0), ("linear", 9, 0)]
+)
+def test_many_examples_of_an_svc_are_told(tmp_path, monkeypatch, caplog, kind, many, told):
+    features, pairs, y = saved(tmp_path, n=60, layers=(0,))
+    monkeypatch.setattr(examples, "MANY", many)
+    run_layers(kind, features, {"task": pairs}, {"task": y})
+    assert len(y) == 60 and caplog.text.count(f"--max_train_examples {many}, or --probe") == told

@@ -3,6 +3,7 @@
 An example is k vectors, concatenated: the two sentences of a pair, or one vector (k = 1).
 """
 
+import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 
@@ -12,6 +13,9 @@ from common import memory
 from common.cli import UserError
 from common.probes import linear, svm
 
+log = logging.getLogger(__name__)
+# Training examples of an SVC, more of which take long: of 16,384 half a minute and 7 GB a layer.
+MANY = 20_000
 LIBSVM_CACHE = 200 * 2**20  # bytes, scikit-learn's default
 Rows = dict[str, np.ndarray]  # {split: numbers of vectors [n_examples, k]}
 Predictions = dict[str, dict[str, np.ndarray]]  # {target: {split: labels [n_examples]}}
@@ -40,13 +44,18 @@ def predict_layers(
     groups = same_rows(rows)
     size = max((array.shape[1] for array in features.values()), default=0)
     needed = max(memory_of_layer(some, size, kind) for some, _ in groups)
+    largest = max(len(some["train"]) for some, _ in groups)
     available = memory.available_memory()
     if needed > available:
-        n = max(len(some["train"]) for some, _ in groups)
         raise UserError(
-            f"a probe on {n} training examples needs {needed / 1e9:.1f} GB of memory, "
+            f"a probe on {largest} training examples needs {needed / 1e9:.1f} GB of memory, "
             f"{available / 1e9:.1f} GB are free. Use --max_train_examples, or --probe linear."
         )
+    if kind == "svc" and largest > MANY:
+        log.warning(
+            "an SVC takes time and memory with the square of its training examples, here %d: "
+            "--max_train_examples %d, or --probe linear, is much faster", largest, MANY,
+        )  # fmt: skip
     share = available // 2 // memory.JOBS if memory_bytes is None else memory_bytes
     workers = max(1, min(len(features), cpu_count(), share // needed))
 
