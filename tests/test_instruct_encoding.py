@@ -18,7 +18,7 @@ ROW = {"kind": "nli", "instruction": "How do they relate?", "output": "neutral",
        "input": prompts.pair("The patient has a fever .", "The patient is well .")}  # fmt: skip
 
 
-@pytest.fixture(params=["gpt2", "biogpt"])
+@pytest.fixture(params=["gpt2", "biogpt", "llama"])
 def loaded(request, checkpoint):
     folder = str(checkpoint(request.param))
     tokenizer = models.load_tokenizer(folder, models.load_config(folder))

@@ -6,8 +6,10 @@ import random
 import pytest
 
 from common import models
-from Instruct import encoding, parsing, prompts, sources
+from Instruct import encoding, parsing, prompts, scores, sources
+from Instruct.forms import VERDICTS
 from Instruct.labels import read_free, read_label, read_labels, write_labels
+from NLI import task as nli_task
 
 # Words that look like the form's own marks, repeat, or are broken up by tokenizers.
 SENTENCES = [
@@ -24,6 +26,7 @@ SENTENCES = [
     (["HLA:B", "C18:O", "C:I", "HLA", ":B"], "BOBOB"),
 ]
 LABELS = ["AGONIST", "AGONIST-ACTIVATOR", "AGONIST-INHIBITOR", "no", "none", "not sure", "1", "0"]
+FREE = ["the IL-2 gene", "about 50 %, or 3.5", prompts.UNANSWERABLE]
 HALLMARKS = ["Cellular energetics", "Inducing angiogenesis", "Resisting cell death"]
 
 
@@ -43,9 +46,10 @@ def read_ner(text, row):
     return parsing.read(text, row, [], row["form"])
 
 
-@pytest.mark.parametrize("kind", [None, "gpt2", "biogpt"])
+@pytest.mark.parametrize("kind", [None, "gpt2", "biogpt", "llama", "llama3"])
 def test_what_is_written_is_read_back(kind, checkpoint):
-    """As text, and as a tokenizer gives it back (BioGPT drops newlines and moves blanks)."""
+    """Of every kind, as text, and as a tokenizer gives it back (BioGPT drops newlines and moves
+    blanks, Llama 2 puts one in front)."""
 
     def through(text):
         return encoding.decode(tokenizer, encoding.answer_ids(tokenizer, text)) if kind else text
@@ -55,11 +59,16 @@ def test_what_is_written_is_read_back(kind, checkpoint):
         tokenizer = models.load_tokenizer(folder, models.load_config(folder))
     for row in ner_rows():
         assert read_ner(through(row["output"]), row) == (row["gold"], False)
-    for label in LABELS:
-        assert read_label(through(label), LABELS) == (label, False)
+    for labels in (LABELS, nli_task.LABELS, sorted(VERDICTS)):
+        for label in labels:
+            assert read_label(through(label), labels) == (label, False)
     for n in range(len(HALLMARKS) + 1):
         text = through(write_labels(HALLMARKS[:n]))
         assert read_labels(text, HALLMARKS) == (HALLMARKS[:n], False)
+    for text in FREE:
+        golds = [text] * (text != prompts.UNANSWERABLE)
+        answer, failed = read_free(through(text))
+        assert scores.free_score(answer, golds, failed) == 1
 
 
 def test_words_with_blanks_keep_their_number():
