@@ -15,7 +15,7 @@ from common import inference, models, probes, training
 from common.batching import pad
 from common.device import Device
 from common.task import ProbeInputs, evaluate
-from Instruct import answering, build, encoding, task, tuning
+from Instruct import answering, build, encoding, generation, task, tuning
 from tests import tiny
 from tests.helpers import write_data, write_jsonl
 
@@ -103,30 +103,72 @@ def loaded(request, folder, model_folder):
 def test_the_loss_is_that_of_single_answers(loaded):
     """Whatever the batch, its order and its padding; the end token counts, though it also pads."""
     model, tokenizer, _, _, encoded = loaded
-    total = 0.0
+    total, found = torch.zeros(()), []
     for row in encoded:
         ids, start = list(row["input_ids"]), len(row["prompt"])
         assert ids[-1] == row["labels"][-1] == tokenizer.eos_token_id
         assert row["labels"][start:] == row["input_ids"][start:]
         assert set(row["labels"][:start]) == {-100} and row["answer_tokens"] == len(ids) - start
-        with torch.no_grad():
-            logs = model(torch.tensor([ids])).logits[0].log_softmax(-1)
-        total -= sum(logs[i - 1, ids[i]].item() for i in range(start, len(ids)))
+        logs = model(torch.tensor([ids])).logits[0].log_softmax(-1)
+        total = total - sum(logs[i - 1, ids[i]] for i in range(start, len(ids)))
+    found.append(torch.autograd.grad(total, list(model.parameters())))
+    total = total.item()
     for order in (encoded, encoded[::-1]):
         batch = pad(order, model.config.pad_token_id)
         assert tuning.loss(model, batch).item() == pytest.approx(total, rel=1e-5)
     settings = argparse.Namespace(learning_rate=1e-3, weight_decay=0.0, max_grad_norm=1e9)
-    trainer, found = training.Trainer(model, settings, CPU, tuning.loss, 1.0), []
+    trainer = training.Trainer(model, settings, CPU, tuning.loss, 1.0)
     model.eval()  # no dropout
     for micro in (len(encoded), 5):
         trainer._gradients(encoded, 1, micro)
         found.append([p.grad.clone() for p in model.parameters()])
-    for whole, summed in zip(*found, strict=True):
-        torch.testing.assert_close(whole, summed, atol=1e-3, rtol=1e-3)
+    for plain, whole, summed in zip(*found, strict=True):
+        torch.testing.assert_close(whole, plain, atol=1e-3, rtol=1e-3)
+        torch.testing.assert_close(summed, plain, atol=1e-3, rtol=1e-3)
     labels = sum(row["answer_tokens"] for row in encoded)
     for size in (3, 100):
         found = inference.mean_loss(model, encoded, size, CPU, tuning.loss, task.n_labels)
         assert found == pytest.approx(total / labels, rel=1e-5)
+
+
+def test_what_a_prompt_s_tokens_are_is_not_learnt(loaded):
+    """The loss pulls at the states before the answer's tokens alone."""
+    model, _, _, _, encoded = loaded
+    states = []
+
+    def keep(module, inputs, output):
+        output.last_hidden_state.retain_grad()
+        states.append(output.last_hidden_state)
+
+    hook = model.base_model.register_forward_hook(keep)
+    tuning.loss(model, pad(encoded, model.config.pad_token_id)).backward()
+    hook.remove()
+    pulled = states[0].grad.abs().sum(-1) > 0
+    for row, places in zip(encoded, pulled, strict=True):
+        asked = torch.zeros_like(places)
+        asked[len(row["prompt"]) - 1 : len(row["input_ids"]) - 1] = True
+        assert torch.equal(places, asked)
+
+
+def test_the_end_is_learnt_where_it_also_pads(folder, model_folder):
+    """GPT-2 has no token for padding; what has learnt its answers stops by itself."""
+    args = arguments(folder, "--model_name", model_folder("gpt2"), "--learning_rate", 1e-2)
+    data = task.load(args)._replace(form="plain")
+    model, tokenizer, _ = task.load_model(args, data)
+    assert model.config.pad_token_id == tokenizer.eos_token_id
+    examples = [e for e in data.splits["train"] if e["kind"] in ("nli", "free_qa")][:6]
+    encoded, _ = task.encode(data, examples, tokenizer, 512)
+    assert len({len(row["input_ids"]) for row in encoded}) > 1
+    trainer = training.Trainer(model, args, CPU, tuning.loss, 1.0)
+    for _ in range(200):
+        loss, _ = trainer.train_on(encoded, sum(map(task.n_labels, encoded)), len(encoded))
+        if loss < 0.02:
+            break
+    prompts = [list(row["prompt"]) for row in encoded]
+    ends = {tokenizer.eos_token_id}
+    found = generation.generate(model, prompts, [40] * len(prompts), ends, 8, CPU, "test")
+    for example, ids in zip(examples, found, strict=True):
+        assert encoding.decode(tokenizer, ids) == example["output"] and len(ids) < 40
 
 
 def test_what_is_too_long_is_not_trained_on_and_loses_its_input_s_end(loaded):
