@@ -5,17 +5,19 @@ import importlib
 import json
 import random
 import shutil
+from collections import Counter
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
-from common import inference, models, probes, training
+from common import inference, models, probes, subsample, training
 from common.batching import pad
 from common.device import Device
 from common.task import ProbeInputs, evaluate
 from Instruct import answering, build, encoding, generation, task, tuning
+from Instruct.labels import write_labels
 from tests import tiny
 from tests.helpers import write_data, write_jsonl
 
@@ -169,6 +171,34 @@ def test_the_end_is_learnt_where_it_also_pads(folder, model_folder):
     found = generation.generate(model, prompts, [40] * len(prompts), ends, 8, CPU, "test")
     for example, ids in zip(examples, found, strict=True):
         assert encoding.decode(tokenizer, ids) == example["output"] and len(ids) < 40
+
+
+def test_an_answer_has_the_room_that_gold_answers_need(loaded, folder, monkeypatch):
+    """Of its source the longest training answer, or label; of NER its own words; 8 tokens more."""
+    model, tokenizer, data, examples, _ = loaded
+    data.sources["verdicts"]["labels"].append("a label that training has not")
+    encoded, _ = task.encode(data, examples, tokenizer, 512)
+    asked, longest = [], {}
+    monkeypatch.setattr(
+        generation, "generate", lambda _, prompts, most, *__: asked.append(most) or [[]] * len(most)
+    )
+    for flags in ((), ("--max_new_tokens", 3)):
+        args = arguments(folder, *flags)
+        task.predict(model, tokenizer, data, examples, encoded, args, CPU, "test")
+    for name, about in data.sources.items():
+        texts = [e["output"] for e in data.splits["train"] if e["source"] == name]
+        tokens = [len(encoding.answer_ids(tokenizer, text)) for text in texts + about["labels"]]
+        longest[name] = max(tokens)
+    wanted = []
+    for example in examples:
+        outside = " ; ".join(f"{word} : O" for word in example["input"].split())
+        own = len(encoding.answer_ids(tokenizer, outside))
+        wanted.append(8 + (own if example["kind"] == "ner" else longest[example["source"]]))
+    assert asked == [wanted, [3] * len(examples)]
+    assert model.config.instruct["room"] == max(longest.values()) + 8  # of new prompts, see predict
+    for split, some in data.splits.items():
+        for row in task.encode(data, some, tokenizer, 512)[0]:
+            assert row["answer_tokens"] <= row["room"], split
 
 
 def test_what_is_too_long_is_not_trained_on_and_loses_its_input_s_end(loaded):
@@ -340,6 +370,101 @@ def test_adapters_go_on_where_they_were_killed(folder, model_folder, tmp_path):
     assert state["model"] and all("lora_" in name for name in state["model"])
     for name, weight in found[0].items():
         assert torch.equal(weight, found[1][name]), name
+
+
+def test_subsets_hold_each_source_in_proportion():
+    """And each label and entity type of it; 10 % lies inside 30 % inside 50 %."""
+    rng = random.Random(0)
+    sizes = {"pairs": ("nli", 900), "genes": ("ner", 300), "links": ("relation", 60),
+             "open": ("free_qa", 20)}  # fmt: skip
+    examples = [
+        {"source": source, "kind": kind, "gold": rng.choice("abc")}
+        | ({"type": rng.choice("xyz")} if kind == "ner" else {})
+        for source, (kind, n) in sizes.items()
+        for _ in range(n)
+    ]
+    rng.shuffle(examples)
+    strata = [task.stratum(example) for example in examples]
+    for seed in range(5):
+        inside = set()
+        for size in (10, 30, 50, 100):
+            chosen = {*subsample.subset(strata, size, seed)}
+            assert inside < chosen
+            inside = chosen
+            some = [examples[i] for i in chosen]
+            for source, (kind, n) in sizes.items():
+                there = [example for example in some if example["source"] == source]
+                assert there and abs(len(there) - n * size / 100) <= 3
+                key = {"ner": "type", "free_qa": "kind"}.get(kind, "gold")
+                whole = Counter(e[key] for e in examples if e["source"] == source)
+                for value, count in Counter(e[key] for e in there).items():
+                    assert abs(count - whole[value] * size / 100) <= 2
+
+
+def test_the_majority_is_the_most_frequent_training_answer(folder):
+    """Of each source's part of the subset; a source that this lacks is not answered."""
+    data = task.load(arguments(folder))
+    train = [e for e in data.splits["train"] if e["source"] != "links"][::3]
+    test = data.splits["test"]
+    found = task.baseline(train, test)
+    for example, (answer, failed) in zip(test, found, strict=True):
+        outputs = [e["output"] for e in train if e["source"] == example["source"]]
+        if example["kind"] == "ner":
+            assert answer == ["O"] * len(example["gold"]) and not failed
+        elif not outputs:
+            assert (example["source"], answer, failed) == ("links", None, True)
+        else:
+            text = write_labels(answer) if isinstance(answer, list) else answer
+            assert outputs.count(text) == max(map(outputs.count, outputs)) and not failed
+    scores = evaluate(task, task.rows(data, {"test": test}, {"test": found})[0]["test"])
+    assert scores["links_micro_f1"] == 0 and scores["links_parse_failures"] == 1
+    assert scores["genes_entity_f1"] == 0 and scores["parse_failures"] == pytest.approx(1 / 6)
+    pairs = [(e["gold"], answer) for e, (answer, _) in zip(test, found, strict=True)
+             if e["source"] == "pairs"]  # fmt: skip
+    assert scores["pairs_accuracy"] == np.mean([gold == answer for gold, answer in pairs])
+    silent = [{"source": "open", "kind": "free_qa", "output": "unanswerable", "gold": []}]
+    assert task.baseline(silent, silent) == [("", False)]
+
+
+def test_control_labels_are_the_training_answers_shuffled(folder):
+    """Within each source, by a seed; prompts, dev and test stay."""
+    splits = task.load(arguments(folder)).splits
+    before = json.dumps(splits)
+    found, same, other = (
+        task.controls(None, splits, seed)["control"]["train"] for seed in (1, 1, 2)
+    )
+    changed = Counter()
+    for old, new in zip(splits["train"], found, strict=True):
+        assert new | {"gold": old["gold"]} == old
+        changed[old["source"]] += new["gold"] != old["gold"]
+    for source in changed:
+        golds = [sorted(json.dumps(e["gold"]) for e in some if e["source"] == source)
+                 for some in (splits["train"], found)]  # fmt: skip
+        assert golds[0] == golds[1] and changed[source] > 0
+    assert found == same != other and json.dumps(splits) == before
+    control = task.controls(None, splits, 1)["control"]
+    assert control["dev"] is splits["dev"] and control["test"] is splits["test"]
+
+
+@pytest.mark.parametrize("lora", [False, True])
+def test_what_memory_the_training_needs_is_said_before(
+    lora, folder, model_folder, caplog, monkeypatch
+):
+    """16 bytes of each weight that is trained; of a frozen one 4, or 2 in bf16."""
+    flags, needed = ("--lora",) * lora, tuning.needed_memory
+    monkeypatch.setattr(tuning, "needed_memory", lambda *given: 10**6 * needed(*given))
+    for precision, frozen in (("fp32", 4), ("bf16", 2)):
+        args = arguments(folder, "--model_name", model_folder("gpt2"), *flags,
+                         "--precision", precision, "--device", "cpu")  # fmt: skip
+        caplog.clear()
+        with caplog.at_level("INFO"):
+            model, _, _ = task.load_model(args, task.load(args))
+        sizes = {True: 0, False: 0}
+        for name, p in model.named_parameters():
+            sizes[not lora or "lora_" in name] += p.numel()
+        wanted = (16 * sizes[True] + frozen * sizes[False]) / 10**3  # a million times as much
+        assert f"optimizer need {wanted:.1f} GB, activations some more" in caplog.text
+        assert bool(sizes[False]) == lora
 
 
 @pytest.mark.parametrize("given", [None, "no_rel"])
