@@ -12,14 +12,15 @@ import pandas as pd
 import pytest
 import torch
 
-from common import inference, models, probes, subsample, training
+from common import inference, models, probes, representations, subsample, training
 from common.batching import pad
 from common.device import Device
 from common.task import ProbeInputs, evaluate
 from Instruct import answering, build, encoding, generation, task, tuning
 from Instruct.labels import write_labels
+from Instruct.prompts import LABEL_KINDS
 from tests import tiny
-from tests.helpers import write_data, write_jsonl
+from tests.helpers import read_json, run_script, write_data, write_jsonl
 
 CPU = Device(torch.device("cpu"), "fp32")
 FAMILIES = ("gpt2", "biogpt", "llama3")  # the last one's heads share keys and values
@@ -80,6 +81,12 @@ def model_folder(tmp_path_factory):
         if (root / kind).is_dir()
         else tiny.make(kind, root / kind, layers=1, heads=4, max_positions=512)
     )
+
+
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Figures take longer than all that they show; what they are of is drawn in other tests."""
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda _, path, **how: path.touch())
 
 
 def arguments(folder, *more):
@@ -260,12 +267,15 @@ def test_a_miniature_memorises_every_kind(folder, tmp_path):
 
 
 @pytest.mark.parametrize("kind", FAMILIES)
-def test_all_steps_by_their_commands(kind, folder, model_folder, tmp_path):
+def test_all_steps_by_their_commands(kind, folder, model_folder, tmp_path, request):
+    if kind != "gpt2":
+        request.getfixturevalue("undrawn")
     base = ("--data_dir", folder, "--model_name", model_folder(kind), "--output_dir", tmp_path)
     lora = ("--lora", "--gradient_checkpointing") if kind == "llama3" else ()
     call("fine-tuning", *base, *QUICK, *lora, "--training_size", 50)
     call("probing", *base, *QUICK[:6], "--training_size", 50, "--controls")
-    call("attention", *base, *QUICK[:6], "--training_sizes", 50)
+    call("attention", *base, *QUICK[:6], "--training_sizes", 50, "--controls", "--metrics",
+         "cosine,js,entropy")  # fmt: skip
     (cell,) = tmp_path.glob("medtuned/*/50/seed-42")
     found = json.loads((cell / "fine-tuning" / "metrics.json").read_text())
     for name in ("mean", "parse_failures", "genes_entity_f1", "genes_parse_failures", "open_f1",
@@ -286,18 +296,61 @@ def test_all_steps_by_their_commands(kind, folder, model_folder, tmp_path):
         layers["metric"]
     )
     assert not any(name.startswith(("genes", "open", "topics")) for name in layers["metric"])
-    assert (cell / "attention" / "heads.csv").is_file()
-    adapters = (cell / "fine-tuning" / "checkpoint" / "adapter_model.safetensors").is_file()
-    assert adapters == bool(lora)
+    for name in ("heads", "floor"):  # of the tuned model, of an untrained one
+        heads = pd.read_csv(cell / "attention" / f"{name}.csv")
+        measured = {"cosine", "js", "entropy_pretrained", "entropy_fine_tuned"}
+        assert measured <= set(heads["metric"]) and set(heads["head"]) == {1, 2, 3, 4}
+        assert heads["value"].notna().all()
+    assert 0 < read_json(cell / "attention" / "metrics.json")["cosine"] < 1
+    checkpoint = cell / "fine-tuning" / "checkpoint"
+    assert (checkpoint / "adapter_model.safetensors").is_file() == bool(lora)
+    # What came of it is a model for the other tasks' probes, and for another way to answer.
+    given = ("--model_name", checkpoint, "--training_size", 0)
+    called = f"Instruct-medtuned-{cell.parents[1].name}-50-seed-42/0/seed-42"
+    call("fine-tuning", *base[:2], *given, *base[4:], *QUICK, "--decode", "likelihood")
+    other = read_json(tmp_path / "medtuned" / called / "fine-tuning" / "metrics.json")
+    assert other["test_pairs_parse_failures"] == 0 and not other["trained"]
+    base = representations.encoder_hash(models.load_encoder(str(model_folder(kind)))[0])
+    for name in ("NER", "NLI") if kind != "biogpt" else ():  # adapters and all
+        run_script(name, "probing", "--data_dir", folder.parent / name, *given,
+                   "--output_dir", tmp_path / name, *QUICK[:6])  # fmt: skip
+        run = tmp_path / name / name / called / "probing"
+        assert set(pd.read_csv(run / "layers.csv")["layer"]) == {0, 1}
+        assert read_json(run / "config.json")["data"]["encoder"] != base
 
 
-def test_without_training_the_model_itself_answers(folder, model_folder, tmp_path):
+@pytest.mark.parametrize("likely", [False, True])
+@pytest.mark.parametrize("normalised", [False, True])
+def test_without_training_the_model_itself_answers(
+    likely, normalised, folder, model_folder, tmp_path
+):
+    """It writes, or its most likely labels are taken, by their sum or mean."""
     base = ("--data_dir", folder, "--model_name", model_folder("gpt2"), "--output_dir", tmp_path)
-    call("fine-tuning", *base, *QUICK, "--training_size", 0)
+    flags = ("--decode", "likelihood") * likely + ("--length_normalised",) * normalised
+    call("fine-tuning", *base, *QUICK, *flags, "--training_size", 0)
     (file,) = tmp_path.rglob("metrics.json")
-    found = json.loads(file.read_text())
+    found = read_json(file)
     assert not found["trained"] and found["test_parse_failures"] > 0
     assert not (file.parent / "checkpoint").exists()
+    settings = read_json(file.parent / "config.json")["settings"]
+    assert settings["decode"] == ("likelihood" if likely else "generate")
+    assert settings["length_normalised"] == normalised
+    data = task.load(arguments(folder))
+    model, tokenizer, _ = task.load_model(arguments(folder, *base[2:4]), data)
+    examples = [e for e in data.splits["test"] if e["kind"] in LABEL_KINDS]
+    own = [data.sources[e["source"]]["labels"] for e in examples]
+    answers = [[encoding.answer_ids(tokenizer, label) for label in labels] for labels in own]
+    prompts = [list(row["prompt"]) for row in task.encode(data, examples, tokenizer, 512)[0]]
+    values = generation.log_likelihoods(model, prompts, answers, 3, CPU, "test")
+    best = [generation.best(*pair, normalised) for pair in zip(values, answers, strict=True)]
+    lines = (file.parent / "predictions.jsonl").read_text().splitlines()
+    rows = {row["id"]: row for row in map(json.loads, lines)}
+    for example, labels, i in zip(examples, own, best, strict=True):
+        row = rows[example["id"]]
+        assert row["parse_failure"] != likely and (not likely or row["predicted"] == labels[i])
+    for source, main in (("pairs", "accuracy"), ("links", "micro_f1"), ("verdicts", "accuracy")):
+        assert found[f"test_{source}_parse_failures"] == 1 - likely
+        assert 0 <= found[f"test_{source}_{main}"] <= 1
 
 
 @pytest.fixture(params=FAMILIES)
