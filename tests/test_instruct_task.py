@@ -12,9 +12,10 @@ import pandas as pd
 import pytest
 import torch
 
-from common import inference, models, probes, representations, subsample, training
+from common import inference, models, probes, representations, study, subsample, training
 from common.batching import pad
 from common.device import Device
+from common.report import __main__ as report
 from common.task import ProbeInputs, evaluate
 from Instruct import answering, build, encoding, generation, task, tuning
 from Instruct.labels import write_labels
@@ -24,6 +25,9 @@ from tests.helpers import read_json, run_script, write_data, write_jsonl
 
 CPU = Device(torch.device("cpu"), "fp32")
 FAMILIES = ("gpt2", "biogpt", "llama3")  # the last one's heads share keys and values
+# Each source's main score.
+MAIN = {"genes": "entity_f1", "pairs": "accuracy", "links": "micro_f1", "topics": "micro_f1",
+        "verdicts": "accuracy", "open": "f1"}  # fmt: skip
 STEPS = ("fine-tuning", "probing", "attention")
 QUICK = ("--device", "cpu", "--precision", "fp32", "--batch_size", "8", "--num_train_epochs", "2",
          "--learning_rate", "3e-3", "--max_new_tokens", "8")  # fmt: skip
@@ -351,6 +355,42 @@ def test_without_training_the_model_itself_answers(
     for source, main in (("pairs", "accuracy"), ("links", "micro_f1"), ("verdicts", "accuracy")):
         assert found[f"test_{source}_parse_failures"] == 1 - likely
         assert 0 <= found[f"test_{source}_{main}"] <= 1
+
+
+def test_the_study_takes_it_like_the_others(folder, model_folder, tmp_path, monkeypatch, undrawn):
+    """All steps by the study's commands; the page has sources by size and model, with failures."""
+
+    def run(groups, args):  # in this process: a new one takes longer than its step
+        for sizes, last in groups:
+            for cell in (*sizes, last):
+                for step in cell.steps:
+                    assert call(step, *cell.command(step, args)[2:]) == 0
+        return []
+
+    monkeypatch.setattr("common.jobs.run", run)
+    monkeypatch.setattr(study, "subprocess", argparse.Namespace(
+        run=lambda command, **_: argparse.Namespace(returncode=report.main(command[3:]))
+    ))  # fmt: skip
+    study.main([
+        "--tasks", "Instruct", "--model_names", str(model_folder("gpt2")), "--training_sizes",
+        "0,10", "--output_dir", str(tmp_path), "--", "--data_dir", str(folder), *QUICK[:6],
+    ])  # fmt: skip
+    (where,) = tmp_path.glob("Instruct/medtuned")
+    steps = {(path.parts[-4], path.parts[-2]) for path in where.rglob("metrics.json")}
+    assert steps == {("0", "fine-tuning"), ("0", "probing"), *(("10", step) for step in STEPS)}
+    (cell,) = where.glob("*/10/seed-42")
+    config = read_json(cell / "fine-tuning" / "config.json")
+    assert {name.split()[0] for name in config["data"]["subset"]["strata"]} == MAIN.keys()
+    table = pd.read_csv(where / "report" / "scores_parts.csv").set_index("score")
+    page = (where / "report" / "report.md").read_text()
+    for source, main in MAIN.items():
+        for name in (main, "parse_failures"):
+            line = table.loc[f"{source}_{name}"]
+            assert line["model"] == cell.parents[1].name and f"| {source}_{name} " in page
+            for size, title in ((0, "0 % (as loaded)"), (10, "10 %")):
+                metrics = read_json(cell.parents[1] / str(size) / "seed-42" / "fine-tuning"
+                                    / "metrics.json")  # fmt: skip
+                assert line[title] == metrics[f"test_{source}_{name}"]
 
 
 @pytest.fixture(params=FAMILIES)
