@@ -639,6 +639,11 @@ def test_bad_input(folder, model_folder, tmp_path, capsys, checkpoint):
     assert not (tmp_path / "out").exists()
     error = refused(capsys, "fine-tuning", *data, *model, "--negative_label", "nothing")
     assert "--negative_label nothing" in error and "binds" in error
+    build.main(["--qa", f"open={folder.parent / 'free.jsonl'}", "--output_dir",
+                str(tmp_path / "free")])  # fmt: skip
+    error = refused(capsys, "probing", "--data_dir", tmp_path / "free", *model,
+                    "--training_size", 0, "--controls")  # fmt: skip
+    assert "no source has an answer of one label (nli, relation, qa)" in error
 
 
 def test_adapters_have_a_learning_rate_of_their_own(capsys):

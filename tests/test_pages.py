@@ -154,6 +154,18 @@ def test_the_demo_of_a_page(page, quick, monkeypatch, capsys):
             assert len(shown.splitlines()) == len(typed.stdout.splitlines())
 
 
+def test_the_demo_of_adapters(quick):
+    """No page has them: they are trained, and a probe reads the model with them."""
+    out = quick / "adapters"
+    flags = ["--demo", "--model_name", "biogpt", "--training_size", "10", "--output_dir", str(out)]
+    for step in ("fine-tuning", "probing"):
+        lora = ["--lora"] * (step == "fine-tuning")
+        assert parser_of(f"Instruct/{step}.py").main([*flags, *lora, *LESS[step]]) == 0
+    (cell,) = out.glob("demo/biogpt/10/seed-42")
+    assert (cell / "fine-tuning" / "checkpoint" / "adapter_model.safetensors").is_file()
+    assert (cell / "probing" / "metrics.json").is_file()
+
+
 # --- Flags and models ----------------------------------------------------------------------------
 
 
