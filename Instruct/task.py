@@ -64,14 +64,18 @@ def scores(data: Data) -> tuple[Score, ...]:
 
     A source's score is that of the same name in the task that reads its kind.
     """
-    rows = [{"source": name, "kind": about["kind"]} for name, about in data.sources.items()]
+    found = parts([{"source": name, "kind": of["kind"]} for name, of in data.sources.items()])
     same = {}
     for name, about in data.sources.items():
         main = scoring.KINDS[about["kind"]][0][0]
         if about["data_sha256"]:
             same[f"{name}_{main}"] = about["data_sha256"], main
-    found = scoring.source_scores(rows, brief=True)
     return SCORES + tuple(score._replace(same=same.get(score.name)) for score in found)
+
+
+def parts(rows: list[dict]) -> tuple[Score, ...]:
+    """Each source's main score, and its parse failures."""
+    return scoring.source_scores(rows, brief=True)
 
 
 def load_model(args, data: Data):

@@ -37,6 +37,11 @@ def scores(data: Data) -> tuple[Score, ...]:
     return SCORES
 
 
+def parts(rows: list[dict]) -> tuple:
+    """None: its data sets are one."""
+    return ()
+
+
 def load_model(args, data: Data):
     """The model with a new head for the labels."""
     return *models.load_task_model(args, HEAD, data.labels), True

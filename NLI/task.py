@@ -104,6 +104,11 @@ def count(rows: list[dict]) -> dict[str, "ndarray"]:
     return {"confusion": table}
 
 
+def parts(rows: list[dict]) -> tuple:
+    """None: its data sets are one."""
+    return ()
+
+
 def details(rows: list[dict]) -> dict[str, float]:
     """A label's precision, recall and F1 (0-1), and `confusion_<gold>_<predicted>`, in pairs.
 

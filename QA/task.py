@@ -203,6 +203,11 @@ def count(rows: list[dict]) -> dict:
     return {"answers": table} | ({"kinds": table} if both else {})
 
 
+def parts(rows: list[dict]) -> tuple:
+    """None: its data sets are one."""
+    return ()
+
+
 def details(rows: list[dict]) -> dict[str, float]:
     """How many questions, and what other null thresholds would give."""
     if all("rank" in row for row in rows):

@@ -94,8 +94,8 @@ class Task(Protocol):
     def scores(self, data: Data) -> tuple[Score, ...]:
         """Those of `SCORES` that the data set has; the first chooses the best epoch and layer.
 
-        Others may follow that `details` has: of one of its parts. A causal model's best epoch has
-        the lowest dev loss.
+        Others may follow that `details` has: of its `parts`. A causal model's best epoch has the
+        lowest dev loss.
         """
 
     def load_model(self, args, data: Data) -> tuple[Any, Any, bool]:
@@ -146,6 +146,9 @@ class Task(Protocol):
         Without the tables of scores that such rows have not. Raises ValueError for rows that are
         no predictions of this task.
         """
+
+    def parts(self, rows: list[dict]) -> tuple[Score, ...]:
+        """The scores of the parts of a data set that has some, of `count`'s tables; else none."""
 
     def details(self, rows: list[dict]) -> dict[str, float]:
         """Further numbers of a split for metrics.json: by class, the confusion matrix, ..."""

@@ -391,6 +391,7 @@ def test_the_study_takes_it_like_the_others(folder, model_folder, tmp_path, monk
                 metrics = read_json(cell.parents[1] / str(size) / "seed-42" / "fine-tuning"
                                     / "metrics.json")  # fmt: skip
                 assert line[title] == metrics[f"test_{source}_{name}"]
+                assert 0 <= line[f"{title} low"] <= line[title] <= line[f"{title} high"] <= 1
 
 
 @pytest.fixture(params=FAMILIES)

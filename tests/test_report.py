@@ -455,10 +455,11 @@ def test_a_size_and_a_task_that_the_code_does_not_list(tmp_path, monkeypatch):
 def test_encoders_stand_beside_where_they_were_asked_the_same(tmp_path):
     """Those of another task, by the hash of the data; but no untrained head."""
     answers = [{"id": str(i), "source": "pairs", "kind": "nli", "gold": "neutral",
-                "predicted": "neutral", "parse_failure": False} for i in range(9)]  # fmt: skip
-    values = {f"test_{start}{name}": 1.0 for start in ("", "majority_") for name in
+                "predicted": "neutral" if i < 60 else None, "parse_failure": i >= 60}
+               for i in range(80)]  # fmt: skip
+    values = {f"test_{start}{name}": 0.75 for start in ("", "majority_") for name in
               ("mean", "parse_failures", "pairs_accuracy", "pairs_parse_failures")}  # fmt: skip
-    values |= {name: 0.0 for name in values if "failures" in name}
+    values |= {name: 0.25 for name in values if "failures" in name}
     folder, _ = write_run(tmp_path / "Instruct", "Instruct", "medtuned", "gpt2", 100, 42,
                           "fine-tuning", values, sha="own")  # fmt: skip
     files.write_jsonl(folder / "predictions.jsonl", answers)
@@ -478,6 +479,12 @@ def test_encoders_stand_beside_where_they_were_asked_the_same(tmp_path):
     assert (row["score"], row["model"]) == ("pairs_accuracy", "bert (NLI)")
     assert float(row["100 %"]) == wanted["test_accuracy"] and not row["0 % (as loaded)"]
     assert float(row["majority class"]) == wanted["test_majority_accuracy"]
+    own = {row["score"]: row for row in found if row["model"] == "gpt2"}
+    for name, wanted in (("pairs_accuracy", 0.75), ("pairs_parse_failures", 0.25)):
+        low, value, high = (float(own[name][f"100 %{part}"]) for part in (" low", "", " high"))
+        assert value == wanted and (wanted - low, high - wanted) == pytest.approx(
+            (1.96 * (0.75 * 0.25 / 80) ** 0.5,) * 2, abs=0.02
+        )
 
 
 def test_conditions_that_differ_are_listed(tmp_path):

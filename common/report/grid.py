@@ -51,6 +51,7 @@ class FinishedRun:
     metrics: dict  # metrics.json; of a probe also the curves of layers.csv, see _read_layers
     config: dict
     counts: dict = field(default_factory=dict)  # `Task.count` of predictions.jsonl
+    scores: tuple = ()  # of these counts
     examples: str | None = None  # what they predict
     groups: list | None = None  # an id for each example, if some are not independent
     resampled: dict[str, statistics.Resampled] = field(default_factory=dict)  # by score
@@ -246,6 +247,7 @@ class Grid:
             if not rows:
                 raise ValueError
             run.counts = self.task.count(rows)
+            run.scores = (*self.task.SCORES, *self.task.parts(rows))
             if any("group" in row for row in rows):
                 run.groups = [row.get("group", f"id {row['id']}") for row in rows]
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
@@ -257,12 +259,7 @@ class Grid:
 
         A score that metrics.json does not have, as it was made before there was one, is added.
         """
-        keys = [
-            (run, score)
-            for run in runs
-            for score in self.task.SCORES
-            if score.table in (run.counts or {})
-        ]
+        keys = [(run, score) for run in runs for score in run.scores if score.table in run.counts]
         systems = [(run.counts[score.table], score.value) for run, score in keys]
         found, wrong = statistics.resample(systems, groups=self.groups), set()
         for (run, score), resampled in zip(keys, found, strict=True):
