@@ -5,6 +5,7 @@ Imports the standard library alone, so that `--help` and a wrong flag answer at 
 
 import argparse
 import contextlib
+import difflib
 import errno
 import functools
 import logging
@@ -112,6 +113,11 @@ class Parser(argparse.ArgumentParser):
         self.fallbacks: dict[str, tuple | Callable[[argparse.Namespace], tuple]] = {}
 
     def error(self, message: str):
+        _, unknown, given = message.partition("unrecognized arguments: ")
+        flag = given.split("=")[0].split(" ")[0]
+        near = difflib.get_close_matches(flag, self._option_string_actions, 1, cutoff=0.7)
+        if unknown and near:
+            message += f"; did you mean {near[0]}?"
         self.exit(2, f"error: {message} (all flags: python {self.prog} --help)\n")
 
 

@@ -98,7 +98,8 @@ def refused_beside_a_result(capsys, task, data, model, out, *more) -> str:
         (["--batch_size", "0"], ["--batch_size", "at least 1"]),
         (["--learning_rate", "nan"], ["--learning_rate", "nan", "above 0"]),
         (["--demo", "--data_dir", "x"], ["--demo", "--data_dir"]),
-        (["--no_such_flag"], ["--no_such_flag", "--help"]),
+        (["--no_such_flag"], ["arguments: --no_such_flag (all flags", "--help"]),
+        (["--training-size", "30"], ["--training-size 30; did you mean --training_size?"]),
     ],
 )
 def test_a_wrong_flag(tmp_path, capsys, task, argv, named):
