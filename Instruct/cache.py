@@ -7,7 +7,9 @@ from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from common.device import Device, free_memory
 
-POSITIONS = 2**14  # of a batch, answers included: more are not faster, and take memory
+# Of a batch, answers included. On a CPU more are not faster; on a GPU a token costs its launches,
+# for however many rows.
+POSITIONS, ON_GPU = 2**14, 2**16
 
 
 class Layer(DynamicLayer):
@@ -89,8 +91,9 @@ class Attention(TorchFunctionMode):
 
 
 def batch_positions(config, device: Device) -> int:
-    """POSITIONS, or those whose keys and values fit into half the free memory."""
+    """How many, or those whose keys and values fit into half the free memory."""
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     one = 2 * 4 * config.num_hidden_layers * heads * size
-    return min(POSITIONS, free_memory(device) // 2 // one)
+    most = POSITIONS if device.torch_device.type == "cpu" else ON_GPU
+    return min(most, free_memory(device) // 2 // one)

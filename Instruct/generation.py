@@ -15,7 +15,7 @@ from common.cli import UserError
 from common.device import Device, gather, in_memory
 from Instruct.cache import Attention, Cache, batch_positions
 
-MORE = 8  # prompts at a time for each example of a training batch: there are no gradients to hold
+MORE = 32  # prompts at a time for each example of a training batch: there are no gradients to hold
 READ = 2**12  # tokens of prompts, at most, in a pass that reads them
 KEPT = 0.75  # of a batch go on at most, when what has ended leaves it
 
