@@ -51,7 +51,8 @@ def merge(model, source: str):
 
     try:
         with _without_warnings():
-            return PeftModel.from_pretrained(model, source).merge_and_unload().eval()
+            merged = PeftModel.from_pretrained(model, source).merge_and_unload().eval()
+            return merged.requires_grad_(True)  # PEFT has frozen it
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(

@@ -21,7 +21,7 @@ from tqdm import tqdm
 from common import architectures, memory
 from common.batching import INPUTS, pad, sorted_batches
 from common.cli import UserError
-from common.device import Device, free_memory, in_memory, to_device
+from common.device import Device, free_memory, in_memory, shrink_frozen, to_device
 from common.files import replacing
 
 log = logging.getLogger(__name__)
@@ -160,6 +160,7 @@ def groups(keys: Sequence, pretrained, device: Device) -> list[list]:
 
     Half of what is free is left to the maps.
     """
+    shrink_frozen(pretrained, device)
     size = sum(p.numel() * p.element_size() for p in pretrained.parameters())
     room = max(1, int(free_memory(device) / 2 / memory.JOBS / size) - 1)
     return [list(keys[i : i + room]) for i in range(0, len(keys), room)]

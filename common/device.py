@@ -1,4 +1,4 @@
-"""Device, precision, seeds and memory: the only code that knows of CUDA."""
+"""Device, precision, seeds and memory: nearly all code that knows of CUDA."""
 
 import atexit
 import ctypes
@@ -28,7 +28,7 @@ class Device(NamedTuple):
     processes: int = 1
 
     def autocast(self):
-        """The context of a forward pass; weights stay in float32."""
+        """The context of a forward pass; weights that are trained stay in float32."""
         dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.precision)
         return torch.autocast(self.torch_device.type, dtype=dtype, enabled=dtype is not None)
 
@@ -142,28 +142,38 @@ def peak_memory(device: Device) -> dict:
 def free_memory(device: Device) -> int:
     """Bytes that models can still take, on the device."""
     if device.torch_device.type == "cuda":
-        return torch.cuda.mem_get_info(device.torch_device)[0]
+        where = device.torch_device
+        unused = torch.cuda.memory_reserved(where) - torch.cuda.memory_allocated(where)
+        return torch.cuda.mem_get_info(where)[0] + unused
     from common.memory import available_memory
 
     return available_memory()
 
 
 def shrink_frozen(model, device: Device) -> None:
-    """In bf16 hold frozen linear layers so, too: autocast would cast them at each pass."""
+    """In bf16 hold frozen linear layers so, too: autocast would cast them at each pass.
+
+    A head that shares the embeddings' weights gets its own: embeddings stay as they are.
+    """
     if device.precision != "bf16":
         return
     modules = list(model.modules())
-    shared = {id(m.weight) for m in modules if isinstance(m, torch.nn.Embedding)}  # with a head
+    shared = {id(m.weight) for m in modules if isinstance(m, torch.nn.Embedding)}
     for module in modules:
         weight = getattr(module, "weight", None)
         linear = type(module).__name__ in ("Linear", "Conv1D")  # GPT-2 has the latter
-        if linear and not weight.requires_grad and id(weight) not in shared:
+        if not linear or weight.requires_grad:
+            continue
+        if id(weight) in shared:
+            module.weight = torch.nn.Parameter(weight.to(torch.bfloat16), requires_grad=False)
+        else:
             weight.data = weight.data.to(torch.bfloat16)
 
 
 def to_device(model, device: Device):
     """The model, there; `shrink_frozen` first. Raises UserError where the device has no room."""
     shrink_frozen(model, device)
+    free = free_memory(device)
     try:
         return model.to(device.torch_device)
     except (RuntimeError, MemoryError) as error:
@@ -172,7 +182,7 @@ def to_device(model, device: Device):
     size = sum(p.numel() * p.element_size() for p in model.parameters())
     raise UserError(
         f"{device.torch_device} has no room for the model's {size / 1e9:.1f} GB "
-        f"({free_memory(device) / 1e9:.1f} GB are free). Use a smaller --model_name, --precision "
+        f"({free / 1e9:.1f} GB are free). Use a smaller --model_name, --precision "
         "bf16 where the model is only read, or --device cpu."
     )
 

@@ -74,10 +74,10 @@ def folder_name(args) -> str:
         cached = folder.parent.parent.name  # models--owner--name/snapshots/<hash>
         if folder.parent.name == "snapshots" and cached.startswith("models--"):
             return cached.removeprefix("models--")
-        cell = read_json(folder.parent / "config.json") or {}
-        if cell.get("step") == "fine-tuning":
-            parts = (cell[key] for key in ("task", "dataset", "model", "training_size"))
-            return "-".join([*map(str, parts), f"seed-{cell['seed']}"])
+        cell = read_json(folder.parent / "config.json")
+        keys = {"task", "dataset", "model", "training_size", "seed"}
+        if isinstance(cell, dict) and keys <= cell.keys() and cell.get("step") == "fine-tuning":
+            return "{task}-{dataset}-{model}-{training_size}-seed-{seed}".format(**cell)
         return "--".join(folder.parts[-2:]).strip("/")
     if re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name) and ".." not in name:
         return name.replace("/", "--")

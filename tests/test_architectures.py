@@ -589,6 +589,9 @@ def test_a_checkpoint_of_this_project_is_called_by_its_cell(tmp_path):
     (folder / "config.json").write_text(json.dumps(cell))
     args = argparse.Namespace(model_name=str(folder / "checkpoint"), demo=False)
     assert models.folder_name(args) == "Instruct-demo-biogpt-10-seed-1"
+    for other in ([], {"step": "fine-tuning", "task": "NER"}, cell | {"step": "probing"}):
+        (folder / "config.json").write_text(json.dumps(other))
+        assert models.folder_name(args) == "fine-tuning--checkpoint"
 
 
 def test_short_names():

@@ -476,24 +476,32 @@ def test_event_files_hold_the_rows_of_steps_and_the_scores(tmp_path):
     assert [event.step for event in found.Scalars("dev/accuracy")] == [10, 20, 30]
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", (*KINDS, "llama", "qwen3", "albert", "electra", "distilbert"))
 def test_frozen_weights_in_bf16_compute_the_same(tmp_path, kind):
     """Linear layers are held in 16 bits; the outputs are those of autocast, bit for bit."""
     bf16 = choose_device("cpu", "bf16")
-    for task in TASKS:
-        model, tokenizer = load(tmp_path, kind, task)
-        model.eval()
-        batch = pad([{"input_ids": e["input_ids"]} for e in examples(6, task)],
-                    tokenizer.pad_token_id)  # fmt: skip
-        found = []
-        for frozen in (False, True):
-            to_device(model.requires_grad_(not frozen), bf16)
-            with torch.no_grad(), bf16.autocast():
-                found.append(models.logits(model, batch))
-        assert torch.equal(*found)
-        small = [p for p in model.parameters() if p.dtype == torch.bfloat16]
-        assert len(small) >= 2 * 4 and all(p.ndim == 2 for p in small)
-        assert model.get_input_embeddings().weight.dtype == torch.float32
+    for head, own in HEADS.items():
+        model, tokenizer = load(tmp_path, kind, head)
+        held_in_16_bits(model.eval(), models.logits, bf16, tokenizer)
+        if kind in ("gpt2", "biogpt") and own == "token":  # their text heads share the embeddings
+            args = argparse.Namespace(model_name=str(tmp_path / kind), demo=False)
+            model, _ = models.load_task_model(args, "causal", [])
+            held_in_16_bits(model.eval(), lambda m, batch: m(**batch).logits, bf16, tokenizer)
+            assert model.get_output_embeddings().weight.dtype == torch.bfloat16
+
+
+def held_in_16_bits(model, logits, device, tokenizer):
+    some = examples(6, TASKS[0], vocabulary=60)
+    batch = pad([{"input_ids": e["input_ids"]} for e in some], tokenizer.pad_token_id)
+    found = []
+    for frozen in (False, True):
+        to_device(model.requires_grad_(not frozen), device)
+        with torch.no_grad(), device.autocast():
+            found.append(logits(model, batch))
+    assert torch.equal(*found)
+    small = [p for p in model.parameters() if p.dtype == torch.bfloat16]
+    assert len(small) >= 6 and all(p.ndim == 2 for p in small)
+    assert model.get_input_embeddings().weight.dtype == torch.float32
 
 
 def test_a_device_without_room_for_the_model(tmp_path, monkeypatch):
