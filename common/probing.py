@@ -104,15 +104,20 @@ def run(task, args) -> None:
                 encoder, inputs.encoded, layers, device, args.batch_size, folder, where
             )
             for some, of_layers in missing.items():
+                chosen = {n: found[n] for n in of_layers if n in found}
+                if not chosen:
+                    continue
                 part = inputs._replace(
                     rows={target: inputs.rows[target] for target in some},
                     labels={target: inputs.labels[target] for target in some},
                 )
                 probes.predict_layers(
-                    args.probe, {n: found[n] for n in of_layers if n in found}, part,
+                    args.probe, chosen, part,
                     epochs=args.probe_epochs, standardize=getattr(args, "standardize", False),
                     seed=args.seed, device=device, on_done=keep,
                 )  # fmt: skip
+            if not args.keep_features:
+                shutil.rmtree(folder, ignore_errors=True)
 
         folder, wanted = run.folder / "features", sorted(set().union(*missing.values()))
         if wanted:
@@ -144,7 +149,7 @@ def finish(run: results.Run, scores, data, examples: dict, totals: dict, device)
         there = [name for name in names if name in values]
         metrics |= {f"{split}_majority_{name}": values[name] for name in there}
     metrics["train_examples"] = len(examples["train"])
-    if not args.keep_features:
+    if not args.keep_features:  # of an earlier call
         shutil.rmtree(run.folder / "features", ignore_errors=True)
     measured = run.config["arguments"]
     if args.layers != "all":

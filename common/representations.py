@@ -45,10 +45,11 @@ def place(
     `on_disk` asks for it, in `folder`. Where that has no room for all, the roomiest of these takes
     some layers at a time, with a pass for each group. Raises UserError where not even one fits.
     """
+    to_device(encoder, device)  # before what is left there is counted
     n, hidden = sum(len(e["units"]) for e in examples), encoder.config.hidden_size
     one = 2 * n * hidden
-    rooms = {DISK: 0.95 * shutil.disk_usage(folder.parent).free}
-    if not on_disk:
+    rooms = {DISK: 0.95 * shutil.disk_usage(folder.parent).free / memory.JOBS}
+    if not on_disk and not (folder / COMPLETE).is_file():
         rooms = {MEMORY: SHARE * memory.available_memory() / memory.JOBS} | rooms
         if device.torch_device.type == "cuda":
             rooms = {GPU: SHARE * free_memory(device) / memory.JOBS} | rooms
@@ -81,21 +82,25 @@ def extract(
     `examples`: dicts of `input_ids`, (`token_type_ids`,) and `units`, a list of (start, end) token
     ranges; a unit's vector is the mean of its tokens' hidden states, in float32. The rows are the
     units of all examples in order. Layer 0 is the embeddings, the last one what the model returns.
-    One pass serves all layers. On disk they are files in `folder`; what it holds from an earlier
-    call is used again if weights, inputs, layers and precision are the same.
+    One pass serves all layers. On disk they are files in `folder`; the layers that it holds from an
+    earlier call are used again if weights, inputs and precision are the same.
     """
     to_device(encoder, device).eval()
-    files, mark = {layer: folder / f"layer-{layer:02d}.npy" for layer in layers}, {}
-    if where == DISK or (folder / COMPLETE).is_file():
-        made_of = [encoder_hash(encoder), examples, layers, device.precision]
-        mark = {"key": hashlib.sha256(json.dumps(made_of).encode()).hexdigest()}
-    if mark and read_json(folder / COMPLETE) == mark:
-        log.info("using the features in %s", folder)
-    elif where == DISK:
-        _write(encoder, examples, files, device, batch_size)
-        write_json(folder / COMPLETE, mark)
-    else:
+    if where != DISK:
         return _hold(encoder, examples, layers, device, batch_size, where)
+    files = {layer: folder / f"layer-{layer:02d}.npy" for layer in layers}
+    made_of = [encoder_hash(encoder), examples, device.precision]
+    key = hashlib.sha256(json.dumps(made_of).encode()).hexdigest()
+    there = read_json(folder / COMPLETE) or {}
+    if there.get("key") != key:
+        shutil.rmtree(folder, ignore_errors=True)
+        there = {"key": key, "layers": []}
+    lacking = {layer: file for layer, file in files.items() if layer not in there["layers"]}
+    if len(lacking) < len(files):
+        log.info("using the features in %s", folder)
+    if lacking:
+        _write(encoder, examples, lacking, device, batch_size)
+        write_json(folder / COMPLETE, {"key": key, "layers": [*there["layers"], *lacking]})
     return {layer: np.load(file, mmap_mode="r") for layer, file in files.items()}
 
 
@@ -120,10 +125,8 @@ def _hold(encoder, examples, layers, device, batch_size, where) -> Features:
 
 
 def _write(encoder, examples, files: dict[int, Path], device, batch_size) -> None:
-    """Write the features into `files`, in a folder that is made anew."""
-    folder = next(iter(files.values())).parent
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+    """Write the features into `files`."""
+    next(iter(files.values())).parent.mkdir(parents=True, exist_ok=True)
     first, hidden = _first_rows(examples), encoder.config.hidden_size
     starts = {}  # of the values in each file, in bytes
     for layer, file in files.items():

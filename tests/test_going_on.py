@@ -203,6 +203,32 @@ def probed(monkeypatch):
 
 
 @pytest.mark.parametrize("task", ("NER", "NLI"))
+@pytest.mark.parametrize("where", (representations.MEMORY, representations.DISK))
+def test_layers_one_at_a_time_are_those_of_one_pass(
+    task, where, tmp_path, checkpoint, probed, monkeypatch
+):
+    """Where there is no room for all; also where the layers lack different targets."""
+    _, passes = probed
+    data = write_data(tmp_path / "data", task, 24, 10, 12)
+
+    def run(out, *more):
+        flags = ("--data_dir", data, "--model_name", checkpoint("bert"), "--output_dir",
+                 tmp_path / out, "--device", "cpu", "--precision", "fp32")  # fmt: skip
+        passes.clear()
+        assert run_script(task, "probing", *flags, *more) == 0
+        (file,) = (tmp_path / out).rglob("probing/layers.csv")
+        assert not (file.parent / "features").exists()
+        return file.read_text(), list(passes)
+
+    wanted, whole = run("whole", "--controls")
+    n = len(whole[0])
+    monkeypatch.setattr(representations, "place", lambda *given: (where, 1))
+    run("groups", "--layers", "0")
+    found, some = run("groups", "--controls")  # of layer 0 the controls alone are missing
+    assert found == wanted and len(whole) == 1 and some == [[layer] for layer in range(n)]
+
+
+@pytest.mark.parametrize("task", ("NER", "NLI"))
 def test_layers_and_controls_are_added_to_a_finished_probe(task, tmp_path, checkpoint, probed):
     data = write_data(tmp_path / "data", task, 24, 10, 12)
 

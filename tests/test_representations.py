@@ -139,8 +139,9 @@ def test_features_are_used_again_only_for_the_same_inputs(checkpoint, tmp_path, 
         )
         return bool(passes)
 
-    assert ran() and not ran()
-    assert ran(chosen=[1]) and ran()
+    assert ran(chosen=[1]) and not ran(chosen=[1])
+    assert ran() and not ran() and not ran(chosen=[1])
+    assert len(list((tmp_path / "f").glob("*.npy"))) == 2
     assert ran(encoded=encoded[:2]) and ran()
     with torch.no_grad():
         encoder.embeddings.word_embeddings.weight[7, 3] += 1e-3
@@ -170,6 +171,7 @@ def test_where_features_are_kept(checkpoint, tmp_path, monkeypatch, room, caplog
     encoded, _ = encode_texts(TEXTS, tokenizer, 50, "mean")
     one = 2 * sum(len(e["units"]) for e in encoded) * encoder.config.hidden_size
     gpu = CPU._replace(torch_device=torch.device("cuda"))
+    monkeypatch.setattr(representations, "to_device", lambda model, device: model)
 
     def found(device=CPU, on_disk=False, layers=(0, 1, 2)):
         return representations.place(
@@ -194,7 +196,7 @@ def test_where_features_are_kept(checkpoint, tmp_path, monkeypatch, room, caplog
     assert found(gpu)[0] == "on disk"
     with caplog.at_level("INFO"):
         room(44 * 20 * one // 10, 2 * one)
-        assert found() == ("on disk", 1)
+        assert found() == ("in memory", 1)
     assert "3 layers x" in caplog.text and "1 layers at a time" in caplog.text
 
 
