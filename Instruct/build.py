@@ -29,8 +29,7 @@ if __name__ == "__main__":  # run as a file: import from the repository, not fro
 
 from common import cli
 from common.cli import UserError
-from common.subsample import permutation
-from Instruct.splits import SPLITS, check, divide, limited
+from Instruct.splits import SPLITS, check, divide, limited, mixed
 
 FLAGS = ("ner", "nli", "relation", "classification", "qa")
 README = """# An instruction data set
@@ -133,14 +132,6 @@ def instruct(source, example, seed: int) -> dict:
     text = prompts.instruction(source.kind, source.answer, key, seed, type=kind, labels=labels)
     about = {"id": key, "group": group, "source": source.name, "kind": source.kind}
     return about | {"instruction": text} | row
-
-
-def mixed(rows: list[dict], seed: int) -> list[dict]:
-    """The rows in a random order of which every prefix holds each source in proportion.
-
-    So those who take the first rows (attention's --max_examples) have some of all sources.
-    """
-    return [rows[i] for i in permutation([row["source"] for row in rows], seed)]
 
 
 def describe(source, path: Path, divided: dict[str, list], how: str) -> dict:

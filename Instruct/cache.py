@@ -25,8 +25,11 @@ class Layer(DynamicLayer):
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
         super().lazy_initialization(key_states, value_states)
-        on_cpu = key_states.device.type == "cpu"
-        kind = torch.float32 if on_cpu else key_states.dtype  # see Attention
+        kind = key_states.dtype
+        if (where := key_states.device.type) == "cpu":
+            kind = torch.float32  # see Attention
+        elif torch.is_autocast_enabled(where):  # what has been turned by its position is float32
+            kind = torch.get_autocast_dtype(where)
         # Zeros: what no row ever writes is hidden by the mask, but 0 times NaN is no 0.
         self.whole = [
             states.new_zeros((self.n, states.shape[1], self.room, states.shape[-1]), dtype=kind)
@@ -91,9 +94,14 @@ class Attention(TorchFunctionMode):
 
 
 def batch_positions(config, device: Device) -> int:
-    """How many, or those whose keys and values fit into half the free memory."""
+    """How many positions a batch may have, answers included.
+
+    POSITIONS or ON_GPU, or those whose keys and values fit into half the free memory.
+    """
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    one = 2 * 4 * config.num_hidden_layers * heads * size
-    most = POSITIONS if device.torch_device.type == "cpu" else ON_GPU
+    on_cpu = device.torch_device.type == "cpu"
+    bytes_ = 4 if on_cpu or device.precision == "fp32" else 2
+    one = 2 * bytes_ * config.num_hidden_layers * heads * size
+    most = POSITIONS if on_cpu else ON_GPU
     return min(most, free_memory(device) // 2 // one)

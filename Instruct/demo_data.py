@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 from common import identity
 from Instruct import forms, sources
+from Instruct.splits import mixed
 from NER import demo_data as ner_demo
 from NER.scores import OUTSIDE, word_class
 from NLI import data as nli_data
@@ -59,7 +60,7 @@ def splits(seed: int = 0) -> dict[str, list[dict]]:
                 made.append(about | make(row, random.Random(f"{seed}-{about['id']}")))
                 text = made[-1].get("group", about["id"])  # a group is called by its first example
                 made[-1]["group"] = first.setdefault((name, text), about["id"])
-    return found
+    return {split: mixed(made, seed) for split, made in found.items()}
 
 
 def about() -> dict[str, dict]:

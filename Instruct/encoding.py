@@ -86,9 +86,7 @@ def prompt_ids(
     sentence 2. An instruction that is too long by itself leaves less room than that. The prompt
     is tokenized whole, with the special tokens that the tokenizer puts in front of a text.
     """
-    pair = row.get("kind") == "nli"
-    parts = row["input"].split(prompts.SECOND) if pair else [row["input"]]
-    parts = [part.split(" ") for part in parts]
+    parts = [part.split(" ") for part in row["input"].split(prompts.SECOND)]
 
     def first(n: int) -> list[int]:
         kept = []
@@ -120,8 +118,9 @@ def answer_ids(tokenizer, text: str) -> list[int]:
 def end_ids(model, tokenizer) -> set[int]:
     """The tokens that end an answer: the tokenizer's, and further ones that a chat model has."""
     own = model.generation_config.eos_token_id
-    own = own if isinstance(own, list) else [own]
-    return {tokenizer.eos_token_id} | (set(own) & set(tokenizer.all_special_ids))
+    known = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+    known |= {*tokenizer.all_special_ids}
+    return {tokenizer.eos_token_id} | ({*own} if isinstance(own, list) else {own}) & known
 
 
 def decode(tokenizer, ids: list[int]) -> str:

@@ -15,7 +15,8 @@ from common.cli import UserError
 from common.device import Device, gather, in_memory
 from Instruct.cache import Attention, Cache, batch_positions
 
-MORE = 32  # prompts at a time for each example of a training batch: there are no gradients to hold
+# Prompts at a time for each example of a training batch: there are no gradients to hold.
+MORE, ON_GPU = 8, 32
 READ = 2**12  # tokens of prompts, at most, in a pass that reads them
 KEPT = 0.75  # of a batch go on at most, when what has ended leaves it
 
@@ -34,9 +35,10 @@ def generate(
     most = [min(n, limit - len(prompt)) for n, prompt in zip(most, prompts, strict=True)]
     sizes = [len(p) + max(n, 0) for p, n in zip(prompts, most, strict=True)]
     positions = batch_positions(model.config, device)
+    at_once = batch_size * (MORE if device.torch_device.type == "cpu" else ON_GPU)
 
     def fits(batch: list[int]) -> bool:
-        more = len(batch) <= MORE * batch_size
+        more = len(batch) <= at_once
         return len(batch) <= batch_size or (
             more and len(batch) * max(sizes[i] for i in batch) <= positions
         )

@@ -54,9 +54,12 @@ def read_label(text: str, labels: list[str]) -> tuple[str | None, bool]:
     for label in sorted(labels, key=len, reverse=True):
         inner = GAP.join(map(re.escape, re.findall(r"\d+|.", plain(label))))
         pattern = f"{BEFORE_NUMBER * label[0].isdigit()}{BEFORE}{inner}{AFTER}"
-        found = [match.start() for match in re.finditer(pattern, line)]
-        held += [label] * bool(found)
-        negated |= any(NEGATION.search(line, max(0, at - CLAUSE), at) for at in found)
+        end = 0  # of the match before: "no no" does not negate itself
+        for match in re.finditer(pattern, line):
+            before = max(end, match.start() - CLAUSE)
+            negated |= bool(NEGATION.search(line, before, match.start()))
+            end = match.end()
+        held += [label] * (end > 0)
         line = re.sub(pattern, "|", line)
     return (held[0], False) if len(held) == 1 and not negated else (None, True)
 

@@ -59,7 +59,8 @@ def answer(model, tokenizer, made, items: list[Prompt], args, device, name: str)
             "earlier version. Make it again: fine-tuning.py with the same flags and --overwrite."
         )
     most = args.max_new_tokens or made.arguments.get("max_new_tokens") or about["room"]
-    room = min(max(about["room"], args.max_new_tokens or 0), encoding.most_room(made.max_length))
+    # Of which source a prompt is, is not known: none is cut that its own source might leave whole.
+    room = min(about.get("least_room", about["room"]), encoding.most_room(made.max_length))
     prompts, cut_words = [], 0
     for item in items:
         row = item._asdict()

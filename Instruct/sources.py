@@ -14,6 +14,7 @@ from common import identity
 from common.cli import UserError, relative
 from common.data_files import SPLIT_NAMES, find_split, json_file
 from Instruct import forms, parsing, prompts
+from Instruct.labels import letters_of
 from NER import data as ner_data
 from NER import formats
 from NER.scores import OUTSIDE, word_class
@@ -177,9 +178,11 @@ def _rows(flag: str, name: str, path: Path) -> Source:
         if example in places:
             raise UserError(f"{place} has the id of {places[example]}. Give each its own.")
         places[example] = place
-        documents = [str(row[field]) for field in DOCUMENT if row.get(field) not in UNSAID]
-        document = documents[0] if documents else example
         made = forms.convert(kind, row, place)
+        said = [str(row[field]) for field in DOCUMENT if row.get(field) not in UNSAID]
+        # Without its marks a text is the same for all pairs of names that are marked in it.
+        text = row.get({"relation": "text", "qa": "context"}.get(flag))
+        document = said[0] if said else letters_of(str(text or "")) or example
         examples.append(Example(example, split, document, document, made))
     if len({e.split is None for e in examples}) > 1:
         raise UserError(f"{path}: some rows have a 'split', some have none. Give it to all.")

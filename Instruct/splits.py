@@ -82,3 +82,11 @@ def stratum(example) -> str:
     if kind:
         return f"{kind} {any(tag != 'O' for tag in gold)}"
     return gold if isinstance(gold, str) else str(len(gold))
+
+
+def mixed(rows: list[dict], seed: int) -> list[dict]:
+    """The rows in a random order of which every prefix holds each source in proportion.
+
+    So those who take the first rows (attention's --max_examples) have some of all sources.
+    """
+    return [rows[i] for i in permutation([row["source"] for row in rows], seed)]

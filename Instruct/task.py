@@ -25,7 +25,8 @@ Answers are generated and parsed; what cannot be parsed counts as wrong, and its
 the scores. The mean is over the sources, of each one's main score. NER asks for one entity type a
 prompt; its score is over all of them. Intervals resample sentences, premises, passages or
 documents, whose prompts belong together. A row of another task is of a model that was fine-tuned
-for that task, on the same test examples (the data's hash says so). Of parse failures few are good.\
+for that task, on the same test examples (the data's hash says so); NLI/'s intervals resample pairs,
+and are narrower for that. Of parse failures few are good.\
 """
 # Of the three scripts' flags. To cast a miniature's weights takes longer than to compute with them.
 DEFAULTS = {"model": "biogpt", "max_length": 1024, "demo_precision": "fp32"}
@@ -47,7 +48,10 @@ def add_arguments(parser, step: str) -> None:
     group.add_argument("--decode", choices=ways, default="generate", help=text)
     text = "likelihood: the mean over a label's tokens, not the sum"
     group.add_argument("--length_normalised", action="store_true", help=text)
-    text = "tokens of an answer, at most (default: what the longest training answers need)"
+    text = (
+        "tokens of an answer, at most (default: what the source's longest training answer needs, "
+    )
+    text += "up to half of --max_length)"
     group.add_argument("--max_new_tokens", type=number(int, 1), metavar="N", help=text)
     text = "train low-rank adapters of all linear layers, not the weights; --learning_rate is then "
     text += "{} if not given, with --demo {}".format(*LORA_RATES)
@@ -81,12 +85,13 @@ def parts(rows: list[dict]) -> tuple[Score, ...]:
 def load_model(args, data: Data):
     """The model with its own head; with --lora its weights are frozen, and adapters are new.
 
-    Its config says what its use needs of the data: how prompts are written, and the room that
-    answers take.
+    Its config says what its use needs of the data: how prompts are written, and the room that the
+    answers of the sources take, most and least.
     """
     model, tokenizer = models.load_task_model(args, HEAD, [])
-    room = max(encoding.longest_answers(data, tokenizer).values()) + encoding.SLACK
-    model.config.instruct = {"prompt_form": data.form, "room": room}
+    rooms = [n + encoding.SLACK for n in encoding.longest_answers(data, tokenizer).values()]
+    about = {"prompt_form": data.form, "room": max(rooms), "least_room": min(rooms)}
+    model.config.instruct = about
     return tuning.prepare(model, args), tokenizer, False
 
 

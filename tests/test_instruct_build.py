@@ -269,7 +269,10 @@ def test_fields_that_say_nothing(tmp_path):
 def test_prompts_that_belong_together_have_a_group(every, tmp_path):
     """A sentence's of NER, a passage's, a document's; called by an example's id, not by a text."""
     documents = [relation(i, id=f"d{i}", pmid=f"{SECRET} {i // 3}") for i in range(60)]
-    more = ["--relation", f"docs={write(tmp_path / 'd.jsonl', documents)}"]
+    text = ("<< A >> binds [[ B ]] {n} and C", "<< A >> binds B {n} and [[ C ]]")
+    marked = [relation(i, id=f"m{i}", text=text[i % 2].format(n=i // 2)) for i in range(60)]
+    more = ["--relation", f"docs={write(tmp_path / 'd.jsonl', documents)}",
+            "--relation", f"marked={write(tmp_path / 'm.jsonl', marked)}"]  # fmt: skip
     build.main([*every, *more, "--output_dir", str(tmp_path / "out")])
     rows = [row for some in made(tmp_path / "out")[0].values() for row in some]
     assert SECRET not in "".join(row["group"] for row in rows)
@@ -278,6 +281,7 @@ def test_prompts_that_belong_together_have_a_group(every, tmp_path):
         "pairs": lambda row: row["input"].split("\n")[0],
         "rel": lambda row: row["id"],
         "docs": lambda row: int(row["id"].split("/d")[1]) // 3,
+        "marked": lambda row: int(row["id"].split("/m")[1]) // 2,  # one text, two pairs in it
         "squad": lambda row: row["input"].split("Passage: ")[1],
     }
     for source, same in shared.items():

@@ -1,15 +1,26 @@
 """Prompts and answers as tokens; and the whole way from a row to a parsed answer."""
 
+import json
 from types import SimpleNamespace
 
 import pytest
 import torch
 import transformers
+from tokenizers import AddedToken
 
 from common import identity, models
 from common.cli import UserError
 from common.device import Device
-from Instruct import demo_data, encoding, generation, parsing, prompts, scores, sources
+from Instruct import (
+    demo_data,
+    encoding,
+    generation,
+    new_text,
+    parsing,
+    prompts,
+    scores,
+    sources,
+)
 from NLI import task as nli_task
 from QA import task as qa_task
 
@@ -146,7 +157,7 @@ def test_the_demo_is_short_and_reads_back(loaded):
 
 
 def test_the_demo_asks_the_encoders_test_splits():
-    """So that their scores stand beside: whole, in order, under the hash of their data."""
+    """So that their scores stand beside: whole, under the hash of their data."""
     demo, test = SimpleNamespace(demo=True), demo_data.splits()["test"]
     for name, task, gold in (
         ("demo-nli", nli_task, lambda e: e.label),
@@ -154,7 +165,8 @@ def test_the_demo_asks_the_encoders_test_splits():
     ):
         data = task.load(demo)
         assert demo_data.about()[name]["data_sha256"] == identity.fingerprint(data.splits)
-        mine = [row["gold"] for row in test if row["source"] == name]
+        mine = {row["id"]: row["gold"] for row in test if row["source"] == name}
+        mine = [mine[f"{name}-test-{i}"] for i in range(len(mine))]
         assert mine == [gold(example) for example in data.splits["test"]]
 
 
@@ -177,6 +189,11 @@ def test_what_ends_an_answer(loaded):
     model, tokenizer = loaded
     tokenizer.add_special_tokens({"additional_special_tokens": ["<|eot|>"]})
     eot, end = tokenizer.convert_tokens_to_ids("<|eot|>"), tokenizer.eos_token_id
+    other = AddedToken("<|call|>", special=True)
+    tokenizer.add_tokens([other])  # as tokenizer.json may have them, beside the named ones
+    call = tokenizer.convert_tokens_to_ids("<|call|>")
+    model.generation_config.eos_token_id = [call, 7]
+    assert encoding.end_ids(model, tokenizer) == {call, end}
     for given, wanted in (([eot, 7], {eot, end}), (eot, {eot, end}), (None, {end}), (7, {end})):
         model.generation_config.eos_token_id = given
         assert encoding.end_ids(model, tokenizer) == wanted
@@ -187,3 +204,29 @@ def test_no_label_begins_another(loaded):
     _, tokenizer = loaded
     short, long = (encoding.answer_ids(tokenizer, t) for t in ("AGONIST", "AGONIST-ACTIVATOR"))
     assert short[-1] == tokenizer.eos_token_id and long[: len(short)] != short
+
+
+def test_a_new_prompt_is_not_cut_where_the_test_would_not_cut_it(loaded, tmp_path, monkeypatch):
+    """Room is kept for the shortest source's answers: of which source it is, is not known."""
+    model, tokenizer = loaded
+    rows = [ROW | {"id": str(i), "source": "s"} for i in range(3)]
+    free = {"kind": "free_qa", "source": "long", "id": "l", "output": "word " * 60, "gold": ["x"]}
+    data = some_data([*rows, ROW | free], "nli", ["neutral"])
+    data.sources["long"] = {"kind": "free_qa", "labels": []}
+    pair = prompts.pair(" ".join(f"w{i}" for i in range(40)), "The patient is well .")
+    row = rows[0] | {"input": pair}
+    bare = len(encoding.prompt_ids(tokenizer, row, "plain")[0])
+    for limit, cut in ((bare + 40, 0), (bare - 10, 1)):
+        (wanted,), counts = encoding.encode(data, [row], tokenizer, limit)
+        assert (counts["cut_words"] > 0) == cut
+        rooms = [n + encoding.SLACK for n in encoding.longest_answers(data, tokenizer).values()]
+        about = {"prompt_form": "plain", "room": max(rooms), "least_room": min(rooms)}
+        (tmp_path / "config.json").write_text(json.dumps({"instruct": about}))
+        made = SimpleNamespace(checkpoint=tmp_path, arguments={}, max_length=limit)
+        args, shown = SimpleNamespace(max_new_tokens=None, batch_size=1), []
+        monkeypatch.setattr(
+            generation, "generate", lambda _, ids, *more, shown=shown: shown.extend(ids) or ids
+        )
+        item = new_text.Prompt("x:1", row["instruction"], row["input"])
+        new_text.answer(model, tokenizer, made, [item], args, CPU, "new")
+        assert shown == [list(wanted["prompt"])]

@@ -25,6 +25,9 @@ CONFIGS = {
     "llama": lambda: transformers.LlamaConfig(**GROUPED),
     "mistral": lambda: transformers.MistralConfig(sliding_window=6, **GROUPED),
     "qwen2": lambda: transformers.Qwen2Config(**GROUPED),
+    "qwen2 mixed": lambda: transformers.Qwen2Config(  # of two layers one sees six tokens
+        use_sliding_window=True, sliding_window=6, max_window_layers=1, **GROUPED
+    ),
     "qwen3": lambda: transformers.Qwen3Config(head_dim=16, **GROUPED),
 }  # fmt: skip
 
@@ -71,6 +74,16 @@ def test_generation_equals_one_by_one(model, read, monkeypatch):
         assert not model.training
         assert found == [one_by_one(model, p, n) for p, n in zip(prompts, most, strict=True)]
     assert len({len(ids) for ids in found}) > 3  # some ended early
+
+
+def test_prompts_are_read_apart_where_all_layers_see_all(model):
+    layers = model.config.num_hidden_layers
+    seeing = {"mistral": 0}.get(
+        model.config.model_type, layers - bool(model.config.to_dict().get("use_sliding_window"))
+    )
+    past = cache.Cache(model.config, 2, 9)
+    assert sum(isinstance(layer, cache.Layer) for layer in past.layers) == seeing
+    assert past.divisible() == (seeing == layers)
 
 
 def test_generation_stops_at_the_last_position(model):
@@ -134,8 +147,10 @@ def test_as_many_at_a_time_as_half_the_memory_holds(model, monkeypatch):
     """Keys and values in 32 bits, of each layer; but no fewer than in training."""
     with torch.no_grad():
         past = model(torch.tensor([[5] * 10]), use_cache=True).past_key_values
-    one = sum(layer.keys.nbytes + layer.values.nbytes for layer in past.layers)
-    one *= 10 / past.layers[0].keys.shape[-2]  # Mistral keeps a window of them alone
+    one = sum(
+        10 / layer.keys.shape[-2] * (layer.keys.nbytes + layer.values.nbytes)
+        for layer in past.layers
+    )  # a layer may keep a window of them alone
     # `one`: the bytes of ten positions
     batches = []
     real = generation._left_padded

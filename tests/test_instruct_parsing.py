@@ -164,6 +164,7 @@ def test_forgiving_entities(answer, letters, failed):
         ("non-agonist", None),
         ("I do not doubt it: AGONIST", "AGONIST"),
         ("No, it is not", "no"),
+        ("no no no", "no"),  # said again, not negated
         ("-1", None),  # a sign, a decimal point
         ("The answer is - 1", None),
         ("1.0", None),

@@ -420,6 +420,7 @@ def test_merged_adapters_are_the_model_with_them(adapted):
         merged, _ = models.load_task_model(args, "causal", [])
         encoder, _ = models.load_encoder(where)
         tagger, _ = models.load_task_model(args, "token", ["O", "B"])
+        assert all(p.requires_grad for model in (merged, tagger) for p in model.parameters())
         torch.testing.assert_close(merged(ids).logits, wanted.logits, atol=1e-5, rtol=1e-4)
         for other in (encoder, tagger.base_model):
             found = other(ids).last_hidden_state
