@@ -1,7 +1,6 @@
 """Device, precision, seeds and memory: nearly all code that knows of CUDA."""
 
 import atexit
-import ctypes
 import logging
 import os
 import platform
@@ -13,7 +12,7 @@ from typing import NamedTuple
 
 import torch
 
-from common import cli
+from common import cli, memory
 from common.cli import UserError
 
 log = logging.getLogger(__name__)
@@ -76,7 +75,7 @@ def choose_device(device: str, precision: str, torchrun: bool = False) -> Device
             f"--device {device} is not to be had here ({reason}). Leave it out, or --device cpu."
         ) from None
     if chosen.type == "cpu":
-        _keep_freed_memory()
+        memory.keep_freed()
     precision = resolve(precision, chosen)
     if processes > 1:
         if chosen.type == "cuda":
@@ -115,15 +114,6 @@ def gather(device: Device, value: dict) -> dict:
     return {key: item for part in found for key, item in part.items()}
 
 
-def _keep_freed_memory() -> None:
-    """Let glibc reuse large blocks; fresh ones are zeroed page by page, 10 % of a training step."""
-    if sys.platform == "linux":
-        mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none
-        if mallopt:
-            mallopt(-4, 0)  # M_MMAP_MAX: never by mmap
-            mallopt(-1, -1)  # M_TRIM_THRESHOLD: never given back
-
-
 def set_seed(value: int) -> None:
     """Seed what a new head and dropout draw from; subsets and batches have their own generators."""
     torch.manual_seed(value)
@@ -145,9 +135,7 @@ def free_memory(device: Device) -> int:
         where = device.torch_device
         unused = torch.cuda.memory_reserved(where) - torch.cuda.memory_allocated(where)
         return torch.cuda.mem_get_info(where)[0] + unused
-    from common.memory import available_memory
-
-    return available_memory()
+    return memory.available_memory()
 
 
 def shrink_frozen(model, device: Device) -> None:
@@ -202,7 +190,10 @@ def in_memory(run: Callable[[int], object], size: int, device: Device, together:
     """
     while True:
         try:
-            return run(size), size
+            found = run(size)
+            if device.torch_device.type == "cpu":
+                memory.give_back_gaps()
+            return found, size
         except (RuntimeError, MemoryError) as error:  # torch's out-of-memory is a RuntimeError
             if not is_out_of_memory(error):
                 raise

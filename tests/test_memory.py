@@ -1,7 +1,12 @@
 """What memory this process can have: of the device, of its control groups."""
 
+import subprocess
+import sys
+
 import pytest
 
+from common import memory
+from common.cli import ROOT
 from common.memory import available_memory
 
 MIB = 2**20
@@ -93,3 +98,30 @@ def test_elsewhere_it_is_all_the_device_has(tmp_path):
 
 def test_of_this_machine_it_is_plausible():
     assert 2**26 < available_memory() < 2**50
+
+
+GAPS = """
+import ctypes, numpy, os, sys
+from common import memory
+
+memory.keep_freed()
+memory.GAPS = int(sys.argv[1]) * 2**20
+kept = [numpy.ones(2**19) for _ in range(100)][::5]  # 4 MiB each, four of five freed
+
+def held():
+    return int(open("/proc/self/statm").read().split()[1]) * os.sysconf("SC_PAGE_SIZE") // 2**20
+
+before = held()
+memory.give_back_gaps()
+print(before - held())
+"""
+
+
+@pytest.mark.parametrize(("gaps", "given_back"), [(100, True), (1000, False)])
+def test_gaps_between_blocks_are_given_back(gaps, given_back):
+    """Where there is more of them than is used, and than may be."""
+    if not memory._of_glibc("mallinfo2"):
+        pytest.skip("another C library")
+    done = subprocess.run([sys.executable, "-c", GAPS, str(gaps)],
+                          cwd=ROOT, capture_output=True, text=True, check=True)  # fmt: skip
+    assert (int(done.stdout) > 200) == given_back
