@@ -84,7 +84,8 @@ def prepare(args):
         drawn = random.Random(0).sample(data.splits[split], n)
         return task.encode(data, drawn, tokenizer, args.max_length)[0]
 
-    return model, some("test", args.prompts), some("train", min(8000, len(data.splits["train"])))
+    examples = some("train", min(8000, len(data.splits["train"])))
+    return model, some("test", args.prompts), [e for e in examples if task.n_labels(e)]
 
 
 def lengths(rows, args):
