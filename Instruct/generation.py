@@ -68,7 +68,7 @@ def generate(
             if rows:
                 batch = _next(batch, tokens[:, None])
                 batch["position_ids"].clamp_(max=limit - 1)  # of what has ended
-                logits = model(**batch, cache=past, use_cache=True).logits[:, -1]
+                logits = model(**batch, past_key_values=past, use_cache=True).logits[:, -1]
         return found
 
     # Prompts whose answers may be about as long go together.
@@ -106,7 +106,7 @@ def log_likelihoods(
             ids, real = _right_padded([answers[i][n] for i in indices], device)
             scores = first.gather(1, ids[:, :1])
             if ids.shape[1] > 1:
-                out = model(**_next(batch, ids[:, :-1]), cache=past, use_cache=True)
+                out = model(**_next(batch, ids[:, :-1]), past_key_values=past, use_cache=True)
                 past.crop(1 - ids.shape[1])
                 later = _finite(out.logits).float().log_softmax(-1)
                 scores = torch.cat([scores, later.gather(2, ids[:, 1:, None])[..., 0]], 1)
@@ -175,7 +175,7 @@ def _read(model, batch: dict[str, torch.Tensor], past: Cache) -> torch.Tensor:
         if past.divisible():
             past.begin(rows, first, first)
         piece = {name: tensor[rows, first:] for name, tensor in batch.items()}
-        out = model(**piece, cache=past, use_cache=True, logits_to_keep=1)
+        out = model(**piece, past_key_values=past, use_cache=True, logits_to_keep=1)
         found.append(out.logits[:, -1])
         start += size
     if past.divisible():
