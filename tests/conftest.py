@@ -2,6 +2,8 @@
 
 import functools
 import os
+from importlib import metadata
+from pathlib import Path
 
 import pytest
 
@@ -18,3 +20,11 @@ def checkpoint(tmp_path_factory):
     return functools.cache(
         lambda kind: tiny.make(kind, tmp_path_factory.mktemp("models") / kind, layers=1)
     )
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Say which installed versions are not the pinned ones: what passes with them proves little."""
+    for line in (Path(__file__).parents[1] / "requirements.txt").read_text().splitlines():
+        name, _, pinned = line.partition("==")
+        if pinned and (here := metadata.version(name).partition("+")[0]) != pinned:
+            terminalreporter.line(f"{name} is {here} here, {pinned} in requirements.txt")
