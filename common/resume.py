@@ -2,13 +2,16 @@
 
 import logging
 import shutil
+import signal
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
 
 from common import sharding
 from common.cli import UserError
-from common.device import get_rng, set_rng
+from common.device import Device, get_rng, set_rng
 from common.files import replacing
 
 log = logging.getLogger(__name__)
@@ -98,3 +101,30 @@ def save_tensors(path: Path, value: dict) -> None:
             with temporary.open("ab") as probe:
                 probe.write(b"\0" * 2**20)  # raises the OSError behind it, if there is one
             raise UserError(f"cannot write {path}: {error}. Is the disk full?") from error
+
+
+def until_interrupted(batches: list, device: Device, save: Callable[[], None]) -> Iterator:
+    """The batches; after a Ctrl-C `save()`, when the batch that it came in is done, and it goes on.
+
+    A second one does not wait. Where Ctrl-C means something else (ignored, a thread of somebody's
+    program, torchrun's processes, which would have to agree) it is left as it is.
+    """
+    usual, asked = signal.getsignal(signal.SIGINT), []
+    main = threading.current_thread() is threading.main_thread()
+    if usual is not signal.default_int_handler or not main or device.processes > 1:
+        yield from batches
+        return
+
+    def note(*_) -> None:
+        signal.signal(signal.SIGINT, usual)
+        asked.append(True)
+
+    signal.signal(signal.SIGINT, note)
+    try:
+        for batch in batches:
+            yield batch
+            if asked:
+                save()
+                raise KeyboardInterrupt
+    finally:
+        signal.signal(signal.SIGINT, usual)

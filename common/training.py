@@ -17,7 +17,14 @@ from common.cli import UserError
 from common.device import Device, add_up, gather, in_memory, set_seed, shrink_frozen, to_device
 from common.dropout import fast_dropout
 from common.inference import REMEDY
-from common.resume import load_state, load_weights, save_state, save_tensors, weights_of
+from common.resume import (
+    load_state,
+    load_weights,
+    save_state,
+    save_tensors,
+    until_interrupted,
+    weights_of,
+)  # fmt: skip
 
 log = logging.getLogger(__name__)
 CHECK_EVERY = 20  # steps between rows of steps.csv: each look at a loss waits for the device
@@ -195,7 +202,7 @@ def fit(
 
     while state.epoch < args.num_train_epochs:
         batches = epoch_batches(lengths, args.batch_size, args.seed, state.epoch)
-        for indices in batches[state.batch :]:
+        for indices in until_interrupted(batches[state.batch :], device, save):
             trainer.set_rate(state.step, steps)
             batch, labels = zip(*(counted[i] for i in indices), strict=True)
             loss_now, state.micro = trainer.train_on(batch, sum(labels), state.micro)

@@ -2,6 +2,8 @@
 
 import argparse
 import copy
+import os
+import signal
 import sys
 
 import numpy as np
@@ -268,6 +270,37 @@ def test_killed_while_the_dev_split_is_scored(tmp_path):
             except Killed:
                 continue
     assert histories[0] == histories[1]
+
+
+def test_ctrl_c_saves_what_is_done(tmp_path, monkeypatch):
+    """The batch that it comes in is finished; a second one stops at once."""
+    some = examples(18, TASKS[1])
+    usual = signal.getsignal(signal.SIGINT)
+    for times, saved in ((1, True), (2, False)):
+        folder, steps = fresh(tmp_path / str(times)), []
+
+        def pressing(model, batch, times=times, steps=steps):
+            steps.append(len(batch["input_ids"]))
+            if len(steps) == 2:
+                for _ in range(times):
+                    os.kill(os.getpid(), signal.SIGINT)
+            return real_logits(model, batch)
+
+        monkeypatch.setattr(models, "logits", pressing)
+        model, _ = load(tmp_path, "bert", TASKS[1])
+        with pytest.raises(KeyboardInterrupt):
+            training.fit(model, some, arguments(), CPU, dict, "", folder)
+        assert signal.getsignal(signal.SIGINT) is usual
+        assert len(steps) == 2 and (folder / "state.pt").is_file() == saved
+    model, _ = load(tmp_path, "bert", TASKS[1])
+    state, _ = training.fit(model, some, arguments(), CPU, dict, "", tmp_path / "1")
+    whole, _ = load(tmp_path, "bert", TASKS[1])
+    monkeypatch.setattr(models, "logits", real_logits)
+    wanted, _ = training.fit(whole, some, arguments(), CPU, dict, "", fresh(tmp_path / "whole"))
+    assert state.history == wanted.history
+    assert all(
+        torch.equal(a, b) for a, b in zip(model.parameters(), whole.parameters(), strict=True)
+    )
 
 
 def test_a_damaged_state_is_named(tmp_path):
