@@ -5,6 +5,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
+from common import memory
 from common.device import Device, free_memory
 
 # Of a batch, answers included. On a CPU more are not faster; on a GPU a token costs its launches,
@@ -96,7 +97,8 @@ class Attention(TorchFunctionMode):
 def batch_positions(config, device: Device) -> int:
     """How many positions a batch may have, answers included.
 
-    POSITIONS or ON_GPU, or those whose keys and values fit into half the free memory.
+    POSITIONS or ON_GPU, or those whose keys and values fit into half the free memory, shared with
+    the processes beside this one.
     """
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
@@ -104,4 +106,4 @@ def batch_positions(config, device: Device) -> int:
     bytes_ = 4 if on_cpu or device.precision == "fp32" else 2
     one = 2 * bytes_ * config.num_hidden_layers * heads * size
     most = POSITIONS if on_cpu else ON_GPU
-    return min(most, free_memory(device) // 2 // one)
+    return min(most, free_memory(device) // 2 // memory.JOBS // one)

@@ -91,7 +91,7 @@ def compare(task, args, data, runs: list, checkpoints: dict, there: dict, untrai
     import time
 
     from common import architectures, attention_similarity, representations
-    from common.device import choose_device, peak_memory, set_seed
+    from common.device import choose_device, peak_memory, set_seed, shrink_frozen
 
     device = choose_device(args.device, args.precision)
     examples = data.splits[args.split][: args.max_examples]
@@ -112,9 +112,13 @@ def compare(task, args, data, runs: list, checkpoints: dict, there: dict, untrai
     def load(key):
         if key == UNTRAINED:
             set_seed(args.seed)  # the untrained encoder that probing --untrained has, too
-            return models.load_encoder(source, "eager", random_init=True)[0]
-        same = checkpoints[key] is None  # size 0: the pre-trained model itself
-        return pretrained if same else models.load_encoder(checkpoints[key], "eager")[0]
+            found = models.load_encoder(source, "eager", random_init=True)[0]
+        elif checkpoints[key] is None:  # size 0: the pre-trained model itself
+            return pretrained
+        else:
+            found = models.load_encoder(checkpoints[key], "eager")[0]
+        shrink_frozen(found, device)  # before the next one is loaded
+        return found
 
     keys = [*runs, *[UNTRAINED] * bool(beside)]
     files = {key: key.folder / "sums.npz" for key in runs}

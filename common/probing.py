@@ -117,7 +117,7 @@ def run(task, args) -> None:
                     seed=args.seed, device=device, on_done=keep,
                 )  # fmt: skip
             if not args.keep_features:
-                shutil.rmtree(folder, ignore_errors=True)
+                representations.forget(folder, layers)
 
         folder, wanted = run.folder / "features", sorted(set().union(*missing.values()))
         if wanted:

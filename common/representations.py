@@ -41,6 +41,8 @@ def place(
 ) -> tuple[str, int]:
     """(where features are to be kept, of how many layers at a time); says so, and how much it is.
 
+    Layers that `folder` holds take no more room.
+
     On the GPU or in memory where all layers fit into a quarter of what is free; else, or where
     `on_disk` asks for it, in `folder`. Where that has no room for all, the roomiest of these takes
     some layers at a time, with a pass for each group. Raises UserError where not even one fits.
@@ -48,18 +50,22 @@ def place(
     to_device(encoder, device)  # before what is left there is counted
     n, hidden = sum(len(e["units"]) for e in examples), encoder.config.hidden_size
     one = 2 * n * hidden
+    kept = read_json(folder / COMPLETE)
+    new = [layer for layer in layers if layer not in (kept or {}).get("layers", [])]
+    if not new:
+        return DISK, len(layers)
     rooms = {DISK: 0.95 * shutil.disk_usage(folder.parent).free / memory.JOBS}
-    if not on_disk and not (folder / COMPLETE).is_file():
+    if not on_disk and not kept:
         rooms = {MEMORY: SHARE * memory.available_memory() / memory.JOBS} | rooms
         if device.torch_device.type == "cuda":
             rooms = {GPU: SHARE * free_memory(device) / memory.JOBS} | rooms
-    where = next((w for w, room in rooms.items() if len(layers) * one <= room), None)
+    size = len(new) * one
+    where = next((w for w, room in rooms.items() if size <= room), None)
     most = len(layers)
     if where is None:
         where = max(rooms, key=rooms.get)
         most = int(rooms[where] // max(1, one))
-    size = len(layers) * one
-    log.info("features: %d layers x %d vectors x %d, %s %s", len(layers), n, hidden,
+    log.info("features: %d layers x %d vectors x %d, %s %s", len(new), n, hidden,
              f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB", where)  # fmt: skip
     if not most or (on_disk and most < len(layers)):
         raise UserError(
@@ -88,7 +94,7 @@ def extract(
     to_device(encoder, device).eval()
     if where != DISK:
         return _hold(encoder, examples, layers, device, batch_size, where)
-    files = {layer: folder / f"layer-{layer:02d}.npy" for layer in layers}
+    files = {layer: _file(folder, layer) for layer in layers}
     made_of = [encoder_hash(encoder), examples, device.precision]
     key = hashlib.sha256(json.dumps(made_of).encode()).hexdigest()
     there = read_json(folder / COMPLETE) or {}
@@ -102,6 +108,20 @@ def extract(
         _write(encoder, examples, lacking, device, batch_size)
         write_json(folder / COMPLETE, {"key": key, "layers": [*there["layers"], *lacking]})
     return {layer: np.load(file, mmap_mode="r") for layer, file in files.items()}
+
+
+def forget(folder: Path, layers: list[int]) -> None:
+    """Remove the features of some layers, where `folder` has any."""
+    if not (there := read_json(folder / COMPLETE)):
+        return
+    left = [layer for layer in there["layers"] if layer not in layers]
+    write_json(folder / COMPLETE, there | {"layers": left})
+    for layer in layers:
+        _file(folder, layer).unlink(missing_ok=True)
+
+
+def _file(folder: Path, layer: int) -> Path:
+    return folder / f"layer-{layer:02d}.npy"
 
 
 def _first_rows(examples: list[dict]) -> np.ndarray:

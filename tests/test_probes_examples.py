@@ -306,7 +306,7 @@ class Workers(ThreadPoolExecutor):
 
 @pytest.mark.parametrize(
     ("free", "jobs", "workers"),
-    [(100, 1, 6), (8, 1, 4), (8, 2, 2), (8, 4, 1), (8, 40, 1), (1, 1, 1)],
+    [(100, 1, 6), (8, 1, 4), (8, 2, 2), (8, 4, 1), (8, 8, 1), (1, 1, 1)],
 )
 def test_layers_at_a_time_fit_into_half_of_this_process_s_share(
     free, jobs, workers, tmp_path, monkeypatch
@@ -322,11 +322,14 @@ def test_layers_at_a_time_fit_into_half_of_this_process_s_share(
     assert Workers.asked == [workers] and len(found) == 6
 
 
-def test_too_little_memory_for_one_layer_is_the_user_s_to_mend(tmp_path, monkeypatch):
+@pytest.mark.parametrize("jobs", (1, 4))
+def test_too_little_memory_for_one_layer_is_the_user_s_to_mend(tmp_path, monkeypatch, jobs):
     features, pairs, y = saved(tmp_path)
     needed = examples.memory_of_layer(pairs, 12)
-    monkeypatch.setattr(memory, "available_memory", lambda: needed - 1)
-    with pytest.raises(UserError, match="60 training examples needs"):
+    monkeypatch.setattr(memory, "JOBS", jobs)
+    monkeypatch.setattr(memory, "available_memory", lambda: jobs * needed - 1)
+    more = "each of 4 jobs. .*fewer --jobs" if jobs > 1 else "are free. Use"
+    with pytest.raises(UserError, match=f"60 training examples needs .*{more}"):
         run_layers("svc", features, {"task": pairs}, {"task": y})
 
 

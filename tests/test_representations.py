@@ -192,6 +192,17 @@ def test_where_features_are_kept(checkpoint, tmp_path, monkeypatch, room, caplog
         assert found(device) == wanted
     room(big, big, big)
     assert found(gpu, on_disk=True) == ("on disk", 3)
+    extract(encoder, encoded, tmp_path / "f", [0, 1])  # what is there takes no more room
+    for free, layers, wanted in ((0, (0, 1), 2), (one, (0, 1), 2), (2 * one, (0, 1, 2), 3)):
+        room(big, free)
+        assert found(on_disk=True, layers=layers) == found(layers=layers) == ("on disk", wanted)
+    representations.forget(tmp_path / "f", [0])
+    assert [file.name for file in (tmp_path / "f").glob("*.npy")] == ["layer-01.npy"]
+    room(big, one)
+    with pytest.raises(UserError, match="the features need"):
+        found(on_disk=True)
+    shutil.rmtree(tmp_path / "f")
+    room(big, big, big)
     monkeypatch.setattr(memory, "JOBS", 20)  # processes that share it
     assert found(gpu)[0] == "on disk"
     with caplog.at_level("INFO"):

@@ -45,18 +45,20 @@ def predict_layers(
     size = max((array.shape[1] for array in features.values()), default=0)
     needed = max(memory_of_layer(some, size, kind) for some, _ in groups)
     largest = max(len(some["train"]) for some, _ in groups)
-    available = memory.available_memory()
+    available = memory.available_memory() // memory.JOBS
     if needed > available:
+        several = f" for each of {memory.JOBS} jobs" if memory.JOBS > 1 else ""
         raise UserError(
             f"a probe on {largest} training examples needs {needed / 1e9:.1f} GB of memory, "
-            f"{available / 1e9:.1f} GB are free. Use --max_train_examples, or --probe linear."
+            f"{available / 1e9:.1f} GB are free{several}. Use --max_train_examples, --probe linear"
+            f"{', or fewer --jobs' if several else ''}."
         )
     if kind == "svc" and largest > MANY:
         log.warning(
             "an SVC takes time and memory with the square of its training examples, here %d: "
             "--max_train_examples %d, or --probe linear, is much faster", largest, MANY,
         )  # fmt: skip
-    share = available // 2 // memory.JOBS if memory_bytes is None else memory_bytes
+    share = available // 2 if memory_bytes is None else memory_bytes
     workers = max(1, min(len(features), cpu_count(), share // needed))
 
     def run(vectors) -> Predictions:
