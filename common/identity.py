@@ -130,7 +130,7 @@ def fingerprint(splits: dict[str, list]) -> str:
 @functools.cache
 def environment() -> dict:
     """What a rerun elsewhere would need to know: commit, versions, platform."""
-    packages = ("torch", "transformers", "tokenizers", "numpy", "scikit-learn")
+    packages = ("torch", "transformers", "tokenizers", "peft", "numpy", "scikit-learn")
     return {
         "git_commit": commit(),
         "python": sys.version.split()[0],

@@ -52,6 +52,11 @@ AUTO_CLASSES = {
 MIN_COVERAGE = 0.9
 
 
+def fits(head: str, name: str) -> bool:
+    """Whether a short name, or any other, can be a task's: answers are not written by encoders."""
+    return head != "causal" or name not in ENCODERS
+
+
 def folder_name(args) -> str:
     """What the model of `--model_name` is called in the results: a short name, or the id with "--".
 
@@ -99,14 +104,20 @@ def source(args) -> str:
 def weights_identity(args) -> str | None:
     """Which weights `--model_name` means: a hash of a local folder's files, or of the miniature.
 
-    None for a model of the Hub, whose name says it.
+    Of adapters also those of the model that they adapt. None for a model of the Hub, whose name
+    says it.
     """
     if args.demo:
         return miniatures.folder_of(args.model_name, CACHE).name
-    folder = Path(args.model_name)
-    if args.model_name in MODELS or not folder.is_dir():
+    return None if args.model_name in MODELS else _hash(Path(args.model_name))
+
+
+def _hash(folder: Path) -> str | None:
+    if not folder.is_dir():
         return None
     digest = hashlib.sha256()
+    if base := adapters.base_of(str(folder)):
+        digest.update((_hash(Path(base)) or base).encode())
     for file in sorted(path for path in folder.iterdir() if path.is_file()):
         if file.suffix in WEIGHT_FILES and not file.name.startswith("."):
             with file.open("rb") as opened:

@@ -113,8 +113,10 @@ def find(task, args) -> tuple[str, Made]:
             "--training_size 0 is the model without training: there is no checkpoint of it. Give "
             "10, 30, 50 or 100."
         )
-    # Of the flags those that name a run, without the use's own.
-    cell = argparse.Namespace(**{k: v for k, v in vars(args).items() if k in flags.FLAGS})
+    # Of the flags those that name a run, without the use's own. Its precision is not training's.
+    cell = argparse.Namespace(
+        **{k: v for k, v in vars(args).items() if k in flags.FLAGS and k != "precision"}
+    )
     run = results.Run(task, cell, "predict", args.training_size, {})
     checkpoint = Path(results.checkpoints([run])[run])
     config = files.read_json(checkpoint.parent / "config.json")
@@ -125,7 +127,7 @@ def find(task, args) -> tuple[str, Made]:
     except (KeyError, TypeError):
         raise UserError(
             f"{checkpoint.parent} does not say how its model was made. Make it again:\n"
-            f"  {run.command('fine-tuning')} --overwrite"
+            f"  {run.command('fine-tuning', like=(config or {}).get('arguments'))} --overwrite"
         ) from None
     return f"{task.NAME}, {run.title()}", made
 

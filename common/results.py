@@ -41,6 +41,11 @@ class Run:
     def __init__(self, task, args, step: str, size: int | str, constants: dict):
         """`size`: a percentage or "random"; `constants`: what else identifies the step's method."""
         self.task, self.args, self.step = task, args, step
+        if not models.fits(task.HEAD, args.model_name):
+            raise UserError(
+                f"{args.model_name} is no causal model, and {task.NAME} needs one. Give "
+                f"--model_name {', '.join(models.CAUSAL)}, or another."
+            )
         model, dataset = models.folder_name(args), dataset_name(task, args)
         self.about = {"task": task.NAME, "dataset": dataset, "model": model,
                       "training_size": size, "seed": args.seed}  # fmt: skip
@@ -61,7 +66,8 @@ class Run:
             return
         folder = Path(checkpoint).parent
         there = read_json(folder / "config.json") or {}
-        again = f"Make it again:\n  {self.command('fine-tuning')} --overwrite"
+        command = self.command("fine-tuning", like=there.get("arguments"))
+        again = f"Make it again:\n  {command} --overwrite"
         if there.get("data", {}).get("sha256") != sha256:
             raise UserError(
                 f"{folder} was made from other data than lies there now. {again}\n"
@@ -247,15 +253,18 @@ class Run:
         which = "untrained" if isinstance(size, str) else f"{size} %"
         return f"{self.about['model']} on {self.about['dataset']}, {which}, seed {self.args.seed}"
 
-    def command(self, step: str) -> str:
-        """The command line of another step for the same model, data and size."""
+    def command(self, step: str, like: dict | None = None) -> str:
+        """The command line of another step for the same model, data and size.
+
+        `like`: the arguments of an earlier run of that step, whose settings it has.
+        """
         args = self.args
         size = "training_sizes" if step == "attention" else "training_size"
         given = {size: self.about["training_size"], "model_name": args.model_name,
                  "data_dir": args.data_dir, "dataset_name": args.dataset_name,
                  "output_dir": args.output_dir if args.custom_output_dir else None}  # fmt: skip
         shared = {flag: getattr(args, flag, None) for flag in ("seed", "max_length", "precision")}
-        own = flags.of_task(vars(args)) | shared
+        own = flags.of_task(vars(args)) | shared | flags.settings(like or {})
         default = identity.defaults(self.task.NAME, step, args.demo) | {"seed": SEED}
         given |= {  # a task may have flags that the other step has not
             flag: value for flag, value in own.items() if value != default.get(flag, value)

@@ -114,18 +114,14 @@ def parse_args(argv):
         models.folder_name(one)
     args.model_names = [one.model_name for one in given]
     for name in args.tasks:  # so do flags that a script does not know
-        if not any(writes(name, model) for model in args.model_names):
+        head = task.load(name).HEAD
+        if not any(models.fits(head, model) for model in args.model_names):
             parser.error(f"{name} takes causal models: {', '.join(models.CAUSAL)}, or others")
         for step in args.steps:
             cell = Cell(name, args.model_names[0], (0,), 0, (step,))
             _, sys.argv[0], *flags = cell.command(step, args)
             importlib.import_module(f"{name}.{step}").parse_args(flags)
     return args
-
-
-def writes(name: str, model: str) -> bool:
-    """Whether a task can use a model: one whose answers are text leaves out the encoders."""
-    return task.load(name).HEAD != "causal" or model not in models.ENCODERS
 
 
 def cells(args) -> list[tuple[list[Cell], Cell | None]]:
@@ -139,7 +135,7 @@ def cells(args) -> list[tuple[list[Cell], Cell | None]]:
     for seed in args.seeds:
         for name in args.tasks:
             for model in args.model_names:
-                if not writes(name, model):
+                if not models.fits(task.load(name).HEAD, model):
                     continue
                 sizes = []
                 if args.controls and "probing" in steps:

@@ -10,6 +10,7 @@ from tests.helpers import read_json, write_data
 from tests.helpers import run_script as run
 
 MAIN = {"NER": "entity_f1", "NLI": "accuracy"}
+EPOCHS = ("--num_train_epochs", 2)
 KEYS = ["task", "dataset", "model", "training_size", "seed"]
 
 
@@ -21,7 +22,7 @@ def trained(request, checkpoint, tmp_path_factory):
     model = checkpoint("biobert")
     flags = ("--data_dir", data, "--model_name", model, "--output_dir", root / "out",
              "--device", "cpu", "--precision", "fp32")  # fmt: skip
-    assert run(task, "fine-tuning", *flags, "--training_size", 30) == 0
+    assert run(task, "fine-tuning", *flags, "--training_size", 30, *EPOCHS) == 0
     return task, flags, root / "out" / "data" / "--".join(model.parts[-2:])
 
 
@@ -106,9 +107,10 @@ def test_a_style_draws_a_finished_run_anew_and_changes_no_result(trained, capsys
     for step, file in (("fine-tuning", "learning_curve"), ("probing", "layers"),
                        ("attention", "heads")):  # fmt: skip
         here = cell(folder, 30, step)
-        assert run(task, step, *flags, "--training_size", 30) == 0
+        given = (*flags, "--training_size", 30, *EPOCHS * (step == "fine-tuning"))
+        assert run(task, step, *given) == 0
         before = {path.name: path.read_bytes() for path in here.glob("*.*")}
-        assert run(task, step, *flags, "--training_size", 30, "--style", style) == 0
+        assert run(task, step, *given, "--style", style) == 0
         after = {path.name: path.read_bytes() for path in here.glob("*.*")}
         changed = {name for name in before | after if before.get(name) != after.get(name)}
         assert f"{file}.png" in changed and changed <= {f"{file}.png", f"{file}.pdf"}
@@ -158,6 +160,7 @@ def test_data_edited_after_fine_tuning_is_noticed(trained, capsys):
     try:
         for step, sizes in (("probing", "--training_size"), ("attention", "--training_sizes")):
             shown = refused(capsys, task, step, *flags, sizes, 30, "--overwrite")
+            assert "--num_train_epochs 2" in shown  # the command makes the same again
             assert "other data" in shown and "fine-tuning.py --training_size 30" in shown
     finally:
         train.write_text(text)
