@@ -29,6 +29,7 @@ if __name__ == "__main__":  # run as a file: import from the repository, not fro
 
 from common import cli
 from common.cli import UserError
+from Instruct import prompts
 from Instruct.splits import SPLITS, check, divide, limited, mixed
 
 FLAGS = ("ner", "nli", "relation", "classification", "qa")
@@ -52,8 +53,8 @@ def parse_args(argv):
     parser.add_argument("--output_dir", type=Path, required=True, help="the folder to make")
     parser.add_argument(
         "--ner_form",
-        choices=("tags", "list"),
-        default="tags",
+        choices=prompts.NER_FORMS,
+        default=prompts.NER_FORMS[0],
         help="NER answers: `word : B|I|O` for each word (tags, the default), or the list of names",
     )
     parser.add_argument("--max_per_source", type=cli.number(int, 1), metavar="N",
@@ -122,8 +123,6 @@ def main(argv=None):
 
 def instruct(source, example, seed: int) -> dict:
     """A row of the data set."""
-    from Instruct import prompts
-
     row = example.row
     key, group = (f"{source.name}/{own}" for own in (example.id, example.group))
     quote = '"' * any({",", ";"} & {*label} for label in source.labels)

@@ -9,10 +9,10 @@ from common.data_files import check_folder, json_file, jsonl
 from Instruct import demo_data, prompts
 from Instruct.labels import shown
 from Instruct.scores import is_negative
+from Instruct.splits import SPLITS
 
 FOLDER = Path("medtuned")  # where it is sought without --data_dir
 FIELDS = ("id", "source", "kind", "instruction", "input", "output", "gold")
-SPLITS = ("train", "dev", "test")
 
 
 class Data(NamedTuple):
@@ -24,7 +24,7 @@ class Data(NamedTuple):
     # label that says there is none, or None
     sources: dict[str, dict]
     form: str  # a key of prompts.FORMS
-    ner_form: str  # "tags" or "list"
+    ner_form: str  # one of prompts.NER_FORMS
 
 
 def load(args) -> Data:
@@ -66,7 +66,12 @@ def _read(folder: Path) -> tuple[dict[str, list[dict]], dict, str, str]:
             for name, of in about["sources"].items()
         }
         form, ner_form = about["prompt_form"], about["ner_form"]
-    except (KeyError, TypeError, AttributeError):
+        known = form in prompts.FORMS and ner_form in prompts.NER_FORMS
+        if not known or not all(
+            of["kind"] in prompts.KINDS and _are_text(of["labels"]) for of in sources.values()
+        ):
+            raise ValueError
+    except (KeyError, TypeError, AttributeError, ValueError):
         what = "is not what build.py writes" if about is not None else "is missing"
         raise UserError(f"{folder} is no instruction set: build.json {what}. {make}") from None
     splits: dict[str, list[dict]] = {}
@@ -83,21 +88,26 @@ def _read(folder: Path) -> tuple[dict[str, list[dict]], dict, str, str]:
 
 def _checked(row: dict, place: str, sources: dict[str, dict]) -> dict:
     """The row. Raises UserError for an unknown source or label, or a gold answer of no use."""
-    about = sources.get(row["source"])
+    about = sources.get(str(row["source"]))
     if about is None or about["kind"] != row["kind"]:
         raise UserError(f"{place}: build.json knows no source {row['source']!r} of this kind.")
     kind, gold = row["kind"], row["gold"]
     if not all(isinstance(row[field], str) for field in ("instruction", "input", "output")):
         raise UserError(f"{place}: instruction, input and output are not all text.")
-    if kind not in prompts.LABEL_KINDS and not isinstance(gold, list):
-        raise UserError(f"{place}: the gold answer of kind {kind} is not a list.")
+    if not (isinstance(gold, str) if kind in prompts.LABEL_KINDS else _are_text(gold)):
+        what = "a label" if kind in prompts.LABEL_KINDS else "a list of texts"
+        raise UserError(f"{place}: the gold answer of kind {kind} is not {what}.")
     if kind == "ner" and ("type" not in row or len(gold) != len(row["input"].split(" "))):
         raise UserError(f"{place}: no type, or not one tag a word.")
     if kind in (*prompts.LABEL_KINDS, "classification"):
         given = gold if isinstance(gold, list) else [gold]
         if unknown := [label for label in given if label not in about["labels"]]:
             raise UserError(
-                f"{place}: {shown([*map(str, unknown)])} of source {row['source']} that build.json "
+                f"{place}: {shown(unknown)} of source {row['source']} that build.json "
                 "has not. Build the folder anew."
             )
     return row
+
+
+def _are_text(values) -> bool:
+    return isinstance(values, list) and all(isinstance(value, str) for value in values)

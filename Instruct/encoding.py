@@ -6,6 +6,8 @@ import math
 from array import array
 from collections.abc import Callable
 
+from tqdm import tqdm
+
 from common.cli import UserError
 from common.losses import IGNORED
 from Instruct import parsing, prompts
@@ -31,7 +33,8 @@ def encode(data, examples: list[dict], tokenizer, max_length: int) -> tuple[list
         )
     longest = longest_answers(data, tokenizer)
     encoded, counts = [], {"prompts": len(examples), "too_long": 0, "cut_words": 0}
-    for row in examples:
+    # Some tokenizers take minutes for a large set.
+    for row in tqdm(examples, "tokenizing", leave=False, delay=5, dynamic_ncols=True):
 
         def room(n: int, row=row) -> int:
             """Tokens of an answer to a prompt with `n` words of input."""

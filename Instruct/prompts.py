@@ -9,6 +9,7 @@ import random
 KINDS = ("ner", "nli", "relation", "classification", "qa", "free_qa")
 # Kinds whose answer is one label of a known list.
 LABEL_KINDS = ("nli", "relation", "qa")
+NER_FORMS = ("tags", "list")  # of NER answers, see ANSWERS
 NONE = "none"  # the answer where nothing is to be listed
 SECOND = "\nSentence 2: "  # what begins the second sentence of an NLI input
 UNANSWERABLE = "unanswerable"  # the answer where a passage does not hold one

@@ -26,7 +26,6 @@ from QA.bioasq import is_bioasq
 DOCUMENT = ("document_id", "document", "doc_id", "pmid")  # fields that name a row's document
 UNSAID = (None, "")  # values of a field that says nothing; 0 is a number like any other
 FEWEST = 3  # documents that three splits need; else each passage or row counts as one
-NLI_FILES = ("mli_{}_v1.jsonl", "{}.jsonl")
 
 
 class Example(NamedTuple):
@@ -114,7 +113,7 @@ def ner_row(words: list[str], tags: list[str], kind: str, form: str) -> dict:
 def _nli(name: str, folder: Path) -> Source:
     """Pairs. NLI/ divides a train file alone by pair; here a premise stays on one side."""
     data = nli_data.load(argparse.Namespace(demo=False, data_dir=folder))
-    given = {s: find_split(folder, s, NLI_FILES) for s in SPLIT_NAMES}
+    given = {s: find_split(folder, s, nli_data.FILES) for s in SPLIT_NAMES}
     alone = not given["dev"] and not given["test"]
     examples = []
     for split, pairs in data.splits.items():

@@ -88,6 +88,8 @@ def load_model(args, data: Data):
     Its config says what its use needs of the data: how prompts are written, and the room that the
     answers of the sources take, most and least.
     """
+    if args.length_normalised and args.decode != "likelihood":
+        raise UserError("--length_normalised says how --decode likelihood is done: give both.")
     model, tokenizer = models.load_task_model(args, HEAD, [])
     rooms = [n + encoding.SLACK for n in encoding.longest_answers(data, tokenizer).values()]
     about = {"prompt_form": data.form, "room": max(rooms), "least_room": min(rooms)}
@@ -148,11 +150,14 @@ def row(data: Data, example: dict, predicted, failed: bool) -> dict:
 
 
 def baseline(train: list[dict], examples: list[dict]) -> list[tuple]:
-    """The source's most frequent training answer, for every prompt; of NER no entity."""
+    """The source's most frequent training answer, for every prompt; of NER no entity.
+
+    Of several the first by the alphabet: the order of a subset says nothing.
+    """
     outputs: dict[str, Counter] = {}
     for example in train:
         outputs.setdefault(example["source"], Counter())[example["output"]] += 1
-    best = {source: counted.most_common(1)[0][0] for source, counted in outputs.items()}
+    best = {source: max(sorted(own), key=own.get) for source, own in outputs.items()}
     golds = {(example["source"], example["output"]): example["gold"] for example in train}
 
     def guess(example: dict) -> tuple:

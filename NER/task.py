@@ -94,7 +94,7 @@ def rows(
 def baseline(train: list[Example], examples: list[Example]) -> list[list[str]]:
     """The most frequent class of a training word, for every word."""
     classes = Counter(word_class(tag) for example in train for tag in example.tags)
-    best = classes.most_common(1)[0][0] if classes else OUTSIDE
+    best = max(sorted(classes), key=classes.get, default=OUTSIDE)
     return [to_iob2([best] * len(example.words)) for example in examples]
 
 

@@ -13,6 +13,7 @@ from common.task import Data
 from NLI import demo_data
 
 LABELS = ["entailment", "contradiction", "neutral"]  # 0, 1, 2 as in the study
+FILES = ("mli_{}_v1.jsonl", "{}.jsonl")  # of a split; the first that is there
 FIELDS = ("gold_label", "sentence1", "sentence2")
 SPLIT_SEED = 42  # of the 80/20 split of a train file alone: the study's, whatever --seed is
 MEDNLI_DIR = "MEDNLI_DIR"
@@ -52,9 +53,7 @@ def load(args) -> Data:
 
 def _read_folder(folder: Path) -> dict[str, list[Example]]:
     check_folder(folder)
-    files = {
-        split: find_split(folder, split, ("mli_{}_v1.jsonl", "{}.jsonl")) for split in SPLIT_NAMES
-    }
+    files = {split: find_split(folder, split, FILES) for split in SPLIT_NAMES}
     missing = [split for split in files if not files[split]]
     if missing and missing != ["dev", "test"]:
         raise UserError(

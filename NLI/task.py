@@ -86,8 +86,8 @@ def rows(
 
 def baseline(train: list[Example], examples: list[Example]) -> list[str]:
     """The most frequent training label, for every pair."""
-    best = Counter(example.label for example in train).most_common(1)[0][0]
-    return [best] * len(examples)
+    counted = Counter(example.label for example in train)
+    return [max(sorted(counted), key=counted.get)] * len(examples)
 
 
 def count(rows: list[dict]) -> dict[str, "ndarray"]:

@@ -9,6 +9,7 @@ from common.cli import RANK, ROOT, Parser
 CONSTANTS = {"optimizer": "AdamW", "schedule": "linear warm-up and decay",
              "selection": "first epoch with the best dev score"}  # fmt: skip
 # To write the answers to dev after each epoch would take longer than to train.
+CUT = ("truncated_", "too_long", "cut_words")  # in the names of counts
 OF_CAUSAL = {"selection": "first epoch with the lowest dev loss"}
 
 
@@ -67,6 +68,7 @@ def run(task, args) -> None:
     sharded = by_loss and device.processes > 1  # these are the models that may fit no single device
     set_seed(args.seed)
     model, tokenizer, new_head = task.load_model(args, data)
+    parameters = model.num_parameters()  # later a frozen head may have its own, see shrink_frozen
     if not indices:
         model.requires_grad_(False)
     scores = task.scores(data)
@@ -126,7 +128,7 @@ def run(task, args) -> None:
             metrics |= results.prefixed(split, values)
         files.write_jsonl(run.folder / "predictions.jsonl", rows["test"])
         metrics |= more | results.prefixed("train", counts["train"]) | peak_memory(device)
-        metrics["parameters"] = model.num_parameters()
+        metrics["parameters"] = parameters
         metrics = run.finish(metrics)
     task.export(args, data, run.folder)
     summarize(run, metrics, scores, "done")
@@ -156,4 +158,7 @@ def summarize(run: results.Run, metrics: dict, scores, state: str) -> None:
     if metrics.get("layer_decay", 1.0) != 1.0:
         print(f"layer-wise learning-rate decay: {metrics['layer_decay']}")
     print(results.score_table(metrics, scores))
+    if cut := {k: n for k, n in metrics.items() if n and any(part in k for part in CUT)}:
+        told = ", ".join(f"{n} {key.replace('_', ' ')}" for key, n in cut.items())
+        print(f"not seen whole: {told}")
     print(f"results: {run.folder}\nnext:    {run.command('probing')}")

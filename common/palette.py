@@ -26,7 +26,7 @@ def size_name(size: int | str) -> str:
 def encoder_name(size: int | str) -> str:
     """The same, as a title says it."""
     names = {UNTRAINED: "untrained encoder", "0": "pre-trained encoder"}
-    return names.get(str(size), f"encoder fine-tuned on {size} %")
+    return names.get(str(size), f"encoder fine-tuned on {size}\u00a0%")  # no line ends there
 
 
 def variant_name(variant: str) -> str:

@@ -26,5 +26,11 @@ def pytest_terminal_summary(terminalreporter):
     """Say which installed versions are not the pinned ones: what passes with them proves little."""
     for line in (Path(__file__).parents[1] / "requirements.txt").read_text().splitlines():
         name, _, pinned = line.partition("==")
-        if pinned and (here := metadata.version(name).partition("+")[0]) != pinned:
+        if not pinned:
+            continue
+        try:
+            here = metadata.version(name).partition("+")[0]
+        except metadata.PackageNotFoundError:
+            here = "missing"
+        if here != pinned:
             terminalreporter.line(f"{name} is {here} here, {pinned} in requirements.txt")

@@ -451,6 +451,15 @@ def test_a_label_that_train_has_not(split, tmp_path, capsys):
     assert f"3 labels ('NEW', ...) in {split} that train has not" in message
 
 
+def test_an_entity_type_that_train_has_not_is_told(tmp_path, caplog):
+    folder = ner(tmp_path / "ner")
+    lines = (folder / "test.jsonl").read_text().replace("3", "5")
+    (folder / "test.jsonl").write_text(lines)
+    (folder / "label.json").write_text(json.dumps(TAGS | {"B-virus": 5}))
+    assert build.main(["--ner", f"genes={folder}", "--output_dir", str(tmp_path / "out")]) == 0
+    assert "genes has entities of 1 label ('virus') in test, but none in train" in caplog.text
+
+
 def question(answers, **more):
     qa = {"id": "q", "question": SECRET, "answers": answers} | more
     return {"data": [{"paragraphs": [{"context": f"{SECRET} IL-2", "qas": [qa]}]}]}

@@ -323,8 +323,7 @@ def test_all_steps_by_their_commands(kind, folder, model_folder, tmp_path, reque
         assert read_json(run / "config.json")["data"]["encoder"] != base
 
 
-@pytest.mark.parametrize("likely", [False, True])
-@pytest.mark.parametrize("normalised", [False, True])
+@pytest.mark.parametrize(("likely", "normalised"), [(False, False), (True, False), (True, True)])
 def test_without_training_the_model_itself_answers(
     likely, normalised, folder, model_folder, tmp_path
 ):
@@ -355,6 +354,16 @@ def test_without_training_the_model_itself_answers(
     for source, main in (("pairs", "accuracy"), ("links", "micro_f1"), ("verdicts", "accuracy")):
         assert found[f"test_{source}_parse_failures"] == 1 - likely
         assert 0 <= found[f"test_{source}_{main}"] <= 1
+
+
+def test_parameters_are_counted_once(folder, model_folder, tmp_path):
+    """Also where the head shares the embeddings' and is held in bf16."""
+    base = ("--data_dir", folder, "--model_name", model_folder("gpt2"), "--output_dir", tmp_path)
+    call("fine-tuning", *base, *QUICK, "--precision", "bf16", "--training_size", 0)
+    (file,) = tmp_path.rglob("metrics.json")
+    model, _ = models.load_task_model(arguments(folder, *base[2:4]), "causal", [])
+    assert model.config.tie_word_embeddings
+    assert read_json(file)["parameters"] == model.num_parameters()
 
 
 def test_the_study_takes_it_like_the_others(folder, model_folder, tmp_path, monkeypatch, undrawn):
@@ -517,6 +526,11 @@ def test_the_majority_is_the_most_frequent_training_answer(folder):
     pairs = [(e["gold"], answer) for e, (answer, _) in zip(test, found, strict=True)
              if e["source"] == "pairs"]  # fmt: skip
     assert scores["pairs_accuracy"] == np.mean([gold == answer for gold, answer in pairs])
+    tied = [e for e in train if e["source"] == "pairs"]
+    tied = [next(e for e in tied if e["gold"] == label) for label in ("neutral", "entailment")]
+    assert (
+        task.baseline(tied, tied) == task.baseline(tied[::-1], tied) == 2 * [("entailment", False)]
+    )
     silent = [{"source": "open", "kind": "free_qa", "output": "unanswerable", "gold": []}]
     assert task.baseline(silent, silent) == [("", False)]
 
@@ -620,6 +634,9 @@ def test_groups_are_probes_of_their_own():
 def test_bad_input(folder, model_folder, tmp_path, capsys, checkpoint):
     model = ("--model_name", model_folder("gpt2"), "--output_dir", tmp_path / "out")
     data = ("--data_dir", folder)
+    for step in STEPS:  # at once: nothing is loaded, or made for the demo
+        error = refused(capsys, step, "--demo", "--model_name", "biobert", "--training_size", 10)
+        assert "biobert is no causal model" in error and "llama2-7b" in error
     error = refused(capsys, "fine-tuning", *data, *model[2:], "--model_name", checkpoint("bert"))
     assert "no BERT model is causal" in error and "GPT-2" in error
     for step in ("probing", "attention"):
@@ -639,6 +656,8 @@ def test_bad_input(folder, model_folder, tmp_path, capsys, checkpoint):
                         "--model_name", tmp_path / name)  # fmt: skip
         assert ("no end token" if name == "endless" else "'bloom' model; this project") in error
     assert not (tmp_path / "out").exists()
+    error = refused(capsys, "fine-tuning", *data, *model, "--length_normalised")
+    assert "--decode likelihood" in error
     error = refused(capsys, "fine-tuning", *data, *model, "--negative_label", "nothing")
     assert "--negative_label nothing" in error and "binds" in error
     build.main(["--qa", f"open={folder.parent / 'free.jsonl'}", "--output_dir",
@@ -670,7 +689,10 @@ def test_a_changed_data_set_is_refused(folder, model_folder, tmp_path, capsys):
         (pair, {"gold": "perhaps"}, "1 label ('perhaps') of source pairs"),
         (pair, {"gold": "a misplaced text"}, "1 label of source pairs"),
         (pair, {"source": "other"}, "no source 'other'"),
+        (pair, {"source": ["other"]}, "no source ['other']"),
+        (pair, {"gold": ["entailment"]}, "kind nli is not a label"),
         (gene, {"gold": ["O"]}, "one tag a word"),
+        (gene, {"gold": [0] * len(rows[gene]["gold"])}, "kind ner is not a list of texts"),
     ):
         for name in ("build.json", "train.jsonl", "dev.jsonl"):
             (copy / name).write_text((folder / name).read_text())
@@ -680,6 +702,14 @@ def test_a_changed_data_set_is_refused(folder, model_folder, tmp_path, capsys):
         assert words in error and f"test.jsonl:{place + 1}" in error
     write_jsonl(copy / "test.jsonl", [row for row in rows if row["kind"] != "nli"])
     assert "no example of pairs" in refused(capsys, "fine-tuning", "--data_dir", copy, *model)
+    about = json.loads((folder / "build.json").read_text())
+    pairs = about["sources"]["pairs"]
+    for change in ({"prompt_form": "chat"}, {"ner_form": "bio"}, {"sources": []},
+                   {"sources": about["sources"] | {"pairs": pairs | {"labels": None}}},
+                   {"sources": about["sources"] | {"pairs": pairs | {"kind": "mt"}}}):  # fmt: skip
+        (copy / "build.json").write_text(json.dumps(about | change))
+        error = refused(capsys, "fine-tuning", "--data_dir", copy, *model)
+        assert "build.json is not what build.py writes" in error
 
 
 def test_adapters_whose_model_is_gone(adapted, folder, tmp_path, capsys):
@@ -687,6 +717,13 @@ def test_adapters_whose_model_is_gone(adapted, folder, tmp_path, capsys):
     path = tmp_path / "adapters" / "adapter_config.json"
     flags = ("--data_dir", folder, "--model_name", where, "--output_dir", tmp_path / "out")
     assert "adapters already" in refused(capsys, "fine-tuning", *flags, "--lora")
+    about, base = json.loads(path.read_text()), tmp_path / "base"
+    shutil.copytree(about["base_model_name_or_path"], base)
+    path.write_text(json.dumps(about | {"base_model_name_or_path": str(base)}))
+    args = argparse.Namespace(demo=False, model_name=str(where))
+    before = models.weights_identity(args)
+    (base / "model.safetensors").write_bytes(b"other weights")  # the adapters are the same
+    assert models.weights_identity(args) != before
     path.write_text(json.dumps(json.loads(path.read_text()) | {
         "base_model_name_or_path": str(tmp_path / "gone")}))  # fmt: skip
     error = refused(capsys, "probing", *flags)

@@ -464,6 +464,8 @@ def test_two_way_set_is_not_punished_for_the_label_it_lacks():
 def test_majority_of_nli():
     train = pairs(["neutral", "entailment", "neutral"])
     assert nli.baseline(train, pairs(["entailment"] * 2)) == ["neutral", "neutral"]
+    for tied in (train[:2], train[1::-1]):  # whatever their order
+        assert nli.baseline(tied, pairs(["neutral"])) == ["entailment"]
 
 
 def write_nli(folder, labels, name):

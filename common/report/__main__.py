@@ -170,7 +170,7 @@ SCORES = """\
 The highest of a score is 1. [a, b] is the 95 % percentile bootstrap interval over the test
 examples; of several seeds the cell is their mean ± sample standard deviation (n = seeds), and the
 interval that of the mean: it does not hold the variation between seeds. "–" is a missing cell. At
-0 % nothing was fine-tuned: an untrained head is one arbitrary mapping, not chance.
+0 % nothing was fine-tuned: a head that is new then is one arbitrary mapping, not chance.
 """
 DIFFERENCES = """\
 Paired bootstrap tests of no difference in the main score (two-sided, on the same test examples);
