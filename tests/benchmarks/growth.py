@@ -3,9 +3,10 @@
     python tests/benchmarks/growth.py [--steps fine-tuning,svc] [--unit 128]
 
 1, 2, 4, 8 times the data (of 64 tokens each), and 64 to 512 tokens (as many tokens in all), each in
-a process of its own, on a random BERT of 4 layers of 256 and random tokens. Printed are seconds and
-peak memory, and the exponent of time: the slope of log time over log size, 1 where time grows as
-the data do. Beside other work the exponents of processor time are the ones to read.
+a process of its own, on a random BERT of 4 layers of 256 (answers: a GPT-2, which writes 16 tokens
+to each prompt) and random tokens. Printed are seconds and peak memory, and the exponent of time:
+the slope of log time over log size, 1 where time grows as the data do. Beside other work the
+exponents of processor time are the ones to read.
 """
 
 import argparse
@@ -142,8 +143,24 @@ def bilstm_crf(device, n, tokens):
                                  device=device)  # fmt: skip
 
 
+def answers(device, n, tokens):
+    import torch
+    import transformers
+
+    from Instruct import generation
+
+    torch.manual_seed(0)
+    config = transformers.GPT2Config(
+        vocab_size=5000, n_embd=256, n_layer=4, n_head=4, bos_token_id=0, eos_token_id=0,
+        pad_token_id=0,
+    )  # fmt: skip
+    model = transformers.GPT2LMHeadModel(config).eval()
+    prompts = [row["input_ids"] for row in inputs(n, tokens)]
+    return lambda: generation.generate(model, prompts, [16] * n, set(), 16, device, "answers")
+
+
 STEPS = {"fine-tuning": fine_tuning, "features": features, "attention": attention, "svc": svc,
-         "bilstm-crf": bilstm_crf}  # fmt: skip
+         "bilstm-crf": bilstm_crf, "answers": answers}  # fmt: skip
 
 if __name__ == "__main__":
     main()
