@@ -36,7 +36,7 @@ def learning_curve(folder: Path, scores: Sequence[Score]) -> None:
         above.plot(epochs, rows["loss"], marker=".", color="grey", lw=0.7, label="loss of a step")
     above.plot(loss["epoch"], loss["value"], marker="o", color="black", label="mean of the epoch")
     above.set(xlabel="epoch", ylabel="loss (nats)", title="training loss")
-    above.set_ylim(bottom=0)
+    above.set_ylim(0, 1.05 * max(max(line.get_ydata()) for line in above.lines))
     dev = table[table["split"] == "dev"]
     drawn = [score for score in scores if (dev["metric"] == score.name).any()]
     for i, score in enumerate(drawn):
@@ -45,8 +45,8 @@ def learning_curve(folder: Path, scores: Sequence[Score]) -> None:
     asked = dev[dev["metric"] == "loss"]  # of a task whose epochs are compared by it
     if len(asked):
         below.plot(asked["epoch"], asked["value"], marker="o", color="black")
-        below.set(xlabel="epoch", ylabel="loss (nats)", title="dev loss (mean over labels)")
-        below.set_ylim(bottom=0)
+        below.set(xlabel="epoch", ylabel="loss (nats)", title="dev loss")
+        below.set_ylim(0, 1.05 * asked["value"].max())
     else:
         fit([below], min((score.lowest for score in drawn), default=0))
         below.set(xlabel="epoch", ylabel="score (at most 1)")
@@ -116,7 +116,8 @@ def _finish_layers(axes, table, score: Score) -> None:
     if len(rows):
         axes.axhline(rows["value"].iloc[0], **palette.MAJORITY)
     fit([axes], score.lowest)
-    axes.set(xlabel="layer (0 = embeddings)", ylabel=textwrap.fill(f"{score.title} on test", 18))
+    axes.set_ylabel(textwrap.fill(f"{score.title} on test", 18))
+    axes.set_xlabel("layer (0 = embeddings)", fontsize="small")  # as wide as a narrow panel
 
 
 def _probe_name(folder: Path, row) -> str:
