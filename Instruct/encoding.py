@@ -48,8 +48,8 @@ def encode(data, examples: list[dict], tokenizer, max_length: int) -> tuple[list
         if left < (longest[row["source"]] if row["kind"] in prompts.LABEL_KINDS else 1):
             raise UserError(
                 f"example {row['id']}: its instruction alone has {len(shown)} tokens, the model "
-                f"sees {max_length} (its positions, or --max_length). Use a model of more "
-                "positions, or fewer and shorter labels."
+                f"sees {max_length} (its positions, or --max_length). Use a larger --max_length, a "
+                "model of more positions, or fewer and shorter labels."
             )
         prompt = prompt_ids(tokenizer, row, data.form)[0] if cut else shown
         fits = len(prompt) + len(answer) <= max_length
