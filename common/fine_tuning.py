@@ -9,7 +9,7 @@ from common.cli import RANK, ROOT, Parser
 CONSTANTS = {"optimizer": "AdamW", "schedule": "linear warm-up and decay",
              "selection": "first epoch with the best dev score"}  # fmt: skip
 # To write the answers to dev after each epoch would take longer than to train.
-CUT = ("truncated_", "too_long", "cut_words")  # in the names of counts
+CUT = ("truncated_", "too_long", "dev_cut_words", "test_cut_words")  # in the names of counts
 OF_CAUSAL = {"selection": "first epoch with the lowest dev loss"}
 
 
