@@ -31,6 +31,8 @@ FLAGS = {
     "weight_decay": SETTING, "max_grad_norm": SETTING, "layer_decay": SETTING,
     "probe_epochs": SETTING, "max_train_examples": SETTING, "max_examples": SETTING,
 }  # fmt: skip
+OF_TRAINING = ("learning_rate", "num_train_epochs", "warmup_ratio", "weight_decay",
+               "max_grad_norm", "layer_decay")  # fmt: skip
 CONTROLS = ("--controls", "--control", "--floor")  # the first is the name, the others spellings
 
 

@@ -41,12 +41,16 @@ def defaults(task: str, step: str, demo: bool) -> dict:
 def settings_of(config: dict) -> dict:
     """What identifies a result, by its config.json: the flags and the method's constants.
 
-    A flag that there was not yet counts as its default.
+    A flag that there was not yet counts as its default. At size 0 nothing is trained: how is no
+    setting.
     """
     given = {_ONCE_CALLED.get(k, k): v for k, v in config.get("arguments", {}).items()}
     demo = bool(given.get("demo"))
     known = defaults(config.get("task", ""), config.get("step", ""), demo)
-    return flags.settings(known | given) | config.get("settings", {})
+    found = flags.settings(known | given) | config.get("settings", {})
+    if config.get("training_size") == 0:
+        found = {key: value for key, value in found.items() if key not in flags.OF_TRAINING}
+    return found
 
 
 def other_settings(there: dict, here: dict) -> list[str]:
@@ -61,7 +65,7 @@ def other_settings(there: dict, here: dict) -> list[str]:
     for key, value in resolved.items():
         if two.get(key) in ("auto", None):
             one.pop(key, None)
-        elif one.get(key) in ("auto", None) and value is not None:
+        elif key in one and one[key] in ("auto", None) and value is not None:
             one[key] = value
 
     def said(value) -> str:

@@ -96,6 +96,12 @@ def test_a_flag_that_there_was_not_counts_as_its_default():
 def test_what_does_not_identify_a_result_makes_no_difference():
     more = ("--overwrite", "--save_minutes", "1", "--device", "cpu", "--training_size", "10")
     assert identity.differences(config_of(), config_of("NLI", "fine-tuning", *more)) == []
+    rate = ("--learning_rate", "1e-3", "--num_train_epochs", "1", "--layer_decay", "0.8")
+    untuned, other = (config_of("NLI", "fine-tuning", *more, training_size=0)
+                      for more in ((), rate))  # fmt: skip
+    assert identity.other_settings(untuned, other) == identity.differences(other, untuned) == []
+    trained, usual = config_of("NLI", "fine-tuning", *rate), config_of()
+    assert identity.differences(untuned, trained) == [] and identity.differences(trained, usual)
     measured = ("--layers", "last", "--controls", "--keep_features")
     here = config_of("NLI", "probing"), config_of("NLI", "probing", *measured)
     assert identity.differences(*here) == []

@@ -343,11 +343,13 @@ def test_runs_made_in_another_way_are_passed_over(tmp_path, caplog):
         fine_tuned(tmp_path, "NLI", "demo", "bert", size, learning_rate=2e-5)
         fine_tuned(tmp_path, "NLI", "demo", "gpt2", size, learning_rate=1e-5)
     fine_tuned(tmp_path, "NLI", "demo", "bert", 100, learning_rate=1e-4)
+    fine_tuned(tmp_path, "NLI", "demo", "bert", 0, learning_rate=3e-5)  # it trained nothing
     for model in ("bert", "gpt2"):
         probed(tmp_path, "NLI", "demo", model, 10, max_train_examples=None)
     probed(tmp_path, "NLI", "demo", "biobert", 10, max_train_examples=7)
     folder = write(tmp_path)
     bert, _, gpt2 = table(folder, "scores_accuracy")
+    assert any(bert[key] for key in bert if key.startswith("0 %"))
     assert bert["50 %"] and not bert["100 %"] and gpt2["50 %"]
     probes = {row["model"]: row["last layer"] for row in table(folder, "probing")
               if row["encoder"] == "10 %"}  # fmt: skip

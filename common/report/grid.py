@@ -218,9 +218,11 @@ class Grid:
     def _alike(self, runs: list[FinishedRun], unlike: Callable, chosen=lambda run: True) -> list:
         """`runs` less those of the `chosen` that are `unlike` most of them in their step."""
         steps, passed_over = defaultdict(list), set()
-        for run in filter(chosen, runs):
+        # Size 0, without settings of training, goes with the runs that are most.
+        for run in sorted(filter(chosen, runs), key=lambda run: run.size == 0):
             groups = steps[run.step, run.variant]
-            same = next((group for group in groups if not unlike(run, group[0])), None)
+            fitting = [group for group in groups if not unlike(run, group[0])]
+            same = max(fitting, key=len, default=None)
             groups.append([run]) if same is None else same.append(run)
         for groups in steps.values():
             most = max(groups, key=len)
