@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from tqdm import tqdm
 
-from common.cli import UserError
+from common.cli import RANK, UserError
 from common.losses import IGNORED
 from Instruct import parsing, prompts
 from NER.scores import OUTSIDE
@@ -34,7 +34,8 @@ def encode(data, examples: list[dict], tokenizer, max_length: int) -> tuple[list
     longest = longest_answers(data, tokenizer)
     encoded, counts = [], {"prompts": len(examples), "too_long": 0, "cut_words": 0}
     # Some tokenizers take minutes for a large set.
-    for row in tqdm(examples, "tokenizing", leave=False, delay=5, dynamic_ncols=True):
+    bar = {"leave": False, "delay": 5, "dynamic_ncols": True, "disable": RANK > 0}
+    for row in tqdm(examples, "tokenizing", **bar):
 
         def room(n: int, row=row) -> int:
             """Tokens of an answer to a prompt with `n` words of input."""

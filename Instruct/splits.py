@@ -89,7 +89,7 @@ def stratum(example) -> str:
     """What subsets are stratified by: the label(s); of NER the type and whether it occurs."""
     gold, kind = example.row["gold"], example.row.get("type")
     if kind:
-        return f"{kind} {any(tag != 'O' for tag in gold)}"
+        return f"{kind} {any(tag != OUTSIDE for tag in gold)}"
     return gold if isinstance(gold, str) else str(len(gold))
 
 

@@ -8,8 +8,9 @@ from common.cli import RANK, ROOT, Parser
 # What identifies a result besides the flags.
 CONSTANTS = {"optimizer": "AdamW", "schedule": "linear warm-up and decay",
              "selection": "first epoch with the best dev score"}  # fmt: skip
+# In the names of counts that the summary tells. (Training cuts no prompt, only what is asked.)
+CUT = ("truncated_", "too_long", "dev_cut_words", "test_cut_words")
 # To write the answers to dev after each epoch would take longer than to train.
-CUT = ("truncated_", "too_long", "dev_cut_words", "test_cut_words")  # in the names of counts
 OF_CAUSAL = {"selection": "first epoch with the lowest dev loss"}
 
 

@@ -41,17 +41,16 @@ def place(
 ) -> tuple[str, int]:
     """(where features are to be kept, of how many layers at a time); says so, and how much it is.
 
-    Layers that `folder` holds take no more room.
-
     On the GPU or in memory where all layers fit into a quarter of what is free; else, or where
     `on_disk` asks for it, in `folder`. Where that has no room for all, the roomiest of these takes
-    some layers at a time, with a pass for each group. Raises UserError where not even one fits.
+    some layers at a time, with a pass for each group. Layers that `folder` holds take no more room.
+    Raises UserError where not even one fits.
     """
     to_device(encoder, device)  # before what is left there is counted
     n, hidden = sum(len(e["units"]) for e in examples), encoder.config.hidden_size
     one = 2 * n * hidden
-    kept = read_json(folder / COMPLETE)
-    new = [layer for layer in layers if layer not in (kept or {}).get("layers", [])]
+    kept = (read_json(folder / COMPLETE) or {}).get("layers", [])
+    new = [layer for layer in layers if layer not in kept]
     if not new:
         return DISK, len(layers)
     rooms = {DISK: 0.95 * shutil.disk_usage(folder.parent).free / memory.JOBS}

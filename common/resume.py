@@ -4,6 +4,7 @@ import logging
 import shutil
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -106,7 +107,8 @@ def save_tensors(path: Path, value: dict) -> None:
 def until_interrupted(batches: list, device: Device, save: Callable[[], None]) -> Iterator:
     """The batches; after a Ctrl-C `save()`, when the batch that it came in is done, and it goes on.
 
-    A second one does not wait. Where Ctrl-C means something else (ignored, a thread of somebody's
+    A later one does not wait; at once a second one may come: to a study's steps the terminal sends
+    it, and the study, too. Where Ctrl-C means something else (ignored, a thread of somebody's
     program, torchrun's processes, which would have to agree) it is left as it is.
     """
     usual, asked = signal.getsignal(signal.SIGINT), []
@@ -116,8 +118,9 @@ def until_interrupted(batches: list, device: Device, save: Callable[[], None]) -
         return
 
     def note(*_) -> None:
-        signal.signal(signal.SIGINT, usual)
-        asked.append(True)
+        if asked and time.monotonic() > asked[0] + 1:
+            raise KeyboardInterrupt
+        asked.append(time.monotonic())
 
     signal.signal(signal.SIGINT, note)
     try:

@@ -114,7 +114,8 @@ class Task(Protocol):
 
         One dict an input, or several an example (windows). `labels`: a number, or one a token with
         -100 for none, or what the task's own `loss` takes. The counts (of examples, of what was
-        cut) go into metrics.json. Raises UserError where `max_length` leaves no room.
+        cut) go into metrics.json; the summary tells those named as in `fine_tuning.CUT`, such as
+        `truncated_words`. Raises UserError where `max_length` leaves no room.
         """
 
     def n_labels(self, row: dict) -> int:

@@ -24,7 +24,7 @@ from common.resume import (
     save_tensors,
     until_interrupted,
     weights_of,
-)  # fmt: skip
+)
 
 log = logging.getLogger(__name__)
 CHECK_EVERY = 20  # steps between rows of steps.csv: each look at a loss waits for the device

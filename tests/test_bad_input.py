@@ -363,7 +363,7 @@ def test_conll_columns_with_other_entity_types(tmp_path, checkpoint):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_odd_sentences_are_counted_and_scored(tmp_path, checkpoint, kind):
+def test_odd_sentences_are_counted_and_scored(tmp_path, checkpoint, kind, capsys):
     """No word, words without a sub-word, more words than the model has positions for."""
     data = write_data(tmp_path / "data", "NER")
     odd = [
@@ -388,6 +388,7 @@ def test_odd_sentences_are_counted_and_scored(tmp_path, checkpoint, kind):
         # Zero-width characters: a piece for GPT-2, none for BERT.
         assert metrics[f"{split}_empty_words"] in ((3,) if kind == "gpt2" else (3, 4, 5))
     assert len(rows) == 10
+    assert f"{metrics['test_truncated_words']} test truncated words" in capsys.readouterr().out
     for row, example in zip(rows, [*odd, *map(ner_row, range(4))], strict=True):
         assert len(row["gold"]) == len(row["predicted"]) == len(example["tokens"])
     assert rows[2]["predicted"] == ["O", "O"] and rows[4]["predicted"] == ["O", "O"]

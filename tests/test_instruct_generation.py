@@ -157,7 +157,10 @@ def test_as_many_at_a_time_as_half_the_memory_holds(model, monkeypatch):
     monkeypatch.setattr(
         generation, "_left_padded", lambda rows, _: batches.append(len(rows)) or real(rows, CPU)
     )
-    for fit, wanted in ((1, [4, 4, 4, 4, 4]), (5, [5, 5, 5, 5]), (1000, [16, 4])):
+    for jobs, fit, wanted in (
+        (2, 10, [5, 5, 5, 5]), (1, 1, [4, 4, 4, 4, 4]), (1, 5, [5, 5, 5, 5]), (1, 1000, [16, 4])
+    ):  # fmt: skip
+        monkeypatch.setattr(cache.memory, "JOBS", jobs)
         monkeypatch.setattr(cache, "free_memory", lambda _, fit=fit: int(2 * fit * one) + 9)
         monkeypatch.setattr(generation, "MORE", 4)
         batches.clear()

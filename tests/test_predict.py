@@ -556,6 +556,15 @@ def test_without_a_model(made, tmp_path, capsys):
     assert "fine-tuning.py" in message and "--overwrite" in message
 
 
+def test_the_command_that_makes_a_model_has_the_demo_s_own_precision(tmp_path, capsys):
+    source = lines(tmp_path / "x.txt", ["Why ?"])
+    with pytest.raises(SystemExit):
+        run_script("Instruct", "predict", "--demo", "--model_name", "gpt2", "--training_size", 10,
+                   "--input", source, "--output_dir", tmp_path)  # fmt: skip
+    told = capsys.readouterr().err
+    assert "fine-tuning.py --training_size 10" in told and "--precision" not in told
+
+
 def test_a_model_that_does_not_say_how_its_prompts_are_written(made, tmp_path, capsys):
     model, out = made("Instruct", "gpt2"), tmp_path / "out"
     shutil.copytree(model.cell[-1], out)

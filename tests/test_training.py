@@ -5,6 +5,7 @@ import copy
 import os
 import signal
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -273,16 +274,17 @@ def test_killed_while_the_dev_split_is_scored(tmp_path):
 
 
 def test_ctrl_c_saves_what_is_done(tmp_path, monkeypatch):
-    """The batch that it comes in is finished; a second one stops at once."""
+    """The batch that it comes in is finished; a second one, later, stops at once."""
     some = examples(18, TASKS[1])
     usual = signal.getsignal(signal.SIGINT)
-    for times, saved in ((1, True), (2, False)):
-        folder, steps = fresh(tmp_path / str(times)), []
+    for name, pauses, saved in (("1", [0], True), ("2", [0, 0], True), ("3", [0, 1.1], False)):
+        folder, steps = fresh(tmp_path / name), []
 
-        def pressing(model, batch, times=times, steps=steps):
+        def pressing(model, batch, pauses=pauses, steps=steps):
             steps.append(len(batch["input_ids"]))
             if len(steps) == 2:
-                for _ in range(times):
+                for pause in pauses:
+                    time.sleep(pause)
                     os.kill(os.getpid(), signal.SIGINT)
             return real_logits(model, batch)
 
