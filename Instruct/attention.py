@@ -16,7 +16,8 @@ from pathlib import Path
 if __name__ == "__main__":  # run as a file: import from the repository, not from this folder
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from common import attention, cli
+from common import cli
+from common.steps import attention
 from Instruct import task
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from tqdm import tqdm
 
 from common.cli import RANK, UserError
-from common.losses import IGNORED
+from common.training.losses import IGNORED
 from Instruct import parsing, prompts
 from NER.scores import OUTSIDE
 

@@ -15,7 +15,8 @@ from pathlib import Path
 if __name__ == "__main__":  # run as a file: import from the repository, not from this folder
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from common import cli, fine_tuning
+from common import cli
+from common.steps import fine_tuning
 from Instruct import task
 
 DEMO = {"learning_rate": 3e-3, "num_train_epochs": 6}  # what miniatures need

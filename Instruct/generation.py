@@ -10,9 +10,10 @@ from collections.abc import Callable
 import torch
 from tqdm import tqdm
 
-from common import architectures, sharding
 from common.cli import UserError
 from common.device import Device, gather, in_memory
+from common.models import families
+from common.training import sharding
 from Instruct.cache import Attention, Cache, batch_positions
 
 # Prompts at a time for each example of a training batch: there are no gradients to hold.
@@ -31,7 +32,7 @@ def generate(
     more positions (a prompt that fills them has no answer). More prompts go at a time than in
     training, as many as `batch_positions` allows; where a quarter have ended, they leave the batch.
     """
-    limit = architectures.positions(model.config)
+    limit = families.positions(model.config)
     most = [min(n, limit - len(prompt)) for n, prompt in zip(most, prompts, strict=True)]
     sizes = [len(p) + max(n, 0) for p, n in zip(prompts, most, strict=True)]
     positions = batch_positions(model.config, device)
@@ -86,7 +87,7 @@ def log_likelihoods(
     prompt is read once; an answer's keys and values are taken off the cache again. Raises
     UserError where a prompt and an answer have more tokens than the model has positions.
     """
-    limit = architectures.positions(model.config)
+    limit = families.positions(model.config)
     for prompt, mine in zip(prompts, answers, strict=True):
         if len(prompt) + max(map(len, mine)) - 1 > limit:
             raise UserError(

@@ -2,8 +2,8 @@
 
 import logging
 
-from common import adapters
 from common.cli import PROCESSES, UserError
+from common.models import adapters
 
 MOST_PROCESSES = 64  # that a message suggests
 log = logging.getLogger(__name__)
@@ -17,7 +17,7 @@ def loss(model, batch: dict):
     """
     from torch.nn import functional as F
 
-    from common.losses import IGNORED
+    from common.training.losses import IGNORED
 
     whole = model.get_base_model() if hasattr(model, "get_base_model") else model
     states = whole.base_model(

@@ -4,9 +4,9 @@ import random
 from collections import Counter
 
 from common import models
-from common.losses import cross_entropy as loss
-from common.losses import labels_in as n_labels
 from common.task import ProbeInputs, Score
+from common.training.losses import cross_entropy as loss
+from common.training.losses import labels_in as n_labels
 from NER import alignment
 from NER.data import Data, Example, add_arguments, load, stratum
 from NER.scores import OUTSIDE, SCORES, count, details, to_iob2, word_class
@@ -59,7 +59,7 @@ def label_numbers(data: Data, example: Example) -> list[int]:
 
 def predict(model, tokenizer, data: Data, examples, encoded, args, device, name) -> list[list[str]]:
     """IOB2 tags of each sentence's words."""
-    from common.inference import predict_logits
+    from common.forward import predict_logits
 
     return decode(data, encoded, predict_logits(model, encoded, args.batch_size, device, name))
 

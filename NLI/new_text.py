@@ -42,7 +42,7 @@ def answer(model, tokenizer, made, items: list[tuple[str, str]], args, device, n
     """`{"label": ..., "probabilities": {label: 0 to 1}}` of each pair."""
     import numpy as np
 
-    from common.inference import predict_logits
+    from common.forward import predict_logits
 
     data = Data({}, made.labels)
     examples = [Example("", *pair, data.labels[0]) for pair in items]

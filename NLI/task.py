@@ -5,9 +5,9 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from common import models, scoring
-from common.losses import cross_entropy as loss
-from common.losses import labels_in as n_labels
 from common.task import Data, ProbeInputs, Score
+from common.training.losses import cross_entropy as loss
+from common.training.losses import labels_in as n_labels
 from NLI.data import LABELS, Example, load
 from NLI.encoding import encode_pairs, encode_texts
 
@@ -64,7 +64,7 @@ def export(args, data: Data, folder) -> None:
 
 def predict(model, tokenizer, data: Data, examples, encoded, args, device, name) -> list[str]:
     """The label of each pair."""
-    from common.inference import predict_logits
+    from common.forward import predict_logits
 
     found = predict_logits(model, encoded, args.batch_size, device, name)
     return [data.labels[logits.argmax()] for logits in found]

@@ -85,9 +85,9 @@ def logits(model, batch: dict) -> "Tensor":
     """Scores of each token as the start and the end of the answer, `[batch, tokens, 2]`."""
     import torch
 
-    from common import architectures
+    from common.models import families
 
-    found = model(**batch, **architectures.of(model.config).options)
+    found = model(**batch, **families.of(model.config).options)
     return torch.stack([found.start_logits, found.end_logits], -1)
 
 
@@ -105,7 +105,7 @@ def predict(
     model, tokenizer, data: Data, examples, encoded, args, device, name
 ) -> list[windows.Prediction]:
     """The best answers of each example. A window's outputs are reduced to its best at once."""
-    from common.inference import predict_logits
+    from common.forward import predict_logits
 
     def reduce(found, row):
         return windows.reduce(found, row, examples[row["example"]].context)

@@ -41,27 +41,33 @@ class Data(NamedTuple):
     labels: list[str]  # what a model's outputs stand for, by number; empty where there are none
 
 
+class Sequences(NamedTuple):
+    """Labelled sequences, such as the words of sentences: what a probe of each unit reads."""
+
+    # {split: [(first row, last row + 1)]} of the features, a pair a sequence; equal numbers where a
+    # sequence has no unit.
+    spans: dict[str, list[tuple[int, int]]]
+    labels: dict[str, list]  # {target: an int array a train sequence, a number a unit}
+
+
+class Examples(NamedTuple):
+    """Labelled examples, such as pairs of sentences: what a probe of each example reads."""
+
+    # {split: int array [n, k]}: the k rows of the features that are concatenated for an example.
+    rows: dict[str, Any]
+    labels: dict[str, Any]  # {target: int array [n], of the train split}
+
+
 class ProbeInputs(NamedTuple):
-    """What a probe reads of a data set, whichever the encoder's layer."""
+    """What probes read of a data set, whichever the encoder's layer."""
 
     # `input_ids` (, `token_type_ids`) and `units`, (start, end) token ranges whose mean vectors
     # are the rows of the features, in order over all of `encoded`.
     encoded: list[dict]
-    # {target: {split: rows}}: of labelled sequences a list of (first row, last row + 1), a pair a
-    # sequence, equal numbers where it has no unit; of labelled examples an int array `[n, k]`, the
-    # k rows whose vectors stand for one example, concatenated.
-    rows: dict[str, dict[str, Any]]
-    # {target: labels of the train split}: numbers below `n_labels`; a list with an int array for
-    # each sequence, one a unit; or one int array `[n]`.
-    labels: dict[str, Any]
+    sets: list[Sequences | Examples]  # each has probes of its own; they share the features
     n_labels: int
     counts: dict[str, int]  # what was cut, for metrics.json
     notes: Any = None  # what the task's `probe_predictions` needs besides
-    # Of labelled examples {split: int array [n]}, the number of the probe that an example belongs
-    # to, where there is more than one: each is trained and asked on its own examples.
-    groups: dict[str, Any] | None = None
-    # {target: splits}: the examples that are probed, where these are not all.
-    targets: dict[str, dict[str, list]] | None = None
 
 
 class Task(Protocol):

@@ -14,9 +14,10 @@ import pytest
 import torch
 import transformers
 
-from common import architectures, models
+from common import models
 from common.batching import pad
 from common.cli import UserError
+from common.models import families
 from NER.alignment import WordTokenizer
 from NLI import encoding
 from tests import tiny
@@ -64,7 +65,7 @@ def run(model, rows, **options):
 
 def test_every_family_has_a_miniature_and_only_families_of_the_table_are_read(folder, tmp_path):
     found = {models.load_config(folder(kind)).model_type for kind in KINDS}
-    assert found == set(architectures.TABLE)
+    assert found == set(families.TABLE)
     (tmp_path / "config.json").write_text('{"model_type": "t5"}')
     with pytest.raises(UserError, match=r"'t5' model.*bert, roberta.*qwen3"):
         models.load_config(str(tmp_path))
@@ -192,7 +193,7 @@ def test_a_batch_equals_one_by_one(folder, kind, head):
     def scores(some):
         batch = pad(some, model.config.pad_token_id)
         if head == "span":
-            found = model(**batch, **architectures.of(model.config).options)
+            found = model(**batch, **families.of(model.config).options)
             return torch.stack([found.start_logits, found.end_logits], -1)
         return models.logits(model, batch)
 
@@ -220,7 +221,7 @@ def test_an_adapted_model_is_read_like_the_merged_one(folder, kind, head):
     config = peft.LoraConfig(
         r=2, target_modules="all-linear", init_lora_weights=False,
         task_type={"sequence": "SEQ_CLS", "token": "TOKEN_CLS"}[head],
-        exclude_modules=[*architectures.of(plain.config).heads[head]],  # trained as a whole
+        exclude_modules=[*families.of(plain.config).heads[head]],  # trained as a whole
     )  # fmt: skip
     model = peft.get_peft_model(load(folder(kind), head)[0], config).eval()
     batch = pad(inputs(tokenizer), plain.config.pad_token_id)
@@ -334,7 +335,7 @@ def test_the_encoders_states_and_maps_are_the_librarys_and_batches_change_nothin
     quick, _ = models.load_encoder(folder(kind))
     rows = inputs(tokenizer)
     asked = {"output_hidden_states": True, "output_attentions": True}
-    together, lengths = run(encoder, rows, **asked, **architectures.of(encoder.config).options)
+    together, lengths = run(encoder, rows, **asked, **families.of(encoder.config).options)
     layers, heads = encoder.config.num_hidden_layers, encoder.config.num_attention_heads
     assert len(together.hidden_states) == layers + 1 and len(together.attentions) == layers
     for i, (row, n) in enumerate(zip(rows, lengths, strict=True)):
@@ -369,7 +370,7 @@ def test_an_untrained_encoder_has_other_weights_by_the_seed(folder, kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_longest_input_is_read_and_one_token_more_is_not(folder, kind):
     encoder, tokenizer = models.load_encoder(folder(kind))
-    longest = architectures.positions(encoder.config)
+    longest = families.positions(encoder.config)
     assert longest == 128  # what tiny.make was asked for
     token = tokenizer("a", add_special_tokens=False)["input_ids"][-1:]
     run(encoder, [{"input_ids": token * longest}])
@@ -441,7 +442,7 @@ def model_of(kind, head, layers=3):
         **tiny.sizes(kind, 16, layers, 2, 32), vocab_size=20, pad_token_id=0
     )
     if kind == "biogpt" and head == "span":
-        from common import span_head  # noqa: F401
+        from common.models import span_head  # noqa: F401
     return getattr(transformers, models.AUTO_CLASSES[head]).from_config(config)
 
 
@@ -466,7 +467,7 @@ RATES = {
 @pytest.mark.parametrize("head", HEADS)
 def test_rates_by_depth(kind, head):
     model = model_of(kind, head)
-    groups = architectures.parameter_groups(model, 1e-3, 0.01, 0.5)
+    groups = families.parameter_groups(model, 1e-3, 0.01, 0.5)
     found = {id(p): group for group in groups for p in group["params"]}
     assert sum(len(group["params"]) for group in groups) == len(found)
     assert len(found) == len(list(model.parameters())) and all(g["params"] for g in groups)
@@ -489,7 +490,7 @@ def test_rates_by_depth(kind, head):
 def test_without_decay_there_are_two_groups_in_the_models_order(kind):
     model = model_of(kind, "token")
     parameters = list(model.parameters())
-    weights, vectors = architectures.parameter_groups(model, 2e-5, 0.01, 1.0)
+    weights, vectors = families.parameter_groups(model, 2e-5, 0.01, 1.0)
     for group, wanted, decay in (
         (weights, [p for p in parameters if p.ndim > 1], 0.01),
         (vectors, [p for p in parameters if p.ndim < 2], 0.0),
@@ -505,7 +506,7 @@ def test_frozen_parameters_are_in_no_group(layer_decay):
     frozen = [p for name, p in model.named_parameters() if "embeddings" in name or ".0." in name]
     for p in frozen:
         p.requires_grad = False
-    groups = architectures.parameter_groups(model, 1e-3, 0.01, layer_decay)
+    groups = families.parameter_groups(model, 1e-3, 0.01, layer_decay)
     found = {id(p) for group in groups for p in group["params"]}
     assert len(found) == len(list(model.parameters())) - len(frozen)
     assert not found & {id(p) for p in frozen}
@@ -517,7 +518,7 @@ def test_adapters_have_the_rate_of_what_they_adapt():
         model_of("llama", "sequence"),
         peft.LoraConfig(r=2, target_modules="all-linear", task_type="SEQ_CLS"),
     )
-    groups = architectures.parameter_groups(model, 1.0, 0.0, 0.5)
+    groups = families.parameter_groups(model, 1.0, 0.0, 0.5)
     found = {id(p): group["lr"] for group in groups for p in group["params"]}
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     assert len(found) == len(trained) and any("lora_A" in name for name in trained)
@@ -532,29 +533,29 @@ def test_published_decay_is_electras_and_shared_layers_have_none():
             **tiny.sizes(kind, 16, layers, 2, 32)
         )
 
-    published = {(kind, n): architectures.layer_decay(config(kind, n), None)
+    published = {(kind, n): families.layer_decay(config(kind, n), None)
                  for kind, n in itertools.product([*RATES, "albert"], (2, 12, 24))}  # fmt: skip
     assert {key: decay for key, decay in published.items() if decay != 1.0} == {
         ("electra", 2): 0.8, ("electra", 12): 0.8, ("electra", 24): 0.9
     }  # fmt: skip
-    assert architectures.layer_decay(config("electra", 12), 1.0) == 1.0
-    assert architectures.layer_decay(config("bert", 12), 0.9) == 0.9
-    assert architectures.layer_decay(config("albert", 12), 1.0) == 1.0
+    assert families.layer_decay(config("electra", 12), 1.0) == 1.0
+    assert families.layer_decay(config("bert", 12), 0.9) == 0.9
+    assert families.layer_decay(config("albert", 12), 1.0) == 1.0
     with pytest.raises(UserError, match="ALBERT share their weights"):
-        architectures.layer_decay(config("albert", 12), 0.9)
+        families.layer_decay(config("albert", 12), 0.9)
     with pytest.raises(ValueError, match="found 1 layers"):
-        architectures.parameter_groups(model_of("albert", "token"), 1e-3, 0.01, 0.9)
+        families.parameter_groups(model_of("albert", "token"), 1e-3, 0.01, 0.9)
 
 
 def test_a_parameter_without_a_place_and_a_wrong_number_of_layers_are_errors():
     model = model_of("bert", "token")
     model.extra = torch.nn.Linear(2, 2)
     with pytest.raises(ValueError, match="extra.weight is no known part of a BERT"):
-        architectures.parameter_groups(model, 1e-3, 0.01, 0.9)
+        families.parameter_groups(model, 1e-3, 0.01, 0.9)
     model = model_of("gpt2", "token")
     model.config.num_hidden_layers = 4
     with pytest.raises(ValueError, match="found 3 layers of h, config.json says 4"):
-        architectures.parameter_groups(model, 1e-3, 0.01, 0.9)
+        families.parameter_groups(model, 1e-3, 0.01, 0.9)
 
 
 # --- names, and what is printed ------------------------------------------------------------------

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from common import attention_similarity
-from common.attention_similarity import METRICS, compare, distributions, head_metrics
+from common import attention_maps
+from common.attention_maps import METRICS, compare, distributions, head_metrics
 from common.cli import UserError
 from common.device import choose_device
 from tests import tiny
@@ -109,7 +109,7 @@ def test_batch_size_order_and_padding_change_nothing(encoder, kind, monkeypatch)
             similarity(before, after, some[::-1], batch_size=size, **options) for size in (3, 20)
         ]
         with monkeypatch.context() as patch:
-            patch.setattr(attention_similarity, "MAPS_BYTES", 2**19)  # the long one alone
+            patch.setattr(attention_maps, "MAPS_BYTES", 2**19)  # the long one alone
             together.append(similarity(before, after, some, batch_size=20, **options))
         for found in together:
             assert found.n == alone.n
@@ -296,8 +296,8 @@ def test_killed_and_called_again_goes_on(encoder, monkeypatch, tmp_path):
     some, run = examples(12), {"metrics": METRICS, "pad_token_id": 0, "batch_size": 2}
     whole = compare(before, others, some, CPU, **run)
     files = {key: tmp_path / f"{key}.npz" for key in others}
-    monkeypatch.setattr(attention_similarity, "SAVE_SECONDS", 0)
-    calls, real = [], attention_similarity.attentions
+    monkeypatch.setattr(attention_maps, "SAVE_SECONDS", 0)
+    calls, real = [], attention_maps.attentions
 
     def counted(model, *rest):
         calls.append(model)
@@ -305,7 +305,7 @@ def test_killed_and_called_again_goes_on(encoder, monkeypatch, tmp_path):
             raise KeyboardInterrupt
         return real(model, *rest)
 
-    monkeypatch.setattr(attention_similarity, "attentions", counted)
+    monkeypatch.setattr(attention_maps, "attentions", counted)
     with pytest.raises(KeyboardInterrupt):
         compare(before, others, some, CPU, files=files, **run)
     files["b"].unlink()  # as if only "a" had been compared before
@@ -323,14 +323,14 @@ def test_encoders_are_compared_in_groups_that_memory_holds(encoder, monkeypatch)
     model = encoder("bert")
     size = sum(p.numel() * p.element_size() for p in model.parameters())
     for room, expected in ((8, [[1, 2, 3], [4, 5]]), (0, [[1], [2], [3], [4], [5]])):
-        monkeypatch.setattr(attention_similarity, "free_memory", lambda device, n=room: n * size)
-        assert attention_similarity.groups([1, 2, 3, 4, 5], model, CPU) == expected
+        monkeypatch.setattr(attention_maps, "free_memory", lambda device, n=room: n * size)
+        assert attention_maps.groups([1, 2, 3, 4, 5], model, CPU) == expected
 
 
 def test_a_model_beside_itself_is_not_run_twice(encoder, monkeypatch):
     model, seen = encoder("bert"), []
-    real = attention_similarity.attentions
-    monkeypatch.setattr(attention_similarity, "attentions",
+    real = attention_maps.attentions
+    monkeypatch.setattr(attention_maps, "attentions",
                         lambda *given: seen.append(1) or real(*given))  # fmt: skip
     found = compare(model, {0: model}, [{"input_ids": [5, 6, 7]}], CPU,
                     pad_token_id=0, batch_size=1)  # fmt: skip

@@ -19,7 +19,9 @@ import pyarrow.parquet
 import pytest
 import torch
 
-from common import figures, files, fine_tuning, models, results, resume, training
+from common import figures, files, models, results
+from common.steps import fine_tuning
+from common.training import loop, resume
 from tests.helpers import LABELS, TAGS, ner_row, nli_row, write_data, write_jsonl
 
 TASKS = ("NER", "NLI")
@@ -628,7 +630,7 @@ def test_a_result_folder_that_cannot_be_written(tmp_path, capsys, checkpoint, mo
 WRITES = {
     "config.json": (results, "write_json", 0),
     "state.pt": (resume, "save_tensors", 300_000),
-    "epoch-0.pt": (training, "save_tensors", 0),
+    "epoch-0.pt": (loop, "save_tensors", 0),
     "checkpoint": (files, "save_model", 0),
     "checkpoint's weights": (files, "save_model", 20_000),
     "history.csv": (fine_tuning, "history_rows", 0),
@@ -681,18 +683,18 @@ def test_the_place_of_a_full_disk_is_named(tmp_path, capsys, checkpoint, monkeyp
 def test_a_second_process_on_the_same_folder(tmp_path, capsys, checkpoint, monkeypatch):
     """Started while the first one trains; the first goes on unharmed."""
     data, model, out = write_data(tmp_path / "data", "NER"), checkpoint("bert"), tmp_path / "out"
-    argv, fit, messages = flags(data, model, out), training.fit, []
+    argv, fit, messages = flags(data, model, out), loop.fit, []
 
     def second_starts(*args, **options):
         with monkeypatch.context() as patch:
-            patch.setattr(training, "fit", lambda *_, **__: pytest.fail("the second trains too"))
+            patch.setattr(loop, "fit", lambda *_, **__: pytest.fail("the second trains too"))
             for more in ((), ("--overwrite",)):
                 before = tree(out)
                 messages.append(refused(capsys, "NER", *argv, *more))
                 assert tree(out) == before
         return fit(*args, **options)
 
-    monkeypatch.setattr(training, "fit", second_starts)
+    monkeypatch.setattr(loop, "fit", second_starts)
     assert script("NER", *argv) == 0
     assert len(messages) == 2
     for message in messages:

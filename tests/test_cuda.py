@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 import torch
 
-from common import attention_similarity, models, representations, training
+from common import attention_maps, features, models
 from common.device import choose_device, set_seed
 from common.probes import examples, sequences
+from common.training import loop
 from Instruct import generation
 
 ON = os.environ.get("CUDA_TESTS_ON", "cuda")
@@ -72,7 +73,7 @@ def fit(model, device, folder, stop_after=None):
         return {}
 
     evaluate.calls = 0
-    return training.fit(model, rows(20, 3), arguments(), device, evaluate, "", folder)
+    return loop.fit(model, rows(20, 3), arguments(), device, evaluate, "", folder)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -105,8 +106,8 @@ def test_features_and_attention(kind, checkpoint, gpu, tmp_path):
     for number, device in enumerate((CPU, gpu)):
         encoder.to(device.torch_device)
         folder = tmp_path / str(number)
-        for where in (representations.DISK, representations.GPU)[: number + 1]:
-            kept = representations.extract(encoder, some, layers, device, 5, folder / where, where)
+        for where in (features.DISK, features.GPU)[: number + 1]:
+            kept = features.extract(encoder, some, layers, device, 5, folder / where, where)
             found.append([examples.on_host(x).astype(np.float32) for x in kept.values()])
     assert all(np.array_equal(one, other) for one, other in zip(*found[1:], strict=True))
     for one, other in zip(*found[:2], strict=True):
@@ -116,7 +117,7 @@ def test_features_and_attention(kind, checkpoint, gpu, tmp_path):
         for p in other.parameters():
             p += 0.1 * torch.randn(p.shape, generator=torch.Generator().manual_seed(1)).to(p)
     cosines = [
-        attention_similarity.compare(
+        attention_maps.compare(
             encoder.to(device.torch_device), {"b": other.to(device.torch_device)}, rows(12), device,
             pad_token_id=0, batch_size=5,
         )["b"].mean["cosine"]
@@ -168,7 +169,7 @@ def test_out_of_memory_halves_the_pieces(checkpoint, gpu, tmp_path):
     """A batch that does not fit is taken in pieces, and the losses stay those of the whole."""
     model = without_dropout(checkpoint("bert"))
     wanted, _ = fit(copy.deepcopy(model), gpu, tmp_path / "whole")
-    held, real = [], training.pad
+    held, real = [], loop.pad
 
     def pad(some, token):
         if len(some) > 2:
@@ -176,7 +177,7 @@ def test_out_of_memory_halves_the_pieces(checkpoint, gpu, tmp_path):
         return real(some, token)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "pad", pad)
+        patch.setattr(loop, "pad", pad)
         found, totals = fit(model, gpu, tmp_path / "pieces")
     assert totals["micro_batch_size"] == 2 and not held
     for one, other in zip(wanted.history, found.history, strict=True):

@@ -72,8 +72,8 @@ def test_with_checkpointing_it_is_torchs(monkeypatch):
 
     import transformers
 
-    from common import losses, training
     from common.device import Device
+    from common.training import loop, losses
 
     flags = argparse.Namespace(learning_rate=1e-3, weight_decay=0.0, max_grad_norm=1e9)
     rows = [{"input_ids": [3, 5, 7, 9], "labels": [0, 1, 0, 1]}] * 4
@@ -87,8 +87,8 @@ def test_with_checkpointing_it_is_torchs(monkeypatch):
         if checkpointing:
             model.gradient_checkpointing_enable()
         else:
-            monkeypatch.setattr(training, "fast_dropout", lambda model: nullcontext())
-        trainer = training.Trainer(model, flags, Device(CPU, "fp32"), losses.cross_entropy, 1.0)
+            monkeypatch.setattr(loop, "fast_dropout", lambda model: nullcontext())
+        trainer = loop.Trainer(model, flags, Device(CPU, "fp32"), losses.cross_entropy, 1.0)
         torch.manual_seed(1)
         trainer._gradients(rows, 16, 4)
         gradients.append([p.grad for p in model.parameters()])

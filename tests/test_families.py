@@ -11,10 +11,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from common import architectures
+from common.models import families
 from tests.helpers import write_data
 
-KINDS = {"bert": "biobert"} | {family: family for family in architectures.TABLE if family != "bert"}
+KINDS = {"bert": "biobert"} | {family: family for family in families.TABLE if family != "bert"}
 
 
 @pytest.mark.parametrize("task", ("NER", "NLI"))

@@ -12,8 +12,9 @@ import pandas as pd
 import pytest
 from safetensors.torch import load_file, save_file
 
-from common import attention_similarity, figures, probe_scores, probes, representations, training
+from common import attention_maps, features, figures, probe_scores, probes
 from common.probes import sequences
+from common.training import loop
 from tests.helpers import read_json, run_script, write_data
 
 TASK = {"fine-tuning": "NLI", "probing": "NER", "attention": "NLI"}
@@ -23,16 +24,16 @@ FLAGS = {
     "attention": ("--training_sizes", 0, "--metrics", "entropy", "--controls"),
 }
 # By step: what is called again and again, and at which call it is stopped.
-CALLS = {"fine-tuning": (training.Trainer, "train_on", 6),
+CALLS = {"fine-tuning": (loop.Trainer, "train_on", 6),
          "probing": (probe_scores.Scores, "add", 2),
-         "attention": (attention_similarity, "_add", 3)}  # fmt: skip
+         "attention": (attention_maps, "_add", 3)}  # fmt: skip
 RESULT = {"fine-tuning": "history.csv", "probing": "layers.csv", "attention": "heads.csv"}
 
 
 @pytest.fixture(autouse=True)
 def often(monkeypatch):
     """What a run has done is saved at every turn; nothing is drawn."""
-    monkeypatch.setattr(attention_similarity, "SAVE_SECONDS", -1)
+    monkeypatch.setattr(attention_maps, "SAVE_SECONDS", -1)
     monkeypatch.setattr(sequences, "LAYERS_AT_ONCE", 1)
     for name in ("learning_curve", "probing_layers", "probing_sizes", "attention_heads",
                  "attention_sizes"):  # fmt: skip
@@ -187,7 +188,7 @@ def test_a_run_killed_before_anything_was_saved_begins_anew(place, monkeypatch):
 def probed(monkeypatch):
     """(layers, targets) of each call of the probes, and the layers of each pass of the encoder."""
     found, passes = [], []
-    predict, extract = probes.predict_layers, representations.extract
+    predict, extract = probes.predict_layers, features.extract
 
     def spy(kind, features, inputs, **options):
         found.append((sorted(features), sorted(inputs.labels)))
@@ -198,12 +199,12 @@ def probed(monkeypatch):
         return extract(encoder, examples, layers, *rest)
 
     monkeypatch.setattr(probes, "predict_layers", spy)
-    monkeypatch.setattr(representations, "extract", spied)
+    monkeypatch.setattr(features, "extract", spied)
     return found, passes
 
 
 @pytest.mark.parametrize("task", ("NER", "NLI"))
-@pytest.mark.parametrize("where", (representations.MEMORY, representations.DISK))
+@pytest.mark.parametrize("where", (features.MEMORY, features.DISK))
 def test_layers_one_at_a_time_are_those_of_one_pass(
     task, where, tmp_path, checkpoint, probed, monkeypatch
 ):
@@ -222,7 +223,7 @@ def test_layers_one_at_a_time_are_those_of_one_pass(
 
     wanted, whole = run("whole", "--controls")
     n = len(whole[0])
-    monkeypatch.setattr(representations, "place", lambda *given: (where, 1))
+    monkeypatch.setattr(features, "place", lambda *given: (where, 1))
     run("groups", "--layers", "0")
     found, some = run("groups", "--controls")  # of layer 0 the controls alone are missing
     assert found == wanted and len(whole) == 1 and some == [[layer] for layer in range(n)]
@@ -288,13 +289,13 @@ def test_metrics_controls_and_sizes_are_added_to_finished_attention(
     train = ("--num_train_epochs", 1, "--learning_rate", 1e-3, "--training_size", 50)
     assert run_script("NLI", "fine-tuning", *flags, tmp_path / "out", *train) == 0
     shutil.copytree(tmp_path / "out", tmp_path / "whole")
-    asked, real = [], attention_similarity.compare
+    asked, real = [], attention_maps.compare
 
     def spy(pretrained, others, *rest, metrics, **options):
         asked.append((len(others), list(metrics)))
         return real(pretrained, others, *rest, metrics=metrics, **options)
 
-    monkeypatch.setattr(attention_similarity, "compare", spy)
+    monkeypatch.setattr(attention_maps, "compare", spy)
 
     def run(out, *more):
         assert run_script("NLI", "attention", *flags, tmp_path / out, *more) == 0

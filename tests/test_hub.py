@@ -88,7 +88,7 @@ def squad(hub_id=SQUAD):
 def warm_up():
     from transformers import AutoModelForTokenClassification, AutoTokenizer  # noqa: F401
 
-    from common import training  # noqa: F401
+    from common.training import loop  # noqa: F401
 
 
 def load(name, head):

@@ -12,11 +12,12 @@ import pandas as pd
 import pytest
 import torch
 
-from common import inference, models, probes, representations, study, subsample, training
+from common import features, forward, models, probes, study, subsample
 from common.batching import pad
 from common.device import Device
 from common.report import __main__ as report
 from common.task import ProbeInputs, evaluate
+from common.training import loop
 from Instruct import answering, build, encoding, generation, task, tuning
 from Instruct.labels import write_labels
 from Instruct.prompts import LABEL_KINDS
@@ -130,7 +131,7 @@ def test_the_loss_is_that_of_single_answers(loaded):
         batch = pad(order, model.config.pad_token_id)
         assert tuning.loss(model, batch).item() == pytest.approx(total, rel=1e-5)
     settings = argparse.Namespace(learning_rate=1e-3, weight_decay=0.0, max_grad_norm=1e9)
-    trainer = training.Trainer(model, settings, CPU, tuning.loss, 1.0)
+    trainer = loop.Trainer(model, settings, CPU, tuning.loss, 1.0)
     model.eval()  # no dropout
     for micro in (len(encoded), 5):
         trainer._gradients(encoded, 1, micro)
@@ -140,7 +141,7 @@ def test_the_loss_is_that_of_single_answers(loaded):
         torch.testing.assert_close(summed, plain, atol=1e-3, rtol=1e-3)
     labels = sum(row["answer_tokens"] for row in encoded)
     for size in (3, 100):
-        found = inference.mean_loss(model, encoded, size, CPU, tuning.loss, task.n_labels)
+        found = forward.mean_loss(model, encoded, size, CPU, tuning.loss, task.n_labels)
         assert found == pytest.approx(total / labels, rel=1e-5)
 
 
@@ -172,7 +173,7 @@ def test_the_end_is_learnt_where_it_also_pads(folder, model_folder):
     examples = [e for e in data.splits["train"] if e["kind"] in ("nli", "free_qa")][:6]
     encoded, _ = task.encode(data, examples, tokenizer, 512)
     assert len({len(row["input_ids"]) for row in encoded}) > 1
-    trainer = training.Trainer(model, args, CPU, tuning.loss, 1.0)
+    trainer = loop.Trainer(model, args, CPU, tuning.loss, 1.0)
     for _ in range(200):
         loss, _ = trainer.train_on(encoded, sum(map(task.n_labels, encoded)), len(encoded))
         if loss < 0.02:
@@ -314,7 +315,7 @@ def test_all_steps_by_their_commands(kind, folder, model_folder, tmp_path, reque
     call("fine-tuning", *base[:2], *given, *base[4:], *QUICK, "--decode", "likelihood")
     other = read_json(tmp_path / "medtuned" / called / "fine-tuning" / "metrics.json")
     assert other["test_pairs_parse_failures"] == 0 and not other["trained"]
-    base = representations.encoder_hash(models.load_encoder(str(model_folder(kind)))[0])
+    base = features.encoder_hash(models.load_encoder(str(model_folder(kind)))[0])
     for name in ("NER", "NLI") if kind != "biogpt" else ():  # adapters and all
         run_script(name, "probing", "--data_dir", folder.parent / name, *given,
                    "--output_dir", tmp_path / name, *QUICK[:6])  # fmt: skip
@@ -441,11 +442,11 @@ def test_frozen_weights_take_half_the_memory_in_bf16(loaded, folder):
     args = arguments(folder, "--lora", "--model_name", model.config._name_or_path)
     adapted = tuning.prepare(model, args)
     half = Device(torch.device("cpu"), "bf16")
-    before = inference.mean_loss(adapted, encoded, 8, half, tuning.loss, task.n_labels)
-    trainer = training.Trainer(adapted, args, half, tuning.loss, 1.0)
+    before = forward.mean_loss(adapted, encoded, 8, half, tuning.loss, task.n_labels)
+    trainer = loop.Trainer(adapted, args, half, tuning.loss, 1.0)
     frozen = [p.dtype for p in adapted.parameters() if p.ndim > 1 and not p.requires_grad]
     assert torch.bfloat16 in frozen and {p.dtype for p in trainer.parameters} == {torch.float32}
-    after = inference.mean_loss(adapted, encoded, 8, half, tuning.loss, task.n_labels)
+    after = forward.mean_loss(adapted, encoded, 8, half, tuning.loss, task.n_labels)
     assert after == pytest.approx(before, rel=1e-3)
     loss, _ = trainer.train_on(encoded[:4], sum(map(task.n_labels, encoded[:4])), 4)
     assert loss.isfinite()
@@ -465,7 +466,7 @@ def test_adapters_go_on_where_they_were_killed(folder, model_folder, tmp_path):
             encoded, _ = task.encode(data, data.splits["train"][::4], tokenizer, 512)
             losses = iter([3.0, 2.0, 2.5] if not killed else [3.0] if not attempt else [2.0, 2.5])
             try:
-                training.fit(model, encoded, args, CPU, lambda it=losses: {"loss": next(it)},
+                loop.fit(model, encoded, args, CPU, lambda it=losses: {"loss": next(it)},
                              "loss", where, loss=tuning.loss, n_labels=task.n_labels)  # fmt: skip
             except StopIteration:
                 assert killed and not attempt

@@ -168,14 +168,14 @@ def test_data_edited_after_fine_tuning_is_noticed(trained, capsys):
 
 def test_features_are_kept_on_demand_and_used_again(trained, monkeypatch, tmp_path):
     task, flags, _ = trained
-    from common import representations
+    from common import features
 
     flags = [*flags[:4], "--output_dir", tmp_path, *flags[6:], "--layers", "last"]
     assert run(task, "probing", *flags, "--keep_features") == 0
     here = next(tmp_path.rglob("metrics.json")).parent
     first = (here / "layers.csv").read_text()
     assert len(list(here.glob("features/*.npy"))) == 1
-    monkeypatch.setattr(representations, "_fill", lambda *args: pytest.fail("encoded again"))
+    monkeypatch.setattr(features, "_fill", lambda *args: pytest.fail("encoded again"))
     assert run(task, "probing", *flags, "--overwrite") == 0
     assert (here / "layers.csv").read_text() == first and not (here / "features").exists()
 
@@ -184,7 +184,7 @@ def test_a_result_is_back_when_its_replacement_cannot_be_made(
     trained, capsys, monkeypatch, tmp_path
 ):
     task, flags, _ = trained
-    from common import representations
+    from common import features
     from common.cli import UserError
 
     flags = [*flags[:4], "--output_dir", tmp_path, *flags[6:], "--layers", "last"]
@@ -200,7 +200,7 @@ def test_a_result_is_back_when_its_replacement_cannot_be_made(
         assert not (here / "metrics.json").exists()  # unfinished to whoever looks
         raise UserError("no space")
 
-    monkeypatch.setattr(representations, "extract", too_small)
+    monkeypatch.setattr(features, "extract", too_small)
     other = ("--max_length", "64")
     refused(capsys, task, "probing", *flags, "--overwrite", *other)
     assert contents() == first and not list(here.glob(".replaced*"))
@@ -208,7 +208,7 @@ def test_a_result_is_back_when_its_replacement_cannot_be_made(
     def interrupted(*args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(representations, "extract", interrupted)
+    monkeypatch.setattr(features, "extract", interrupted)
     with pytest.raises(SystemExit) as stop:
         run(task, "probing", *flags, "--overwrite", *other)
     assert stop.value.code == 130
@@ -233,7 +233,7 @@ def test_a_kill_while_a_result_is_put_aside_loses_nothing(trained, monkeypatch, 
     task, flags, _ = trained
     from pathlib import Path
 
-    from common import representations
+    from common import features
     from common.cli import UserError
 
     flags = [*flags[:4], "--output_dir", tmp_path, *flags[6:], "--layers", "last"]
@@ -257,7 +257,7 @@ def test_a_kill_while_a_result_is_put_aside_loses_nothing(trained, monkeypatch, 
     def too_small(*args):
         raise UserError("no space")
 
-    monkeypatch.setattr(representations, "extract", too_small)
+    monkeypatch.setattr(features, "extract", too_small)
     refused(capsys, task, "probing", *flags, "--overwrite")
     assert {p.name: p.read_bytes() for p in here.iterdir() if p.is_file()} == first
 

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from common import architectures
+from common.models import families
 from tests.test_families import KINDS
 from tests.test_qa_scripts import SHORT, predictions, read, run, write_squad
 
@@ -23,7 +23,7 @@ def test_a_family_goes_through_all_three_steps(family, checkpoint, tmp_path):
     run("fine-tuning", *base, *SHORT, "--num_train_epochs", 1, "--learning_rate", 1e-3)
     cell = next((tmp_path / "out").rglob("seed-42"))
     found = read(cell / "fine-tuning")
-    assert found["layer_decay"] == architectures.TABLE[family].layer_decay[0]
+    assert found["layer_decay"] == families.TABLE[family].layer_decay[0]
     assert 0 <= found["test_f1"] <= 1 and len(predictions(cell / "fine-tuning")) == 8
     saved = load_file(cell / "fine-tuning" / "checkpoint" / "model.safetensors")
     assert all(np.isfinite(tensor.float().numpy()).all() for tensor in saved.values())

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from common import memory, models, probe_scores, representations
+from common import features, memory, models, probe_scores
 from common.cli import UserError
 from common.device import choose_device, set_seed
 from NER import task as ner
@@ -45,8 +45,8 @@ def states(encoder, ids):
 def extract(encoder, encoded, folder, chosen=None, batch_size=4, device=CPU):
     chosen = list(range(encoder.config.num_hidden_layers + 1)) if chosen is None else chosen
     found = [
-        representations.extract(encoder, encoded, chosen, device, batch_size, where, kept)
-        for where, kept in ((folder, representations.DISK), (folder / "-", representations.MEMORY))
+        features.extract(encoder, encoded, chosen, device, batch_size, where, kept)
+        for where, kept in ((folder, features.DISK), (folder / "-", features.MEMORY))
     ]
     assert all(np.array_equal(found[0][layer], found[1][layer]) for layer in chosen)
     return found[0]
@@ -126,15 +126,13 @@ def test_features_are_used_again_only_for_the_same_inputs(checkpoint, tmp_path, 
     encoder, tokenizer = models.load_encoder(str(checkpoint("bert")))
     encoded, _ = encode_texts(TEXTS, tokenizer, 50, "mean")
     passes = []
-    pooled = representations.pooled
-    monkeypatch.setattr(
-        representations, "pooled", lambda *given: passes.append(1) or pooled(*given)
-    )
+    pooled = features.pooled
+    monkeypatch.setattr(features, "pooled", lambda *given: passes.append(1) or pooled(*given))
 
     def ran(**changes):
         passes.clear()
         given = {"encoded": encoded, "chosen": [0, 1], "device": CPU} | changes
-        representations.extract(
+        features.extract(
             encoder, given["encoded"], given["chosen"], given["device"], 4, tmp_path / "f"
         )
         return bool(passes)
@@ -160,7 +158,7 @@ def room(monkeypatch):
         usage = shutil.disk_usage("/")._replace(free=on_disk)
         monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
         monkeypatch.setattr(memory, "available_memory", lambda: in_memory)
-        monkeypatch.setattr(representations, "free_memory", lambda device: on_gpu)
+        monkeypatch.setattr(features, "free_memory", lambda device: on_gpu)
 
     return free
 
@@ -171,12 +169,10 @@ def test_where_features_are_kept(checkpoint, tmp_path, monkeypatch, room, caplog
     encoded, _ = encode_texts(TEXTS, tokenizer, 50, "mean")
     one = 2 * sum(len(e["units"]) for e in encoded) * encoder.config.hidden_size
     gpu = CPU._replace(torch_device=torch.device("cuda"))
-    monkeypatch.setattr(representations, "to_device", lambda model, device: model)
+    monkeypatch.setattr(features, "to_device", lambda model, device: model)
 
     def found(device=CPU, on_disk=False, layers=(0, 1, 2)):
-        return representations.place(
-            encoder, encoded, list(layers), device, tmp_path / "f", on_disk
-        )
+        return features.place(encoder, encoded, list(layers), device, tmp_path / "f", on_disk)
 
     big = 100 * one
     for free, device, wanted in (
@@ -196,7 +192,7 @@ def test_where_features_are_kept(checkpoint, tmp_path, monkeypatch, room, caplog
     for free, layers, wanted in ((0, (0, 1), 2), (one, (0, 1), 2), (2 * one, (0, 1, 2), 3)):
         room(big, free)
         assert found(on_disk=True, layers=layers) == found(layers=layers) == ("on disk", wanted)
-    representations.forget(tmp_path / "f", [0])
+    features.forget(tmp_path / "f", [0])
     assert [file.name for file in (tmp_path / "f").glob("*.npy")] == ["layer-01.npy"]
     room(big, one)
     with pytest.raises(UserError, match="the features need"):
@@ -219,7 +215,7 @@ def test_where_nothing_has_room_it_is_refused_before_anything_runs(
     encoded, _ = encode_texts(TEXTS, tokenizer, 50, "mean")
     room(100, 100)
     with pytest.raises(UserError, match="--layers last") as error:
-        representations.place(encoder, encoded, [0, 1], CPU, tmp_path / "f", on_disk)
+        features.place(encoder, encoded, [0, 1], CPU, tmp_path / "f", on_disk)
     assert ("--keep_features" in str(error.value)) == on_disk
 
 

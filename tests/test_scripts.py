@@ -161,7 +161,7 @@ def test_iob2_scheme_learns_eleven_classes(output):
 KILLED = """
 import os, runpy, signal, sys
 sys.path.insert(0, os.path.dirname(os.getcwd()))
-from common import training
+from common.training import loop
 save, saved = training.save_state, []
 def last(*given):
     save(*given)

@@ -17,9 +17,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from common import cli, files, inference, models, resume, sharding, training
+from common import cli, files, forward, models
 from common.cli import UserError
 from common.device import Device, choose_device, set_seed
+from common.training import loop, resume, sharding
 from Instruct import generation, tuning
 from Instruct.task import n_labels
 from tests import tiny
@@ -63,7 +64,7 @@ def train(case, root, folder, device, save_minutes=10.0, stop=None):
     )  # fmt: skip
     model, tokenizer = models.load_task_model(args, "causal", [])
     model = tuning.prepare(model, args)
-    clip, train_on, norms, calls = torch.nn.utils.clip_grad_norm_, training.Trainer.train_on, [], []
+    clip, train_on, norms, calls = torch.nn.utils.clip_grad_norm_, loop.Trainer.train_on, [], []
 
     def noting(parameters, most):
         norm = clip(parameters, most)
@@ -87,7 +88,7 @@ def train(case, root, folder, device, save_minutes=10.0, stop=None):
         return done
 
     def dev():
-        loss = inference.mean_loss(model, rows(9, 2), 2, device, tuning.loss, n_labels)
+        loss = forward.mean_loss(model, rows(9, 2), 2, device, tuning.loss, n_labels)
         epoch = -(-len(calls) // 5) - 1
         return {"loss": loss + 10 * epoch * (best is not None)}
 
@@ -95,9 +96,9 @@ def train(case, root, folder, device, save_minutes=10.0, stop=None):
     (folder / "config.json").write_text("{}")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.nn.utils, "clip_grad_norm_", noting)
-        patch.setattr(training.Trainer, "train_on", stopping)
-        patch.setattr(training, "CHECK_EVERY", 1)
-        state, totals = training.fit(
+        patch.setattr(loop.Trainer, "train_on", stopping)
+        patch.setattr(loop, "CHECK_EVERY", 1)
+        state, totals = loop.fit(
             model, rows(21, 1), args, device, dev, "loss", folder, loss=tuning.loss,
             n_labels=n_labels, sharded=sharded,
         )  # fmt: skip
@@ -124,7 +125,7 @@ def overflow(root, device):
         Namespace(model_name=str(root / "llama3"), demo=False), "causal", []
     )
     device = device._replace(precision="fp16")
-    trainer = training.Trainer(model, args, device, tuning.loss, 1.0, sharded=True)
+    trainer = loop.Trainer(model, args, device, tuning.loss, 1.0, sharded=True)
     before = [p.full_tensor().clone() for p in trainer.parameters]
 
     def spoil(loss):

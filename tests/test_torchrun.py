@@ -73,10 +73,11 @@ def test_two_processes_equal_one(task, tmp_path):
 DRIVER = """
 import importlib, sys
 import torch
-from common import cli, training
+from common import cli
+from common.training import loop
 out, n, *flags = sys.argv[1:]
 cli.time.sleep = lambda seconds: None
-fit, train_on, states = training.fit, training.Trainer.train_on, []
+fit, train_on, states = loop.fit, loop.Trainer.train_on, []
 def noting(self, *given):
     states.append(torch.get_rng_state())
     return train_on(self, *given)
@@ -85,7 +86,7 @@ def keeping(model, *given, **options):
     kept = {"weights": model.state_dict(), "state": states[0]}
     torch.save(kept, f"{out}/rank-{cli.RANK}.pt")
     return found
-training.fit, training.Trainer.train_on = keeping, noting
+loop.fit, loop.Trainer.train_on = keeping, noting
 for _ in range(2):
     assert importlib.import_module("NLI.fine-tuning").main(flags) == 0
     torch.distributed.barrier()  # the first process writes

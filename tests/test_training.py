@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 import torch
 
-from common import events, inference, losses, models, resume, training
+from common import forward, models
 from common.batching import epoch_batches, pad
 from common.cli import UserError
 from common.device import choose_device, set_seed, to_device
+from common.training import events, loop, losses, resume
 from tests import tiny
 
 CPU = choose_device("cpu", "fp32")
@@ -59,9 +60,9 @@ def examples(n, task, vocabulary=300, labels=3, seed=0):
 def test_logits_do_not_depend_on_padding_or_order(tmp_path, kind, task):
     model, _ = load(tmp_path, kind, task)
     some = examples(9, task)
-    alone = [inference.predict_logits(model, [example], 1, CPU, "")[0] for example in some]
+    alone = [forward.predict_logits(model, [example], 1, CPU, "")[0] for example in some]
     for batch_size in (2, 9):
-        together = inference.predict_logits(model, some[::-1], batch_size, CPU, "")[::-1]
+        together = forward.predict_logits(model, some[::-1], batch_size, CPU, "")[::-1]
         for one, many in zip(alone, together, strict=True):
             np.testing.assert_allclose(one, many, atol=1e-5)
 
@@ -71,7 +72,7 @@ def test_logits_equal_the_librarys(tmp_path, kind):
     """One example at a time, where the library needs no pad token to find the last one."""
     model, _ = load(tmp_path, kind, "SequenceClassification")
     for example in examples(5, "SequenceClassification"):
-        ours = inference.predict_logits(model, [example], 1, CPU, "")[0]
+        ours = forward.predict_logits(model, [example], 1, CPU, "")[0]
         with torch.inference_mode():
             theirs = model(input_ids=torch.tensor([example["input_ids"]])).logits[0].numpy()
         np.testing.assert_allclose(ours, theirs, atol=1e-5)
@@ -83,7 +84,7 @@ def test_a_text_that_ends_in_the_pad_token_is_read_to_its_end(tmp_path):
     with torch.inference_mode():
         hidden = model.base_model(torch.tensor([ids])).last_hidden_state
         expected = model.score(hidden[0, -1]).numpy()
-    found = inference.predict_logits(
+    found = forward.predict_logits(
         model, [{"input_ids": ids}, {"input_ids": [7] * 9}], 2, CPU, ""
     )  # fmt: skip
     np.testing.assert_allclose(found[0], expected, atol=1e-5)
@@ -97,7 +98,7 @@ def test_one_step_equals_plain_torch(tmp_path, task):
     plain = copy.deepcopy(model)
     some = examples(4, task)
     args = arguments(num_train_epochs=1, warmup_ratio=0.0)
-    state, _ = training.fit(model, some, args, CPU, dict, "", tmp_path)
+    state, _ = loop.fit(model, some, args, CPU, dict, "", tmp_path)
     history = state.history
 
     batch = pad(some, 0)
@@ -141,7 +142,7 @@ def test_two_pieces_of_four_equal_a_batch_of_eight(tmp_path, monkeypatch, task):
     split = copy.deepcopy(whole)
     some = examples(24, task)
     args = arguments(batch_size=8)
-    state, _ = training.fit(whole, some, args, CPU, dict, "", fresh(tmp_path / "whole"))
+    state, _ = loop.fit(whole, some, args, CPU, dict, "", fresh(tmp_path / "whole"))
 
     seen = []
 
@@ -152,7 +153,7 @@ def test_two_pieces_of_four_equal_a_batch_of_eight(tmp_path, monkeypatch, task):
         return real_logits(model, batch)
 
     monkeypatch.setattr(models, "logits", short_of_memory)
-    state_again, totals = training.fit(split, some, args, CPU, dict, "", fresh(tmp_path / "split"))
+    state_again, totals = loop.fit(split, some, args, CPU, dict, "", fresh(tmp_path / "split"))
     assert seen[0] == 8 and set(seen[1:]) == {4} and totals["micro_batch_size"] == 4
     losses = ([epoch["train"]["loss"] for epoch in s.history] for s in (state, state_again))
     assert next(losses) == pytest.approx(next(losses), rel=1e-4)
@@ -170,11 +171,11 @@ def test_on_a_cpu_a_piece_is_bounded_in_positions(tmp_path, monkeypatch):
         return real_logits(model, batch)
 
     monkeypatch.setattr(models, "logits", logits)
-    trainer = training.Trainer(model, arguments(), CPU, losses.cross_entropy, 1.0)
+    trainer = loop.Trainer(model, arguments(), CPU, losses.cross_entropy, 1.0)
     some = examples(7, "SequenceClassification")
     longest = max(len(row["input_ids"]) for row in some)
     for positions in (10**6, 3 * longest, 1):
-        monkeypatch.setattr(training, "CPU_POSITIONS", positions)
+        monkeypatch.setattr(loop, "CPU_POSITIONS", positions)
         trainer._gradients(some, 7, micro=16)
         gradients.append([p.grad.clone() for p in trainer.parameters])
     assert [n for n, _ in widths] == [7, 3, 3, 1, *[1] * 7]
@@ -195,7 +196,7 @@ def test_memory_for_not_even_one_example_is_a_user_error(tmp_path, monkeypatch):
     monkeypatch.setattr(models, "logits", nothing_fits)
     model, _ = load(tmp_path, "bert", TASKS[0])
     with pytest.raises(UserError, match="too little memory"):
-        training.fit(model, examples(8, TASKS[0]), arguments(), CPU, dict, "", tmp_path)
+        loop.fit(model, examples(8, TASKS[0]), arguments(), CPU, dict, "", tmp_path)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -204,11 +205,9 @@ def test_eight_sentences_can_be_memorised(tmp_path, kind):
     model, _ = load(tmp_path, kind, "TokenClassification")
     some = examples(8, "TokenClassification")
     args = arguments(learning_rate=5e-3, num_train_epochs=60)
-    state, _ = training.fit(model, some, args, CPU, dict, "", tmp_path)
+    state, _ = loop.fit(model, some, args, CPU, dict, "", tmp_path)
     history = state.history
-    for example, scores in zip(
-        some, inference.predict_logits(model, some, 8, CPU, ""), strict=True
-    ):
+    for example, scores in zip(some, forward.predict_logits(model, some, 8, CPU, ""), strict=True):
         gold = np.array(example["labels"])
         assert (scores.argmax(-1) == gold)[gold != -100].all()
     assert history[-1]["train"]["loss"] < 0.2 < history[0]["train"]["loss"]
@@ -237,9 +236,7 @@ def test_resumed_run_is_bit_identical(tmp_path, monkeypatch, stop_at):
             return real_logits(model, batch)
 
         monkeypatch.setattr(models, "logits", counting)
-        state, totals = training.fit(
-            model, some, args, CPU, lambda: {"f1": next(scores)}, "f1", folder
-        )
+        state, totals = loop.fit(model, some, args, CPU, lambda: {"f1": next(scores)}, "f1", folder)
         return model.state_dict(), (state.history, state.steps), totals["best_epoch"]
 
     whole, history, best = run(tmp_path / "whole")
@@ -265,9 +262,7 @@ def test_killed_while_the_dev_split_is_scored(tmp_path):
         for evaluate in ends:
             model, _ = load(tmp_path, "bert", TASKS[0])
             try:
-                histories.append(
-                    training.fit(model, some, args, CPU, evaluate, "", folder)[0].history
-                )
+                histories.append(loop.fit(model, some, args, CPU, evaluate, "", folder)[0].history)
             except Killed:
                 continue
     assert histories[0] == histories[1]
@@ -291,14 +286,14 @@ def test_ctrl_c_saves_what_is_done(tmp_path, monkeypatch):
         monkeypatch.setattr(models, "logits", pressing)
         model, _ = load(tmp_path, "bert", TASKS[1])
         with pytest.raises(KeyboardInterrupt):
-            training.fit(model, some, arguments(), CPU, dict, "", folder)
+            loop.fit(model, some, arguments(), CPU, dict, "", folder)
         assert signal.getsignal(signal.SIGINT) is usual
         assert len(steps) == 2 and (folder / "state.pt").is_file() == saved
     model, _ = load(tmp_path, "bert", TASKS[1])
-    state, _ = training.fit(model, some, arguments(), CPU, dict, "", tmp_path / "1")
+    state, _ = loop.fit(model, some, arguments(), CPU, dict, "", tmp_path / "1")
     whole, _ = load(tmp_path, "bert", TASKS[1])
     monkeypatch.setattr(models, "logits", real_logits)
-    wanted, _ = training.fit(whole, some, arguments(), CPU, dict, "", fresh(tmp_path / "whole"))
+    wanted, _ = loop.fit(whole, some, arguments(), CPU, dict, "", fresh(tmp_path / "whole"))
     assert state.history == wanted.history
     assert all(
         torch.equal(a, b) for a, b in zip(model.parameters(), whole.parameters(), strict=True)
@@ -311,7 +306,7 @@ def test_a_damaged_state_is_named(tmp_path):
     state = fresh(tmp_path / "run") / "state.pt"
     state.write_bytes(b"PK half a file")
     with pytest.raises(UserError, match="state.pt is damaged.*--overwrite"):
-        training.fit(model, examples(8, TASKS[0]), arguments(), CPU, dict, "", state.parent)
+        loop.fit(model, examples(8, TASKS[0]), arguments(), CPU, dict, "", state.parent)
     assert state.read_bytes() == b"PK half a file"
 
 
@@ -321,10 +316,10 @@ def test_frozen_weights_stay_as_they_are(tmp_path):
     model.bert.embeddings.requires_grad_(False)
     before = copy.deepcopy(model.bert.embeddings.state_dict())
     args = arguments(weight_decay=0.5)
-    training.fit(model, examples(8, TASKS[0]), args, CPU, dict, "", fresh(tmp_path / "run"))
+    loop.fit(model, examples(8, TASKS[0]), args, CPU, dict, "", fresh(tmp_path / "run"))
     after = model.bert.embeddings.state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)
-    trainer = training.Trainer(model, args, CPU, losses.cross_entropy, 1.0)
+    trainer = loop.Trainer(model, args, CPU, losses.cross_entropy, 1.0)
     assert all(p.requires_grad for p in trainer.parameters)
 
 
@@ -338,7 +333,7 @@ def test_the_best_epoch_is_kept(tmp_path):
         return {"accuracy": next(scores)}
 
     some, args = examples(8, TASKS[0]), arguments(num_train_epochs=4)
-    _, totals = training.fit(model, some, args, CPU, evaluate, "accuracy", tmp_path)
+    _, totals = loop.fit(model, some, args, CPU, evaluate, "accuracy", tmp_path)
     assert totals["best_epoch"] == 2
     assert all(torch.equal(after[1][name], value) for name, value in model.state_dict().items())
 
@@ -347,7 +342,7 @@ def test_same_seed_same_weights_other_seed_others(tmp_path):
     def run(seed):
         folder = fresh(tmp_path / f"{len(list(tmp_path.iterdir()))}")
         model, _ = load(tmp_path, "bert", TASKS[0], seed=seed)
-        training.fit(model, examples(8, TASKS[0]), arguments(seed=seed), CPU, dict, "", folder)
+        loop.fit(model, examples(8, TASKS[0]), arguments(seed=seed), CPU, dict, "", folder)
         return model.classifier.weight
 
     assert torch.equal(run(3), run(3))
@@ -355,14 +350,14 @@ def test_same_seed_same_weights_other_seed_others(tmp_path):
 
 
 def test_learning_rate_rises_then_falls_to_zero():
-    rates = [training.learning_rate(step, 100, 2.0, 0.1) for step in range(100)]
+    rates = [loop.learning_rate(step, 100, 2.0, 0.1) for step in range(100)]
     assert rates[0] == pytest.approx(0.2) and rates[9] == 2.0 and rates[10] == 2.0
     assert rates[99] == pytest.approx(2.0 / 90) and np.all(np.diff(rates[10:]) < 0)
 
 
 def test_an_example_without_tokens_has_no_prediction(tmp_path):
     model, _ = load(tmp_path, "gpt2", TASKS[1])
-    found = inference.predict_logits(model, [{"input_ids": []}, {"input_ids": [5, 6]}], 2, CPU, "")
+    found = forward.predict_logits(model, [{"input_ids": []}, {"input_ids": [5, 6]}], 2, CPU, "")
     assert found[0].shape == (0, 3) and found[1].shape == (2, 3)
 
 
@@ -373,13 +368,13 @@ def test_prediction_has_no_dropout_and_training_has_it_after_each_scoring(tmp_pa
     model.register_forward_pre_hook(lambda module, _: modes.append(module.training))
 
     def score():
-        inference.predict_logits(model, some, 8, CPU, "")
+        forward.predict_logits(model, some, 8, CPU, "")
         return {"accuracy": 0.5}
 
-    training.fit(model, some, arguments(), CPU, score, "accuracy", tmp_path)
+    loop.fit(model, some, arguments(), CPU, score, "accuracy", tmp_path)
     assert modes == [True, True, False, True, True, False]
     model.train()  # whatever mode it is given
-    inference.predict_logits(model, some, 8, CPU, "")
+    forward.predict_logits(model, some, 8, CPU, "")
     assert modes[-1] is False
 
 
@@ -397,9 +392,9 @@ def dtypes_of(model):
 def test_passes_run_in_the_precision_and_weights_stay_in_float32(tmp_path, precision, dtype):
     model, _ = load(tmp_path, "bert", TASKS[0])
     found, device = dtypes_of(model), choose_device("cpu", precision)
-    training.fit(model, examples(8, TASKS[0]), arguments(), device, dict, "", tmp_path)
+    loop.fit(model, examples(8, TASKS[0]), arguments(), device, dict, "", tmp_path)
     assert set(found) == {dtype} and len(found) == 4
-    (scores, *_) = inference.predict_logits(model, examples(8, TASKS[0]), 8, device, "")
+    (scores, *_) = forward.predict_logits(model, examples(8, TASKS[0]), 8, device, "")
     assert found[-1] == dtype and scores.dtype == np.float32
     assert all(p.dtype == torch.float32 for p in model.parameters())
 
@@ -413,7 +408,7 @@ def test_fp16_gradients_are_clipped_at_their_own_scale(tmp_path, most):
         no_dropout(model)
         device, batch = choose_device("cpu", precision), examples(4, TASKS[0])
         args = arguments(max_grad_norm=most)
-        trainer = training.Trainer(model, args, device, losses.cross_entropy, 1.0)
+        trainer = loop.Trainer(model, args, device, losses.cross_entropy, 1.0)
         assert trainer.scaler.is_enabled() == (precision == "fp16")
         seen = []
 
@@ -436,7 +431,7 @@ def test_the_scale_of_fp16_is_taken_up_again(tmp_path):
 
     def trainer():
         model, _ = load(tmp_path, "bert", TASKS[0])
-        return training.Trainer(model, arguments(), device, losses.cross_entropy, 1.0)
+        return loop.Trainer(model, arguments(), device, losses.cross_entropy, 1.0)
 
     first = trainer()
     first.train_on(some, 8, 8)
@@ -454,7 +449,7 @@ def test_weights_decay_and_biases_and_norms_do_not(tmp_path, decay):
     model, _ = load(tmp_path, "bert", TASKS[0])
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     args = arguments(weight_decay=decay, learning_rate=0.1)
-    trainer = training.Trainer(model, args, CPU, losses.cross_entropy, 1.0)
+    trainer = loop.Trainer(model, args, CPU, losses.cross_entropy, 1.0)
     for p in model.parameters():
         p.grad = torch.zeros_like(p)
     trainer.optimizer.step()
@@ -468,9 +463,9 @@ def test_batches_are_those_of_the_seed_and_the_epoch(tmp_path):
     model, _ = load(tmp_path, "bert", TASKS[0])
     some, seen, rates = examples(10, TASKS[0]), [], []
     numbers = {tuple(e["input_ids"]): i for i, e in enumerate(some)}
-    train_on, set_rate = training.Trainer.train_on, training.Trainer.set_rate
+    train_on, set_rate = loop.Trainer.train_on, loop.Trainer.set_rate
 
-    class Noting(training.Trainer):
+    class Noting(loop.Trainer):
         def train_on(self, batch, n_labels, micro):
             seen.append([numbers[tuple(e["input_ids"])] for e in batch])
             return train_on(self, batch, n_labels, micro)
@@ -480,12 +475,12 @@ def test_batches_are_those_of_the_seed_and_the_epoch(tmp_path):
             rates.append(self.optimizer.param_groups[0]["lr"])
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "Trainer", Noting)
-        patch.setattr(training, "CHECK_EVERY", 2)
-        state, _ = training.fit(model, some, arguments(seed=5), CPU, dict, "", tmp_path)
+        patch.setattr(loop, "Trainer", Noting)
+        patch.setattr(loop, "CHECK_EVERY", 2)
+        state, _ = loop.fit(model, some, arguments(seed=5), CPU, dict, "", tmp_path)
     lengths = [len(e["input_ids"]) for e in some]
     assert seen == [b for epoch in (0, 1) for b in epoch_batches(lengths, 4, 5, epoch)]
-    assert rates == [training.learning_rate(step, 6, 1e-3, 0.1) for step in range(6)]
+    assert rates == [loop.learning_rate(step, 6, 1e-3, 0.1) for step in range(6)]
     assert [(row["step"], row["learning_rate"]) for row in state.steps] == [
         (step, rates[step - 1]) for step in (2, 4, 6)
     ]
@@ -504,7 +499,7 @@ def test_event_files_hold_the_rows_of_steps_and_the_scores(tmp_path):
     args = arguments(tensorboard=True, num_train_epochs=3)
     events.writer(tmp_path, 0)(100, {"train/loss": 7.0})  # by a process that was killed
     some = examples(40, TASKS[0])
-    state, _ = training.fit(model, some, args, CPU, lambda: {"accuracy": 0.5}, "accuracy", tmp_path)
+    state, _ = loop.fit(model, some, args, CPU, lambda: {"accuracy": 0.5}, "accuracy", tmp_path)
     found = accumulator.EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     written = [(event.step, event.value) for event in found.Scalars("train/loss")]
     assert written == [(row["step"], pytest.approx(row["loss"])) for row in state.steps]

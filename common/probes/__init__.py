@@ -45,7 +45,7 @@ def predict_layers(
 ) -> None:
     """Train a probe a layer and target on the train split; hand over what they predict.
 
-    `features`: layer -> `[rows, size]`, see `common.representations`; `inputs`:
+    `features`: layer -> `[rows, size]`, see `common.features`; `inputs`:
     `common.task.ProbeInputs`, whose `rows` say whether these are labelled examples ("svc",
     "linear") or sequences ("bilstm-crf", "linear"). `epochs` and `seed` are those of sequences'
     training, `standardize` (mean 0, variance 1 on the training examples) is for examples; the rest

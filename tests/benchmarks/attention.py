@@ -87,14 +87,14 @@ def timed(run, n):
 
 
 def ours(args):
-    from common import attention_similarity
+    from common import attention_maps
     from common.device import choose_device, peak_memory
 
     (pretrained, other), pairs, _ = prepare(args)
     device = choose_device(args.device, args.side)
 
     def compare(pairs):
-        return attention_similarity.compare(
+        return attention_maps.compare(
             pretrained, {"other": other}, pairs, device, metrics=args.metrics.split(","),
             pad_token_id=0, batch_size=16,
         )["other"]  # fmt: skip

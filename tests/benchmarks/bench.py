@@ -134,7 +134,7 @@ def train(model, encoded, batches, flags, device, loss, n_labels) -> float:
 
     After one on the largest, which makes the memory grow: in a whole epoch that is no time.
     """
-    from common.training import Trainer
+    from common.training.loop import Trainer
 
     trainer = Trainer(model, flags, device, loss, 1.0)
 

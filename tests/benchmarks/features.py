@@ -51,7 +51,7 @@ def prepare(args, n):
 
 
 def ours(args):
-    from common import representations
+    from common import features
     from common.device import choose_device, peak_memory
 
     device = choose_device(args.device, args.side)
@@ -59,7 +59,7 @@ def ours(args):
     layers = list(range(encoder.config.num_hidden_layers + 1))
     with tempfile.TemporaryDirectory() as folder:
         started = time.perf_counter()
-        representations.extract(encoder, encoded, layers, device, 32, Path(folder) / "features")
+        features.extract(encoder, encoded, layers, device, 32, Path(folder) / "features")
         seconds = time.perf_counter() - started
     return {"tokens_per_second": tokens / seconds, "precision": device.precision,
             "peak_memory_mib": peak_memory(device)["peak_memory_mib"]}  # fmt: skip

@@ -66,8 +66,9 @@ def prepare(args):
 
 
 def ours(args):
-    from common import batching, losses
+    from common import batching
     from common.device import choose_device, peak_memory
+    from common.training import losses
     from NER import task
 
     dataset, model, tokenizer = prepare(args)

@@ -84,7 +84,7 @@ def inputs(n: int, tokens: int) -> list[dict]:
 
 
 def fine_tuning(device, n, tokens):
-    from common import losses
+    from common.training import losses
 
     model, some = encoder("AutoModelForTokenClassification"), inputs(n, tokens)
     batches = [range(i, min(i + 16, n)) for i in range(0, n, 16)]
@@ -95,24 +95,24 @@ def fine_tuning(device, n, tokens):
 
 
 def features(device, n, tokens):
-    from common import representations
+    from common import features
 
     model, some = encoder("AutoModel").eval(), inputs(n, tokens)
     some = [row | {"units": [(i, i + 1) for i in range(tokens)]} for row in some]
 
     def run():
         with tempfile.TemporaryDirectory() as folder:
-            representations.extract(model, some, list(range(5)), device, 32, Path(folder) / "f")
+            features.extract(model, some, list(range(5)), device, 32, Path(folder) / "f")
 
     return run
 
 
 def attention(device, n, tokens):
-    from common import attention_similarity
+    from common import attention_maps
 
     one, other = (encoder("AutoModel", seed, attn_implementation="eager").eval() for seed in (0, 1))
     some = [{"input_ids": row["input_ids"]} for row in inputs(n, tokens)]
-    return lambda: attention_similarity.compare(
+    return lambda: attention_maps.compare(
         one.to(device.torch_device), {"other": other.to(device.torch_device)}, some, device,
         pad_token_id=0, batch_size=16,
     )  # fmt: skip

@@ -58,8 +58,8 @@ def prepare(args):
     import transformers
     from tokenizers import ByteLevelBPETokenizer
 
-    from common import adapters
     from common.device import choose_device
+    from common.models import adapters
     from Instruct import prompts, task
 
     data = task.load(argparse.Namespace(demo=False, data_dir=args.data_dir, negative_label=None))

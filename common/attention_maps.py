@@ -18,11 +18,12 @@ import torch
 from torch.overrides import TorchFunctionMode
 from tqdm import tqdm
 
-from common import architectures, memory
+from common import memory
 from common.batching import INPUTS, pad, sorted_batches
 from common.cli import UserError
 from common.device import Device, free_memory, in_memory, shrink_frozen, to_device
 from common.files import replacing
+from common.models import families
 
 log = logging.getLogger(__name__)
 METRICS = ("cosine", "js", "entropy_pretrained", "entropy_fine_tuned")
@@ -182,7 +183,7 @@ def _load(file: Path | None, metrics: Sequence[str]) -> dict | None:
 
 def attentions(model, inputs: dict, device: Device) -> tuple[torch.Tensor, ...]:
     """Every layer's maps, each `[batch, heads, query, key]`. ValueError if the model gives none."""
-    options = architectures.of(model.config).options
+    options = families.of(model.config).options
     with device.autocast(), _one_dnn(device):
         maps = model(**inputs, output_attentions=True, **options).attentions
     if not maps or len(maps) != model.config.num_hidden_layers or any(m is None for m in maps):

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import torch
 
-from common import architectures
 from common.cli import UserError
 from common.device import Device, to_device
-from common.losses import IGNORED
+from common.models import families
+from common.training.losses import IGNORED
 
 
 def shard(model, device: Device) -> None:
@@ -38,7 +38,7 @@ def shard(model, device: Device) -> None:
         param_dtype=low, reduce_dtype=torch.float32, cast_forward_inputs=False
     )
     whole = model.get_base_model() if hasattr(model, "get_base_model") else model
-    layers = whole.base_model.get_submodule(architectures.of(model.config).layers)
+    layers = whole.base_model.get_submodule(families.of(model.config).layers)
     for part in (*layers, model):
         fsdp.fully_shard(part, mesh=mesh, mp_policy=policy, reshard_after_forward=part is not model)
         part.set_gradient_divide_factor(1.0)  # else the gradients are means

@@ -6,11 +6,11 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from common import sharding
 from common.batching import INPUTS, pad, sorted_batches
 from common.cli import UserError
 from common.device import Device, gather, in_memory, to_device
 from common.models import logits
+from common.training import sharding
 
 REMEDY = "Use a lower --learning_rate, or --precision fp32, with --overwrite."
 

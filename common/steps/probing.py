@@ -56,15 +56,16 @@ def run(task, args) -> None:
                 figures.probing_sizes(run.folder, task.scores(data))
             return summarize(run, metrics, task.scores(data), results.EARLIER)
 
-    from common import architectures, representations, subsample
+    from common import features, subsample
     from common.device import choose_device, set_seed
+    from common.models import families
     from common.task import evaluate
 
     device = choose_device(args.device, args.precision)
     examples = subsample.limited(data.splits, task.stratum, args.max_train_examples, args.seed)
     set_seed(args.seed)
     encoder, tokenizer = models.load_encoder(source, random_init=args.untrained)
-    limit = min(args.max_length, architectures.positions(encoder.config))
+    limit = min(args.max_length, families.positions(encoder.config))
     layers = probe_scores.choose(args.layers, encoder.config.num_hidden_layers)
     targets = {TASK: examples}
     if args.controls or (scores and controlled):
@@ -75,7 +76,7 @@ def run(task, args) -> None:
 
     made_of = {"sha256": identity.fingerprint(examples), "counts": inputs.counts,
                "labels": data.labels, "precision": device.precision,
-               "encoder": representations.encoder_hash(encoder)}  # fmt: skip
+               "encoder": features.encoder_hash(encoder)}  # fmt: skip
     how = {"max_length": limit, "machine": device.describe()}
     extend = metrics is not None
     if extend:
@@ -100,7 +101,7 @@ def run(task, args) -> None:
             })  # fmt: skip
 
         def probe(layers: list[int]) -> None:
-            found = representations.extract(
+            found = features.extract(
                 encoder, inputs.encoded, layers, device, args.batch_size, folder, where
             )
             for some, of_layers in missing.items():
@@ -117,11 +118,11 @@ def run(task, args) -> None:
                     seed=args.seed, device=device, on_done=keep,
                 )  # fmt: skip
             if not args.keep_features:
-                representations.forget(folder, layers)
+                features.forget(folder, layers)
 
         folder, wanted = run.folder / "features", sorted(set().union(*missing.values()))
         if wanted:
-            where, most = representations.place(
+            where, most = features.place(
                 encoder, inputs.encoded, wanted, device, folder, args.keep_features
             )
             for start in range(0, len(wanted), most):

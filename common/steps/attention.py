@@ -90,22 +90,23 @@ def compare(task, args, data, runs: list, checkpoints: dict, there: dict, untrai
     """Compute what `runs` lack and write their folders."""
     import time
 
-    from common import architectures, attention_similarity, representations
+    from common import attention_maps, features
     from common.device import choose_device, peak_memory, set_seed, shrink_frozen
+    from common.models import families
 
     device = choose_device(args.device, args.precision)
     examples = data.splits[args.split][: args.max_examples]
     source = models.source(args)
     set_seed(args.seed)
     pretrained, tokenizer = models.load_encoder(source, "eager")
-    limit = min(args.max_length, architectures.positions(pretrained.config))
+    limit = min(args.max_length, families.positions(pretrained.config))
     encoded, counts = task.attention_inputs(data, examples, tokenizer, limit)
     models.mark_special(encoded, tokenizer, pretrained.config)
     made_of = {"sha256": identity.fingerprint({args.split: examples}), "counts": counts,
                "precision": device.precision,
-               "encoder": representations.encoder_hash(pretrained)}  # fmt: skip
+               "encoder": features.encoder_hash(pretrained)}  # fmt: skip
 
-    metrics = [m for m in attention_similarity.METRICS
+    metrics = [m for m in attention_maps.METRICS
                if any(m in lacking(run, there[run], untrained[run]) for run in runs)]  # fmt: skip
     beside = [run for run in runs if args.controls or untrained[run]]
 
@@ -135,8 +136,8 @@ def compare(task, args, data, runs: list, checkpoints: dict, there: dict, untrai
                 raise UserError(
                     f"another process has just added to {run.folder}. Type the command again."
                 )
-        for group in attention_similarity.groups(keys, pretrained, device):
-            found |= attention_similarity.compare(
+        for group in attention_maps.groups(keys, pretrained, device):
+            found |= attention_maps.compare(
                 pretrained, {key: load(key) for key in group}, encoded, device, metrics=metrics,
                 drop_special=args.drop_special, pad_token_id=tokenizer.pad_token_id,
                 batch_size=args.batch_size, files={key: files[key] for key in group},

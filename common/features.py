@@ -13,11 +13,12 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from common import architectures, memory
+from common import memory
 from common.batching import INPUTS, pad, sorted_batches
 from common.cli import UserError
 from common.device import Device, free_memory, in_memory, to_device
 from common.files import read_json, write_json
+from common.models import families
 
 log = logging.getLogger(__name__)
 # {layer: [units, hidden], float16}: tensors on a GPU, arrays in memory, or maps of files.
@@ -209,7 +210,7 @@ def pooled(encoder, examples: list[dict], layers: list[int], device, pad_token_i
     width = batch["input_ids"].shape[1]
     units = [(i * width + a, i * width + b) for i, e in enumerate(examples) for a, b in e["units"]]
     starts, ends = torch.tensor(units, device=device.torch_device).T
-    options = architectures.of(encoder.config).options
+    options = families.of(encoder.config).options
     with device.autocast():
         states = encoder(**batch, output_hidden_states=True, **options).hidden_states
     if len(states) != encoder.config.num_hidden_layers + 1:

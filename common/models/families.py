@@ -29,7 +29,7 @@ class Architecture(NamedTuple):
     # The prefix of the library's span model; where it is not the encoder's own, a checkpoint of
     # another head would load as a wholly random model.
     span_prefix: str | None = None
-    own_span: bool = False  # the library has no span model: common/span_head.py has
+    own_span: bool = False  # the library has no span model: common/models/span_head.py has
     shared_layers: bool = False  # one layer's weights are used at every depth
     layer_decay: tuple[float, float] = (1.0, 1.0)  # published, of base and of large models
 

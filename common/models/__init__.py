@@ -6,11 +6,11 @@ import re
 import string
 from pathlib import Path
 
-from common import adapters, architectures
 from common.cli import ROOT, UserError
 from common.demo import miniatures
 from common.files import read_json
 from common.hub import cached_or_download, errors
+from common.models import adapters, families
 
 log = logging.getLogger(__name__)
 
@@ -130,7 +130,7 @@ def load_config(source: str):
     from transformers import AutoConfig
 
     config = _load(AutoConfig, source)
-    architectures.of(config)
+    families.of(config)
     return config
 
 
@@ -151,7 +151,7 @@ def load_tokenizer(source: str, config):
             )
         return tokenizer
 
-    row = architectures.of(config)
+    row = families.of(config)
     options = {"add_prefix_space": True} if row.prefix_space == "option" else {}
     tokenizer = _load(AutoTokenizer, source, check=whole, **options)
     if _lowercases(tokenizer) and _is_cased(tokenizer):
@@ -221,9 +221,9 @@ def load_task_model(args, head: str, labels: list[str], keep_head: bool = False)
 
     where = source(args)
     config = load_config(where)
-    row = architectures.of(config)
+    row = families.of(config)
     if head not in row.heads:
-        able = [r.name for r in architectures.TABLE.values() if head in r.heads]
+        able = [r.name for r in families.TABLE.values() if head in r.heads]
         raise UserError(f"{where}: no {row.name} model is {head}. {', '.join(able)} models are.")
     keep_head = keep_head or head == "causal"
     tokenizer = load_tokenizer(where, config)
@@ -237,7 +237,7 @@ def load_task_model(args, head: str, labels: list[str], keep_head: bool = False)
         options = {"id2label": dict(enumerate(labels)),
                    "label2id": {label: i for i, label in enumerate(labels)}}  # fmt: skip
     if row.own_span and head == "span":
-        from common import span_head  # noqa: F401  (the library finds it from now on)
+        from common.models import span_head  # noqa: F401  (the library finds it from now on)
     # A head for other labels is made anew; anything else that does not fit is refused below.
     model, new = _load_weights(
         getattr(transformers, AUTO_CLASSES[head]), where, config, head,
@@ -271,7 +271,7 @@ def load_encoder(where: str, attention: str = "sdpa", random_init: bool = False)
     config = load_config(where)
     tokenizer = load_tokenizer(where, config)
     options = {"attn_implementation": attention}
-    if architectures.of(config).pooler_option:
+    if families.of(config).pooler_option:
         options["add_pooling_layer"] = False  # nothing here reads it; not all checkpoints have it
     if random_init:
         encoder = AutoModel.from_config(config, dtype=torch.float32, **options).eval()
@@ -290,7 +290,7 @@ def mark_special(encoded: list[dict], tokenizer, config) -> None:
     ends = {tokenizer.bos_token_id, tokenizer.eos_token_id}
     unknown = {tokenizer.unk_token_id} - ends  # a word that the tokenizer does not know is a word
     special = set(tokenizer.all_special_ids) - unknown
-    causal = architectures.of(config).causal
+    causal = families.of(config).causal
     for row in encoded:
         row["special"] = [
             token in special or (causal and i == 0) for i, token in enumerate(row["input_ids"])
@@ -306,7 +306,7 @@ def _load_weights(auto_class, source: str, config, head: str | None, **options):
 
     if base := adapters.base_of(source):
         return _load_adapted(auto_class, source, base, config, head, **options)
-    row = architectures.of(config)
+    row = families.of(config)
     if row.span_prefix:  # one family, two names of the encoder
         names = ("model", row.span_prefix)
         old, new = names if head == "span" else names[::-1]
@@ -380,8 +380,8 @@ def logits(model, batch: dict):
     """
     import torch
 
-    row = architectures.of(model.config)
-    if not (row.causal and architectures.is_sequence_model(model)):
+    row = families.of(model.config)
+    if not (row.causal and families.is_sequence_model(model)):
         return model(**batch, **row.options).logits
     if hasattr(model, "get_base_model"):  # an adapter's: what it adapts, the adapter within
         model = model.get_base_model()

@@ -11,13 +11,14 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from common import architectures, losses, sharding
 from common.batching import epoch_batches, pad
 from common.cli import UserError
 from common.device import Device, add_up, gather, in_memory, set_seed, shrink_frozen, to_device
 from common.dropout import fast_dropout
-from common.inference import REMEDY
-from common.resume import (
+from common.forward import REMEDY
+from common.models import families
+from common.training import losses, sharding
+from common.training.resume import (
     load_state,
     load_weights,
     save_state,
@@ -70,7 +71,7 @@ class Trainer:
         else:
             to_device(model, device)  # before the optimizer, whose state goes along
         model.train()
-        groups = architectures.parameter_groups(
+        groups = families.parameter_groups(
             model, args.learning_rate, args.weight_decay, layer_decay
         )
         self.parameters = [p for p in model.parameters() if p.requires_grad]
@@ -156,7 +157,7 @@ def fit(
     The state is saved in `folder/state.pt` every `args.save_minutes`, and after an epoch; a later
     call with the same arguments goes on from there, in fp32 on a CPU bit for bit. Under torchrun
     each process takes its share of every batch, gradients are added up, and the first one writes.
-    `sharded`: the model is divided among them, and stays so, see `common.sharding`.
+    `sharded`: the model is divided among them, and stays so, see `common.training.sharding`.
 
     Returns the state at the end (its history) and the run's totals. Raises UserError if the loss
     stops being a number, or if memory does not hold a single example.
@@ -184,7 +185,7 @@ def fit(
 
     record = None
     if getattr(args, "tensorboard", False) and not device.rank:
-        from common import events
+        from common.training import events
 
         record = events.writer(folder, state.step)
 

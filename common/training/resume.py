@@ -10,10 +10,10 @@ from pathlib import Path
 
 import torch
 
-from common import sharding
 from common.cli import UserError
 from common.device import Device, get_rng, set_rng
 from common.files import replacing
+from common.training import sharding
 
 log = logging.getLogger(__name__)
 

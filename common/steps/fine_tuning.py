@@ -55,9 +55,11 @@ def run(task, args) -> None:
             figures.learning_curve(run.folder, scores)
         return summarize(run, metrics, task.scores(data), results.EARLIER)
 
-    from common import architectures, events, figures, files, inference, resume, subsample, training
+    from common import figures, files, forward, subsample
     from common.device import choose_device, peak_memory, set_seed
+    from common.models import families
     from common.task import evaluate
+    from common.training import events, loop, resume
 
     if args.tensorboard:
         events.check()
@@ -73,8 +75,8 @@ def run(task, args) -> None:
     if not indices:
         model.requires_grad_(False)
     scores = task.scores(data)
-    limit = min(args.max_length, architectures.positions(model.config))
-    layer_decay = architectures.layer_decay(model.config, args.layer_decay)
+    limit = min(args.max_length, families.positions(model.config))
+    layer_decay = families.layer_decay(model.config, args.layer_decay)
     encoded, counts = {}, {}
     for split in examples:
         encoded[split], counts[split] = task.encode(data, examples[split], tokenizer, limit)
@@ -88,7 +90,7 @@ def run(task, args) -> None:
             return {}
         if by_loss:
             some = encoded["dev"], args.batch_size, device, task.loss, task.n_labels
-            return {"loss": inference.mean_loss(model, *some)}
+            return {"loss": forward.mean_loss(model, *some)}
         rows, _ = task.rows(data, {"dev": examples["dev"]}, {"dev": predict("dev")})
         return evaluate(task, rows["dev"])
 
@@ -99,7 +101,7 @@ def run(task, args) -> None:
     with run.open(made_of, **how):
         metrics = {"trained": bool(indices), "train_examples": len(indices), "new_head": new_head}
         if indices:
-            state, totals = training.fit(
+            state, totals = loop.fit(
                 model, encoded["train"], args, device, dev_scores,
                 "loss" if by_loss else scores[0].name, run.folder,
                 loss=task.loss, n_labels=task.n_labels, layer_decay=layer_decay, sharded=sharded,
