@@ -1,6 +1,9 @@
-"""Passes through a model that is not trained: its mean loss, and its predictions."""
+"""The one loop of frozen passes: batches of similar length, progress, halving when memory is short.
 
-from collections.abc import Callable
+Prediction, the dev loss, features, attention and generation use it.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -15,33 +18,64 @@ from common.training import sharding
 REMEDY = "Use a lower --learning_rate, or --precision fp32, with --overwrite."
 
 
+def batches(
+    lengths: Sequence[int],
+    batch_size: int,
+    device: Device,
+    name: str,
+    run: Callable,
+    start: int = 0,
+) -> Iterator[tuple[list[int], list]]:
+    """For each batch, the longest first: (its indices, the results of `run` on its pieces).
+
+    `run(indices)` computes some examples without gradients. A batch is run in as many pieces as
+    memory needs. `start`: the number of batches that an earlier process has done. Under torchrun
+    each process takes some of the batches: `gather` puts their results together.
+    """
+    micro, order = batch_size, sorted_batches(lengths, batch_size)
+
+    def pieces(indices: list[int], size: int) -> list:
+        with torch.no_grad():
+            return [run(indices[i : i + size]) for i in range(0, len(indices), size)]
+
+    with tqdm(
+        total=len(lengths), initial=sum(map(len, order[:start])), desc=name, unit=" examples",
+        leave=False, dynamic_ncols=True, disable=device.rank > 0,
+    ) as progress:  # fmt: skip
+        for indices in order[start:][device.rank :: device.processes]:
+            found, micro = in_memory(lambda size, i=indices: pieces(i, size), micro, device)
+            yield indices, found
+            progress.update(min(device.processes * len(indices), progress.total - progress.n))
+
+
+def inputs(examples: Sequence[dict], pad_token_id: int, device: Device, names=INPUTS) -> dict:
+    """The examples' fields `names` as padded tensors on the device, with `attention_mask`."""
+    chosen = [{key: example[key] for key in names if key in example} for example in examples]
+    return {key: x.to(device.torch_device) for key, x in pad(chosen, pad_token_id or 0).items()}
+
+
 def mean_loss(
     model, examples: list[dict], batch_size: int, device: Device, loss: Callable, n_labels: Callable
 ) -> float:
-    """The mean loss over all labels, without dropout; `loss` and `n_labels` as in `fit`.
+    """The mean loss over all labels, without dropout; `loss` and `n_labels` as in `common.task`.
 
     Under torchrun each process takes some batches. Raises UserError where no example has a label.
     """
     counted = [(e, n) for e in examples if (n := n_labels(e))]
     if not counted:
         raise UserError("no dev example has a label that the tokenizer keeps. Give more data.")
-    total, micro = 0.0, batch_size
+    lengths = [len(example["input_ids"]) for example, _ in counted]
 
-    def run(batch: list[dict], size: int) -> float:
-        summed = 0.0
-        for start in range(0, len(batch), size):
-            piece = pad(batch[start : start + size], model.config.pad_token_id)
-            piece = {name: tensor.to(device.torch_device) for name, tensor in piece.items()}
-            with device.autocast():
-                summed += sharding.run(loss, model, piece).item()
-        return summed
+    def run(indices: list[int]) -> float:
+        some = [counted[i][0] for i in indices]
+        batch = inputs(some, model.config.pad_token_id, device, (*INPUTS, "labels"))
+        with device.autocast():
+            return sharding.run(loss, model, batch).item()
 
-    batches = sorted_batches([len(e["input_ids"]) for e, _ in counted], batch_size)
-    with sharding.scoring(model, device), torch.inference_mode():
-        for indices in batches[device.rank :: device.processes]:
-            some = [counted[i][0] for i in indices]
-            value, micro = in_memory(lambda size, some=some: run(some, size), micro, device)
-            total += value
+    with sharding.scoring(model, device):
+        total = sum(
+            sum(found) for _, found in batches(lengths, batch_size, device, "dev loss", run)
+        )
     return sum(gather(device, {device.rank: total}).values()) / sum(n for _, n in counted)
 
 
@@ -61,34 +95,27 @@ def predict_logits(
     torchrun each process predicts some batches, and all get all.
     """
     to_device(model, device).eval()
+    filled = [example for example in examples if example["input_ids"]]
+    lengths = [len(example["input_ids"]) for example in filled]
+
+    def run(indices: list[int]) -> dict[int, object]:
+        batch = inputs([filled[i] for i in indices], model.config.pad_token_id, device)
+        with device.autocast():
+            scores = forward(model, batch).float().cpu().numpy()
+        if not np.isfinite(scores).all():
+            raise UserError(f"the model's predictions are not numbers any more. {REMEDY}")
+        pairs = zip(scores, indices, strict=True)
+        return {
+            i: reduce(row if row.ndim == 1 else row[: lengths[i]], filled[i]) for row, i in pairs
+        }
+
     found: dict[int, object] = {}
-    lengths = [len(example["input_ids"]) for example in examples]
-    micro = batch_size
-
-    def run(indices: list[int], size: int) -> None:
-        for start in range(0, len(indices), size):
-            piece = indices[start : start + size]
-            batch = pad([{k: v for k, v in examples[i].items() if k in INPUTS} for i in piece],
-                        model.config.pad_token_id)  # fmt: skip
-            batch = {key: tensor.to(device.torch_device) for key, tensor in batch.items()}
-            with device.autocast():
-                scores = forward(model, batch)
-            scores = scores.float().cpu().numpy()
-            if not np.isfinite(scores).all():
-                raise UserError(f"the model's predictions are not numbers any more. {REMEDY}")
-            for row, i in zip(scores, piece, strict=True):
-                found[i] = reduce(row if row.ndim == 1 else row[: lengths[i]], examples[i])
-
-    with torch.inference_mode(), tqdm(
-        total=len(examples), desc=name, unit=" examples", leave=False, dynamic_ncols=True,
-        disable=device.rank > 0,
-    ) as progress:  # fmt: skip
-        for indices in sorted_batches(lengths, batch_size)[device.rank :: device.processes]:
-            filled = [i for i in indices if lengths[i]]
-            if filled:
-                _, micro = in_memory(lambda size, batch=filled: run(batch, size), micro, device)
-            progress.update(device.processes * len(indices))
-    found = gather(device, found)
-    for i in set(range(len(examples))) - set(found):
-        found[i] = reduce(np.empty((0, model.config.num_labels), np.float32), examples[i])
-    return [found[i] for i in range(len(examples))]
+    for _, parts in batches(lengths, batch_size, device, name, run):
+        for part in parts:
+            found |= part
+    found, number = gather(device, found), iter(range(len(filled)))
+    empty = np.empty((0, model.config.num_labels), np.float32)
+    return [
+        found[next(number)] if example["input_ids"] else reduce(empty, example)
+        for example in examples
+    ]

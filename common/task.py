@@ -71,43 +71,26 @@ class ProbeInputs(NamedTuple):
 
 
 class Task(Protocol):
-    """The names of a `task.py`. `example` is whatever its `load` makes; `common` only hands it on.
+    """The names of a `task.py`; those with a default need not be there, see `defaults`.
 
-    A prediction is whatever `predict` and `probe_predictions` return for an example; a row is a
-    line of predictions.jsonl: JSON values, `id` first, and never any text of the data.
+    An `example` is whatever `load` makes; `common` only hands it on. A prediction is whatever
+    `predict` and `probe_predictions` return for an example. A row is a line of predictions.jsonl:
+    JSON values, `id` first, and never any text of the data. `options` are the values of the flags
+    that the task's `add_arguments` has added, by name.
     """
 
     NAME: str  # the folder's name
     HEAD: str  # "sequence", "token" or "span": what the model predicts of an input; "causal": text
     DATASET: str  # the name in the results of the data set that is read without --data_dir
     SCORES: tuple[Score, ...]  # all there are; which of them a data set has, `scores` says
-    NOTE: str  # what readers of the scores must know, for the report's page; mostly empty
-    IN_STUDY: bool  # whether `common.study` runs it when no --tasks are given
+    NOTE: str  # default "": what readers of the scores must know, for the report's page
+    IN_STUDY: bool  # default False: whether `common.study` runs it when no --tasks are given
 
-    def add_arguments(self, parser, step: str) -> None:
-        """Add the flags that the script of a step has besides those of `common.flags`.
+    def load(self, demo: bool, data_dir: Path | None, **options) -> Data:
+        """The data set: the demo's, that of a folder, or the published one.
 
-        Each is a setting: it identifies a result, and steps that share one must be given the same.
-        But one that begins with "write_" asks for a further file, see `export`.
-        """
-
-    def load(self, args) -> Data:
-        """The data set that `args` name (`demo`, `data_dir`, the task's flags).
-
-        Deterministic. Raises UserError, with file and line, for what cannot be had or read.
-        """
-
-    def scores(self, data: Data) -> tuple[Score, ...]:
-        """Those of `SCORES` that the data set has; the first chooses the best epoch and layer.
-
-        Others may follow that `details` has: of its `parts`. A causal model's best epoch has the
-        lowest dev loss.
-        """
-
-    def load_model(self, args, data: Data) -> tuple[Any, Any, bool]:
-        """(model, tokenizer, whether its head is new) to fine-tune, see `common.models`.
-
-        New weights come from torch's global generator, which is seeded before.
+        `options` may lack a flag, which then has its default. Deterministic. Raises UserError,
+        with file and line, for what is not available or cannot be read.
         """
 
     def stratum(self, example) -> Hashable:
@@ -120,17 +103,14 @@ class Task(Protocol):
 
         One dict an input, or several an example (windows). `labels`: a number, or one a token with
         -100 for none, or what the task's own `loss` takes. The counts (of examples, of what was
-        cut) go into metrics.json; the summary tells those named as in `fine_tuning.CUT`, such as
+        cut) go into metrics.json; the summary prints those named as in `fine_tuning.CUT`, such as
         `truncated_words`. Raises UserError where `max_length` leaves no room.
         """
 
-    def n_labels(self, row: dict) -> int:
-        """How many labels of an encoded input the loss is a mean over; 0: it is not trained on."""
-
-    def loss(self, model, batch: dict) -> "Tensor":
-        """The loss of a padded batch (`common.batching.pad`), summed over its labels: a scalar."""
-
-    def predict(self, model, tokenizer, data: Data, examples, encoded, args, device, name) -> list:
+    def predict(
+        self, model, tokenizer, data: Data, examples: list, encoded: list[dict], batch_size: int,
+        device, name: str,
+    ) -> list:  # fmt: skip
         """A prediction for each of `examples`, from their `encode`d inputs. `name`: the split's.
 
         Sets eval mode, shows a progress bar; under torchrun all processes get all predictions.
@@ -154,37 +134,95 @@ class Task(Protocol):
         no predictions of this task.
         """
 
-    def parts(self, rows: list[dict]) -> tuple[Score, ...]:
-        """The scores of the parts of a data set that has some, of `count`'s tables; else none."""
-
-    def details(self, rows: list[dict]) -> dict[str, float]:
-        """Further numbers of a split for metrics.json: by class, the confusion matrix, ..."""
-
-    def export(self, args, data: Data, folder: Path) -> None:
-        """Write what the task's "write_" flags ask for, from the files of a finished run."""
-
     def controls(self, data: Data, splits: dict[str, list], seed: int) -> dict[str, dict]:
         """`{target: splits}` whose labels or inputs tell nothing of the task; "control" is first.
 
-        Selectivity is the task's score less "control"'s (Hewitt & Liang 2019).
+        Selectivity is the task's score minus "control"'s (Hewitt & Liang 2019).
         """
 
     def probe_inputs(
-        self, data: Data, targets: dict[str, dict[str, list]], tokenizer, max_length: int, args
-    ) -> ProbeInputs:
+        self, data: Data, targets: dict[str, dict[str, list]], tokenizer, max_length: int,
+        pooling: str,
+    ) -> ProbeInputs:  # fmt: skip
         """What the frozen encoder and the probe read; `targets`: "task" and the controls' splits.
 
-        `args.pooling` says which tokens' vectors stand for a unit.
+        `pooling` says which tokens' vectors stand for a unit.
         """
 
-    def probe_predictions(self, data: Data, examples: list, inputs: ProbeInputs, target: str,
-                          split: str, found) -> list:  # fmt: skip
-        """Predictions in `rows`' form from a probe's: an int array a sequence, or `[n]`."""
+    def probe_predictions(
+        self, data: Data, examples: list, inputs: ProbeInputs, target: str, split: str, found: list
+    ) -> list:
+        """Predictions in `rows`' form from the probes'.
+
+        `found`: for each of `inputs.sets` that has the target, an int array a sequence, or `[n]`.
+        """
+
+    # With a default:
+
+    def add_arguments(self, parser, step: str) -> None:
+        """Default: none. The flags that the script of a step has besides those of `common.flags`.
+
+        Each is a setting: it identifies a result, and steps that share one must be given the same.
+        But one that begins with "write_" asks for a further file, see `export`.
+        """
+
+    def scores(self, data: Data) -> tuple[Score, ...]:
+        """Default: `SCORES`. Those that the data set has; the first chooses best epoch and layer.
+
+        Others may follow that `details` has: of its `parts`. The best epoch of a causal model has
+        the lowest dev loss.
+        """
+
+    def load_model(self, where: str, data: Data, **options) -> tuple[Any, Any, bool]:
+        """Default: a new head for `data.labels`. (model, tokenizer, whether its head is new).
+
+        `where`: a Hub id or a folder. New weights come from torch's global generator, which is
+        seeded before.
+        """
+
+    def n_labels(self, row: dict) -> int:
+        """Default: of labels. How many labels of an encoded input the loss is a mean over.
+
+        0: the input is not trained on.
+        """
+
+    def loss(self, model, batch: dict) -> "Tensor":
+        """Default: cross entropy. Of a padded batch, summed over its labels: a scalar."""
+
+    def parts(self, rows: list[dict]) -> tuple[Score, ...]:
+        """Default: none. The scores of the parts of a data set, of `count`'s tables."""
+
+    def details(self, rows: list[dict]) -> dict[str, float]:
+        """Default: none. Further numbers of a split for metrics.json: by class, ..."""
+
+    def export(self, folder: Path, data: Data, **options) -> None:
+        """Default: nothing. Write what "write_" flags ask for, from a finished result's files."""
 
     def attention_inputs(
         self, data: Data, examples: list, tokenizer, max_length: int
     ) -> tuple[list[dict], dict[str, int]]:
-        """The inputs whose attention is compared, one an example, and counts: mostly `encode`."""
+        """Default: `encode`. The inputs whose attention is compared, one an example; counts."""
+
+
+def defaults(task) -> dict[str, Any]:
+    """What a task has of the names that its module leaves out, see `Task`."""
+    from common.training import losses
+
+    def load_model(where, data, **options):
+        from common import models
+
+        return *models.load_task_model(where, task.HEAD, data.labels), True
+
+    return {
+        "NOTE": "", "IN_STUDY": False,
+        "add_arguments": lambda parser, step: None,
+        "scores": lambda data: task.SCORES,
+        "load_model": load_model,
+        "n_labels": losses.labels_in, "loss": losses.cross_entropy,
+        "parts": lambda rows: (), "details": lambda rows: {},
+        "export": lambda folder, data, **options: None,
+        "attention_inputs": task.encode,
+    }  # fmt: skip
 
 
 def find(root: Path = ROOT) -> list[str]:
@@ -195,8 +233,11 @@ def find(root: Path = ROOT) -> list[str]:
 
 
 def load(name: str) -> Task:
-    """The task's module."""
-    return importlib.import_module(f"{name}.task")
+    """The task's module, with the defaults for what it leaves out."""
+    module = importlib.import_module(f"{name}.task")
+    for key, value in defaults(module).items():
+        vars(module).setdefault(key, value)
+    return module
 
 
 def evaluate(task: Task, rows: list[dict]) -> dict[str, float]:
