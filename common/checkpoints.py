@@ -1,4 +1,4 @@
-"""What fine-tuning has made, for the steps that read it."""
+"""What fine-tuning has made, for those that read it."""
 
 from common import results, steps
 from common.cli import UNTRAINED, UserError
@@ -6,28 +6,43 @@ from common.cli import UNTRAINED, UserError
 TUNING = "fine-tuning"
 
 
-def find(call, cells: list, inputs: dict) -> dict:
-    """{cell: (the checkpoint that fine-tuning made for it, the hash of its weights)}.
+def existing(call, cells: list) -> dict:
+    """{cell: the cell of its fine-tuned model}; None for size 0 and an untrained encoder.
 
-    None for size 0 and an untrained encoder. Raises UserError, with the commands that make them, if
-    one is missing or has lost its checkpoint, and if it was made from other `inputs` (the hashes of
-    data and base model that lie here now), or with other flags of the task.
+    Raises UserError, with the commands that make them, if one is missing or has lost its
+    checkpoint.
     """
-    made = {cell: cell._replace(step=TUNING, variant="") for cell in cells}
-    tuned = {cell: own for cell, own in made.items() if cell.size not in (0, UNTRAINED)}
-    if missing := [own for own in tuned.values() if not own.folder.is_dir()]:
+    tuned = {
+        cell: None if cell.size in (0, UNTRAINED) else cell._replace(step=TUNING, variant="")
+        for cell in cells
+    }
+    missing = [own for own in tuned.values() if own and not own.folder.is_dir()]
+    if missing:
         sizes = ", ".join(f"{own.size} %" for own in missing)
         commands = "\n  ".join(call.next(steps.STEPS[TUNING], own.size) for own in missing)
         raise UserError(
             f"no fine-tuned {missing[0].model} for {sizes} in {missing[0].folder.parents[2]}. Make "
             f"it first:\n  {commands}"
         )
-    checked: dict = dict.fromkeys(cells)
-    for cell, own in tuned.items():
-        config, metrics = results.read(own.folder)
+    for own in filter(None, tuned.values()):
+        config, _ = results.read(own.folder)
         if not (own.folder / "checkpoint").is_dir():
             again = results.again(own.folder, config)
             raise UserError(f"{own.folder / 'checkpoint'} is missing. {again}")
+    return tuned
+
+
+def find(call, cells: list, inputs: dict) -> dict:
+    """{cell: (its checkpoint, the hash of its weights)}; None for size 0 and an untrained encoder.
+
+    Raises UserError as `existing`, and if one was made from other `inputs` (the hashes of data and
+    base model that lie here now) or with other flags of the task.
+    """
+    checked: dict = dict.fromkeys(cells)
+    for cell, own in existing(call, cells).items():
+        if own is None:
+            continue
+        config, metrics = results.read(own.folder)
         here = config | {"settings": call.options, "inputs": inputs | {"checkpoint": None}}
         if texts := results.differences(config, here):
             raise UserError(
