@@ -99,7 +99,7 @@ def command(main):
                 "command again."
             )
         except KeyboardInterrupt as error:
-            print("\ninterrupted: the same command resumes.", file=sys.stderr)
+            print("\ninterrupted. To go on, type the same command.", file=sys.stderr)
             raise SystemExit(143 if isinstance(error, Terminated) else 130) from None
         if RANK:  # where the first process has the same error, torchrun ends this one meanwhile
             time.sleep(3)

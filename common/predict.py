@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, Protocol
 
 from common import checkpoints, files, flags, models, results
 from common.cli import Parser, UserError
+from common.models import families
 
 CHUNK = 1000  # inputs that are in memory: enough that a batch's have about one length
 log = logging.getLogger(__name__)
@@ -127,7 +128,7 @@ def find(call) -> tuple[results.Cell, Made]:
     cell = results.cell_of(call, source, args.training_size, variant="")
     checkpoint = checkpoints.existing(call, [cell])[cell].folder / "checkpoint"
     config, metrics = results.read(checkpoint.parent)
-    positions = models.positions(str(checkpoint))
+    positions = families.positions(models.load_config(str(checkpoint)))
     max_length = min(config["settings"]["max_length"], positions)
     return cell, Made(checkpoint, config["labels"], max_length, config["settings"], metrics)
 

@@ -210,8 +210,8 @@ class Scores:
     def write(self, target: Target, probe: str) -> dict:
         """Write layers.csv, one measurement a row, and return the metrics.
 
-        The best layer is that on dev (the first of equals; without a dev split the last). Flat:
-        `<split>_<score>` at the best layer, `<split>_<score>_last_layer`, the majority baseline's.
+        Flat: `<split>_<score>` at the best layer, `<split>_<score>_last_layer`, and the majority
+        baseline's.
         """
         from common.files import write_csv
         from common.task import majority_scores
@@ -230,9 +230,7 @@ class Scores:
                 ]
         write_csv(target.cell.partial / "layers.csv", rows)
         names = [score.name for score in self.task.scores(self.data)]
-        best = last = layers[-1]
-        if "dev" in self.by_layer[last]:
-            best = max(layers, key=lambda n: (self.by_layer[n]["dev"][names[0]], -n))
+        best, last = best_layer(self.by_layer, names[0]), layers[-1]
         metrics = {"best_layer": best, "last_layer": last, "layers": len(layers)}
         metrics["train_examples"] = len(examples["train"])
         for split in scored:
@@ -241,6 +239,14 @@ class Scores:
                 metrics |= {f"{split}_{m}{suffix}": values[m] for m in names if m in values}
             metrics |= summary.prefixed(split, majority[split])
         return metrics
+
+
+def best_layer(by_layer: dict[int, dict], metric: str) -> int:
+    """The layer with the best score on dev, the first of equals; without a dev split the last."""
+    last = max(by_layer)
+    if "dev" not in by_layer[last]:
+        return last
+    return max(by_layer, key=lambda n: (by_layer[n]["dev"][metric], -n))
 
 
 def summarize(call, cell, metrics: dict[str, dict], scores, state: str) -> None:
