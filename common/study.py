@@ -99,7 +99,7 @@ def parse_args(argv):
     text = "also control labels and untrained encoders in probing, and these in attention"
     add("--controls", action="store_true", help=text)
     add("--demo", action="store_true", help="generated corpus and miniature models")
-    text = "print command lines and run nothing: one line for a model"
+    text = "print command lines and run nothing; lines can run in any order"
     add("--list", action="store_true", help=text)
     args = parser.parse_args(argv[:cut])
     args.flags = argv[cut + 1 :]
@@ -131,12 +131,13 @@ def jobs(args) -> list[Job]:
 
 
 def listed(args) -> list[str]:
-    """The command lines of --list: all jobs of a model, one after another, are a line."""
-    lines: dict[tuple, list[str]] = {}
+    """The command lines of --list: jobs that need one another's results are one line."""
+    lines: list[list[Job]] = []
     for job in jobs(args):
-        key = job.task, job.model, job.seed
-        lines.setdefault(key, []).append(shlex.join(job.command(args)))
-    return [" && ".join(line) for line in lines.values()]
+        joined = [line for line in lines if any(job.needs(other) for other in line)]
+        lines = [line for line in lines if line not in joined]
+        lines.append([other for line in joined for other in line] + [job])
+    return [" && ".join(shlex.join(job.command(args)) for job in line) for line in lines]
 
 
 @cli.command
