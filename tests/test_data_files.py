@@ -40,10 +40,10 @@ def file(tmp_path):
 @pytest.mark.parametrize(
     ("content", "expected"),
     {
-        "plain": (b"a\nb\n", ["a", "b", ""]),
+        "plain": (b"a\nb\n", ["a", "b"]),
         "no newline at the end": (b"a\nb", ["a", "b"]),
         "BOM": (b"\xef\xbb\xbfa\nb", ["a", "b"]),
-        "CRLF": (b"a\r\nb\r\n", ["a", "b", ""]),
+        "CRLF": (b"a\r\nb\r\n", ["a", "b"]),
         "what ends no line": ("a\u2028b\x0bc\x85\rd\nf".encode(), ["a\u2028b\x0bc\x85\rd", "f"]),
         "a BOM in the middle is a character": (b"a\n\xef\xbb\xbfb", ["a", "\ufeffb"]),
     }.values(),
@@ -108,9 +108,9 @@ def test_a_broken_file_is_named_with_line_and_column(file, kind):
 
 
 LINES = {
-    "broken": (b'{"text": Mr Smith}', " is not valid JSON (Expecting value, column 10)"),
+    "broken": (b'{"text": Mr Smith}', ":10 is not valid JSON (Expecting value)"),
     "Latin-1": (b'{"text": "Mr Smith \xe9"}', " is not UTF-8 (byte 20 of the line)"),
-    "half a character": (b'{"text": "Mr Smith \\ud83d"}', " holds half a character"),
+    "half a character": (b'{"text": "Mr Smith \\ud83d"}', ":20 holds half a character"),
     "a list": (b'["Mr Smith"]', " is not a JSON object"),
     "a huge number": (b'{"text": ' + b"1" * 5000 + b"}", " is not valid JSON"),
     "no text": (b'{"Text": "Mr Smith"}', " has no field 'text'"),
@@ -215,11 +215,11 @@ def test_a_damaged_parquet_file_is_named(tmp_path, caplog):
 
 
 def test_find_split(tmp_path):
-    """Shards in order; a split's other names; folders are no files; two files are one too many."""
+    """Shards in order; a split's other names; a folder or a second file is refused."""
     patterns = ("{}.jsonl", "{}-*.parquet")
     for name in ("dev-1.parquet", "dev-0.parquet", "train.jsonl", "Train.txt", "training.jsonl"):
         (tmp_path / name).touch()
-    (tmp_path / "test.jsonl").mkdir()
+    (tmp_path / "test.jsonl").symlink_to(tmp_path / "gone")
     assert [p.name for p in find_split(tmp_path, "dev", patterns)] == [
         "dev-0.parquet",
         "dev-1.parquet",
@@ -230,5 +230,8 @@ def test_find_split(tmp_path):
     (tmp_path / "val.txt").touch()
     assert find_split(tmp_path, "dev", ("{}.txt",)) == [tmp_path / "val.txt"]
     (tmp_path / "valid.jsonl").touch()
+    (tmp_path / "val.json").mkdir()
+    with pytest.raises(UserError, match=r"val\.json is a folder, not the dev file"):
+        find_split(tmp_path, "dev", ("{}.json",))
     with pytest.raises(UserError, match=r"more than one dev file: .*valid\.jsonl.*dev-0\.parquet"):
         find_split(tmp_path, "dev", patterns)

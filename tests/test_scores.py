@@ -1,6 +1,5 @@
 """Scores equal to scikit-learn's and seqeval's, and the label sets and splits they stand on."""
 
-import argparse
 import json
 import random
 import warnings
@@ -171,7 +170,7 @@ def io_prediction(classes):
 
     labels = ["O", *STUDY_ORDER]
     data = ner.Data({}, labels, False)
-    encoded = [{"input_ids": [1] * len(c), "positions": list(range(len(c)))} for c in classes]
+    encoded = [{"words": [(i, i + 1) for i in range(len(c))]} for c in classes]
     logits = [np.eye(6)[[labels.index(name) for name in c]].reshape(-1, 6) for c in classes]
     return ner.decode(data, encoded, logits)
 
@@ -254,7 +253,7 @@ def test_the_ceiling_of_the_io_scheme_is_what_gold_without_b_and_i_scores():
 
 def test_cut_words_are_scored_as_outside_and_cost_recall():
     gold = ["B-DNA", "I-DNA", "O", "B-RNA"]
-    row = {"positions": [1, 2, 3, None]}  # the last word was cut
+    row = {"words": [(1, 2), (2, 3), (3, 4), None]}  # the last word was cut
     tags = alignment.word_labels(row, [9, 1, 1, 0, 9], ["O", "DNA", "RNA"])
     found = ner_scores([gold], [to_iob2(tags)])
     assert (found["entity_precision"], found["entity_recall"]) == (1, 1 / 2)
@@ -298,9 +297,7 @@ WORDS = [["a", "b", "c"], ["d"]]
 
 
 def load_ner(folder, scheme="io"):
-    return ner.load(
-        argparse.Namespace(demo=False, data_dir=folder, dataset_name=None, label_scheme=scheme)
-    )
+    return ner.load(False, folder, label_scheme=scheme)
 
 
 def write_jsonl(folder, tags, label_json=None, name="{}.jsonl"):
@@ -378,7 +375,7 @@ def test_a_type_called_b_cell(tmp_path, scheme):
     assert types == {"O", "B-cell", "cell"}
     examples = data.splits["test"]
     classes = [t if scheme == "iob2" else t[2:] for row in tags for t in row]
-    encoded = [{"positions": [0, 1, 2]}, {"positions": [0]}]
+    encoded = [{"words": [(0, 1), (1, 2), (2, 3)]}, {"words": [(0, 1)]}]
     values = np.eye(len(data.labels))[[data.labels.index(c) for c in classes]]
     decoded = ner.decode(data, encoded, [values[:3], values[3:]])
     found = ner_scores([e.tags for e in examples], decoded)
@@ -477,7 +474,7 @@ def write_nli(folder, labels, name):
 
 
 def load_nli(folder):
-    return nli.load(argparse.Namespace(demo=False, data_dir=folder, dataset_name=None)).splits
+    return nli.load(False, folder).splits
 
 
 @pytest.mark.parametrize("name", ("train.jsonl", "mli_train_v1.jsonl"))
