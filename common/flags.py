@@ -208,16 +208,17 @@ def size_list(text: str) -> list[int]:
     return sorted({int(size) for size in text.split(",")})
 
 
-def parse(task, step: str, parser: Parser, argv: list[str] | None) -> Call:
-    """Parse, and put in the defaults that depend on other flags. `SystemExit` 2 if it is wrong.
-
-    The task's own flags are added first.
-    """
-    from common.models import MODELS
-
+def add_task_arguments(task, step: str, parser: Parser) -> None:
+    """The task's own flags for a step."""
     before = parser.flags()
     task.add_arguments(parser, step)
     parser.task_flags = [flag for flag in parser.flags() if flag not in before]
+
+
+def parse(task, step: str, parser: Parser, argv: list[str] | None) -> Call:
+    """Parse, and put in the defaults that depend on other flags. `SystemExit` 2 if it is wrong."""
+    from common.models import MODELS
+
     args = parser.parse_args(argv)
     for flag in parser.fallbacks:
         if getattr(args, flag) is None:

@@ -18,6 +18,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
+from common import models
 from common.cli import RANK, ROOT, UNTRAINED, UserError, from_here
 from common.files import read_json, write_json
 
@@ -73,8 +74,16 @@ class Cell(NamedTuple):
 
 
 def cell_of(call, source, size: int | str, variant: str | None = None) -> Cell:
-    """The cell of a script's call (`common.flags.Call`) and a model (`common.models.Source`)."""
+    """The cell of a script's call (`common.flags.Call`) and a model (`common.models.Source`).
+
+    Raises UserError for a model that the task cannot use, and for data called as the demo's.
+    """
     args, task = call.args, call.task
+    if not models.fits(task.HEAD, source.name):
+        raise UserError(
+            f"{source.name} is no causal model, and {task.NAME} needs one. Give --model_name "
+            f"{', '.join(models.CAUSAL)}, or another."
+        )
     own = args.data_dir.resolve().name if args.data_dir else task.DATASET
     dataset = "demo" if args.demo else args.dataset_name or own
     if dataset == "demo" and not args.demo:

@@ -426,6 +426,7 @@ def parse_args(task, doc, argv):
     flags.add_common_arguments(parser)
     group = parser.add_argument_group("counting")
     flags.add_training_size(group, 30, "which model")
+    flags.add_task_arguments(task, NAME, parser)
     return flags.parse(task, NAME, parser, argv)
 
 

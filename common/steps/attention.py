@@ -36,6 +36,7 @@ def parse_args(task, doc: str, argv, **defaults) -> flags.Call:
     add("--split", choices=("train", "dev", "test"), default="test")
     text = "the first N only (default: all)"
     add("--max_examples", type=number(int, 1), metavar="N", help=text)
+    flags.add_task_arguments(task, NAME, parser)
     return flags.parse(task, NAME, parser, argv)
 
 
@@ -52,7 +53,6 @@ def run(call) -> None:
     """
     task, args = call.task, call.args
     source = models.source(args.model_name, args.demo)
-    models.check_fits(task.HEAD, source)
     sizes = [*args.training_sizes, *[UNTRAINED] * args.controls]
     cells = [results.cell_of(call, source, size) for size in sizes]
     data = task.load(args.demo, args.data_dir, **call.options)

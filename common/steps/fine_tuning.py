@@ -59,6 +59,7 @@ def parse_args(task, doc: str, argv, *, demo: dict, **defaults) -> flags.Call:
         help="layer-wise learning-rate decay: the rate times this for each layer below the head, "
         "embeddings lowest (default: as published for the model: ELECTRA 0.8, large 0.9; else 1)",
     )
+    flags.add_task_arguments(task, NAME, parser)
     return flags.parse(task, NAME, parser, argv)
 
 
@@ -74,7 +75,6 @@ def run(call) -> None:
     """
     task, args = call.task, call.args
     source = models.source(args.model_name, args.demo)
-    models.check_fits(task.HEAD, source)
     cell = results.cell_of(call, source, args.training_size)
     data = task.load(args.demo, args.data_dir, **call.options)
     scores, by_loss = task.scores(data), task.HEAD == "causal"

@@ -46,6 +46,7 @@ def parse_args(
     add("--keep_features", action="store_true", help="keep the layers' features on the disk")
     parser.set_defaults(probe_epochs=None)  # no flag: the study's, of a probe trained by gradients
     parser.fallbacks["probe_epochs"] = (3, demo_epochs)
+    flags.add_task_arguments(task, NAME, parser)
     call = flags.parse(task, NAME, parser, argv)
     if call.args.untrained and call.args.training_size:
         parser.error("--untrained: no size goes with it; leave out --training_size")
@@ -91,7 +92,6 @@ def run(call) -> None:
     """
     task, args = call.task, call.args
     source = models.source(args.model_name, args.demo)
-    models.check_fits(task.HEAD, source)
     size = UNTRAINED if args.untrained else args.training_size
     cell = results.cell_of(call, source, size)
     data = task.load(args.demo, args.data_dir, **call.options)
