@@ -164,7 +164,8 @@ def probe(call, encoder, inputs, layers: list[int], scores: dict, device) -> Non
         for target, by_split in predictions.items():
             scores[target].add(layer, target, by_split)
 
-    folder = next(iter(scores.values())).folder / "features"
+    work = next(iter(scores.values())).folder
+    folder = (work.parent if args.keep_features else work) / "features"
     for vectors in features.groups(
         encoder, inputs.encoded, missing, device, args.batch_size, folder, args.keep_features
     ):
