@@ -60,7 +60,7 @@ def load(demo: bool, data_dir: Path | None, label_scheme: str = "io") -> Data:
     }
     # label.json may also declare types that no split has, and bare types ("DNA").
     types = {tag[2:] if tag[:2] in ("B-", "I-") else tag for tag in declared or ()}
-    types |= {word_class(tag) for some in splits.values() for e in some for tag in e.tags}
+    types |= {word_class(tag) for own in splits.values() for e in own for tag in e.tags}
     types.discard(OUTSIDE)
     if not types:
         raise UserError(f"{data_dir}: no entity in any split, only O. Add sentences with entities.")
