@@ -5,7 +5,7 @@ from NER.scores import OUTSIDE
 
 
 class WordTokenizer:
-    """Tokenizes word by word: the ids of joint tokenization, and each word's number of sub-words.
+    """Tokenizes word by word: the ids of joint tokenization, and which tokens each word has.
 
     BioGPT's tokenizer cannot say which word a sub-word belongs to, and its Moses step would split
     a text's words otherwise than the same words alone. Each distinct word is tokenized once.
@@ -17,8 +17,8 @@ class WordTokenizer:
         whole, bare = tokenizer(["a"], is_split_into_words=True)["input_ids"], self._word("a")
         at = next(i for i in range(len(whole)) if whole[i : i + len(bare)] == bare)
         self.head, self.tail = whole[:at], whole[at + len(bare) :]  # [CLS], [SEP]; none; </s>
-        self.room = max_length - len(self.head) - len(self.tail)
-        if self.room < 1:
+        self.last = max_length - len(self.tail)
+        if self.last <= len(self.head):
             raise UserError(
                 f"--max_length {max_length} leaves no room for a word. Use a larger one."
             )
@@ -30,22 +30,20 @@ class WordTokenizer:
             )["input_ids"]
         return self.pieces[word]
 
-    def __call__(self, words: list[str]) -> tuple[list[int], list[int | None]]:
-        """`input_ids`, and for each word its number of sub-words, or None if it was cut.
+    def __call__(self, words: list[str]) -> tuple[list[int], list[tuple[int, int]]]:
+        """`input_ids`, and the (start, end) of the tokens of each word that is not cut.
 
-        A word is kept whole or cut; from the first that does not fit, all are cut. A sentence
-        without any sub-word has no ids at all: there is nothing for a model to read.
+        From the first word that does not fit as a whole, all are cut. A sentence without any
+        sub-word has no ids at all: there is nothing for a model to read.
         """
-        ids: list[int] = []
-        counts: list[int | None] = []
+        ids, spans = [*self.head], []
         for word in words:
-            pieces = self._word(word)
-            if len(ids) + len(pieces) > self.room:
+            start, pieces = len(ids), self._word(word)
+            if start + len(pieces) > self.last:
                 break
             ids += pieces
-            counts.append(len(pieces))
-        counts += [None] * (len(words) - len(counts))
-        return [*self.head, *ids, *self.tail] if ids else [], counts
+            spans.append((start, len(ids)))
+        return ids + self.tail if len(ids) > len(self.head) else [], spans
 
 
 def encode(sentences: list[list[str]], tokenizer, max_length: int) -> tuple[list[dict], dict]:
@@ -55,20 +53,18 @@ def encode(sentences: list[list[str]], tokenizer, max_length: int) -> tuple[list
     where it was cut or has no sub-word.
     """
     split = WordTokenizer(tokenizer, max_length)
-    encoded = []
     names = ("words", "truncated_words", "truncated_sentences", "empty_words", "empty_sentences")
     counts = {"sentences": len(sentences)} | dict.fromkeys(names, 0)
+    encoded = []
     for words in sentences:
-        ids, pieces = split(words)
-        start, spans = len(split.head), []
-        for n in pieces:
-            spans.append((start, start + n) if n else None)
-            start += n or 0
-        encoded.append({"input_ids": ids, "words": spans})
+        ids, spans = split(words)
+        cut = len(words) - len(spans)
+        read = [(start, end) if start < end else None for start, end in spans]
+        encoded.append({"input_ids": ids, "words": read + [None] * cut})
         counts["words"] += len(words)
-        counts["truncated_words"] += pieces.count(None)
-        counts["truncated_sentences"] += None in pieces
-        counts["empty_words"] += pieces.count(0)
+        counts["truncated_words"] += cut
+        counts["truncated_sentences"] += cut > 0
+        counts["empty_words"] += read.count(None)
         counts["empty_sentences"] += not words
     return encoded, counts
 

@@ -46,14 +46,12 @@ def load(demo: bool, data_dir: Path | None, label_scheme: str = "io") -> Data:
 
     `label_scheme`: "io" or "iob2". Raises UserError if the data are not available or invalid.
     """
-    names = None
+    declared = None
     if demo:
-        rows = {
-            split: [(row["tokens"], row["tags"]) for row in made]
-            for split, made in demo_data.splits().items()
-        }
+        made = demo_data.splits()
+        rows = {split: [(row["tokens"], row["tags"]) for row in made[split]] for split in made}
     elif data_dir:
-        rows, names = read_folder(data_dir)
+        rows, declared = read_folder(data_dir)
     else:
         rows = _from_hub()
     splits = {
@@ -61,14 +59,11 @@ def load(demo: bool, data_dir: Path | None, label_scheme: str = "io") -> Data:
         for split, sentences in rows.items()
     }
     # label.json may also declare types that no split has, and bare types ("DNA").
-    types = {tag[2:] if tag[:2] in ("B-", "I-") else tag for tag in names or ()}
-    types |= {word_class(tag) for some in splits.values() for e in some for tag in e.tags}
+    types = {tag[2:] if tag[:2] in ("B-", "I-") else tag for tag in declared or ()}
+    types |= {word_class(tag) for own in splits.values() for e in own for tag in e.tags}
     types.discard(OUTSIDE)
     if not types:
-        where = data_dir or "the data set"
-        raise UserError(
-            f"{where}: there is no entity in any split, only O. Add sentences with entities."
-        )
+        raise UserError(f"{data_dir}: no entity in any split, only O. Add sentences with entities.")
     ordered = [kind for kind in STUDY_ORDER if kind in types]
     ordered += sorted(types - set(ordered))
     if label_scheme == "iob2":
@@ -78,13 +73,12 @@ def load(demo: bool, data_dir: Path | None, label_scheme: str = "io") -> Data:
 
 def _from_hub() -> dict[str, list[tuple[list[str], list[str]]]]:
     """BioNLP2004 from the Hub's parquet conversion; `datasets` refuses its loading script."""
-    rows = load_dataset(HUB_ID, ("train", "dev", "test"), FIELDS, HUB_REVISION)
     by_id = dict(enumerate(BIONLP2004))
-    placed = {
-        split: [(f"{HUB_ID}, {split}, row {number}", row) for number, row in enumerate(found, 1)]
-        for split, found in rows.items()
-    }
-    return {split: list(sentences(found, by_id)) for split, found in placed.items()}
+    splits = {}
+    for split, rows in load_dataset(HUB_ID, ("train", "dev", "test"), FIELDS, HUB_REVISION).items():
+        placed = [(f"{HUB_ID}, {split}, row {number}", row) for number, row in enumerate(rows, 1)]
+        splits[split] = list(sentences(placed, by_id))
+    return splits
 
 
 def stratum(example: Example) -> str:

@@ -31,7 +31,7 @@ def read_folder(folder: Path) -> tuple[dict[str, list[tuple[list, list]]], dict[
                 f"no {split} file in {folder}. It needs train, validation (or valid, val, dev) and "
                 "test as .jsonl, .parquet or CoNLL columns (.conll, .tsv, .txt ...)."
             )
-        splits[split] = [found for file in files for found in sentences(_rows(file), by_id)]
+        splits[split] = [pair for file in files for pair in sentences(_rows(file), by_id)]
         if not splits[split]:
             raise UserError(f"{files[0]} holds no sentence. Put the {split} examples there.")
     return splits, names

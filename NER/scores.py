@@ -116,9 +116,10 @@ def details(rows: list[dict]) -> dict[str, float]:
             values[f"f1_{name}"] = scoring.f1(own)
     parts = {"precision": scoring.precision, "recall": scoring.recall, "f1": scoring.f1}
     for table, suffix in (("entities", ""), ("strict", "_strict")):
-        for part in ("precision", "recall"):
-            values[f"entity_{part}{suffix}"] = parts[part](totals[table].sum(0))
-        for name, own in zip(names[1:], totals[table], strict=True):
-            if own[1:].any():
-                values |= {f"entity_{p}{suffix}_{name}": of(own) for p, of in parts.items()}
+        for part, value in parts.items():
+            if part != "f1":  # it is one of `SCORES`
+                values[f"entity_{part}{suffix}"] = value(totals[table].sum(0))
+            for name, own in zip(names[1:], totals[table], strict=True):
+                if own[1:].any():
+                    values[f"entity_{part}{suffix}_{name}"] = value(own)
     return {name: float(value) for name, value in values.items()}

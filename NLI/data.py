@@ -59,7 +59,7 @@ def _read_folder(folder: Path) -> dict[str, list[Example]]:
             f"no {missing[0]} file in {folder}. It needs mli_train_v1.jsonl, mli_dev_v1.jsonl and "
             "mli_test_v1.jsonl (or train, dev and test.jsonl), or a train file alone."
         )
-    splits = {split: _read(files[split][0], split) for split in files if files[split]}
+    splits = {split: _read(paths[0], split) for split, paths in files.items() if paths}
     return _split_train(splits["train"], files["train"][0]) if missing else splits
 
 

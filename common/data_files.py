@@ -114,24 +114,19 @@ def json_value(raw: bytes, name: str):
 
 def _parse(text: str, place: str, whole: bool):
     """The JSON value in `text`. `whole`: it is a file, else the line that `place` names."""
-
-    def fail(position: int, fault: str):
-        before = text[:position].split("\n")
-        line = f":{len(before)}" if whole else ""
-        raise UserError(f"{place}{line}:{len(before[-1]) + 1} {fault} Fix that line.") from None
-
     try:
         value = json.loads(text)
+        halves = (match for match in ESCAPES.finditer(text) if match[1]) if "\\u" in text else ()
+        for half in halves:  # no tokenizer takes it
+            fault = "half a character: one of \\ud800-\\udfff alone"
+            raise json.JSONDecodeError(fault, text, half.start())
     except json.JSONDecodeError as error:
-        fail(error.pos, f"is not valid JSON ({error.msg}).")
+        at = f"{error.lineno}:{error.colno}" if whole else error.colno
+        raise UserError(f"{place}:{at} is not valid JSON ({error.msg}). Fix that line.") from None
     except (ValueError, RecursionError):  # a number of thousands of digits, thousands of "["
         raise UserError(
             f"{place} is not valid JSON for data (a number or brackets without end). Fix it."
         ) from None
-    # Half a character, which no tokenizer takes.
-    halves = ESCAPES.finditer(text) if "\\u" in text else ()
-    for half in filter(lambda match: match[1], halves):
-        fail(half.start(), "holds half a character (one of \\ud800-\\udfff alone).")
     return value
 
 

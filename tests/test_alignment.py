@@ -48,48 +48,28 @@ def sentences(n=400, seed=0):
 
 
 @pytest.mark.parametrize("kind", FAMILIES)
-def test_word_by_word_ids_equal_joint_ids(kind):
+def test_word_by_word_equals_joint_tokenization(kind):
+    """The ids, and the tokens of each word; also for BioGPT, which has no word_ids()."""
     tok = tokenizer(kind)
     given = sentences()
     encoded, counts = alignment.encode(given, tok, 10_000)
-    compared = 0
+    compared = empty = 0
     for words, row in zip(given, encoded, strict=True):
-        if row["input_ids"]:
-            assert row["input_ids"] == tok(words, is_split_into_words=True)["input_ids"], words
-            compared += 1
-        else:  # nothing for a model to read
-            assert tok(words, is_split_into_words=True, add_special_tokens=False)["input_ids"] == []
+        joint = tok(words, is_split_into_words=True)
+        own = [tok([w], is_split_into_words=True, add_special_tokens=False) for w in words]
+        spans = [row["input_ids"][slice(*span)] if span else [] for span in row["words"]]
+        assert spans == [alone["input_ids"] for alone in own], words
+        empty += row["words"].count(None)
+        if not row["input_ids"]:  # nothing for a model to read
             assert set(row["words"]) == {None}
+            continue
+        assert row["input_ids"] == joint["input_ids"], words
+        compared += 1
+        if kind != "biogpt":
+            owners = [i for i, span in enumerate(row["words"]) if span for _ in range(*span)]
+            assert owners == [i for i in joint.word_ids() if i is not None]
     assert compared > 0.9 * len(given)
-    assert counts["truncated_words"] == 0
-
-
-@pytest.mark.parametrize("kind", ("bert", "biobert", "gpt2"))
-def test_tokens_of_words_equal_word_ids(kind):
-    tok = tokenizer(kind)
-    given = sentences(seed=1)
-    encoded, counts = alignment.encode(given, tok, 10_000)
-    empty = 0
-    for words, row in zip(given, encoded, strict=True):
-        owners = tok(words, is_split_into_words=True).word_ids()
-        starts = [owners.index(i) if i in owners else None for i in range(len(words))]
-        expected = [
-            None if start is None else (start, start + owners.count(i))
-            for i, start in enumerate(starts)
-        ]
-        assert row["words"] == expected, words
-        empty += expected.count(None)
-    assert counts["empty_words"] == empty > 0
-
-
-@pytest.mark.parametrize("kind", FAMILIES)
-def test_each_word_has_its_own_sub_words(kind):
-    """Also for BioGPT, whose tokenizer has no word_ids()."""
-    tok = tokenizer(kind)
-    for words, row in zip(sentences(), alignment.encode(sentences(), tok, 10_000)[0], strict=True):
-        for word, span in zip(words, row["words"], strict=True):
-            alone = tok([word], is_split_into_words=True, add_special_tokens=False)["input_ids"]
-            assert (row["input_ids"][slice(*span)] if span else []) == alone
+    assert counts["empty_words"] == empty > 0 and counts["truncated_words"] == 0
 
 
 @pytest.mark.parametrize("kind", ("bert", "biobert", "gpt2"))
@@ -187,6 +167,10 @@ def test_perfect_logits_give_the_gold_tags_back_except_for_cut_words(kind, iob2)
         kept = len(words) - counts["truncated_words"]
         assert decoded == [tags[:kept] + ["O"] * counts["truncated_words"], []]
         assert (kept < len(words)) == (max_length == 12)
+        targets = {"task": {"train": examples}}
+        inputs = ner.probe_inputs(data, targets, tokenizer(kind), max_length, "mean")
+        gold = [inputs.sets[0].labels["task"]]  # a perfect probe's predictions
+        assert ner.probe_predictions(data, examples, inputs, "task", "train", gold) == decoded
     assert "B-cell" not in decoded[0] or kept > 8  # the cut entity is lost, not guessed
 
 
@@ -276,6 +260,21 @@ def test_empty_texts_and_no_pairs(kind):
     assert encode_pairs(kind, []) == (
         [], {"pairs": 0, "truncated_pairs": 0, "truncated_tokens": 0},
     )  # fmt: skip
+
+
+def test_what_a_probe_of_pairs_reads_and_predicts():
+    tok, pairs = tokenizer("bert"), [("fever", "chest pain"), ("chest pain", "healthy")]
+    train = [nli.Example("", *pair, label) for pair, label in zip(pairs, DATA.labels, strict=False)]
+    inputs = nli.probe_inputs(DATA, {"task": {"train": train}}, tok, 50, "cls")
+    (examples,) = inputs.sets
+    for pair, rows in zip(pairs, examples.rows["train"], strict=True):
+        read = [inputs.encoded[row]["input_ids"] for row in rows]
+        assert read == [tok(text)["input_ids"] for text in pair]
+    assert len(inputs.encoded) == 3 and {row["units"][0] for row in inputs.encoded} == {(0, 1)}
+    predicted = nli.probe_predictions(
+        DATA, train, inputs, "task", "train", [examples.labels["task"]]
+    )
+    assert predicted == [example.label for example in train]
 
 
 def one_token_at_a_time(a, b, room):
