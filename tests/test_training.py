@@ -15,12 +15,12 @@ import torch
 from common import forward, models
 from common.batching import epoch_batches, pad
 from common.cli import ROOT, UserError
-from common.device import choose_device, set_seed, to_device
+from common.device import Device, choose_device, set_seed, to_device
 from common.training import events, loop, losses, resume, sharding, step
 from common.training.step import learning_rate
 from tests import tiny
 
-CPU = choose_device("cpu", "fp32")
+CPU = Device(torch.device("cpu"), "fp32")
 KINDS = ("bert", "gpt2", "biogpt")
 real_logits = models.logits
 TASKS = ("SequenceClassification", "TokenClassification")
