@@ -4,7 +4,6 @@ Skipped without a GPU. `CUDA_TESTS_ON=cpu` runs them there, CPU against CPU: so 
 to run where no GPU is at hand.
 """
 
-import argparse
 import copy
 import os
 
@@ -56,9 +55,8 @@ SETTINGS = loop.Settings(
 
 def without_dropout(folder):
     """A token model that draws nothing by chance in training."""
-    args = argparse.Namespace(model_name=str(folder), demo=False)
     set_seed(0)
-    model, _ = models.load_task_model(args, "token", ["a", "b", "c"])
+    model, _ = models.load_task_model(str(folder), "token", ["a", "b", "c"])
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
@@ -160,8 +158,7 @@ def test_probes(gpu):
 @pytest.mark.parametrize("kind", KINDS[1:])
 def test_generation(kind, checkpoint, gpu):
     """The same tokens, greedily, in fp32."""
-    args = argparse.Namespace(model_name=str(checkpoint(kind)), demo=False)
-    model, _ = models.load_task_model(args, "causal", [])
+    model, _ = models.load_task_model(str(checkpoint(kind)), "causal", [])
     prompts = [row["input_ids"] for row in rows(9)]
     answers = [
         generation.generate(model, prompts, [6] * 9, {2}, 4, device, "test")

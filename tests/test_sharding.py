@@ -8,7 +8,6 @@ import os
 import shutil
 import signal
 import sys
-from argparse import Namespace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -62,7 +61,7 @@ def rows(n, seed):
 
 
 def causal(folder):
-    return models.load_task_model(Namespace(model_name=str(folder), demo=False), "causal", [])
+    return models.load_task_model(str(folder), "causal", [])
 
 
 def train(case, root, folder, device, save_minutes=10.0, stop=None):

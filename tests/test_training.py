@@ -1,6 +1,5 @@
 """The loops: what padding, batch order, accumulation and an interruption must not change."""
 
-import argparse
 import copy
 import os
 import re
@@ -44,9 +43,8 @@ def load(tmp_path, kind, task, labels=3, seed=0):
     folder = tmp_path / kind
     if not folder.is_dir():
         tiny.make(kind, folder)
-    args = argparse.Namespace(model_name=str(folder), demo=False)
     set_seed(seed)
-    return models.load_task_model(args, HEADS[task], [f"label-{i}" for i in range(labels)])
+    return models.load_task_model(str(folder), HEADS[task], [f"label-{i}" for i in range(labels)])
 
 
 def examples(n, task, vocabulary=300, labels=3, seed=0):
@@ -614,8 +612,7 @@ def test_frozen_weights_in_bf16_compute_the_same(tmp_path, kind):
         model, tokenizer = load(tmp_path, kind, head)
         held_in_16_bits(model.eval(), models.logits, bf16, tokenizer)
         if kind in ("gpt2", "biogpt") and own == "token":  # their text heads share the embeddings
-            args = argparse.Namespace(model_name=str(tmp_path / kind), demo=False)
-            model, _ = models.load_task_model(args, "causal", [])
+            model, _ = models.load_task_model(str(tmp_path / kind), "causal", [])
             held_in_16_bits(model.eval(), lambda m, batch: m(**batch).logits, bf16, tokenizer)
             assert model.get_output_embeddings().weight.dtype == torch.bfloat16
 
