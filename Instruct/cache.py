@@ -5,8 +5,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
-from common import memory
-from common.device import Device, free_memory
+from common.device import JOBS, Device, free_memory
 
 # Of a batch, answers included. On a CPU more are not faster; on a GPU a token costs its launches,
 # for however many rows.
@@ -106,4 +105,4 @@ def batch_positions(config, device: Device) -> int:
     bytes_ = 4 if on_cpu or device.precision == "fp32" else 2
     one = 2 * bytes_ * config.num_hidden_layers * heads * size
     most = POSITIONS if on_cpu else ON_GPU
-    return min(most, free_memory(device) // 2 // memory.JOBS // one)
+    return min(most, free_memory(device) // 2 // JOBS // one)

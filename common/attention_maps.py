@@ -18,10 +18,9 @@ import torch
 from torch.overrides import TorchFunctionMode
 from tqdm import tqdm
 
-from common import memory
 from common.batching import INPUTS, pad, sorted_batches
 from common.cli import UserError
-from common.device import Device, free_memory, in_memory, shrink_frozen, to_device
+from common.device import JOBS, Device, free_memory, in_memory, shrink_frozen, to_device
 from common.files import replacing
 from common.models import families
 
@@ -163,7 +162,7 @@ def groups(keys: Sequence, pretrained, device: Device) -> list[list]:
     """
     shrink_frozen(pretrained, device)
     size = sum(p.numel() * p.element_size() for p in pretrained.parameters())
-    room = max(1, int(free_memory(device) / 2 / memory.JOBS / size) - 1)
+    room = max(1, int(free_memory(device) / 2 / JOBS / size) - 1)
     return [list(keys[i : i + room]) for i in range(0, len(keys), room)]
 
 

@@ -13,10 +13,9 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from common import memory
 from common.batching import INPUTS, pad, sorted_batches
 from common.cli import UserError
-from common.device import Device, free_memory, in_memory, to_device
+from common.device import JOBS, Device, available_memory, free_memory, in_memory, to_device
 from common.files import read_json, write_json
 from common.models import families
 
@@ -54,11 +53,11 @@ def place(
     new = [layer for layer in layers if layer not in kept]
     if not new:
         return DISK, len(layers)
-    rooms = {DISK: 0.95 * shutil.disk_usage(folder.parent).free / memory.JOBS}
+    rooms = {DISK: 0.95 * shutil.disk_usage(folder.parent).free / JOBS}
     if not on_disk and not kept:
-        rooms = {MEMORY: SHARE * memory.available_memory() / memory.JOBS} | rooms
+        rooms = {MEMORY: SHARE * available_memory() / JOBS} | rooms
         if device.torch_device.type == "cuda":
-            rooms = {GPU: SHARE * free_memory(device) / memory.JOBS} | rooms
+            rooms = {GPU: SHARE * free_memory(device) / JOBS} | rooms
     size = len(new) * one
     where = next((w for w, room in rooms.items() if size <= room), None)
     most = len(layers)
