@@ -6,9 +6,8 @@ splits are whole, so that what encoders score on them stands beside in the repor
 """
 
 import random
-from types import SimpleNamespace
 
-from common import identity
+from common.results import fingerprint
 from Instruct import forms, sources
 from Instruct.splits import mixed
 from NER import demo_data as ner_demo
@@ -65,9 +64,8 @@ def splits(seed: int = 0) -> dict[str, list[dict]]:
 
 def about() -> dict[str, dict]:
     """ABOUT, as build.json has it: with the hash of the set whose whole test split is asked."""
-    demo = SimpleNamespace(demo=True)
-    whole = {"demo-nli": nli_data.load(demo).splits, "demo-qa": qa_data.load(demo).splits}
-    hashes = {name: identity.fingerprint(some) for name, some in whole.items()}
+    whole = {"demo-nli": nli_data.load(True, None), "demo-qa": qa_data.load(True, None)}
+    hashes = {name: fingerprint(data.splits) for name, data in whole.items()}
     return {name: of | {"data_sha256": hashes.get(name)} for name, of in ABOUT.items()}
 
 

@@ -4,15 +4,14 @@ NER and NLI folders and the SQuAD form are read by those tasks; the other kinds 
 `Instruct/forms.py`.
 """
 
-import argparse
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from common import identity
 from common.cli import UserError, relative
 from common.data_files import SPLIT_NAMES, find_split, json_file
+from common.results import fingerprint
 from Instruct import forms, parsing, prompts
 from Instruct.labels import letters_of
 from NER import data as ner_data
@@ -85,7 +84,7 @@ def _with_own_ids(examples: list[Example]) -> Iterator[Example]:
 
 def _ner(name: str, folder: Path, form: str) -> Source:
     """A prompt for each sentence and entity type."""
-    data = ner_data.load(argparse.Namespace(demo=False, data_dir=folder, label_scheme="io"))
+    data = ner_data.load(False, folder)
     types = [label for label in data.labels if label != OUTSIDE]
     examples = [
         Example(f"{e.id}-{kind}", split, e.id, e.id, ner_row(e.words, e.tags, kind, form))
@@ -96,7 +95,7 @@ def _ner(name: str, folder: Path, form: str) -> Source:
     ]
     files = [file for s in SPLIT_NAMES for file in find_split(folder, s, formats.PATTERNS)]
     files += [file for file in [folder / "label.json"] if file.is_file()]
-    return Source(name, "ner", form, types, examples, files, identity.fingerprint(data.splits))
+    return Source(name, "ner", form, types, examples, files, fingerprint(data.splits))
 
 
 def ner_row(words: list[str], tags: list[str], kind: str, form: str) -> dict:
@@ -112,7 +111,7 @@ def ner_row(words: list[str], tags: list[str], kind: str, form: str) -> dict:
 
 def _nli(name: str, folder: Path) -> Source:
     """Pairs. NLI/ divides a train file alone by pair; here a premise stays on one side."""
-    data = nli_data.load(argparse.Namespace(demo=False, data_dir=folder))
+    data = nli_data.load(False, folder)
     given = {s: find_split(folder, s, nli_data.FILES) for s in SPLIT_NAMES}
     alone = not given["dev"] and not given["test"]
     examples = []
@@ -123,7 +122,7 @@ def _nli(name: str, folder: Path) -> Source:
     used = {e.row["gold"] for e in examples}
     labels = [label for label in data.labels if label in used]
     files = [file for found in given.values() for file in found]
-    digest = identity.fingerprint(data.splits)
+    digest = fingerprint(data.splits)
     return Source(name, "nli", "one", labels, examples, files, digest)
 
 
@@ -141,8 +140,8 @@ def _squad(name: str, path: Path) -> Source:
     files = {s: squad.split_files(path, s) for s in SPLIT_NAMES} if path.is_dir() else {}
     splits, digest = {None: []}, None
     if files.get("dev") or files.get("test"):
-        data = qa_data.load(argparse.Namespace(demo=False, data_dir=path))
-        splits, digest = data.splits, identity.fingerprint(data.splits)
+        data = qa_data.load(False, path)
+        splits, digest = data.splits, fingerprint(data.splits)
         if data.questions is not None:
             raise _bioasq(path)
     for file in [] if digest else files.get("train", [path]):

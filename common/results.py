@@ -4,6 +4,7 @@
 with metrics.json is a result; one without is unfinished and is gone on with.
 """
 
+import hashlib
 import shlex
 import shutil
 import time
@@ -17,6 +18,11 @@ from common.files import read_json, write_json
 # An earlier result, until the run that takes its place has finished; and on its way there.
 ASIDE, MOVING = ".replaced", ".replacing"
 EARLIER = "finished earlier; --overwrite repeats it"  # how a summary calls it
+
+
+def fingerprint(splits: dict[str, list]) -> str:
+    """A hash of all examples: it identifies the data."""
+    return hashlib.sha256(repr(sorted(splits.items())).encode()).hexdigest()
 
 
 def dataset_name(task, args) -> str:
