@@ -5,31 +5,26 @@ its prompts give one by one. Prompts and answers are lists of token ids. Under t
 takes some batches, and all processes get all results.
 """
 
-from collections.abc import Callable
-
 import torch
 from torch.nn.functional import pad
 from transformers import DynamicCache
 
 from common import forward
 from common.cli import UserError
-from common.device import Device, gather
+from common.device import gather
 from common.models import families
 from common.training import sharding
 
-# On an accelerator a token costs about the same for many rows, and there are no gradients to hold.
-# Memory that is too small for so many halves the number.
+# Batches are larger on accelerators: a token takes about as long for many rows. Too little memory
+# halves them.
 MORE = 8
 
 
-def generate(
-    model, prompts: list[list[int]], most: list[int], ends: set[int], batch_size: int,
-    device: Device, name: str,
-) -> list[list[int]]:  # fmt: skip
+def generate(model, prompts, most, ends, batch_size, device, name) -> list[list[int]]:
     """Append the most likely next token again and again: the new ids of each prompt.
 
-    An answer ends before a token of `ends`, after its number of tokens in `most`, or where the
-    model has no more positions (a prompt that fills them has no answer).
+    An answer ends before a token of the set `ends`, after its number of tokens in the list `most`,
+    or where the model has no more positions (a prompt that fills them has no answer).
     """
     limit = families.positions(model.config)
     most = [min(n, limit - len(prompt)) for n, prompt in zip(most, prompts, strict=True)]
@@ -55,23 +50,18 @@ def generate(
     return _in_batches(model, prompts, batch_size, device, name, run)
 
 
-def log_likelihoods(
-    model, prompts: list[list[int]], answers: list[list[int]], batch_size: int,
-    device: Device, name: str,
-) -> list[list[float]]:  # fmt: skip
+def log_likelihoods(model, prompts, answers, batch_size, device, name) -> list[list[float]]:
     """log P(answer | prompt) of each of `answers` after each prompt: the sum over its tokens.
 
     Each answer should end with the end token: otherwise an answer that another one begins with
-    always wins. A prompt is read once. Raises UserError where prompt and answer have more tokens
-    than the model has positions.
+    always wins. Raises UserError where prompt and answer have more tokens than the model positions.
     """
     limit, longest = families.positions(model.config), max(map(len, answers))
-    for prompt in prompts:
-        if len(prompt) + longest - 1 > limit:
-            raise UserError(
-                f"a prompt of {len(prompt)} tokens and its labels do not fit into the model's "
-                f"{limit} positions. Use a lower --max_length."
-            )
+    if (most := max(map(len, prompts), default=0)) + longest - 1 > limit:
+        raise UserError(
+            f"a prompt of {most} tokens and its labels do not fit into the model's {limit} "
+            "positions. Use a lower --max_length."
+        )
 
     def run(indices: list[int]) -> dict[int, list[float]]:
         ids, mask = _left_padded([prompts[i] for i in indices], device)
@@ -83,10 +73,9 @@ def log_likelihoods(
             total, n = first[:, answer[0]], len(answer) - 1
             if n:
                 ids = mask.new_tensor([answer] * len(indices))
-                later = _logits(model, ids[:, :-1], pad(mask, (0, n), value=1), past).log_softmax(
-                    -1
-                )
-                past.crop(-n)
+                longer = pad(mask, (0, n), value=1)
+                later = _logits(model, ids[:, :-1], longer, past).log_softmax(-1)
+                past.crop(-n)  # the next answer follows the same prompt
                 total = total + later.gather(2, ids[:, 1:, None]).sum((1, 2))
             columns.append(total)
         return dict(zip(indices, torch.stack(columns, 1).tolist(), strict=True))
@@ -94,9 +83,7 @@ def log_likelihoods(
     return _in_batches(model, prompts, batch_size, device, name, run)
 
 
-def _in_batches(
-    model, prompts: list[list[int]], batch_size: int, device: Device, name: str, run: Callable
-) -> list:
+def _in_batches(model, prompts, batch_size, device, name, run) -> list:
     """What `run` gives for each prompt, in the order given."""
     size = batch_size if device.torch_device.type == "cpu" else MORE * batch_size
     lengths, results = list(map(len, prompts)), {}
@@ -112,19 +99,17 @@ def _logits(model, ids, mask, past: DynamicCache, last: int = 0) -> torch.Tensor
     """float32 logits `[batch, tokens, vocabulary]` after `ids`, whose earlier tokens `past` holds.
 
     `mask`: 1 for each real token, `[batch, earlier tokens + tokens]`. `last`: only after so many
-    tokens, 0: after all. Raises UserError for numbers that are not finite.
+    tokens; 0: after all. Raises UserError for numbers that are not finite.
     """
     positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, -ids.shape[1] :]
-    logits = model(
-        input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=past,
-        use_cache=True, logits_to_keep=last,
-    ).logits.float()  # fmt: skip
-    if not logits.isfinite().all():
+    batch = {"input_ids": ids, "attention_mask": mask, "position_ids": positions}
+    output = model(**batch, past_key_values=past, use_cache=True, logits_to_keep=last)
+    if not output.logits.isfinite().all():
         raise UserError(f"the model's predictions are not numbers any more. {forward.REMEDY}")
-    return logits
+    return output.logits.float()
 
 
-def _left_padded(rows: list[list[int]], device: Device) -> tuple[torch.Tensor, torch.Tensor]:
+def _left_padded(rows: list[list[int]], device) -> tuple[torch.Tensor, torch.Tensor]:
     """(ids, 1 for each real token), both `[batch, tokens]`. The mask hides the padding, token 0."""
     width = max(map(len, rows), default=0)
     ids = torch.tensor([[0] * (width - len(row)) + row for row in rows])

@@ -165,7 +165,7 @@ def test_the_demo_asks_the_encoders_test_splits():
         ("demo-qa", qa_task, lambda e: e.golds),
     ):
         data = task.load(True, None)
-        assert demo_data.about()[name]["data_sha256"] == fingerprint(data.splits)
+        assert demo_data.read()[1][name]["data_sha256"] == fingerprint(data.splits)
         mine = {row["id"]: row["gold"] for row in test if row["source"] == name}
         mine = [mine[f"{name}-test-{i}"] for i in range(len(mine))]
         assert mine == [gold(example) for example in data.splits["test"]]

@@ -573,8 +573,8 @@ def test_a_changed_data_set_is_refused(folder, tmp_path):
     pair = next(i for i, row in enumerate(rows) if row["kind"] == "nli")
     gene = next(i for i, row in enumerate(rows) if row["kind"] == "ner")
     for place, change, words in (
-        (pair, {"gold": "perhaps"}, "1 label ('perhaps') of source pairs"),
-        (pair, {"gold": "a misplaced text"}, "1 label of source pairs"),
+        (pair, {"gold": "perhaps"}, "does not have 1 label ('perhaps') of source pairs"),
+        (pair, {"gold": "a misplaced text"}, "does not have 1 label of source pairs"),
         (pair, {"source": "other"}, "no source 'other'"),
         (pair, {"source": ["other"]}, "no source ['other']"),
         (pair, {"gold": ["entailment"]}, "kind nli is not a label"),
