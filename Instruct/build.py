@@ -37,8 +37,8 @@ README = """# An instruction data set
 
 Made by Instruct/build.py; `build.json` says from what. The texts keep the licences and data use
 agreements of their sources, and so do models that were trained on them. Credentialed text (MedNLI,
-i2b2 and the like) stays on this
-disk: do not upload, share or commit this folder. The `.gitignore` keeps it out of git.
+i2b2 and the like) stays on this disk: do not upload, share or commit this folder. The `.gitignore`
+keeps it out of git.
 """
 
 

@@ -123,7 +123,7 @@ def test_every_form_is_made_and_read_back(form, every, tmp_path, capsys):
     assert {path.name for path in out.iterdir()} == {
         *(f"{split}.jsonl" for split in SPLITS), "build.json", "README.md", ".gitignore",
     }  # fmt: skip
-    assert "this\ndisk" in (out / "README.md").read_text()
+    assert "stays on this disk" in (out / "README.md").read_text()
     rows, about = made(out)
     everything = [row for split in SPLITS for row in rows[split]]
     assert len({row["id"] for row in everything}) == len(everything)
@@ -443,7 +443,7 @@ def test_a_label_that_train_has_not(split, tmp_path, capsys):
     rows.append(relation(70, split=split, label="NEW"))
     path = write(tmp_path / "r.jsonl", rows)
     message = refused(capsys, "--relation", f"x={path}", "--output_dir", tmp_path / "out")
-    assert f"3 labels ('NEW', ...) in {split} that train has not" in message
+    assert f"3 labels ('NEW', ...) in {split} that train does not have" in message
 
 
 def test_an_entity_type_that_train_has_not_is_told(tmp_path, caplog):
