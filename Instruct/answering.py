@@ -1,12 +1,14 @@
 """The answers of a causal model to prompts: generated and parsed, or the most likely labels."""
 
-from Instruct import encoding, generation, parsing
+from Instruct import encoding, parsing
 from Instruct.prompts import LABEL_KINDS
 
 
 def predict(model, tokenizer, data, examples, encoded, batch_size, device, name) -> list[tuple]:
     """(answer, parse_failure) of each prompt, see `Instruct.parsing.read`."""
-    by_source: dict[str, list[int]] = {}  # whose most likely label is the answer
+    from Instruct import generation
+
+    by_source: dict[str, list[int]] = {}  # of prompts that are answered by the most likely label
     written = []
     for i, example in enumerate(examples):
         if data.decode == "likelihood" and example["kind"] in LABEL_KINDS:
@@ -27,15 +29,10 @@ def predict(model, tokenizer, data, examples, encoded, batch_size, device, name)
     for source, indices in by_source.items():
         labels = data.sources[source]["labels"]
         asked, about = [prompts[i] for i in indices], f"{name} {source}"
-        best = most_likely(model, tokenizer, asked, labels, data, batch_size, device, about)
-        answers |= {i: (label, False) for i, label in zip(indices, best, strict=True)}
+        ids = [encoding.answer_ids(tokenizer, label) for label in labels]
+        scores = generation.log_likelihoods(model, asked, ids, batch_size, device, about)
+        sizes = [len(own) if data.length_normalised else 1 for own in ids]
+        for i, row in zip(indices, scores, strict=True):
+            means = [score / size for score, size in zip(row, sizes, strict=True)]
+            answers[i] = labels[means.index(max(means))], False
     return [answers[i] for i in range(len(examples))]
-
-
-def most_likely(model, tokenizer, prompts, labels, data, batch_size, device, name) -> list[str]:
-    """The most likely of the labels after each prompt; by the mean over its tokens if asked for."""
-    ids = [encoding.answer_ids(tokenizer, label) for label in labels]
-    scores = generation.log_likelihoods(model, prompts, ids, batch_size, device, name)
-    sizes = [len(own) if data.length_normalised else 1 for own in ids]
-    best = [max(range(len(labels)), key=lambda k: row[k] / sizes[k]) for row in scores]
-    return [labels[k] for k in best]

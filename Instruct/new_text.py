@@ -1,4 +1,4 @@
-"""New text for Instruct: instructions, with an input or without, in; what the model writes out."""
+"""New text for Instruct: instructions with or without an input; the model's answers."""
 
 import json
 from collections.abc import Iterable, Iterator
@@ -29,14 +29,14 @@ def add_arguments(parser) -> None:
 
 
 def read(file: Iterable[bytes], name: str, form: str) -> Iterator[Prompt | None]:
-    """A prompt a line; as plain text, the whole line is the instruction."""
+    """A prompt a line; in plain text the whole line is the instruction."""
     for place, line in stream(file, name):
         if not line.strip():
             yield None
         elif form == "text":
             if line.lstrip().startswith("{"):
                 raise UserError(
-                    f"{place} begins as JSON does. Add --input_form jsonl; each line is then: "
+                    f"{place} looks like JSON. Add --input_form jsonl; each line is then: "
                     f"{EXPECTED}."
                 )
             yield Prompt(place, line, "")

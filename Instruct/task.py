@@ -12,6 +12,7 @@ from common.cli import UserError, number
 from common.task import Examples, ProbeInputs, Score
 from Instruct import encoding, parsing, tuning
 from Instruct import scores as scoring
+from Instruct.answering import predict
 from Instruct.data import Data, load
 from Instruct.encoding import encode
 from Instruct.prompts import LABEL_KINDS
@@ -19,7 +20,7 @@ from Instruct.scores import SCORES, count, details
 from Instruct.tuning import loss
 from NER.scores import OUTSIDE
 
-__all__ = ["SCORES", "count", "details", "encode", "load", "loss"]
+__all__ = ["SCORES", "count", "details", "encode", "load", "loss", "predict"]
 NAME, HEAD, DATASET = "Instruct", "causal", "medtuned"
 NOTE = """\
 Answers are generated and parsed. An answer that cannot be parsed counts as wrong; the share of such
@@ -91,8 +92,8 @@ def load_model(
 ):
     """The model with its own head; with `lora` its weights are frozen and get new adapters.
 
-    Its config says what predictions need to know of the data: how prompts are written, and the
-    most and the least room that a source's answers take. `others`: flags that only `load` needs.
+    Its config says what predict.py needs to know of the data: how prompts are written, and the most
+    and the least room that a source's answers take. `others`: flags that only `load` needs.
     """
     model, tokenizer = models.load_task_model(where, HEAD, [])
     rooms = [n + encoding.SLACK for n in encoding.longest_answers(data, tokenizer).values()]
@@ -112,13 +113,6 @@ def stratum(example: dict) -> str:
 def n_labels(row: dict) -> int:
     """The answer's tokens and its end token; 0 where prompt and answer were too long."""
     return row["answer_tokens"]
-
-
-def predict(model, tokenizer, data, examples, encoded, batch_size, device, name) -> list[tuple]:
-    """(answer, parse_failure) of each prompt; see `Instruct.parsing.read`."""
-    from Instruct import answering
-
-    return answering.predict(model, tokenizer, data, examples, encoded, batch_size, device, name)
 
 
 def rows(
@@ -156,22 +150,23 @@ def baseline(train: list[dict], examples: list[dict]) -> list[tuple]:
     Of equally frequent answers the first in alphabetical order: that of a subset is random.
     """
     outputs: dict[str, Counter] = {}
+    golds = {}
     for example in train:
         outputs.setdefault(example["source"], Counter())[example["output"]] += 1
+        golds[example["source"], example["output"]] = example["gold"]
     best = {source: max(sorted(own), key=own.get) for source, own in outputs.items()}
-    golds = {(example["source"], example["output"]): example["gold"] for example in train}
-
-    def guess(example: dict) -> tuple:
+    answers = []
+    for example in examples:
         source, kind = example["source"], example["kind"]
         if kind == "ner":
-            return [OUTSIDE] * len(example["gold"]), False
-        if source not in best:  # a small subset may lack it
-            return None, True
-        if kind == "free_qa":
-            return parsing.read_free(best[source])
-        return golds[source, best[source]], False
-
-    return [guess(example) for example in examples]
+            answers.append(([OUTSIDE] * len(example["gold"]), False))
+        elif source not in best:  # a small subset may lack it
+            answers.append((None, True))
+        elif kind == "free_qa":
+            answers.append(parsing.read_free(best[source]))
+        else:
+            answers.append((golds[source, best[source]], False))
+    return answers
 
 
 def controls(data: Data, splits: dict[str, list[dict]], seed: int) -> dict[str, dict]:
