@@ -39,7 +39,7 @@ def predict_layers(
     for start in range(0, len(features), at_once):
         group = dict(list(features.items())[start : start + at_once])
         vectors = list(group.values())
-        predictions: dict = {layer: [{} for _ in sets] for layer in group}
+        predictions = {layer: [{t: {} for t in labels} for _, labels in sets] for layer in group}
         for number, (spans, labels) in enumerate(sets):
             for target, tags in labels.items():
                 probes = Probes(probe, len(group), vectors[0].shape[1], n_labels, seed, device)
@@ -49,7 +49,7 @@ def predict_layers(
                     if split != "train" and len(spans[split]):
                         by_layer = probes.predict(vectors, spans[split])
                         for layer, values in zip(group, by_layer, strict=True):
-                            predictions[layer][number].setdefault(target, {})[split] = values
+                            predictions[layer][number][target][split] = values
         for layer in group:
             on_done(layer, predictions[layer])
 
