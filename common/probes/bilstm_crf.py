@@ -52,7 +52,7 @@ def bilstm(x, lengths: np.ndarray, weight, bias, recurrent) -> torch.Tensor:
     `x`: `[layers, units, size]`, see `pack`; `lengths`: `[batch]`, the longest first. `weight`:
     `[layers, size, 8n]` and `bias`: `[layers, 1, 8n]`, forward then backward gates, each in the
     order i, f, o, g; `recurrent`: `[layers, 2, n, 4n]`. One bias where nn.LSTM adds two. Matrix
-    products are in `x`'s precision, all else in float32. Hochreiter & Schmidhuber (1997), with the
+    products are in `x`'s precision, all else in the weights'. Hochreiter & Schmidhuber (1997), with the
     gates of nn.LSTM.
     """
     unit, sequence = pack(lengths)
@@ -65,10 +65,10 @@ def bilstm(x, lengths: np.ndarray, weight, bias, recurrent) -> torch.Tensor:
     recurrent = recurrent.transpose(0, 1).flatten(0, 1).to(x.dtype)
     size = recurrent.shape[1]
     hidden = inputs.new_zeros(len(inputs), counts[0], size)
-    cell, states = hidden.float(), []
+    cell, states = hidden.to(weight.dtype), []
     for step in inputs.split(counts.tolist(), 1):
         n = step.shape[1]  # the first n sequences have this unit
-        gates = torch.baddbmm(step, hidden[:, :n], recurrent).float()
+        gates = torch.baddbmm(step, hidden[:, :n], recurrent).to(weight.dtype)
         i, f, o = gates[..., : 3 * size].sigmoid().chunk(3, -1)
         cell = torch.addcmul(i * gates[..., 3 * size :].tanh(), f, cell[:, :n])
         hidden = (o * cell.tanh()).to(x.dtype)
