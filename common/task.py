@@ -85,6 +85,7 @@ class Task(Protocol):
     SCORES: tuple[Score, ...]  # all there are; which of them a data set has, `scores` says
     NOTE: str  # default "": what readers of the scores must know, for the report's page
     IN_STUDY: bool  # default False: whether `common.study` runs it when no --tasks are given
+    CONTROLS: tuple[str, ...]  # default ("control",): the names of what `controls` gives
 
     def load(self, demo: bool, data_dir: Path | None, **options) -> Data:
         """The data set: the demo's, that of a folder, or the published one.
@@ -189,6 +190,9 @@ class Task(Protocol):
     def loss(self, model, batch: dict) -> "Tensor":
         """Default: cross entropy. Of a padded batch, summed over its labels: a scalar."""
 
+    def probed(self, examples: list) -> list:
+        """Default: all. Those of a split's examples that probes are asked about."""
+
     def parts(self, rows: list[dict]) -> tuple[Score, ...]:
         """Default: none. The scores of the parts of a data set, of `count`'s tables."""
 
@@ -215,6 +219,7 @@ def defaults(task) -> dict[str, Any]:
 
     return {
         "NOTE": "", "IN_STUDY": False,
+        "probed": lambda examples: examples,
         "add_arguments": lambda parser, step: None,
         "scores": lambda data: task.SCORES,
         "load_model": load_model,
@@ -246,3 +251,15 @@ def evaluate(task: Task, rows: list[dict]) -> dict[str, float]:
     there = [score for score in task.SCORES if score.table in tables]
     scores = {score.name: float(score.value(tables[score.table])) for score in there}
     return scores | task.details(rows)
+
+
+def majority_scores(task, data, train: list, examples: dict[str, list]) -> dict[str, dict]:
+    """{split: {majority_<score>: value}} of predictions that read no input, see `Task.baseline`."""
+    guesses = {split: task.baseline(train, some) for split, some in examples.items()}
+    rows, _ = task.rows(data, examples, guesses)
+    values = {split: evaluate(task, rows[split]) for split in examples}
+    names = [score.name for score in task.scores(data)]
+    return {
+        split: {f"majority_{name}": own[name] for name in names if name in own}
+        for split, own in values.items()
+    }

@@ -9,8 +9,8 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 
 import numpy as np
 
-from common import memory
 from common.cli import UserError
+from common.device import JOBS, available_memory
 from common.probes import linear, svm
 
 log = logging.getLogger(__name__)
@@ -45,9 +45,9 @@ def predict_layers(
     size = max((array.shape[1] for array in features.values()), default=0)
     needed = max(memory_of_layer(some, size, kind) for some, _ in groups)
     largest = max(len(some["train"]) for some, _ in groups)
-    available = memory.available_memory() // memory.JOBS
+    available = available_memory() // JOBS
     if needed > available:
-        several = f" for each of {memory.JOBS} jobs" if memory.JOBS > 1 else ""
+        several = f" for each of {JOBS} jobs" if JOBS > 1 else ""
         raise UserError(
             f"a probe on {largest} training examples needs {needed / 1e9:.1f} GB of memory, "
             f"{available / 1e9:.1f} GB are free{several}. Use --max_train_examples, --probe linear"
