@@ -33,7 +33,8 @@ def section(grid: Grid, name: str, text: str, summary: list, layer: str, curves:
     """
     step, variant = split(name)
     made, rows = list(summary), []
-    sizes = {size: palette.size_name(size) for size in (UNTRAINED, *grid.sizes)}
+    measured = {result.size for result in grid.results if result.name == name}
+    sizes = {n: palette.size_name(n) for n in (UNTRAINED, *grid.sizes) if n in measured}
     for curve in curves:
         row = []
         for model in grid.models:

@@ -30,8 +30,8 @@ class Estimate(NamedTuple):
 
 def result_folders(dataset: Path) -> list[Path]:
     """The folders of all results on a data set, finished or not."""
-    folders = dataset.glob("*/*/seed-*/*")
-    return sorted(folder for folder in folders if folder.is_dir() and split(folder.name)[0])
+    folders = [folder for folder in dataset.glob("*/*/seed-*/*") if folder.is_dir()]
+    return sorted(f for f in folders if split(f.name.removesuffix(".partial"))[0])
 
 
 class Grid:
@@ -183,11 +183,13 @@ class Grid:
         kept = []
         for _, group in groupby(sorted(whole, key=group_of), group_of):
             group = list(group)
-            votes = {one: sum(not unlike(one, other) for other in group) for one in group}
+            votes = {
+                one: sum(one is other or not unlike(one, other) for other in group) for one in group
+            }
             # What size 0 has no settings of, it is like; so a trained one is the measure.
             most = max(group, key=lambda one: (one.size != 0, one.examples is not None, votes[one]))
             for result in group:
-                if reasons := unlike(result, most):
+                if result is not most and (reasons := unlike(result, most)):
                     self._note(result.folder, f"unlike most of its step: {', '.join(reasons)}")
                 else:
                     kept.append(result)

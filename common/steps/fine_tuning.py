@@ -217,9 +217,7 @@ def draw(folder: Path, task) -> None:
         panels.append(drawing.Panel([line("dev", "loss", dots)], "dev loss", **of_loss))
     else:
         looks = [palette.score_style(i, len(scores)) for i in range(len(scores))]
-        lines = [
-            line("dev", s.name, look, s.title) for s, look in zip(scores, looks, strict=True)
-        ]
+        lines = [line("dev", s.name, look, s.title) for s, look in zip(scores, looks, strict=True)]
         about = {"ylabel": "score (at most 1)", "low": min((s.lowest for s in scores), default=0)}
         panels.append(drawing.Panel(lines, "scores on dev" if lines else "no dev split", **about))
     what = f"{task.NAME} fine-tuning on {result.size} % of the training data"
@@ -233,7 +231,7 @@ def sections(grid) -> list:
 
     made = []
     for score in grid.task.SCORES:
-        rows = [_row(grid, grid, model, score.name) for model in grid.models]
+        rows = [_row(grid, grid, m, score.name, {"model": m}) for m in grid.models]
         rows = [row for row in rows if score is grid.main or tables.has_scores(row)]
         caption = f"test {score.title} after fine-tuning on a share of the training data"
         made += tables.make(grid, f"scores_{score.name}", caption, rows)
@@ -247,33 +245,33 @@ def sections(grid) -> list:
     ]
 
 
-def _row(grid, source, model: str, score: str, **start) -> dict:
+def _row(grid, source, model: str, score: str, start: dict) -> dict:
     """Test scores by size. `source`: this grid, or another task's, which has no size 0 here."""
     from common.report.palette import size_name
 
     untrained = "0 % (as loaded)" if grid.task.HEAD == "causal" else "0 % (untrained head)"
-    row = (start or {"model": model}) | {size_name(n) if n else untrained: None for n in grid.sizes}
-    for column, size in zip(list(row)[-len(grid.sizes) :], grid.sizes, strict=True):
-        if size or source is grid:
-            row[column] = source.downstream(model, size, score)
-    return row | {"majority class": source.majority(model, score)}
+    columns = {size: size_name(size) if size else untrained for size in grid.sizes}
+    cells = {
+        column: source.downstream(model, size, score) if size or source is grid else None
+        for size, column in columns.items()
+    }
+    return start | cells | {"majority class": source.majority(model, score)}
 
 
 def _parts(grid) -> list:
     """Test scores that are not in `SCORES`: those of the data set's parts, see `Task.scores`."""
     from common.report import tables
 
-    start, known = "test_majority_", {score.name for score in grid.task.SCORES}
+    prefix, known = "test_majority_", {score.name for score in grid.task.SCORES}
     measured = dict.fromkeys(key for result in grid.results for key in result.metrics)
-    names = [key.removeprefix(start) for key in measured if key.startswith(start)]
+    names = [key.removeprefix(prefix) for key in measured if key.startswith(prefix)]
     rows = []
     for name in (name for name in names if name not in known):
-        rows += [_row(grid, grid, m, name, score=name, model=m) for m in grid.models]
+        rows += [_row(grid, grid, m, name, {"score": name, "model": m}) for m in grid.models]
         for other, score in grid.others.get(name, []):
-            task = other.task.NAME
-            rows += [
-                _row(grid, other, m, score, score=name, model=f"{m} ({task})") for m in other.models
-            ]
+            for m in other.models:
+                start = {"score": name, "model": f"{m} ({other.task.NAME})"}
+                rows.append(_row(grid, other, m, score, start))
     caption = "test scores of the data set's parts"
     if grid.others:
         caption += "; beside them those of models of other tasks on the same test examples"
