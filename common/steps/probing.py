@@ -10,8 +10,10 @@ from typing import NamedTuple
 from common import checkpoints, flags, models, probes, results, summary
 from common.cli import UNTRAINED, Parser, UserError, number
 from common.files import read_json, write_json
+from common.report.shown.probing import NAME, draw, link_measures, read, required, sections
 
-NAME, ORDER, NEEDS, SIZES = "probing", 2, ("fine-tuning",), "training_size"
+__all__ = ["link_measures", "read", "required", "sections"]
+ORDER, NEEDS, SIZES = 2, ("fine-tuning",), "training_size"
 TASK, CONTROL, MAJORITY = "task", "control", "majority"  # the first two are targets of a probe
 
 
