@@ -10,8 +10,8 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 
 import numpy as np
 
-from common.device import JOBS, available_memory
 from common.cli import UserError
+from common.device import JOBS, available_memory
 from common.task import Examples
 
 log = logging.getLogger(__name__)
