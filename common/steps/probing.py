@@ -224,10 +224,10 @@ class Scores:
         majority = majority_scores(self.task, self.data, examples["train"], scored)
         layers, rows = sorted(self.by_layer), []
         for layer in layers:
-            where = target.cell.about | {"layer": layer, "target": target.name}
             for kind, splits in ((probe, self.by_layer[layer]), (MAJORITY, majority)):
+                where = {"layer": layer, "probe": kind, "target": target.name}
                 rows += [
-                    where | {"probe": kind, "split": split, "metric": metric, "value": value}
+                    target.cell.about | where | {"split": split, "metric": metric, "value": value}
                     for split, values in splits.items()
                     for metric, value in values.items()
                 ]
