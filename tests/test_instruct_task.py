@@ -554,7 +554,7 @@ def test_adapters_have_a_learning_rate_of_their_own(capsys):
     for flags, rate in (((), 2e-5), (("--lora",), 2e-4), (("--lora", "--learning_rate", 1), 1),
                         (("--demo",), 3e-3), (("--demo", "--lora"), 4e-3)):  # fmt: skip
         step = importlib.import_module("Instruct.fine-tuning")
-        assert step.parse_args([*map(str, flags)]).learning_rate == rate
+        assert step.parse_args([*map(str, flags)]).args.learning_rate == rate
     with pytest.raises(SystemExit):
         step.parse_args(["--help"])
     said = " ".join(capsys.readouterr().out.split())
