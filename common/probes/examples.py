@@ -10,8 +10,8 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 
 import numpy as np
 
-from common import memory
 from common.cli import UserError
+from common.device import JOBS, available_memory
 from common.task import Examples
 
 log = logging.getLogger(__name__)
@@ -60,9 +60,9 @@ def workers(probe, features: dict, sets: list[Examples]) -> int:
         n_train, k = rows["train"].shape
         needed = max(needed, probe.memory(n_train, sum(map(len, rows.values())), k * width))
     most = max(len(rows["train"]) for rows, _ in sets)
-    free = memory.available_memory() // memory.JOBS
+    free = available_memory() // JOBS
     if needed > free:
-        several = f" for each of {memory.JOBS} jobs" if memory.JOBS > 1 else ""
+        several = f" for each of {JOBS} jobs" if JOBS > 1 else ""
         raise UserError(
             f"a probe on {most} training examples needs {needed / 1e9:.1f} GB of memory, "
             f"{free / 1e9:.1f} GB are free{several}. Use --max_train_examples, --probe linear"

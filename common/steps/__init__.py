@@ -1,1 +1,33 @@
-"""The steps of the study, a file each."""
+"""The steps of the study: each file of this folder is one, and nothing else has to know it.
+
+A step is a module with these names:
+
+NAME, ORDER     its name (of the scripts and the results), and its place among the steps
+NEEDS           the steps whose results it reads
+SIZES           the flag that takes its training sizes: training_size, or training_sizes for several
+parse_args(task, doc, argv, **...)   a script's call, see `common.flags.Call`
+run(call)       make the result, or show the finished one
+calls(sizes, controls)   how the study runs it for a model: [(sizes, flags)], a pair for each call
+draw(folder, task)       the figures of a result, from its CSV alone
+read(result, task)       further metrics of a result for the report, from its CSV
+sections(grid)           what the report shows of it, see `common.report`
+"""
+
+import importlib
+import pkgutil
+
+_modules = [importlib.import_module(f"{__name__}.{m.name}") for m in pkgutil.iter_modules(__path__)]
+STEPS = {module.NAME: module for module in sorted(_modules, key=lambda module: module.ORDER)}
+
+
+def following(name: str):
+    """The step after this one; None after the last."""
+    names = list(STEPS)
+    later = names[names.index(name) + 1 :]
+    return STEPS[later[0]] if later else None
+
+
+def split(folder: str) -> tuple[str, str]:
+    """The step and the variant of a result's folder: `probing-linear` -> probing, linear."""
+    step = next((name for name in STEPS if folder == name or folder.startswith(f"{name}-")), "")
+    return step, folder[len(step) + 1 :] if step else ""
