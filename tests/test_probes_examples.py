@@ -10,7 +10,6 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 
-from common import memory
 from common.cli import UserError
 from common.probes import examples, linear, svm
 from common.probes.examples import predict, predict_layers
@@ -213,8 +212,8 @@ def test_layers_at_a_time_fit_into_half_of_this_process_s_share(
     needed = svm.memory(60, 60 + 30 + 31, 2 * 12)
     asked = []
     monkeypatch.setattr("joblib.cpu_count", lambda: 8)
-    monkeypatch.setattr(memory, "available_memory", lambda: free * needed)
-    monkeypatch.setattr(memory, "JOBS", jobs)
+    monkeypatch.setattr(examples, "available_memory", lambda: free * needed)
+    monkeypatch.setattr(examples, "JOBS", jobs)
     monkeypatch.setattr(
         examples, "ThreadPoolExecutor", lambda n: asked.append(n) or ThreadPoolExecutor(n)
     )
@@ -227,8 +226,8 @@ def test_layers_at_a_time_fit_into_half_of_this_process_s_share(
 def test_too_little_memory_for_one_layer_is_a_user_error(tmp_path, monkeypatch, jobs):
     features, some = saved(tmp_path)
     needed = svm.memory(60, 60 + 30 + 31, 2 * 12)
-    monkeypatch.setattr(memory, "JOBS", jobs)
-    monkeypatch.setattr(memory, "available_memory", lambda: jobs * needed - 1)
+    monkeypatch.setattr(examples, "JOBS", jobs)
+    monkeypatch.setattr(examples, "available_memory", lambda: jobs * needed - 1)
     more = "each of 4 jobs. .*fewer --jobs" if jobs > 1 else "are free. Use"
     with pytest.raises(UserError, match=f"60 training examples needs .*{more}"):
         examples.workers(svm, features, [some])

@@ -52,8 +52,8 @@ def bilstm(x, lengths: np.ndarray, weight, bias, recurrent) -> torch.Tensor:
     `x`: `[layers, units, size]`, see `pack`; `lengths`: `[batch]`, the longest first. `weight`:
     `[layers, size, 8n]` and `bias`: `[layers, 1, 8n]`, forward then backward gates, each in the
     order i, f, o, g; `recurrent`: `[layers, 2, n, 4n]`. One bias where nn.LSTM adds two. Matrix
-    products are in `x`'s precision, all else in the weights'. Hochreiter & Schmidhuber (1997), with
-    the gates of nn.LSTM.
+    products are in `x`'s precision, all else in that of the weights. Gates as in nn.LSTM;
+    Hochreiter & Schmidhuber (1997).
     """
     unit, sequence = pack(lengths)
     counts = np.bincount(unit)  # how many sequences have a unit 0, 1, ...

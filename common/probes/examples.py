@@ -55,10 +55,11 @@ def workers(probe, features: dict, sets: list[Examples]) -> int:
     from joblib import cpu_count  # respects affinity and cgroups
 
     width = max((vectors.shape[1] for vectors in features.values()), default=0)
-    needed = most = 0
+    needed = 0
     for rows, _ in sets:
-        (n_train, k), n = rows["train"].shape, sum(map(len, rows.values()))
-        needed, most = max(needed, probe.memory(n_train, n, k * width)), max(most, n_train)
+        n_train, k = rows["train"].shape
+        needed = max(needed, probe.memory(n_train, sum(map(len, rows.values())), k * width))
+    most = max(len(rows["train"]) for rows, _ in sets)
     free = available_memory() // JOBS
     if needed > free:
         several = f" for each of {JOBS} jobs" if JOBS > 1 else ""
@@ -103,9 +104,9 @@ def predict(probe, vectors: np.ndarray, examples: Examples, standardize: bool = 
     models = {target: fit(probe, train, labels) for target, labels in examples.labels.items()}
     predictions: dict = {target: {} for target in models}
     for split, features in x.items():
-        read = train if split == "train" else inputs(features)
+        matrix = train if split == "train" else inputs(features)
         for target, model in models.items():
-            predictions[target][split] = model.predict(read)
+            predictions[target][split] = model.predict(matrix)
     return predictions
 
 

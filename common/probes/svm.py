@@ -11,7 +11,7 @@ import numpy as np
 
 from common.probes import C
 
-MANY = 20_000  # training examples that take long: 16,384 take half a minute and 7 GB per layer
+MANY = 20_000  # training examples that take long: their kernel alone takes 3.2 GB per layer
 LIBSVM_CACHE = 200 * 2**20  # bytes, scikit-learn's default
 
 
