@@ -204,7 +204,7 @@ FAULTS |= {
     ),
     ("NER", "half a character"): (
         replace({"tokens": ["\ud83d"], "tags": [0]}),
-        ["train.jsonl:2", "half a character", "Mend that line"],
+        ["train.jsonl:2", "half a character", "Fix that line"],
     ),
     ("NER", "unknown label"): (
         replace({"tokens": ["a"], "tags": ["B-planet"]}, name="validation.jsonl", at=3),
@@ -249,11 +249,11 @@ FAULTS |= {
     ),
     ("NER", "CoNLL, a column too few"): (
         conll(b"IL-2 NN O\ngene O\n"),
-        ["train.conll:2", "2 columns, not 3", "Mend that line"],
+        ["train.conll:2", "2 columns, not 3", "Fix that line"],
     ),
     ("NER", "CoNLL, a column too many"): (
         conll(b"IL-2 B-DNA\n\ngene I-DNA O\n"),
-        ["train.conll:3", "3 columns, not 2", "Mend that line"],
+        ["train.conll:3", "3 columns, not 2", "Fix that line"],
     ),
     ("NER", "CoNLL, words alone"): (conll(b"IL-2\n"), ["train.conll:1", "1 columns", "word, tag"]),
     ("NER", "CoNLL, not UTF-8"): (conll(b"a O\n\xe9 O\n"), ["train.conll:2", "UTF-8", "iconv"]),
@@ -276,7 +276,7 @@ FAULTS |= {
     ("NLI", "no string"): (replace({"sentence2": None}), ["train.jsonl:2", "'sentence2'"]),
     ("NLI", "half a character"): (
         replace({"sentence2": "\ud83d"}),
-        ["train.jsonl:2", "half a character", "Mend that line"],
+        ["train.jsonl:2", "half a character", "Fix that line"],
     ),
     ("NLI", "unknown label"): (
         replace({"gold_label": "-"}, name="dev.jsonl", at=3),
@@ -500,21 +500,21 @@ BROKEN_MODELS = {
         ["'camembert'", "bert, roberta"],
     ),
     "unheard-of": ("bert", edit_json("config.json", model_type="mamba9"), ["mamba9"]),
-    "no vocabulary, BERT": ("biobert", remove("vocab.txt"), ["vocabulary"]),
+    "no vocabulary, BERT": ("biobert", remove("vocab.txt"), ["a file is missing or damaged"]),
     "no vocabulary, GPT-2": (
         "gpt2",
         remove("vocab.json", "merges.txt", "tokenizer.json"),
-        ["vocabulary"],
+        ["a file is missing or damaged"],
     ),
     "no tokenizer.json, GPT-2": ("gpt2", remove("vocab.json", "tokenizer.json"), ["tokenizer"]),
     "generic tokenizer, GPT-2": (
         "gpt2",
         edit_json("tokenizer_config.json", tokenizer_class="PreTrainedTokenizerFast"),
-        ["add_prefix_space", "tokenizer_class"],
+        ["glue words together", "tokenizer_class"],
     ),
     "no vocabulary, BioGPT": ("biogpt", remove("vocab.json"), ["tokenizer"]),
     "no merges, BioGPT": ("biogpt", remove("merges.txt"), ["tokenizer"]),
-    "cut vocabulary": ("biobert", cut("vocab.txt"), ["vocabulary"]),
+    "cut vocabulary": ("biobert", cut("vocab.txt"), ["a file is missing or damaged"]),
     "too many words": (
         "biobert",
         lambda folder: (folder / "vocab.txt").open("a").write("one\ntwo\nthree\n"),
@@ -671,7 +671,7 @@ def test_a_full_disk(tmp_path, capsys, checkpoint, monkeypatch, name):
     complete = set(written[: written.index(name.split("'")[0])])
     complete |= {"steps.csv"} if "history.csv" in complete else set()
     complete |= {"learning_curve.pdf"} if "learning_curve.png" in complete else set()
-    assert left == complete | {".lock", "work"}, "all before, and nothing half-written"
+    assert left - {"work"} == complete | {".lock"}, "all before, and nothing half-written"
     # With space again, the same command ends as if nothing had happened.
     assert script("NER", *flags(data, model, out)) == 0
     assert (folder / "metrics.json").is_file() and not list(folder.rglob("*.tmp"))

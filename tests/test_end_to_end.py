@@ -300,8 +300,8 @@ def close(found, prefix, values):
 @pytest.fixture
 def eager_probes(monkeypatch):
     """The probes of sequences learn what there is to learn in a few steps."""
-    monkeypatch.setitem(sequences.fit.__kwdefaults__, "learning_rate", 0.03)
-    monkeypatch.setitem(sequences.fit.__kwdefaults__, "batch_size", 8)
+    monkeypatch.setattr(sequences, "LEARNING_RATE", 0.03)
+    monkeypatch.setattr(sequences, "BATCH_SIZE", 8)
 
 
 def test_probing_equals_a_plain_loop(tuned, eager_probes, tmp_path):

@@ -161,14 +161,14 @@ def test_iob2_scheme_learns_eleven_classes(output):
 KILLED = """
 import os, runpy, signal, sys
 sys.path.insert(0, os.path.dirname(os.getcwd()))
-from common.training import loop
-save, saved = loop.save_state, []
+from common.training import resume
+save, saved = resume.save_state, []
 def last(*given):
     save(*given)
     saved.append(1)
     if len(saved) == 3:
         os.kill(os.getpid(), signal.SIGKILL)
-loop.save_state = last
+resume.save_state = last
 sys.argv = sys.argv[1:]
 runpy.run_path(sys.argv[0], run_name="__main__")
 """

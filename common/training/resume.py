@@ -125,9 +125,11 @@ def _load_weights(model, weights: dict[str, torch.Tensor]) -> None:
 
 
 def _save(path: Path, value: dict) -> None:
-    # To an open file, where a full disk is an OSError; torch's own writer hides it.
     with replacing(path) as temporary, temporary.open("wb") as file:
-        torch.save(value, file)
+        try:
+            torch.save(value, file)
+        except RuntimeError as error:  # raised over the OSError of a full disk
+            raise error.__context__ if isinstance(error.__context__, OSError) else error from None
 
 
 def _get_rng(device: Device) -> dict[str, torch.Tensor]:
