@@ -213,9 +213,9 @@ def _letters(inches: float, name: str) -> int:
 
 
 def _wrapped(text: str, inches: float, name: str) -> str:
+    lines = text.splitlines()
     fits = _letters(inches, name)
-    lines = (textwrap.fill(line, fits, break_on_hyphens=False) for line in text.splitlines())
-    return "\n".join(lines)
+    return "\n".join(textwrap.fill(line, fits, break_on_hyphens=False) for line in lines)
 
 
 def _add_legend(figure) -> None:

@@ -202,31 +202,24 @@ def required(main: str) -> list[str]:
 
 
 def read(result, task) -> dict[str, float]:
-    """The main score on test: `probe_layer_<n>`, `majority_probe_layer_<n>`; with a control also
-    `selectivity_layer_<n>`, `selectivity` (of the best layer) and `selectivity_last_layer`.
+    """The main score on test by layer: `probe_layer_<n>`, `majority_probe_layer_<n>`; with a
+    control also `selectivity_layer_<n>`, `selectivity` (best layer), `selectivity_last_layer`.
 
     Selectivity is the task's score minus the control's (Hewitt & Liang 2019). Raises ValueError if
     layers.csv is damaged or not of this result.
     """
-    from common.report import reading
-
     main, values = _by_layer(result, task)
     best, last = (result.metrics.get(f"{which}_layer") for which in ("best", "last"))
     there = result.metrics.get(f"test_{main}_last_layer")
     if best is None or there is None or values.get(f"probe_layer_{last}") != there:
         raise ValueError("layers.csv is not of the same result as metrics.json")
-    control = result.folder.with_name(f"{result.name}-control")
-    if control.is_dir():
-        try:
-            _, controlled = _by_layer(reading.load(control), task)
-        except ValueError:  # the report names it: it is one of the results that it reads
-            return values
-        for layer, score in controlled.items():
-            if layer.startswith("probe") and layer in values:
-                values[layer.replace("probe", "selectivity")] = values[layer] - score
-        for name, layer in (("selectivity", best), ("selectivity_last_layer", last)):
-            if f"selectivity_layer_{layer}" in values:
-                values[name] = values[f"selectivity_layer_{layer}"]
+    control = _finished(result.folder.with_name(f"{result.name}-control"))
+    _, controlled = _by_layer(control, task) if control else ("", {})
+    for layer in (layer for layer in controlled if layer.startswith("probe") and layer in values):
+        values[layer.replace("probe", "selectivity")] = values[layer] - controlled[layer]
+    for name, layer in (("selectivity", best), ("selectivity_last_layer", last)):
+        if f"selectivity_layer_{layer}" in values:
+            values[name] = values[f"selectivity_layer_{layer}"]
     return values
 
 
@@ -243,22 +236,27 @@ def _by_layer(result, task) -> tuple[str, dict[str, float]]:
 def draw(folder: Path, task) -> None:
     """layers, and in the model's folder layers_all_sizes: test scores by layer.
 
-    layers shows the task, the control labels that lie beside it, the untrained encoder and the
-    majority class; layers_all_sizes has a curve for each size.
+    layers shows the task and its control labels, whichever of the two `folder` holds, the untrained
+    encoder and the majority class; layers_all_sizes has a curve for each size.
     """
     from common.report import drawing, palette, reading
 
     own = reading.working(folder)
-    targets = _targets(own)
-    home, table = targets.get("task") or next(iter(targets.values()))
-    style, name = palette.size_style(own.size), palette.size_name(own.size)
-    curves = [(table, style, name)] if "task" in targets else []
-    for target in sorted(targets.keys() - {"task"}):
-        look = style | {"marker": "+", "linestyle": "-."}
-        curves.append((targets[target][1], look, f"{name}, {target} labels"))
+    names = own.name.removesuffix("-control"), f"{own.name.removesuffix('-control')}-control"
+    there = [own if name == own.name else _finished(folder.with_name(name)) for name in names]
+    home = there[0] or own
+    table, style, name = (
+        home.table("layers.csv"),
+        palette.size_style(own.size),
+        palette.size_name(own.size),
+    )
+    control = style | {"marker": "+", "linestyle": "-."}
+    looks = (style, name), (control, f"{name}, control labels")
+    curves = [(r.table("layers.csv"), *look) for r, look in zip(there, looks, strict=True) if r]
     sizes = reading.beside(home, "layers.csv")
-    by_size = [(t, palette.size_style(n), palette.size_name(n)) for n, t in sizes.items()]
-    curves += [curve for n, curve in zip(sizes, by_size, strict=True) if n == UNTRAINED != own.size]
+    by_size = {n: (t, palette.size_style(n), palette.size_name(n)) for n, t in sizes.items()}
+    if own.size != UNTRAINED and UNTRAINED in by_size:
+        curves.append(by_size[UNTRAINED])
     probe = table["probe"][table["probe"] != "majority"].iloc[0]
     variant = palette.variant_name(home.variant)
     what = f"{task.NAME} probing ({'; '.join(filter(None, (probe, variant)))})"
@@ -268,29 +266,22 @@ def draw(folder: Path, task) -> None:
     if home is own:
         path = own.of_the_model("layers_all_sizes")
         titles = [f"{what}, all sizes so far", own.title()]
-        drawing.draw(path, titles, [[_panel(s, table, by_size) for s in scores]])
+        drawing.draw(path, titles, [[_panel(s, table, by_size.values()) for s in scores]])
 
 
-def _targets(own) -> dict[str, tuple]:
-    """`{target: (result, its layers.csv)}`: a result, and those beside it with other labels."""
+def _finished(folder: Path):
+    """The result in a folder; None if there is none that is whole."""
     from common.report import reading
 
-    table = own.table("layers.csv")
-    target = table["target"].iloc[0]
-    targets, base = {target: (own, table)}, own.name.removesuffix(f"-{target}")
-    for path in sorted(own.folder.parent.glob(f"{base}*")):
-        called = path.name.removeprefix(base).removeprefix("-") or "task"
-        try:
-            result = reading.load(path)
-            table = result.table("layers.csv")
-        except ValueError:  # not finished, or damaged
-            continue
-        if called == table["target"].iloc[0] != target:
-            targets[called] = (result, table)
-    return targets
+    try:
+        result = reading.load(folder)
+        result.table("layers.csv")
+    except ValueError:
+        return None
+    return result
 
 
-def _panel(score, own, curves: list[tuple]):
+def _panel(score, own, curves):
     """A test score by layer of each (layers.csv, style, label); the majority class of `own`."""
     from common.report import drawing
 
