@@ -35,40 +35,31 @@ from Instruct.splits import SPLITS, check, divide, limited, mixed
 FLAGS = ("ner", "nli", "relation", "classification", "qa")
 README = """# An instruction data set
 
-Made by Instruct/build.py; `build.json` says from what. The texts are those of the sources, and keep
-their licences and data use agreements. Credentialed text (MedNLI, i2b2 and the like) stays on this
-disk: do not upload, share or commit this folder. The `.gitignore` keeps it out of git.
+Made by Instruct/build.py; `build.json` says from what. The texts keep the licences and data use
+agreements of their sources, and so do models that were trained on them. Credentialed text (MedNLI,
+i2b2 and the like) stays on this disk: do not upload, share or commit this folder. The `.gitignore`
+keeps it out of git.
 """
-LICENCES = (
-    "The texts keep the licences and data use agreements of their sources. Credentialed text stays "
-    "on this disk. Models that were trained on it fall under the same agreements."
-)
 
 
 def parse_args(argv):
     parser = cli.Parser(__doc__)
+    add = parser.add_argument
     for flag in FLAGS:
-        parser.add_argument(f"--{flag}", action="append", default=[], metavar="NAME=PATH",
-                            type=named_path)  # fmt: skip
-    parser.add_argument("--output_dir", type=Path, required=True, help="the folder to make")
-    parser.add_argument(
-        "--ner_form",
-        choices=prompts.NER_FORMS,
-        default=prompts.NER_FORMS[0],
-        help="NER answers: `word : B|I|O` for each word (tags, the default), or the list of names",
-    )
-    parser.add_argument("--max_per_source", type=cli.number(int, 1), metavar="N",
-                        help="at most N prompts of a source in each split")  # fmt: skip
-    parser.add_argument("--seed", type=cli.number(int, 0, 2**32 - 1), default=42,
-                        help="of wordings, splits, subsets and order (default: 42)")  # fmt: skip
+        add(f"--{flag}", action="append", default=[], metavar="NAME=PATH", type=named_path)
+    add("--output_dir", type=Path, required=True, help="the folder to make")
+    text = "NER answers: `word : B|I|O` for each word (tags, the default), or the list of names"
+    add("--ner_form", choices=prompts.NER_FORMS, default=prompts.NER_FORMS[0], help=text)
+    text = "at most N prompts of a source in each split"
+    add("--max_per_source", type=cli.number(int, 1), metavar="N", help=text)
+    text = "of wordings, splits, subsets and order (default: 42)"
+    add("--seed", type=cli.number(int, 0, 2**32 - 1), default=42, help=text)
     args = parser.parse_args(argv)
     given = [pair for flag in FLAGS for pair in getattr(args, flag)]
     if not given:
         parser.error(f"no source: give at least one of --{', --'.join(FLAGS)} NAME=PATH")
-    for what, values in (
-        ("name", [name for name, _ in given]),
-        ("path", [str(path.resolve()) for _, path in given]),
-    ):
+    names, paths = [name for name, _ in given], [str(path.resolve()) for _, path in given]
+    for what, values in (("name", names), ("path", paths)):
         value, times = Counter(values).most_common(1)[0]
         if times > 1:
             parser.error(f"two sources have the {what} {value}: give each source once")
@@ -95,27 +86,24 @@ def main(argv=None):
     from common import files
     from Instruct import sources
 
-    rows = {split: [] for split in SPLITS}
-    about = {}
+    rows, about = {split: [] for split in SPLITS}, {}
     for flag in FLAGS:
         for name, path in getattr(args, flag):
             source = sources.read(flag, name, path, args.ner_form)
             divided, how = divide(source, args.seed)
             check(source, divided, how)
             for split in SPLITS:
-                chosen = limited(divided[split], args.max_per_source, args.seed)
-                rows[split] += [instruct(source, e, args.seed) for e in chosen]
-                divided[split] = chosen
+                divided[split] = limited(divided[split], args.max_per_source, args.seed)
+                rows[split] += [instruct(source, e, args.seed) for e in divided[split]]
             about[name] = describe(source, path, divided, how)
-
-    settings = {"seed": args.seed, "ner_form": args.ner_form, "prompt_form": "alpaca",
-                "max_per_source": args.max_per_source}  # fmt: skip
+    settings = {"seed": args.seed, "ner_form": args.ner_form, "prompt_form": "alpaca"}
+    settings |= {"max_per_source": args.max_per_source, "sources": about}
     out.parent.mkdir(parents=True, exist_ok=True)
     with files.replacing(out) as folder:
         folder.mkdir()
         for split in SPLITS:
             files.write_jsonl(folder / f"{split}.jsonl", mixed(rows[split], args.seed))
-        files.write_json(folder / "build.json", settings | {"sources": about, "licences": LICENCES})
+        files.write_json(folder / "build.json", settings)
         (folder / "README.md").write_text(README, encoding="utf-8")
         (folder / ".gitignore").write_text("*\n", encoding="utf-8")
     report(about, out)
@@ -136,30 +124,31 @@ def instruct(source, example, seed: int) -> dict:
 def describe(source, path: Path, divided: dict[str, list], how: str) -> dict:
     """What build.json says of a source, which was read in `path`.
 
-    The hash of its data stands for its whole test split: None where the test split is not that of
-    the task that reads such data.
+    The hash of its data stands for its whole test split: it is None where the test split is not
+    that of the task that reads such data.
     """
     hashes = {}
     for part in source.files:
+        key = part.relative_to(path).as_posix() if path.is_dir() else part.name
         with part.open("rb") as file:
-            known = part.relative_to(path).as_posix() if path.is_dir() else part.name
-            hashes[known] = hashlib.file_digest(file, "sha256").hexdigest()
+            hashes[key] = hashlib.file_digest(file, "sha256").hexdigest()
     counts = {split: len(divided[split]) for split in SPLITS}
-    whole = how.startswith("given") and counts["test"] == sum(
-        e.split == "test" for e in source.examples
-    )
-    return {"kind": source.kind, "labels": source.labels, "prompts": counts, "splits": how,
-            "files": hashes, "data_sha256": source.data_sha256 if whole else None}  # fmt: skip
+    tests = sum(e.split == "test" for e in source.examples)
+    whole = how.startswith("given") and counts["test"] == tests
+    about = {"kind": source.kind, "labels": source.labels, "prompts": counts, "splits": how}
+    return about | {"files": hashes, "data_sha256": source.data_sha256 if whole else None}
 
 
 def report(about: dict, out: Path) -> None:
     """The final summary: prompts by source and split, and what comes next."""
-    print(f"{'source':24}{'kind':16}" + "".join(f"{split:>9}" for split in SPLITS) + "  splits")
+
+    def line(name: str, kind: str, counts, how: str) -> None:
+        print(f"{name:24}{kind:16}" + "".join(f"{n:>9}" for n in counts) + f"  {how}")
+
+    line("source", "kind", SPLITS, "splits")
     for name, entry in about.items():
-        counts = "".join(f"{entry['prompts'][split]:9}" for split in SPLITS)
-        print(f"{name:24}{entry['kind']:16}{counts}  {entry['splits']}")
-    totals = [sum(entry["prompts"][split] for entry in about.values()) for split in SPLITS]
-    print(f"{'all':40}" + "".join(f"{n:9}" for n in totals))
+        line(name, entry["kind"], entry["prompts"].values(), entry["splits"])
+    line("all", "", [sum(e["prompts"][split] for e in about.values()) for split in SPLITS], "")
     print(f"instructions: {out}\nnext:    python Instruct/fine-tuning.py --data_dir {out}")
 
 

@@ -1,14 +1,13 @@
 """The demo's instructions, made from the demo's own NER sentences, NLI pairs and QA passages.
 
-Short enough for a miniature: the wordings are of few words, an NER sentence is asked for one entity
-type alone, mostly one that it has, and training takes a part of each set. NLI's and QA's test
-splits are whole, so that what encoders score on them stands beside in the report.
+Short enough for a miniature: the wordings have few words, an NER sentence is asked for one entity
+type only, mostly one that it has, and training takes a part of each set. The test splits of NLI and
+QA are whole, so the report can show the encoders' scores on them beside these.
 """
 
 import random
-from types import SimpleNamespace
 
-from common import identity
+from common.results import fingerprint
 from Instruct import forms, sources
 from Instruct.splits import mixed
 from NER import demo_data as ner_demo
@@ -45,34 +44,32 @@ LONGEST = 14  # words of an NER sentence, each of which the answer repeats
 PRESENT = 0.75  # of the NER prompts ask for a type that their sentence has
 
 
+def read() -> tuple[dict[str, list[dict]], dict[str, dict], str, str]:
+    """Rows, sources and forms, as build.py writes them, with the hashes of the whole test sets."""
+    whole = {"demo-nli": nli_data.load(True, None), "demo-qa": qa_data.load(True, None)}
+    hashes = {name: fingerprint(data.splits) for name, data in whole.items()}
+    about = {name: of | {"data_sha256": hashes.get(name)} for name, of in ABOUT.items()}
+    return splits(), about, FORM, NER_FORM
+
+
 def splits(seed: int = 0) -> dict[str, list[dict]]:
     """Rows by split, like those that Instruct/build.py writes."""
     sets = {
-        "demo-ner": ({s: _short(some) for s, some in ner_demo.splits(seed).items()}, _ner),
+        "demo-ner": (ner_demo.splits(seed), _ner),
         "demo-nli": (nli_demo.splits(seed), _nli),
         "demo-qa": ({s: squad.parse(d, s)[0] for s, d in qa_demo.splits(seed).items()}, _qa),
     }
-    found, first = {"train": [], "dev": [], "test": []}, {}
-    for split, made in found.items():
-        for name, (rows, make) in sets.items():
-            for i, row in enumerate(rows[split][: SIZES[name][split]]):
-                about = {"id": f"{name}-{split}-{i}", "source": name, "kind": ABOUT[name]["kind"]}
-                made.append(about | make(row, random.Random(f"{seed}-{about['id']}")))
-                text = made[-1].get("group", about["id"])  # a group is called by its first example
-                made[-1]["group"] = first.setdefault((name, text), about["id"])
-    return {split: mixed(made, seed) for split, made in found.items()}
-
-
-def about() -> dict[str, dict]:
-    """ABOUT, as build.json has it: with the hash of the set whose whole test split is asked."""
-    demo = SimpleNamespace(demo=True)
-    whole = {"demo-nli": nli_data.load(demo).splits, "demo-qa": qa_data.load(demo).splits}
-    hashes = {name: identity.fingerprint(some) for name, some in whole.items()}
-    return {name: of | {"data_sha256": hashes.get(name)} for name, of in ABOUT.items()}
-
-
-def _short(sentences: list[dict]) -> list[dict]:
-    return [row for row in sentences if len(row["tokens"]) <= LONGEST]
+    made, first = {"train": [], "dev": [], "test": []}, {}
+    for split, rows in made.items():
+        for name, (whole, make) in sets.items():
+            usable = [x for x in whole[split] if make is not _ner or len(x["tokens"]) <= LONGEST]
+            for i, item in enumerate(usable[: SIZES[name][split]]):
+                key = f"{name}-{split}-{i}"
+                row = {"group": key} | make(item, random.Random(f"{seed}-{key}"))
+                group = first.setdefault((name, row["group"]), key)  # the id of its first example
+                about = {"id": key, "source": name, "kind": ABOUT[name]["kind"]}
+                rows.append(about | row | {"group": group})
+    return {split: mixed(rows, seed) for split, rows in made.items()}
 
 
 def _ner(row: dict, rng: random.Random) -> dict:

@@ -1,4 +1,4 @@
-"""Prompts and answers as tokens: apart from each other, so that a prompt is always the same ids."""
+"""Prompts and answers as tokens, tokenized apart: a prompt always has the same ids."""
 
 import bisect
 import heapq
@@ -14,16 +14,16 @@ from Instruct import parsing, prompts
 from NER.scores import OUTSIDE
 
 SLACK = 8  # tokens that a model may write beyond the longest answer of its training
-LONGEST = 100  # answers of most characters, among which is that of most tokens
+LONGEST = 100  # answers with the most characters: one of them has the most tokens
 
 
 def encode(data, examples: list[dict], tokenizer, max_length: int) -> tuple[list[dict], dict]:
     """What a model is trained on, and what it answers.
 
-    `input_ids` and `labels`: prompt and answer, the answer alone labelled; `answer_tokens`: of the
-    labels, 0 where prompt and answer have more than `max_length` tokens: such an example is not
-    trained on, nothing of it is ever cut. `prompt`: its input cut so that `room` tokens are left
-    for an answer. Arrays of numbers: lists take nine times as much memory.
+    `input_ids` and `labels`: prompt and answer, of which only the answer is labelled. They are
+    never cut. `answer_tokens`: the number of labels, or 0 where prompt and answer have more than
+    `max_length` tokens: such an example is not trained on. `prompt`: its input is cut so that
+    `room` tokens are left for an answer. Arrays of numbers: lists take nine times as much memory.
     Raises UserError for a tokenizer without end token, and where an instruction leaves no room.
     """
     if tokenizer.eos_token_id is None:
@@ -32,20 +32,21 @@ def encode(data, examples: list[dict], tokenizer, max_length: int) -> tuple[list
             "needs a causal model: gpt2, biogpt, llama2-7b, ..."
         )
     longest = longest_answers(data, tokenizer)
+
+    def room(row: dict, n: int) -> int:
+        """Tokens of an answer to a prompt with `n` words of input."""
+        if row["kind"] == "ner" and data.ner_form == "tags":  # the answer has each word once
+            tags = parsing.write_tags(row["input"].split(" ")[:n], [OUTSIDE] * n)
+            return len(answer_ids(tokenizer, tags)) + SLACK
+        return min(longest[row["source"]] + SLACK, most_room(max_length))
+
     encoded, counts = [], {"prompts": len(examples), "too_long": 0, "cut_words": 0}
-    # Some tokenizers take minutes for a large set.
     bar = {"leave": False, "delay": 5, "dynamic_ncols": True, "disable": RANK > 0}
-    for row in tqdm(examples, "tokenizing", **bar):
-
-        def room(n: int, row=row) -> int:
-            """Tokens of an answer to a prompt with `n` words of input."""
-            if row["kind"] == "ner" and data.ner_form == "tags":  # every word is written once
-                tags = parsing.write_tags(row["input"].split(" ")[:n], [OUTSIDE] * n)
-                return len(answer_ids(tokenizer, tags)) + SLACK
-            return min(longest[row["source"]] + SLACK, most_room(max_length))
-
+    for row in tqdm(examples, "tokenizing", **bar):  # some tokenizers take minutes
         answer = answer_ids(tokenizer, row["output"])
-        shown, cut, left = prompt_ids(tokenizer, row, data.form, max_length, room)
+        shown, cut, left = prompt_ids(
+            tokenizer, row, data.form, max_length, lambda n, row=row: room(row, n)
+        )
         if left < (longest[row["source"]] if row["kind"] in prompts.LABEL_KINDS else 1):
             raise UserError(
                 f"example {row['id']}: its instruction alone has {len(shown)} tokens, the model "
@@ -56,11 +57,10 @@ def encode(data, examples: list[dict], tokenizer, max_length: int) -> tuple[list
         fits = len(prompt) + len(answer) <= max_length
         counts["cut_words"] += cut
         counts["too_long"] += not fits
-        encoded.append({
-            "input_ids": array("i", [*prompt, *answer]),
-            "labels": array("i", [IGNORED] * len(prompt) + answer),
-            "answer_tokens": len(answer) * fits, "prompt": array("i", shown), "room": left,
-        })  # fmt: skip
+        labels = array("i", [IGNORED] * len(prompt) + answer)
+        made = {"input_ids": array("i", [*prompt, *answer]), "labels": labels}
+        made |= {"answer_tokens": len(answer) * fits, "prompt": array("i", shown), "room": left}
+        encoded.append(made)
     return encoded, counts
 
 
@@ -83,29 +83,28 @@ def longest_answers(data, tokenizer) -> dict[str, int]:
 def prompt_ids(
     tokenizer, row: dict, form: str, limit: float = math.inf, room: Callable = lambda n: 0
 ) -> tuple[list[int], int, float]:
-    """(tokens of a prompt, how many of its input's words were cut, tokens left for its answer).
+    """(tokens of a prompt, how many words of its input were cut, tokens left for its answer).
 
-    As few words are cut as leave the prompt, and the `room(n)` tokens that an answer to `n` words
-    takes, within `limit`: the input's last ones; of a pair those of sentence 1 before those of
-    sentence 2. An instruction that is too long by itself leaves less room than that. The prompt
-    is tokenized whole, with the special tokens that the tokenizer puts in front of a text.
+    The fewest words are cut so that the prompt, and the `room(n)` tokens that an answer to `n`
+    words takes, are within `limit`: the last words of the input; of a pair those of sentence 1
+    before those of sentence 2. An instruction that is too long by itself leaves less room. The
+    prompt is tokenized as a whole, with the special tokens that the tokenizer puts before a text.
     """
     parts = [part.split(" ") for part in row["input"].split(prompts.SECOND)]
 
     def first(n: int) -> list[int]:
         kept = []
         for words in reversed(parts):
-            kept.append(" ".join(words[:n]))
+            kept.insert(0, " ".join(words[:n]))
             n = max(0, n - len(words))
-        text = prompts.text(row | {"input": prompts.SECOND.join(reversed(kept))}, form)
+        text = prompts.text(row | {"input": prompts.SECOND.join(kept)}, form)
         return _ids(tokenizer, text, special=True)
 
     words = kept = sum(map(len, parts))
     ids = first(kept)
     if len(ids) + room(kept) > limit:
-        sizes = range(words)
-        most = bisect.bisect_right(sizes, limit, key=lambda n: len(first(n)) + room(n))
-        kept = max(0, most - 1)
+        fitting = bisect.bisect_right(range(words), limit, key=lambda n: len(first(n)) + room(n))
+        kept = max(0, fitting - 1)
         ids = first(kept)
     return ids, words - kept, min(room(kept), limit - len(ids))
 
@@ -113,9 +112,8 @@ def prompt_ids(
 def answer_ids(tokenizer, text: str) -> list[int]:
     """The tokens of an answer as it follows a prompt's last character, ":", and the end token."""
     lead, ids = (_ids(tokenizer, start, special=False) for start in (":", f": {text}"))
-    if ids[: len(lead)] != lead:  # the tokenizer glues the colon to what follows
-        lead, ids = [], _ids(tokenizer, f" {text}", special=False)
-    ids = ids[len(lead) :]
+    glued = ids[: len(lead)] != lead  # the colon, by the tokenizer, to what follows
+    ids = _ids(tokenizer, f" {text}", special=False) if glued else ids[len(lead) :]
     return [*ids, tokenizer.eos_token_id]
 
 
@@ -133,5 +131,5 @@ def decode(tokenizer, ids: list[int]) -> str:
 
 
 def _ids(tokenizer, text: str, special: bool) -> list[int]:
-    """Tokens of a text whose `</s>` or `<|endoftext|>` are characters like any others."""
+    """Tokens of a text in which `</s>` or `<|endoftext|>` are characters like any others."""
     return tokenizer(text, add_special_tokens=special, split_special_tokens=True)["input_ids"]

@@ -1,6 +1,6 @@
-"""Relation, classification and QA files as rows; what each kind's rows become.
+"""Relation, classification and QA files as rows; what the rows of each kind become.
 
-Text of the data never stands in a message.
+No message shows text of the data.
 """
 
 from collections.abc import Iterator
@@ -26,18 +26,18 @@ def read_rows(flag: str, path: Path) -> tuple[list[tuple[str, str | None, dict]]
 
     Raises UserError, with file and line.
     """
-    files: dict = {None: [path]}
+    pairs: list = [(None, path)]
     if path.is_dir():
-        files = {s: find_split(path, s, ("{}.jsonl", "{}.json")) for s in SPLIT_NAMES}
-        if not files["train"]:
+        patterns = ("{}.jsonl", "{}.json")
+        pairs = [(s, file) for s in SPLIT_NAMES for file in find_split(path, s, patterns)]
+        if "train" not in dict(pairs):
             raise UserError(f"no train.jsonl (or train.json) in {path}. Put it there.")
     rows = [
         (place, split or _split(row, place), row)
-        for split, found in files.items()
-        for file in found
+        for split, file in pairs
         for place, row in _rows(file, FIELDS[flag])
     ]
-    return rows, [file for found in files.values() for file in found]
+    return rows, [file for _, file in pairs]
 
 
 def _rows(path: Path, fields: tuple[str, ...]) -> Iterator[tuple[str, dict]]:
@@ -48,12 +48,12 @@ def _rows(path: Path, fields: tuple[str, ...]) -> Iterator[tuple[str, dict]]:
     for number, row in enumerate(json_file(path), 1):
         place = f"{path}, row {number}"
         if not isinstance(row, dict) or not row.keys() >= {*fields}:
-            raise UserError(f"{place} is no object that has: {', '.join(fields)}. Mend it.")
+            raise UserError(f"{place} is no object that has: {', '.join(fields)}. Fix it.")
         yield place, row
 
 
 def is_squad(path: Path) -> bool:
-    """Whether a file, or the train file of a folder, is one JSON document and no rows."""
+    """Whether a file, or the train file of a folder, is one JSON document instead of rows."""
     if path.is_dir():
         path = next(iter(find_split(path, "train", ("{}.jsonl", "{}*.json"))), path)
     if path.suffix != ".json" or (first := _first_line(path)).startswith("["):
@@ -68,20 +68,17 @@ def _first_line(path: Path) -> str:
     return next((line.strip() for _, line in lines(path) if line.strip()), "")
 
 
-def kind_of(flag: str, rows: list[tuple]) -> tuple[str, str]:
-    """(kind, how its answers are written: a key of prompts.ANSWERS) of a source's rows."""
-    if flag != "qa":
-        return flag, {"relation": "one", "classification": "many"}[flag]
-    if all(str(row["answer"]).strip().lower() in VERDICTS for _, _, row in rows):
-        return "qa", "one"
-    return "free_qa", "free"
+def kind_of(flag: str, rows: list[tuple]) -> str:
+    """The kind of a source's rows, one of prompts.KINDS."""
+    if flag == "qa" and any(str(r["answer"]).strip().lower() not in VERDICTS for _, _, r in rows):
+        return "free_qa"
+    return flag
 
 
 def convert(kind: str, row: dict, place: str) -> dict:
     """`input`, `output` and `gold` of a row. Raises UserError for what is missing or no text.
 
-    Gold: a label, a sorted list of labels, or the references of a free answer, whose output is the
-    first of them, or "unanswerable".
+    Gold: a label, a sorted list of labels, or the reference answers of a free answer.
     """
     if kind == "relation":
         label = _label(row["label"], place)
@@ -95,17 +92,15 @@ def convert(kind: str, row: dict, place: str) -> dict:
         output = write_labels(gold)
         return {"input": _text(row, "text", place), "output": output, "gold": gold}
     passage = _text(row, "context", place) if str(row.get("context") or "").strip() else ""
-    found = free_row(_text(row, "question", place), passage, [_text(row, "answer", place)])
-    if kind == "qa":
-        label = row["answer"].strip().lower()
-        found |= {"output": label, "gold": label}
-    return found
+    made = free_row(_text(row, "question", place), passage, [_text(row, "answer", place)])
+    label = row["answer"].strip().lower()
+    return made | ({"output": label, "gold": label} if kind == "qa" else {})
 
 
 def free_row(asked: str, passage: str, answers: list[str]) -> dict:
-    """`input`, `output` and `gold` of a question with these reference answers, maybe none.
+    """`input`, `output` and `gold` of a question with these reference answers, or without any.
 
-    One that says "unanswerable" is none.
+    The output is the first of them, or "unanswerable", which is no reference answer itself.
     """
     golds = [gold for gold in dict.fromkeys(map(one_line, answers)) if read_free(gold)[0]]
     asked = prompts.question(one_line(asked), one_line(passage))
@@ -113,11 +108,11 @@ def free_row(asked: str, passage: str, answers: list[str]) -> dict:
 
 
 def check_labels(labels: list[str], kind: str, path: Path) -> None:
-    """Raises UserError for labels that an answer cannot tell apart, and for far too many."""
+    """Raises UserError for labels that an answer cannot tell apart, and for too many labels."""
     if len(labels) > MOST_LABELS:
         raise UserError(
-            f"{path} has {len(labels)} different labels. Each instruction lists them all, so "
-            f"{MOST_LABELS} are the most. Leave rare ones out; free text goes with --qa, as "
+            f"{path} has {len(labels)} different labels. Each instruction lists all labels, so at "
+            f"most {MOST_LABELS} are possible. Leave out rare ones. Give free text with --qa, as "
             "question and answer."
         )
     first: dict[str, str] = {}
@@ -125,8 +120,8 @@ def check_labels(labels: list[str], kind: str, path: Path) -> None:
         other = first.setdefault(plain(label), label)
         if other != label:
             raise UserError(
-                f"{path}: {shown([other, label])} differ in capitals, blanks, '-' or '_' alone. "
-                "Make them one."
+                f"{path}: {shown([other, label])} differ in capitals, blanks, '-' or '_' only. "
+                "Make them one label."
             )
     if kind == "classification" and prompts.NONE in first:
         raise UserError(
@@ -141,20 +136,19 @@ def one_line(text: str) -> str:
 
 
 def _split(row: dict, place: str) -> str | None:
-    said = row.get("split")
-    if said is None:
+    if row.get("split") is None:
         return None
     for split, names in SPLIT_NAMES.items():
-        if str(said).strip().lower() in names:
+        if str(row["split"]).strip().lower() in names:
             return split
     raise UserError(
-        f"{place}: 'split' is not train, dev (or validation, valid, val, devel) or test. Mend it."
+        f"{place}: 'split' is not train, dev (or validation, valid, val, devel) or test. Fix it."
     )
 
 
 def _text(row: dict, field: str, place: str) -> str:
     if not isinstance(row.get(field), str) or not row[field].strip():
-        raise UserError(f"{place}: {field!r} is missing, empty or not a string. Mend that example.")
+        raise UserError(f"{place}: {field!r} is missing, empty or not a string. Fix that example.")
     return one_line(row[field])
 
 
@@ -163,10 +157,10 @@ def _label(value, place: str, wrong: str = "") -> str:
     if isinstance(value, bool | int):
         return str(value).lower()
     if not isinstance(value, str) or not value.strip():
-        raise UserError(f"{place}: a label is neither text nor a whole number. Mend that example.")
+        raise UserError(f"{place}: a label is neither text nor a whole number. Fix that example.")
     if len(value) > LONGEST_LABEL or (wrong and wrong in value):
         raise UserError(
-            f"{place}: a label of {len(value)} characters cannot be used. It has at most "
-            f"{LONGEST_LABEL}{wrong and f', and no {wrong!r}'}."
+            f"{place}: a label of {len(value)} characters cannot be used. A label has at most "
+            f"{LONGEST_LABEL}{wrong and f', and no {wrong!r}'}. Change it."
         )
     return one_line(value)

@@ -6,46 +6,45 @@ from Instruct.prompts import NONE, UNANSWERABLE
 
 SEPARATOR = " ; "
 SHOWN, LONGEST_SHOWN = 5, 30  # labels in a message, and their characters
-# Between letters, or a letter and a digit, "-" and "_" are as good as nothing: ...
+# "-" and "_" between letters, or between a letter and a digit, count as nothing. ...
 JOINT = re.compile(r"(?<=[^\W\d_])[-_]+(?=[^\W_])|(?<=[^\W_])[-_]+(?=[^\W\d_])")
-GAP = r"[\s_-]*"  # ... a label within a text may have them, or blanks, between any two
-# What must not stand around it there: a part of the same word; of a number a sign, a decimal point.
+GAP = r"[\s_-]*"  # ... So a label within a text may have them, or blanks, between any characters.
+# What must not stand around it: a part of the same word; around a number a sign or decimal point.
 BEFORE, AFTER = r"(?<![^\W_])(?<![^\W_][-_])", r"(?![-_]*[^\W_])(?![.,]\d)"
 BEFORE_NUMBER = r"(?<![-+\u2212])(?<![-+\u2212]\s)(?<!\d[.,])"
-# In the clause before it, of so many characters at most.
-CLAUSE = 100
+CLAUSE = 100  # characters before a label, at most, in which a negation counts
 NEGATION = re.compile(r"(?:\b(?:not?|non|never|neither|nor|without|cannot)\b|n ?['\u2019] ?t\b)"
                       r"[^.,;:!?|]*$")  # fmt: skip
 
 
 def normal(text: str) -> str:
-    """Text without its blanks and capitals: what survives every tokenizer."""
+    """Text without blanks and capitals: what survives every tokenizer."""
     return "".join(text.split()).casefold()
 
 
 def letters_of(text: str) -> str:
-    """Text without its blanks, capitals and punctuation."""
+    """Text without blanks, capitals and punctuation."""
     return re.sub(r"[\W_]", "", text.casefold())
 
 
 def most(lost: int, n: int) -> bool:
-    """Whether more than half could not be read; or whether there was nothing."""
+    """Whether more than half could not be read, or there was nothing to read."""
     return 2 * lost > n or not n
 
 
 def plain(text: str) -> str:
-    """Text as labels are compared: `normal`, with "-", "_" and blanks alike, which is none of them.
+    """Text as labels are compared: `normal`, without "-" and "_".
 
-    A sign and a range of numbers keep theirs, and so does a label of punctuation alone.
+    A sign, a range of numbers, and a label of punctuation only keep theirs.
     """
     return JOINT.sub("", normal(text))
 
 
 def read_label(text: str, labels: list[str]) -> tuple[str | None, bool]:
-    """The one label that `text` is or, forgiving, that it holds; None, True if there is none.
+    """(The one label that `text` is, or else contains, False); (None, True) if there is none.
 
-    A label within a longer one that was found (AGONIST in AGONIST-ACTIVATOR) does not count. One
-    that is negated ("not entailment") is not the answer, but what is remains unsaid.
+    A label within a longer label of the text (AGONIST in AGONIST-ACTIVATOR) does not count. A
+    negated label ("not entailment") does not say what the answer is.
     """
     by_text = {plain(label): label for label in labels}
     if (label := by_text.get(plain(text))) is not None:
@@ -70,29 +69,25 @@ def write_labels(labels: list[str]) -> str:
 
 
 def read_labels(text: str, labels: list[str]) -> tuple[list[str], bool]:
-    """The sorted labels that `text` lists, once each, and whether most of its parts are none."""
+    """The sorted labels that `text` lists, once each; whether most of its parts are no label."""
     line, known = text.replace("\n", ";"), {plain(label) for label in labels}
     by_comma = ";" not in line and not any("," in label for label in labels)
     parts = line.split("," if by_comma else ";")
     parts = [part for part in parts if letters_of(part) or plain(part) in known]
     if len(parts) == 1 and letters_of(parts[0]) == NONE and plain(parts[0]) not in known:
         return [], False
-    found = [read_label(part, labels) for part in parts]
-    read = [label for label, failed in found if not failed]
-    return sorted({*read}), most(len(found) - len(read), len(found))
+    read = [label for label, failed in (read_label(part, labels) for part in parts) if not failed]
+    return sorted({*read}), most(len(parts) - len(read), len(parts))
 
 
 def read_free(text: str) -> tuple[str, bool]:
-    """A free answer without outer blanks, "" for "unanswerable"; an empty one is a failure."""
+    """A free answer on one line, "" for "unanswerable"; an empty answer is a failure."""
     answer = " ".join(text.split())
     return ("" if letters_of(answer) == UNANSWERABLE else answer), not answer
 
 
 def shown(labels: list[str]) -> str:
-    """Labels in a message: their number, and a few that are one short word.
-
-    Others may be a misplaced text of the data.
-    """
+    """Labels in a message: their number, and a few of one short word; others may be data's text."""
     words = [repr(x) for x in labels if len(x) <= LONGEST_SHOWN and len(x.split()) == 1][:SHOWN]
     listed = ", ".join(words + ["..."] * (len(words) < len(labels)))
     return f"{len(labels)} label{'s' * (len(labels) != 1)}" + f" ({listed})" * bool(words)

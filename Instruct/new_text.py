@@ -1,4 +1,4 @@
-"""New text for Instruct: instructions, with an input or without, in; what the model writes out."""
+"""New text for Instruct: instructions with or without an input; the model's answers."""
 
 import json
 from collections.abc import Iterable, Iterator
@@ -29,14 +29,14 @@ def add_arguments(parser) -> None:
 
 
 def read(file: Iterable[bytes], name: str, form: str) -> Iterator[Prompt | None]:
-    """A prompt a line; as plain text, the whole line is the instruction."""
+    """A prompt a line; in plain text the whole line is the instruction."""
     for place, line in stream(file, name):
         if not line.strip():
             yield None
         elif form == "text":
             if line.lstrip().startswith("{"):
                 raise UserError(
-                    f"{place} begins as JSON does. Add --input_form jsonl; each line is then: "
+                    f"{place} looks like JSON. Add --input_form jsonl; each line is then: "
                     f"{EXPECTED}."
                 )
             yield Prompt(place, line, "")
@@ -52,15 +52,10 @@ def answer(model, tokenizer, made, items: list[Prompt], args, device, name: str)
     """
     from Instruct import generation
 
-    about = (read_json(made.checkpoint / "config.json") or {}).get("instruct")
-    if about is None:
-        raise UserError(
-            f"{made.checkpoint} does not say how its prompts are written: it was made by an "
-            "earlier version. Make it again: fine-tuning.py with the same flags and --overwrite."
-        )
-    most = args.max_new_tokens or made.arguments.get("max_new_tokens") or about["room"]
-    # Of which source a prompt is, is not known: none is cut that its own source might leave whole.
-    room = min(about.get("least_room", about["room"]), encoding.most_room(made.max_length))
+    about = read_json(made.checkpoint / "config.json")["instruct"]
+    most = args.max_new_tokens or made.settings.get("max_new_tokens") or about["room"]
+    # The source of a prompt is unknown: no prompt is cut that its own source might leave whole.
+    room = min(about["least_room"], encoding.most_room(made.max_length))
     prompts, cut_words = [], 0
     for item in items:
         row = item._asdict()
@@ -75,8 +70,7 @@ def answer(model, tokenizer, made, items: list[Prompt], args, device, name: str)
         prompts.append(ids)
         cut_words += cut
     ends = encoding.end_ids(model, tokenizer)
-    found = generation.generate(
-        model, prompts, [most] * len(items), ends, args.batch_size, device, name
-    )
-    rows = [{"answer": encoding.decode(tokenizer, ids)} for ids in found]
+    limits = [most] * len(items)
+    answers = generation.generate(model, prompts, limits, ends, args.batch_size, device, name)
+    rows = [{"answer": encoding.decode(tokenizer, ids)} for ids in answers]
     return rows, {"cut_words": cut_words}

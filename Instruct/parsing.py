@@ -1,14 +1,13 @@
-r"""Answers as text: how each kind is written, and how what a model wrote is read.
+r"""Answers as text: how each kind is written, and how a model's answer is read.
 
 Tokenizers do not keep every character: BioGPT's drops newlines and moves blanks (`yes , no` becomes
-`yes, no`, `###` becomes `# # #`). So an answer is one line, and text is compared as `normal` has
-it, labels as `plain` has them (`Instruct/labels.py`, which reads labels and free answers). First
-the strict form is tried, what `write_*` writes; then a forgiving one. What cannot be read is `O` or
-no label. Where that is more than half of the words, names or labels, the answer as a whole is a
-`parse_failure`.
+`yes, no`, `###` becomes `# # #`). So an answer is one line, text is compared as `normal`, and
+labels as `plain` (`Instruct/labels.py`, which reads labels and free answers). The strict form, as
+`write_*` writes it, is tried first, then a forgiving one. What cannot be read is `O` or no label.
+If more than half of the words, names or labels cannot be read, the answer is a `parse_failure`.
 
-The entity list `IL-2 gene ; CD28 @2` holds the names in their order; `@2` is the second time that
-these words stand in the sentence, written where the order alone would find another place. `\`
+The entity list `IL-2 gene ; CD28 @2` has the names in their order. `@2` means the second place of
+these words in the sentence; it is written where the order alone would give another place. A `\`
 stands before a `;`, `@` or `\` that belongs to a name.
 """
 
@@ -19,7 +18,7 @@ from Instruct.labels import SEPARATOR, letters_of, most, normal, read_free, read
 from Instruct.prompts import NONE
 from NER.scores import OUTSIDE, entities
 
-# A tag of a word, `: B` or `: B-protein`, and what parts it from the next word. Before another
+# A word's tag, `: B` or `: B-protein`, and what separates it from the next word. Before another
 # colon it is the end of a word, as in `HLA:B : O`.
 TAG = re.compile(r" ?: ?([bio])(?:-[^\s;,]*)?(?! ?:)(?=[ ;,.]|$) ?[;,.]? ?", re.IGNORECASE)
 ESCAPED = re.compile(r"[\\;@]")
@@ -36,11 +35,11 @@ def write_tags(words: list[str], tags: list[str]) -> str:
 
 
 def read_tags(text: str, words: list[str], kind: str) -> tuple[list[str], bool]:
-    """IOB2 tags of type `kind` for `words`, and whether most words were left without one.
+    """IOB2 tags of type `kind` for `words`, and whether most words got no tag.
 
-    The forgiving form aligns the words of the answer with those of the input by their order: a run
-    of other words is taken for the words in whose place it stands if they are as many. Then words
-    out of order go, one each, to the nearest place left that has the same word.
+    The forgiving form aligns the answer's words with the input's by their order. A run of other
+    words counts as the words that it replaces if they are as many. Then each word out of order goes
+    to the nearest place that is left and has the same word.
     """
     wanted = [normal(word) for word in words]
     letters = _strict_letters(normal(text), wanted) or _aligned_letters(text, wanted)
@@ -49,7 +48,7 @@ def read_tags(text: str, words: list[str], kind: str) -> tuple[list[str], bool]:
 
 
 def _strict_letters(text: str, wanted: list[str]) -> list[str] | None:
-    """The letters, if `text` (normal) is nothing but each word with one; else None."""
+    """The letters, if `text` (normal) is only each word with its letter; else None."""
     letters, at = [], 0
     for i, word in enumerate(wanted):
         lead = f"{';' if i else ''}{word}:"
@@ -64,21 +63,21 @@ def _strict_letters(text: str, wanted: list[str]) -> list[str] | None:
 def _aligned_letters(text: str, wanted: list[str]) -> list[str | None]:
     """A letter for each of the `wanted` words, or None."""
     parts = TAG.split(" ".join(text.replace("\n", " ; ").split()))
-    # Before a tag stands its word, and maybe something else that was no word with a tag.
-    found = [normal(part.rsplit("; ", 1)[-1]) for part in parts[0:-1:2]]
-    pairs = list(zip(found, map(str.lower, parts[1::2]), strict=True))
-    known = {*wanted}  # `HLA:B` is a word without a tag, where there is such a word and no `HLA`
+    # Before a tag stands its word, and perhaps something else without a tag.
+    words = [normal(part.rsplit("; ", 1)[-1]) for part in parts[0:-1:2]]
+    pairs = list(zip(words, map(str.lower, parts[1::2]), strict=True))
+    known = {*wanted}  # `HLA:B` is a word without a tag if there is such a word and no `HLA`
     pairs = [p for p in pairs if p[0] in known or ":".join(p) not in known]
-    found, given = [word for word, _ in pairs], [letter for _, letter in pairs]
+    words, given = [word for word, _ in pairs], [letter for _, letter in pairs]
     letters: list[str | None] = [None] * len(wanted)
-    used = set()
-    matcher = difflib.SequenceMatcher(None, wanted, found, autojunk=False)
+    unused = {*range(len(words))}
+    matcher = difflib.SequenceMatcher(None, wanted, words, autojunk=False)
     for what, i, end, j, stop in matcher.get_opcodes():
         if what == "equal" or (what == "replace" and end - i == stop - j):
             letters[i:end] = given[j:stop]
-            used.update(range(j, stop))
-    for j in (j for j in range(len(found)) if j not in used):
-        places = [i for i, word in enumerate(wanted) if letters[i] is None and word == found[j]]
+            unused -= {*range(j, stop)}
+    for j in sorted(unused):
+        places = [i for i, word in enumerate(wanted) if letters[i] is None and word == words[j]]
         if places:
             letters[min(places, key=lambda i: abs(i - j))] = given[j]
     return letters
@@ -103,7 +102,7 @@ def write_entities(words: list[str], tags: list[str]) -> str:
 def read_entities(text: str, words: list[str], kind: str) -> tuple[list[str], bool]:
     """IOB2 tags of type `kind` for `words`, and whether most names are not in the sentence.
 
-    A name is sought behind the one before it, then anywhere; a place is taken once.
+    A name is searched after the one before it, then anywhere. A place counts once.
     """
     wanted, tags, last = [normal(word) for word in words], [OUTSIDE] * len(words), 0
     pieces = PIECE.findall(normal(text.replace("\n", ";")))
@@ -128,22 +127,22 @@ def read_entities(text: str, words: list[str], kind: str) -> tuple[list[str], bo
 
 def _places(wanted: list[str], name: str) -> list[tuple[int, int]]:
     """Where the words of `name` (normal) stand among the words: (first, last + 1), in order."""
-    found = []
+    places = []
     for start in range(len(wanted) if name else 0):
         end, joined = start, ""
         while end < len(wanted) and len(joined) < len(name):
             joined += wanted[end]
             end += 1
         if joined == name:
-            found.append((start, end))
-    return found
+            places.append((start, end))
+    return places
 
 
 def read(text: str, row: dict, labels: list[str], ner_form: str = "tags"):
     """(prediction, parse_failure) of the answer `text` to an example, a row of the data set.
 
     The prediction: IOB2 tags of the prompt's one type, a label or None, a sorted list of labels,
-    or the text of a free answer. `labels`: those of the row's source.
+    or the text of a free answer. `labels`: those of the source.
     """
     if row["kind"] == "ner":
         reader = {"tags": read_tags, "list": read_entities}[ner_form]

@@ -13,17 +13,19 @@ from pathlib import Path
 if __name__ == "__main__":  # run as a file: import from the repository, not from this folder
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from common import cli, predict
-from Instruct import new_text, task
+from common import cli, predict, task
+from Instruct import new_text
+
+TASK = task.load("Instruct")
 
 
 def parse_args(argv=None):
-    return predict.parse_args(task, new_text, __doc__, argv, model=task.DEFAULTS["model"])
+    return predict.parse_args(TASK, new_text, __doc__, argv, model=TASK.DEFAULTS["model"])
 
 
 @cli.command
 def main(argv=None):
-    predict.run(task, new_text, parse_args(argv))
+    predict.run(parse_args(argv), new_text)
 
 
 if __name__ == "__main__":

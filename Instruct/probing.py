@@ -7,7 +7,8 @@ The vector of the prompt's last token, and for each source whose answer is one l
 relations, yes/no/maybe) a probe. The model is frozen: pre-trained (--training_size 0), fine-tuned
 (after fine-tuning.py), or untrained (--untrained). Writes
 results/<dataset>/<model>/<size>/seed-<n>/probing/: config.json, layers.csv, layers.png,
-metrics.json; and layers_all_sizes.png of the model. Killed, the same command goes on.
+metrics.json; and layers_all_sizes.png of the model. After a kill the same command
+resumes.
 """
 
 import sys
@@ -16,23 +17,23 @@ from pathlib import Path
 if __name__ == "__main__":  # run as a file: import from the repository, not from this folder
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from common import cli
+from common import cli, task
 from common.steps import probing
-from Instruct import task
 
+TASK = task.load("Instruct")
 PROBES = ("svc", "linear")
 POOLINGS = ("last",)
 
 
 def parse_args(argv=None):
     return probing.parse_args(
-        task, __doc__, argv, probes=PROBES, poolings=POOLINGS, demo_epochs=3, **task.DEFAULTS
+        TASK, __doc__, argv, probes=PROBES, poolings=POOLINGS, demo_epochs=3, **TASK.DEFAULTS
     )
 
 
 @cli.command
 def main(argv=None):
-    probing.run(task, parse_args(argv))
+    probing.run(parse_args(argv))
 
 
 if __name__ == "__main__":

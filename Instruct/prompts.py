@@ -1,7 +1,7 @@
 """The text that a model reads: instructions in several wordings, the input, the Alpaca form.
 
-The wordings are this project's own. `Instruct/build.py` draws one an example; a form says how the
-instruction and the input stand in a prompt. What a model answers is `Instruct/parsing.py`'s.
+The wordings are this project's own. `Instruct/build.py` draws one for each example. A form says how
+instruction and input are put into a prompt. `Instruct/parsing.py` writes and reads the answers.
 """
 
 import random
@@ -100,13 +100,13 @@ def pair(first: str, second: str) -> str:
 
 
 def question(asked: str, passage: str = "") -> str:
-    """The input of a QA example. The question stands first: what is too long loses its end."""
+    """The input of a QA example. The question comes first: a long input loses its end."""
     return f"Question: {asked}\nPassage: {passage}" if passage else f"Question: {asked}"
 
 
 def text(row: dict, form: str = "alpaca") -> str:
     """The prompt of an example (`instruction`, `input`): it ends in a colon, without a blank.
 
-    A blank at its end would be glued to the answer's first word by some tokenizers.
+    Some tokenizers would glue a blank at its end to the answer's first word.
     """
     return FORMS[form].format(instruction=row["instruction"], input=row["input"])

@@ -1,18 +1,16 @@
-"""The sets that instructions are made from: one source is a file or a folder of one kind.
+"""The sets that instructions are made from: a source is a file or a folder of one kind.
 
-NER and NLI folders and the SQuAD form are read by those tasks; the other kinds by
-`Instruct/forms.py`.
+NER/, NLI/ and QA/ read their folders and the SQuAD form; `Instruct/forms.py` reads the other kinds.
 """
 
-import argparse
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from common import identity
 from common.cli import UserError, relative
 from common.data_files import SPLIT_NAMES, find_split, json_file
+from common.results import fingerprint
 from Instruct import forms, parsing, prompts
 from Instruct.labels import letters_of
 from NER import data as ner_data
@@ -25,11 +23,11 @@ from QA.bioasq import is_bioasq
 
 DOCUMENT = ("document_id", "document", "doc_id", "pmid")  # fields that name a row's document
 UNSAID = (None, "")  # values of a field that says nothing; 0 is a number like any other
-FEWEST = 3  # documents that three splits need; else each passage or row counts as one
+FEWEST = 3  # documents that three splits need; with fewer, each passage or row is one
 
 
 class Example(NamedTuple):
-    """One prompt-to-be."""
+    """What a prompt is made of."""
 
     id: str  # within its source
     split: str | None  # train, dev or test; None: not given
@@ -47,20 +45,22 @@ class Source(NamedTuple):
     labels: list[str]  # all that occur; of NER its entity types; of free answers none
     examples: list[Example]
     files: list[Path]
-    data_sha256: str | None = None  # what its own task's results call this data
+    data_sha256: str | None = None  # what the results of its own task call this data
 
 
 def read(flag: str, name: str, path: Path, ner_form: str) -> Source:
     """The source `name` in `path`, of the kind that `--<flag>` says. Raises UserError."""
     if not path.exists():
         raise UserError(f"--{flag} {name}={path}: there is no such file or folder. Check the path.")
-    if flag in ("ner", "nli"):
-        if not path.is_dir():
-            raise UserError(
-                f"--{flag} {name}={path} is not a folder. Give the one that holds the files of the "
-                "splits."
-            )
-        source = _ner(name, path, ner_form) if flag == "ner" else _nli(name, path)
+    if flag in ("ner", "nli") and not path.is_dir():
+        raise UserError(
+            f"--{flag} {name}={path} is not a folder. Give the one that holds the files of the "
+            "splits."
+        )
+    if flag == "ner":
+        source = _ner(name, path, ner_form)
+    elif flag == "nli":
+        source = _nli(name, path)
     elif flag == "qa" and forms.is_squad(path):
         source = _squad(name, path)
     else:
@@ -69,7 +69,7 @@ def read(flag: str, name: str, path: Path, ner_form: str) -> Source:
 
 
 def _with_own_ids(examples: list[Example]) -> Iterator[Example]:
-    """The examples; an id that several have (in NLI/ and QA/ they may) gets numbers from 2 on.
+    """The examples; ids that several have (NLI/ and QA/ allow that) get numbers from 2 on.
 
     A group is then called by the id of its first example.
     """
@@ -85,7 +85,7 @@ def _with_own_ids(examples: list[Example]) -> Iterator[Example]:
 
 def _ner(name: str, folder: Path, form: str) -> Source:
     """A prompt for each sentence and entity type."""
-    data = ner_data.load(argparse.Namespace(demo=False, data_dir=folder, label_scheme="io"))
+    data = ner_data.load(False, folder)
     types = [label for label in data.labels if label != OUTSIDE]
     examples = [
         Example(f"{e.id}-{kind}", split, e.id, e.id, ner_row(e.words, e.tags, kind, form))
@@ -96,13 +96,13 @@ def _ner(name: str, folder: Path, form: str) -> Source:
     ]
     files = [file for s in SPLIT_NAMES for file in find_split(folder, s, formats.PATTERNS)]
     files += [file for file in [folder / "label.json"] if file.is_file()]
-    return Source(name, "ner", form, types, examples, files, identity.fingerprint(data.splits))
+    return Source(name, "ner", form, types, examples, files, fingerprint(data.splits))
 
 
 def ner_row(words: list[str], tags: list[str], kind: str, form: str) -> dict:
-    """Input, output and gold of a sentence for one entity type; all others are `O`.
+    """Input, output and gold of a sentence for one entity type; all other types are `O`.
 
-    The input's words are parted by one blank: a blank within a word becomes "_".
+    One blank parts the input's words: a blank within a word becomes "_".
     """
     words = ["_".join(word.split()) or "_" for word in words]
     gold = [tag if word_class(tag) == kind else OUTSIDE for tag in tags]
@@ -111,8 +111,8 @@ def ner_row(words: list[str], tags: list[str], kind: str, form: str) -> dict:
 
 
 def _nli(name: str, folder: Path) -> Source:
-    """Pairs. NLI/ divides a train file alone by pair; here a premise stays on one side."""
-    data = nli_data.load(argparse.Namespace(demo=False, data_dir=folder))
+    """Pairs. NLI/ divides a lone train file by pairs; here a premise stays on one side."""
+    data = nli_data.load(False, folder)
     given = {s: find_split(folder, s, nli_data.FILES) for s in SPLIT_NAMES}
     alone = not given["dev"] and not given["test"]
     examples = []
@@ -122,9 +122,8 @@ def _nli(name: str, folder: Path) -> Source:
             examples.append(Example(e.id, None if alone else split, e.premise, e.premise, row))
     used = {e.row["gold"] for e in examples}
     labels = [label for label in data.labels if label in used]
-    files = [file for found in given.values() for file in found]
-    digest = identity.fingerprint(data.splits)
-    return Source(name, "nli", "one", labels, examples, files, digest)
+    files = [file for some in given.values() for file in some]
+    return Source(name, "nli", "one", labels, examples, files, fingerprint(data.splits))
 
 
 def nli_row(premise: str, hypothesis: str, label: str) -> dict:
@@ -136,20 +135,23 @@ def nli_row(premise: str, hypothesis: str, label: str) -> dict:
 def _squad(name: str, path: Path) -> Source:
     """Questions to passages: a file, or a folder as QA/ reads and divides it.
 
-    A folder with a train file alone has no splits, as a file.
+    A folder with only a train file has no splits, like a file.
     """
-    files = {s: squad.split_files(path, s) for s in SPLIT_NAMES} if path.is_dir() else {}
-    splits, digest = {None: []}, None
-    if files.get("dev") or files.get("test"):
-        data = qa_data.load(argparse.Namespace(demo=False, data_dir=path))
-        splits, digest = data.splits, identity.fingerprint(data.splits)
+    files = [path]
+    if path.is_dir():
+        files = [file for split in SPLIT_NAMES for file in squad.split_files(path, split)]
+    if path.is_dir() and files != squad.split_files(path, "train"):
+        data = qa_data.load(False, path)
         if data.questions is not None:
             raise _bioasq(path)
-    for file in [] if digest else files.get("train", [path]):
-        document = json_file(file)
-        if is_bioasq(document):
-            raise _bioasq(file)
-        splits[None] += squad.parse(document, str(file))[0]
+        splits, digest = data.splits, fingerprint(data.splits)
+    else:
+        splits, digest = {None: []}, None
+        for file in files:
+            document = json_file(file)
+            if is_bioasq(document):
+                raise _bioasq(file)
+            splits[None] += squad.parse(document, str(file))[0]
     questions = [(split, e) for split, some in splits.items() for e in some]
     keys, together = squad.articles([e for _, e in questions], FEWEST)
     examples = []
@@ -157,32 +159,31 @@ def _squad(name: str, path: Path) -> Source:
         row = forms.free_row(e.question, e.context, e.golds)
         examples.append(Example(e.id, split, min(together[key]), e.context, row))
     answer = "passage" if all(e.row["gold"] for e in examples) else "squad"
-    used = [file for some in files.values() for file in some] or [path]
-    return Source(name, "free_qa", answer, [], examples, used, digest)
+    return Source(name, "free_qa", answer, [], examples, files, digest)
 
 
 def _bioasq(path: Path) -> UserError:
     return UserError(
-        f"{path} is in BioASQ form. Make SQuAD's of each file first: python "
+        f"{path} is in BioASQ form. First convert each file to SQuAD's: python "
         f"{relative('QA', 'bioasq.py')} FILE --output NEW.json"
     )
 
 
 def _rows(flag: str, name: str, path: Path) -> Source:
     rows, files = forms.read_rows(flag, path)
-    kind, answer = forms.kind_of(flag, rows)
+    kind = forms.kind_of(flag, rows)
     examples, places = [], {}
     for number, (place, split, row) in enumerate(rows):
-        example = f"row-{number}" if row.get("id") in UNSAID else str(row["id"])
-        if example in places:
-            raise UserError(f"{place} has the id of {places[example]}. Give each its own.")
-        places[example] = place
+        own = f"row-{number}" if row.get("id") in UNSAID else str(row["id"])
+        if own in places:
+            raise UserError(f"{place} has the id of {places[own]}. Give each its own.")
+        places[own] = place
         made = forms.convert(kind, row, place)
         said = [str(row[field]) for field in DOCUMENT if row.get(field) not in UNSAID]
         # Without its marks a text is the same for all pairs of names that are marked in it.
         text = row.get({"relation": "text", "qa": "context"}.get(flag))
-        document = said[0] if said else letters_of(str(text or "")) or example
-        examples.append(Example(example, split, document, document, made))
+        document = said[0] if said else letters_of(str(text or "")) or own
+        examples.append(Example(own, split, document, document, made))
     if len({e.split is None for e in examples}) > 1:
         raise UserError(f"{path}: some rows have a 'split', some have none. Give it to all.")
     if len({e.document for e in examples}) < FEWEST:
@@ -190,4 +191,5 @@ def _rows(flag: str, name: str, path: Path) -> Source:
     golds = [e.row["gold"] for e in examples] if kind != "free_qa" else []
     labels = sorted({x for gold in golds for x in (gold if isinstance(gold, list) else [gold])})
     forms.check_labels(labels, kind, path)
+    answer = {"classification": "many", "free_qa": "free"}.get(kind, "one")
     return Source(name, kind, answer, labels, examples, files)

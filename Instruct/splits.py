@@ -14,10 +14,10 @@ SPLITS = ("train", "dev", "test")
 
 
 def divide(source, seed: int) -> tuple[dict[str, list], str]:
-    """({split: examples}, in words where the splits come from).
+    """({split: examples}, where the splits come from in words).
 
-    Splits that are given stay, except that a source without dev gives a tenth of train; a source
-    without splits (or with train alone) is cut 80/10/10. Documents are never cut.
+    Given splits stay, except that a source without dev gives a tenth of train. A source without
+    splits (or with train only) is divided 80/10/10. A document is never divided.
     """
     given = {e.split for e in source.examples}
     divided = {split: [e for e in source.examples if e.split == split] for split in SPLITS}
@@ -32,9 +32,9 @@ def divide(source, seed: int) -> tuple[dict[str, list], str]:
 
 
 def cut(examples: list, share: float, key: str, others: int = 1) -> tuple[list, list]:
-    """Two parts in the order given, whole documents each; the first has about `share`.
+    """Two parts of whole documents, in the order given; the first has about `share`.
 
-    `others` documents, the smallest, are left to the second if the first took nearly all.
+    The `others` smallest documents are left to the second part if the first took nearly all.
     """
     documents = sorted({e.document for e in examples})
     random.Random(key).shuffle(documents)
@@ -51,7 +51,7 @@ def cut(examples: list, share: float, key: str, others: int = 1) -> tuple[list, 
 
 
 def check(source, divided: dict[str, list], how: str) -> None:
-    """Raises UserError for an empty split, and for a label of a given split that train has not."""
+    """Raises UserError for an empty split, and for a label of a given split that train lacks."""
     for split in SPLITS:
         if not divided[split]:
             raise UserError(
@@ -69,24 +69,24 @@ def check(source, divided: dict[str, list], how: str) -> None:
     for split in ("dev", "test"):
         unknown = sorted(seen[split] - seen["train"])
         if unknown and source.kind == "ner":  # a rare type, or a slip
-            log.warning("source %s has entities of %s in %s, but none in train", source.name,
-                        shown(unknown), split)  # fmt: skip
+            text = "source %s has entities of %s in %s, but none in train"
+            log.warning(text, source.name, shown(unknown), split)
         elif unknown:
             raise UserError(
                 f"{source.files[0]}: source {source.name} has {shown(unknown)} in {split} that "
-                "train has not. Leave these examples out, or divide the set anew."
+                "train does not have. Leave out these examples, or divide the set again."
             )
 
 
 def limited(examples: list, most: int | None, seed: int) -> list:
-    """At most `most` of the examples, stratified by what is to be answered, in their order."""
+    """At most `most` of the examples, stratified by their answers, in their order."""
     if most is None or most >= len(examples):
         return examples
     return [examples[i] for i in sorted(permutation(list(map(stratum, examples)), seed)[:most])]
 
 
 def stratum(example) -> str:
-    """What subsets are stratified by: the label(s); of NER the type and whether it occurs."""
+    """What `limited` stratifies by: the label(s); of NER the type and whether it occurs."""
     gold, kind = example.row["gold"], example.row.get("type")
     if kind:
         return f"{kind} {any(tag != OUTSIDE for tag in gold)}"
@@ -96,6 +96,6 @@ def stratum(example) -> str:
 def mixed(rows: list[dict], seed: int) -> list[dict]:
     """The rows in a random order of which every prefix holds each source in proportion.
 
-    So those who take the first rows (attention's --max_examples) have some of all sources.
+    So the first rows (attention's --max_examples) are of all sources.
     """
     return [rows[i] for i in permutation([row["source"] for row in rows], seed)]

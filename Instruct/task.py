@@ -1,7 +1,7 @@
 """The Instruct task, as `common.task` asks for it: an instruction in, the answer's text out.
 
-An example is a row of the data set, a prediction what `Instruct.parsing.read` returns: the answer,
-and whether it could not be parsed.
+An example is a row of the data set. A prediction is what `Instruct.parsing.read` returns: the
+answer, and whether it could not be parsed.
 """
 
 import random
@@ -9,53 +9,53 @@ from collections import Counter
 
 from common import models
 from common.cli import UserError, number
-from common.task import ProbeInputs, Score
+from common.task import Examples, ProbeInputs, Score
 from Instruct import encoding, parsing, tuning
 from Instruct import scores as scoring
+from Instruct.answering import predict
 from Instruct.data import Data, load
+from Instruct.encoding import encode
 from Instruct.prompts import LABEL_KINDS
 from Instruct.scores import SCORES, count, details
 from Instruct.tuning import loss
 from NER.scores import OUTSIDE
 
-__all__ = ["SCORES", "count", "details", "load", "loss"]
-NAME, HEAD, DATASET, IN_STUDY = "Instruct", "causal", "medtuned", False
+__all__ = ["SCORES", "count", "details", "encode", "load", "loss", "predict"]
+NAME, HEAD, DATASET = "Instruct", "causal", "medtuned"
 NOTE = """\
-Answers are generated and parsed; what cannot be parsed counts as wrong, and its share stands beside
-the scores. The mean is over the sources, of each one's main score. NER asks for one entity type a
-prompt; its score is over all of them. Intervals resample sentences, premises, passages or
-documents, whose prompts belong together. A row of another task is of a model that was fine-tuned
-for that task, on the same test examples (the data's hash says so); NLI/'s intervals resample pairs,
-and are narrower for that. Of parse failures few are good.\
+Answers are generated and parsed. An answer that cannot be parsed counts as wrong; the share of such
+answers stands beside the scores, and fewer parse failures are better. The mean is over the main
+scores of the sources. NER asks for one entity type a prompt; its score is over all types. Intervals
+resample sentences, premises, passages or documents, whose prompts belong together. A row of another
+task is a model that was fine-tuned for that task, on the same test examples (the hash of the data
+says so); NLI's intervals resample pairs, and are narrower for that reason.\
 """
-# Of the three scripts' flags. To cast a miniature's weights takes longer than to compute with them.
+# Defaults of the scripts' flags. A miniature in bf16 would spend its time casting weights.
 DEFAULTS = {"model": "biogpt", "max_length": 1024, "demo_precision": "fp32"}
-# The peak learning rate of adapters, which start at zero (Hu et al. 2022 take as much), ...
-LORA_RATES = (2e-4, 4e-3)  # ... and of a miniature's
+# The peak learning rate of adapters, which start at zero (Hu et al. 2022), and of a miniature's.
+LORA_RATES = (2e-4, 4e-3)
+NEGATIVE = """the label that means "no relation", for the relation sources that have it (default,
+and for the other sources: none, 0 or false)"""
+DECODE = """answers of one label: generated and parsed (generate, the default), or the most likely
+label (likelihood); answers of other kinds are always generated"""
+MAX_NEW_TOKENS = """most tokens of an answer (default: what the source's longest training answer
+needs, up to half of --max_length)"""
+LORA = """train low-rank adapters of all linear layers instead of the weights; the default of
+--learning_rate is then {}, with --demo {}""".format(*LORA_RATES)
 
 
 def add_arguments(parser, step: str) -> None:
-    """What the answers' scores depend on; of fine-tuning also how it is done."""
+    """What the answers' scores depend on, and of fine-tuning also how it is done."""
     group = parser.add_argument_group("instructions")
-    text = "the label of relations that means there is none, of the sources that have it (default, "
-    text += "and of the others: none, 0 or false)"
-    group.add_argument("--negative_label", metavar="LABEL", help=text)
+    group.add_argument("--negative_label", metavar="LABEL", help=NEGATIVE)
     if step != "fine-tuning":
         return
-    text = "answers of one label: written and parsed (generate, the default), or the most likely of"
-    text += " the labels (likelihood); answers of other kinds are always written"
     ways = ("generate", "likelihood")
-    group.add_argument("--decode", choices=ways, default="generate", help=text)
-    text = "likelihood: the mean over a label's tokens, not the sum"
+    group.add_argument("--decode", choices=ways, default="generate", help=DECODE)
+    text = "with likelihood: compare the means over the labels' tokens, not the sums"
     group.add_argument("--length_normalised", action="store_true", help=text)
-    text = (
-        "tokens of an answer, at most (default: what the source's longest training answer needs, "
-    )
-    text += "up to half of --max_length)"
-    group.add_argument("--max_new_tokens", type=number(int, 1), metavar="N", help=text)
-    text = "train low-rank adapters of all linear layers, not the weights; --learning_rate is then "
-    text += "{} if not given, with --demo {}".format(*LORA_RATES)
-    group.add_argument("--lora", action="store_true", help=text)
+    group.add_argument("--max_new_tokens", type=number(int, 1), metavar="N", help=MAX_NEW_TOKENS)
+    group.add_argument("--lora", action="store_true", help=LORA)
     usual = parser.fallbacks["learning_rate"]
     parser.fallbacks["learning_rate"] = lambda args: LORA_RATES if args.lora else usual
     group.add_argument("--lora_rank", type=number(int, 1), default=16, help="(default: 16)")
@@ -68,13 +68,13 @@ def scores(data: Data) -> tuple[Score, ...]:
 
     A source's score is that of the same name in the task that reads its kind.
     """
-    found = parts([{"source": name, "kind": of["kind"]} for name, of in data.sources.items()])
+    chosen = parts([{"source": name, "kind": of["kind"]} for name, of in data.sources.items()])
     same = {}
     for name, about in data.sources.items():
         main = scoring.KINDS[about["kind"]][0][0]
         if about["data_sha256"]:
             same[f"{name}_{main}"] = about["data_sha256"], main
-    return SCORES + tuple(score._replace(same=same.get(score.name)) for score in found)
+    return SCORES + tuple(score._replace(same=same.get(score.name)) for score in chosen)
 
 
 def parts(rows: list[dict]) -> tuple[Score, ...]:
@@ -82,19 +82,25 @@ def parts(rows: list[dict]) -> tuple[Score, ...]:
     return scoring.source_scores(rows, brief=True)
 
 
-def load_model(args, data: Data):
-    """The model with its own head; with --lora its weights are frozen, and adapters are new.
+def load_model(
+    where: str,
+    data: Data,
+    lora: bool = False,
+    lora_rank: int = 16,
+    gradient_checkpointing: bool = False,
+    **others,
+):
+    """The model with its own head; with `lora` its weights are frozen and get new adapters.
 
-    Its config says what its use needs of the data: how prompts are written, and the room that the
-    answers of the sources take, most and least.
+    Its config says what predict.py needs to know of the data: how prompts are written, and the most
+    and the least room that a source's answers take. `others`: flags that only `load` needs.
     """
-    if args.length_normalised and args.decode != "likelihood":
-        raise UserError("--length_normalised says how --decode likelihood is done: give both.")
-    model, tokenizer = models.load_task_model(args, HEAD, [])
+    model, tokenizer = models.load_task_model(where, HEAD, [])
     rooms = [n + encoding.SLACK for n in encoding.longest_answers(data, tokenizer).values()]
     about = {"prompt_form": data.form, "room": max(rooms), "least_room": min(rooms)}
     model.config.instruct = about
-    return tuning.prepare(model, args), tokenizer, False
+    model = tuning.prepare(model, where, lora, lora_rank, gradient_checkpointing)
+    return model, tokenizer, False
 
 
 def stratum(example: dict) -> str:
@@ -104,35 +110,27 @@ def stratum(example: dict) -> str:
     return f"{example['source']} {example.get('type', '')}".strip()
 
 
-def encode(data: Data, examples: list[dict], tokenizer, max_length: int):
-    """Prompt and answer, with labels of the answer alone; see `Instruct.encoding.encode`."""
-    return encoding.encode(data, examples, tokenizer, max_length)
-
-
 def n_labels(row: dict) -> int:
-    """The answer's tokens, the end among them; 0 where prompt and answer were too long."""
+    """The answer's tokens and its end token; 0 where prompt and answer were too long."""
     return row["answer_tokens"]
 
 
-def predict(model, tokenizer, data: Data, examples, encoded, args, device, name) -> list[tuple]:
-    """(answer, parse_failure) of each prompt; see `Instruct.parsing.read`."""
-    from Instruct import answering
-
-    return answering.predict(model, tokenizer, data, examples, encoded, args, device, name)
-
-
 def rows(
-    data: Data, examples: dict[str, list[dict]], predictions: dict[str, list[tuple]]
+    data: Data, examples: dict[str, list[dict]], predictions: dict[str, list[tuple | None]]
 ) -> tuple[dict[str, list[dict]], dict]:
-    """Rows of predictions.jsonl, see `Instruct.scores`; no text: of free answers the score."""
-    found = {
+    """Rows of predictions.jsonl, see `Instruct.scores`; no text: of free answers the score.
+
+    Without the examples whose prediction is None, which `probe_predictions` gives.
+    """
+    made = {
         split: [
             row(data, example, *prediction)
             for example, prediction in zip(examples[split], predicted, strict=True)
+            if prediction is not None
         ]
         for split, predicted in predictions.items()
     }
-    return found, {}
+    return made, {}
 
 
 def row(data: Data, example: dict, predicted, failed: bool) -> dict:
@@ -140,37 +138,35 @@ def row(data: Data, example: dict, predicted, failed: bool) -> dict:
     gold = example["gold"]
     if example["kind"] == "free_qa":
         gold, predicted = None, scoring.free_score(predicted, gold, failed)
-    # Folders that were built earlier have no groups; then each prompt stands for itself.
-    found = {key: example[key] for key in ("id", "group", "source", "kind") if key in example}
-    found |= {"gold": gold, "predicted": predicted, "parse_failure": failed}
+    made = {key: example[key] for key in ("id", "group", "source", "kind")}
+    made |= {"gold": gold, "predicted": predicted, "parse_failure": failed}
     negative = data.sources[example["source"]].get("negative")
-    if negative is not None:
-        found["negative"] = negative
-    return found
+    return made | ({} if negative is None else {"negative": negative})
 
 
 def baseline(train: list[dict], examples: list[dict]) -> list[tuple]:
     """The source's most frequent training answer, for every prompt; of NER no entity.
 
-    Of several the first by the alphabet: the order of a subset says nothing.
+    Of equally frequent answers the first in alphabetical order: that of a subset is random.
     """
     outputs: dict[str, Counter] = {}
+    golds = {}
     for example in train:
         outputs.setdefault(example["source"], Counter())[example["output"]] += 1
+        golds[example["source"], example["output"]] = example["gold"]
     best = {source: max(sorted(own), key=own.get) for source, own in outputs.items()}
-    golds = {(example["source"], example["output"]): example["gold"] for example in train}
-
-    def guess(example: dict) -> tuple:
+    answers = []
+    for example in examples:
         source, kind = example["source"], example["kind"]
         if kind == "ner":
-            return [OUTSIDE] * len(example["gold"]), False
-        if source not in best:  # a small subset may lack it
-            return None, True
-        if kind == "free_qa":
-            return parsing.read_free(best[source])
-        return golds[source, best[source]], False
-
-    return [guess(example) for example in examples]
+            answers.append(([OUTSIDE] * len(example["gold"]), False))
+        elif source not in best:  # a small subset may lack it
+            answers.append((None, True))
+        elif kind == "free_qa":
+            answers.append(parsing.read_free(best[source]))
+        else:
+            answers.append((golds[source, best[source]], False))
+    return answers
 
 
 def controls(data: Data, splits: dict[str, list[dict]], seed: int) -> dict[str, dict]:
@@ -185,57 +181,61 @@ def controls(data: Data, splits: dict[str, list[dict]], seed: int) -> dict[str, 
     return {"control": splits | {"train": train}}
 
 
-def probe_inputs(data: Data, targets: dict, tokenizer, max_length: int, args) -> ProbeInputs:
+def probe_inputs(
+    data: Data, targets: dict, tokenizer, max_length: int, pooling: str
+) -> ProbeInputs:
     """The vector of a prompt's last token, for the label; a probe for each source that has one.
 
-    The targets differ in their labels alone.
+    `notes`: the sources in the order of the sets.
     """
     import numpy as np
 
-    probed = {
-        target: {
-            split: [e for e in some if e["kind"] in LABEL_KINDS] for split, some in splits.items()
-        }
-        for target, splits in targets.items()
-    }
-    if not probed["task"]["train"]:
+    names = [name for name, about in data.sources.items() if about["kind"] in LABEL_KINDS]
+    if not names:
         raise UserError(
             f"no source has an answer of one label ({', '.join(LABEL_KINDS)}): there is nothing "
-            "that a probe could tell."
+            "to probe for."
         )
-    known = {e["source"] for e in probed["task"]["train"]}
-    if lacking := {e["source"] for some in probed["task"].values() for e in some} - known:
+    known = {e["source"] for e in targets["task"]["train"]}
+    if lacking := sorted({*names} - known):
         raise UserError(
-            f"no training example of {', '.join(sorted(lacking))} is left for a probe. Give a "
-            "larger --max_train_examples, or leave it out."
+            f"no training example of {', '.join(lacking)} is left for a probe. Give a larger "
+            "--max_train_examples, or leave it out."
         )
-    flat, counts, rows, groups, names = [], {}, {}, {}, list(data.sources)
-    for split, examples in probed["task"].items():
-        encoded, cut = attention_inputs(data, examples, tokenizer, max_length)
-        counts |= {f"{split}_{name}": n for name, n in cut.items()}
-        rows[split] = np.arange(len(flat), len(flat) + len(encoded))[:, None]
-        groups[split] = np.array([names.index(e["source"]) for e in examples])
-        flat += [e | {"units": [(len(e["input_ids"]) - 1, len(e["input_ids"]))]} for e in encoded]
-    labels = {
-        target: np.array([data.labels.index(e["gold"]) for e in splits["train"]])
-        for target, splits in probed.items()
-    }
-    return ProbeInputs(flat, dict.fromkeys(targets, rows), labels, len(data.labels), counts,
-                       groups=groups, targets=probed)  # fmt: skip
+    encoded, counts, places = [], {}, {name: {} for name in names}
+    for split, examples in targets["task"].items():
+        probed = [e for e in examples if e["source"] in names]
+        inputs, cut = attention_inputs(data, probed, tokenizer, max_length)
+        counts |= {f"{split}_{key}": n for key, n in cut.items()}
+        for name in names:
+            own = [len(encoded) + i for i, e in enumerate(probed) if e["source"] == name]
+            places[name][split] = np.array(own, int)[:, None]
+        sizes = [len(row["input_ids"]) for row in inputs]
+        encoded += [row | {"units": [(n - 1, n)]} for row, n in zip(inputs, sizes, strict=True)]
+    sets = []
+    for name in names:
+        labels = {
+            target: np.array(
+                [data.labels.index(e["gold"]) for e in splits["train"] if e["source"] == name]
+            )
+            for target, splits in targets.items()
+        }
+        sets.append(Examples(places[name], labels))
+    return ProbeInputs(encoded, sets, len(data.labels), counts, names)
 
 
 def probe_predictions(
-    data: Data, examples: list[dict], inputs: ProbeInputs, target: str, split: str, found
-) -> list[tuple]:
-    """The label of each prompt; a probe's answer is never a failure."""
-    return [(data.labels[i], False) for i in found]
+    data: Data, examples: list[dict], inputs: ProbeInputs, target: str, split: str, found: list
+) -> list[tuple | None]:
+    """The label of each prompt, never a failure; None where no probe reads the source."""
+    answers = {name: iter(numbers) for name, numbers in zip(inputs.notes, found, strict=True)}
+    return [
+        (data.labels[next(answers[e["source"]])], False) if e["source"] in answers else None
+        for e in examples
+    ]
 
 
 def attention_inputs(data: Data, examples: list[dict], tokenizer, max_length: int):
     """The prompts, as the model sees them before it answers."""
     encoded, counts = encoding.encode(data, examples, tokenizer, max_length)
     return [{"input_ids": list(row["prompt"])} for row in encoded], counts
-
-
-def export(args, data: Data, folder) -> None:
-    """Nothing more than what every task writes."""

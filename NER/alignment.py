@@ -5,10 +5,10 @@ from NER.scores import OUTSIDE
 
 
 class WordTokenizer:
-    """Tokenize word by word: the ids of joint tokenization, for all tokenizers, and the owners.
+    """Tokenizes word by word: the ids of joint tokenization, and which tokens each word has.
 
-    BioGPT's tokenizer cannot say which word a piece belongs to, and its Moses step would split a
-    text's words otherwise than the same words alone. Each distinct word is tokenized once.
+    BioGPT's tokenizer cannot say which word a sub-word belongs to, and its Moses step would split
+    a text's words otherwise than the same words alone. Each distinct word is tokenized once.
     """
 
     def __init__(self, tokenizer, max_length: int):
@@ -17,8 +17,8 @@ class WordTokenizer:
         whole, bare = tokenizer(["a"], is_split_into_words=True)["input_ids"], self._word("a")
         at = next(i for i in range(len(whole)) if whole[i : i + len(bare)] == bare)
         self.head, self.tail = whole[:at], whole[at + len(bare) :]  # [CLS], [SEP]; none; </s>
-        self.room = max_length - len(self.head) - len(self.tail)
-        if self.room < 1:
+        self.last = max_length - len(self.tail)
+        if self.last <= len(self.head):
             raise UserError(
                 f"--max_length {max_length} leaves no room for a word. Use a larger one."
             )
@@ -30,67 +30,57 @@ class WordTokenizer:
             )["input_ids"]
         return self.pieces[word]
 
-    def __call__(self, words: list[str]) -> tuple[list[int], list[int | None]]:
-        """`input_ids`, and for each word its number of pieces, or None if it was cut.
+    def __call__(self, words: list[str]) -> tuple[list[int], list[tuple[int, int]]]:
+        """`input_ids`, and the (start, end) of the tokens of each word that is not cut.
 
-        A word is kept whole or cut; from the first that does not fit, all are cut. A sentence
-        without a single piece has no ids at all: there is nothing for a model to read.
+        From the first word that does not fit as a whole, all are cut. A sentence without any
+        sub-word has no ids at all: there is nothing for a model to read.
         """
-        ids: list[int] = []
-        counts: list[int | None] = []
+        ids, spans = [*self.head], []
         for word in words:
-            pieces = self._word(word)
-            if len(ids) + len(pieces) > self.room:
+            start, pieces = len(ids), self._word(word)
+            if start + len(pieces) > self.last:
                 break
             ids += pieces
-            counts.append(len(pieces))
-        counts += [None] * (len(words) - len(counts))
-        return [*self.head, *ids, *self.tail] if ids else [], counts
+            spans.append((start, len(ids)))
+        return ids + self.tail if len(ids) > len(self.head) else [], spans
 
 
 def encode(sentences: list[list[str]], tokenizer, max_length: int) -> tuple[list[dict], dict]:
-    """Encode sentences; also count what the model will not see.
+    """The sentences' inputs, and the counts of what the model will not see.
 
-    Returns, a sentence: `input_ids`; `positions`, the index of each word's first sub-word or None
-    (cut, or a word that tokenizes to nothing); `pieces`, its number of sub-words (None if cut). The
-    counts: `sentences`, `words`,
-    `truncated_words`, `truncated_sentences`, `empty_words`, `empty_sentences`.
+    An input has `input_ids` and `words`: for each word the (start, end) of its tokens, or None
+    where it was cut or has no sub-word.
     """
     split = WordTokenizer(tokenizer, max_length)
+    names = ("words", "truncated_words", "truncated_sentences", "empty_words", "empty_sentences")
+    counts = {"sentences": len(sentences)} | dict.fromkeys(names, 0)
     encoded = []
-    counts = dict.fromkeys(
-        ("words", "truncated_words", "truncated_sentences", "empty_words", "empty_sentences"), 0
-    )
     for words in sentences:
-        ids, pieces = split(words)
-        position, positions = len(split.head), []
-        for n in pieces:
-            positions.append(position if n else None)
-            position += n or 0
-        encoded.append({"input_ids": ids, "positions": positions, "pieces": pieces})
+        ids, spans = split(words)
+        cut = len(words) - len(spans)
+        read = [(start, end) if start < end else None for start, end in spans]
+        encoded.append({"input_ids": ids, "words": read + [None] * cut})
         counts["words"] += len(words)
-        counts["truncated_words"] += pieces.count(None)
-        counts["truncated_sentences"] += None in pieces
-        counts["empty_words"] += pieces.count(0)
+        counts["truncated_words"] += cut
+        counts["truncated_sentences"] += cut > 0
+        counts["empty_words"] += read.count(None)
         counts["empty_sentences"] += not words
-    return encoded, {"sentences": len(sentences), **counts}
+    return encoded, counts
 
 
 def token_labels(example: dict, labels: list[int]) -> list[int]:
     """A word's label on its first sub-word, -100 on every other token. `labels`: one a word."""
     tokens = [-100] * len(example["input_ids"])
-    for position, label in zip(example["positions"], labels, strict=True):
-        if position is not None:
-            tokens[position] = label
+    for span, label in zip(example["words"], labels, strict=True):
+        if span:
+            tokens[span[0]] = label
     return tokens
 
 
 def word_labels(example: dict, token_predictions, names: list[str]) -> list[str]:
     """The label at each word's first sub-word; `O` where the model saw nothing of the word."""
-    return [
-        OUTSIDE if position is None else names[token_predictions[position]]
-        for position in example["positions"]
-    ]
+    return [names[token_predictions[span[0]]] if span else OUTSIDE for span in example["words"]]
 
 
 def units(example: dict, pooling: str) -> list[tuple[int, int]]:
@@ -98,9 +88,7 @@ def units(example: dict, pooling: str) -> list[tuple[int, int]]:
 
     `pooling`: "mean" all its sub-words, "first" or "last" one of them.
     """
-    spans = [
-        (at, at + n) for at, n in zip(example["positions"], example["pieces"], strict=True) if n
-    ]
+    spans = [span for span in example["words"] if span]
     if pooling == "mean":
         return spans
     return [(a, a + 1) if pooling == "first" else (b - 1, b) for a, b in spans]

@@ -4,9 +4,10 @@
     python attention.py --demo --training_sizes 10,30 --model_name biobert --controls
 
 The same inputs (the test split) go through the pre-trained encoder and through those that
-fine-tuning.py made of it. For each size it writes, in results/<dataset>/<model>/<size>/seed-<n>/
-attention/: config.json, heads.csv, heads.png, metrics.json, with --controls also floor.csv, an
-untrained encoder's; and, for the model, attention_all_sizes.png.
+fine-tuning.py made of it. For each size it writes
+results/<dataset>/<model>/<size>/seed-<n>/attention/: config.json, heads.csv, heads.png,
+metrics.json; with --controls the same for an untrained encoder, in random/seed-<n>/attention/; and,
+for the model, attention_all_sizes.png.
 """
 
 import sys
@@ -15,18 +16,19 @@ from pathlib import Path
 if __name__ == "__main__":  # run as a file: import from the repository, not from this folder
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from common import cli
+from common import cli, task
 from common.steps import attention
-from NER import task
+
+TASK = task.load("NER")
 
 
 def parse_args(argv=None):
-    return attention.parse_args(task, __doc__, argv)
+    return attention.parse_args(TASK, __doc__, argv)
 
 
 @cli.command
 def main(argv=None):
-    attention.run(task, parse_args(argv))
+    attention.run(parse_args(argv))
 
 
 if __name__ == "__main__":

@@ -1,19 +1,18 @@
 """NER data: BioNLP2004 from the Hub, your own files, or the demo's; the classes to learn."""
 
-from collections.abc import Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 from common.cli import UserError
 from common.hub import load_dataset
 from NER import demo_data
 from NER.formats import FIELDS, read_folder, sentences
-from NER.scores import OUTSIDE, to_iob2, word_class
+from NER.scores import OUTSIDE, word_class
 
 HUB_ID, HUB_REVISION = "tner/bionlp2004", "refs/convert/parquet"
-# dataset/label.json of tner/bionlp2004; its parquet files hold the numbers alone.
-BIONLP2004 = ["O", "B-DNA", "I-DNA", "B-protein", "I-protein", "B-cell_type", "I-cell_type",
-              "B-cell_line", "I-cell_line", "B-RNA", "I-RNA"]  # fmt: skip
 STUDY_ORDER = ("DNA", "protein", "cell_type", "cell_line", "RNA")
+# By number: dataset/label.json of tner/bionlp2004. Its parquet files hold the numbers alone.
+BIONLP2004 = [OUTSIDE, *(f"{prefix}-{kind}" for kind in STUDY_ORDER for prefix in "BI")]
 
 
 class Example(NamedTuple):
@@ -42,46 +41,44 @@ def add_arguments(parser, step: str) -> None:
     )
 
 
-def load(args) -> Data:
-    """The data set that `args` (demo, data_dir, label_scheme) name.
+def load(demo: bool, data_dir: Path | None, label_scheme: str = "io") -> Data:
+    """The demo's sentences, those of a folder, or BioNLP2004.
 
-    Raises UserError if it cannot be had or read.
+    `label_scheme`: "io" or "iob2". Raises UserError if the data are not available or invalid.
     """
-    names = None
-    if args.demo:
-        rows = demo_data.splits()
-        rows = {split: [(r["tokens"], r["tags"]) for r in rows[split]] for split in rows}
-    elif args.data_dir:
-        rows, names = read_folder(args.data_dir)
+    declared = None
+    if demo:
+        made = demo_data.splits()
+        rows = {split: [(row["tokens"], row["tags"]) for row in made[split]] for split in made}
+    elif data_dir:
+        rows, declared = read_folder(data_dir)
     else:
         rows = _from_hub()
     splits = {
         split: [Example(f"{split}-{i}", words, tags) for i, (words, tags) in enumerate(sentences)]
         for split, sentences in rows.items()
     }
-    declared = [to_iob2([tag]) if tag[:2] not in ("B-", "I-") else [tag] for tag in names or ()]
-    used = [example.tags for examples in splits.values() for example in examples]
-    types = {word_class(tag) for tags in declared + used for tag in tags} - {OUTSIDE}
+    # label.json may also declare types that no split has, and bare types ("DNA").
+    types = {tag[2:] if tag[:2] in ("B-", "I-") else tag for tag in declared or ()}
+    types |= {word_class(tag) for own in splits.values() for e in own for tag in e.tags}
+    types.discard(OUTSIDE)
     if not types:
-        where = args.data_dir or "the data set"
-        raise UserError(f"{where}: no entity in any split, only O. There is nothing to learn.")
-    known = [kind for kind in STUDY_ORDER if kind in types]
-    types = known + sorted(types - set(known))
-    iob2 = args.label_scheme == "iob2"
-    classes = [f"{prefix}-{kind}" for kind in types for prefix in "BI"] if iob2 else types
-    return Data(splits, [OUTSIDE, *classes], iob2)
+        raise UserError(f"{data_dir}: no entity in any split, only O. Add sentences with entities.")
+    ordered = [kind for kind in STUDY_ORDER if kind in types]
+    ordered += sorted(types - set(ordered))
+    if label_scheme == "iob2":
+        ordered = [f"{prefix}-{kind}" for kind in ordered for prefix in "BI"]
+    return Data(splits, [OUTSIDE, *ordered], label_scheme == "iob2")
 
 
 def _from_hub() -> dict[str, list[tuple[list[str], list[str]]]]:
     """BioNLP2004 from the Hub's parquet conversion; `datasets` refuses its loading script."""
-    found = load_dataset(HUB_ID, ("train", "dev", "test"), FIELDS, HUB_REVISION)
     by_id = dict(enumerate(BIONLP2004))
-    return {split: list(sentences(_placed(split, rows), by_id)) for split, rows in found.items()}
-
-
-def _placed(split: str, rows: list[dict]) -> Iterator[tuple[str, dict]]:
-    for number, row in enumerate(rows, 1):
-        yield f"{HUB_ID}, {split}, row {number}", row
+    splits = {}
+    for split, rows in load_dataset(HUB_ID, ("train", "dev", "test"), FIELDS, HUB_REVISION).items():
+        placed = [(f"{HUB_ID}, {split}, row {number}", row) for number, row in enumerate(rows, 1)]
+        splits[split] = list(sentences(placed, by_id))
+    return splits
 
 
 def stratum(example: Example) -> str:

@@ -3,6 +3,7 @@
 import random
 
 from common.demo.language import POOLS, chunks
+from NER.scores import to_iob2
 
 SIZES = {"train": 1500, "dev": 250, "test": 350}
 
@@ -17,15 +18,11 @@ def splits(seed: int = 0) -> dict[str, list[dict[str, list[str]]]]:
 
 def sentences(n: int, split: str, seed: int) -> list[dict[str, list[str]]]:
     rng = random.Random(f"NER-{split}-{seed}")
-    found = []
+    made = []
     for _ in range(n):
         tokens, tags = [], []
         for words, kind in chunks(rng, pool=split):
             tokens += words
-            tags += (
-                ["O"] * len(words)
-                if kind is None
-                else [f"B-{kind}"] + [f"I-{kind}"] * (len(words) - 1)
-            )
-        found.append({"tokens": tokens, "tags": tags})
-    return found
+            tags += to_iob2([kind or "O"] * len(words))
+        made.append({"tokens": tokens, "tags": tags})
+    return made

@@ -1,6 +1,7 @@
 """New text for NER: lines of text, or words in columns, in; entities or IOB2 tags out."""
 
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from typing import NamedTuple
 
 from common.cli import UserError
@@ -38,7 +39,7 @@ def add_arguments(parser) -> None:
 
 
 def read(file: Iterable[bytes], name: str, form: str) -> Iterator[Sentence | None]:
-    """A sentence a line, or each sentence of columns, whose first one is the word."""
+    """A sentence a line; or, of columns, a sentence before each blank line."""
     lines = stream(file, name)
     if form == "conll":
         yield from _columns(lines)
@@ -54,38 +55,28 @@ def read(file: Iterable[bytes], name: str, form: str) -> Iterator[Sentence | Non
 
 
 def _columns(lines: Iterable[tuple[str, str]]) -> Iterator[Sentence]:
-    found: list[str] = []
-    for place, line in lines:
-        if not line.strip() or line.startswith(DOCUMENT_LINES):
-            if found:
-                yield _joined(found)
-            found = []
-            continue
-        word = (line.split("\t") if "\t" in line else line.split())[0]
-        if not word.strip():
-            raise UserError(f"{place} has no word. Expected: a word first, then other columns.")
-        found.append(word)
-    if found:
-        yield _joined(found)
-
-
-def _joined(found: list[str]) -> Sentence:
-    spans, start = [], 0
-    for word in found:
-        spans.append((start, start + len(word)))
-        start += len(word) + 1
-    return Sentence(" ".join(found), spans)
+    text, spans = "", []
+    for place, line in chain(lines, [("", "")]):  # the last sentence, too, ends with a blank line
+        if line.strip() and not line.startswith(DOCUMENT_LINES):
+            word = (line.split("\t") if "\t" in line else line.split())[0]
+            if not word.strip():
+                raise UserError(f"{place} has no word. Expected: a word first, then other columns.")
+            text += " " * bool(spans) + word
+            spans.append((len(text) - len(word), len(text)))
+        elif spans:
+            yield Sentence(text, spans)
+            text, spans = "", []
 
 
 def answer(model, tokenizer, made, items: list[Sentence], args, device, name: str):
     """`{"entities": [{"start", "end", "type", "text"}]}` of each sentence, or its tags as text."""
-    data = Data({}, made.labels, made.arguments.get("label_scheme") == "iob2")
+    data = Data({}, made.labels, made.settings.get("label_scheme") == "iob2")
     examples = [Example("", item.words, [OUTSIDE] * len(item.spans)) for item in items]
     encoded, counts = task.encode(data, examples, tokenizer, made.max_length)
-    tags = task.predict(model, tokenizer, data, examples, encoded, args, device, name)
+    tags = task.predict(model, tokenizer, data, examples, encoded, args.batch_size, device, name)
     form = _tagged if args.output_form == "conll" else _entities
-    found = [form(item, own) for item, own in zip(items, tags, strict=True)]
-    return found, {cut: counts[cut] for cut in CUT}
+    answers = [form(item, own) for item, own in zip(items, tags, strict=True)]
+    return answers, {cut: counts[cut] for cut in CUT}
 
 
 def _tagged(item: Sentence, tags: list[str]) -> str:
@@ -93,8 +84,8 @@ def _tagged(item: Sentence, tags: list[str]) -> str:
 
 
 def _entities(item: Sentence, tags: list[str]) -> dict:
-    found = []
+    answers = []
     for kind, first, last in sorted(entities(tags), key=lambda entity: entity[1]):
         start, end = item.spans[first][0], item.spans[last - 1][1]
-        found.append({"start": start, "end": end, "type": kind, "text": item.text[start:end]})
-    return {"entities": found}
+        answers.append({"start": start, "end": end, "type": kind, "text": item.text[start:end]})
+    return {"entities": answers}

@@ -6,7 +6,8 @@
 The encoder is frozen: pre-trained (--training_size 0), fine-tuned (after fine-tuning.py), or
 untrained (--untrained). The probe trains on the whole training split. Writes
 results/<dataset>/<model>/<size>/seed-<n>/probing/: config.json, layers.csv, layers.png,
-metrics.json; and layers_all_sizes.png of the model. Killed, the same command goes on.
+metrics.json; and layers_all_sizes.png of the model. After a kill the same command
+resumes.
 """
 
 import sys
@@ -15,21 +16,21 @@ from pathlib import Path
 if __name__ == "__main__":  # run as a file: import from the repository, not from this folder
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from common import cli
+from common import cli, task
 from common.steps import probing
-from NER import task
 
+TASK = task.load("NER")
 PROBES = ("bilstm-crf", "linear")
 POOLINGS = ("mean", "first", "last")
 
 
 def parse_args(argv=None):
-    return probing.parse_args(task, __doc__, argv, probes=PROBES, poolings=POOLINGS, demo_epochs=8)
+    return probing.parse_args(TASK, __doc__, argv, probes=PROBES, poolings=POOLINGS, demo_epochs=8)
 
 
 @cli.command
 def main(argv=None):
-    probing.run(task, parse_args(argv))
+    probing.run(parse_args(argv))
 
 
 if __name__ == "__main__":

@@ -3,15 +3,12 @@
 import random
 from collections import Counter
 
-from common import models
-from common.task import ProbeInputs, Score
-from common.training.losses import cross_entropy as loss
-from common.training.losses import labels_in as n_labels
+from common.task import ProbeInputs, Sequences
 from NER import alignment
 from NER.data import Data, Example, add_arguments, load, stratum
 from NER.scores import OUTSIDE, SCORES, count, details, to_iob2, word_class
 
-__all__ = ["SCORES", "add_arguments", "count", "details", "load", "loss", "n_labels", "stratum"]
+__all__ = ["SCORES", "add_arguments", "count", "details", "load", "stratum"]
 NAME, HEAD, DATASET, IN_STUDY = "NER", "token", "bionlp2004", True
 NOTE = """\
 Published entity F1 is of models that learn B-/I- tags (`--label_scheme iob2`). The study's six
@@ -22,33 +19,11 @@ score `test_entity_f1_io_ceiling` in metrics.json. Compare with it in mind."""
 def encode(
     data: Data, examples: list[Example], tokenizer, max_length: int
 ) -> tuple[list[dict], dict]:
-    """`input_ids`, `labels` (a token) and `positions` (a word) of each sentence, and the counts."""
+    """Of each sentence `input_ids`, `labels` (one a token) and `words`; and the counts."""
     encoded, counts = alignment.encode([e.words for e in examples], tokenizer, max_length)
     for example, row in zip(examples, encoded, strict=True):
         row["labels"] = alignment.token_labels(row, label_numbers(data, example))
     return encoded, counts
-
-
-attention_inputs = encode
-
-
-def scores(data: Data) -> tuple[Score, ...]:
-    """All of them."""
-    return SCORES
-
-
-def parts(rows: list[dict]) -> tuple:
-    """None: its data sets are one."""
-    return ()
-
-
-def load_model(args, data: Data):
-    """The model with a new head for the labels."""
-    return *models.load_task_model(args, HEAD, data.labels), True
-
-
-def export(args, data: Data, folder) -> None:
-    """Nothing more than what every task writes."""
 
 
 def label_numbers(data: Data, example: Example) -> list[int]:
@@ -57,11 +32,13 @@ def label_numbers(data: Data, example: Example) -> list[int]:
     return [data.labels.index(tag) for tag in tags]
 
 
-def predict(model, tokenizer, data: Data, examples, encoded, args, device, name) -> list[list[str]]:
+def predict(
+    model, tokenizer, data: Data, examples, encoded, batch_size: int, device, name: str
+) -> list[list[str]]:
     """IOB2 tags of each sentence's words."""
     from common.forward import predict_logits
 
-    return decode(data, encoded, predict_logits(model, encoded, args.batch_size, device, name))
+    return decode(data, encoded, predict_logits(model, encoded, batch_size, device, name))
 
 
 def decode(data: Data, encoded: list[dict], logits: list) -> list[list[str]]:
@@ -81,14 +58,14 @@ def rows(
     data: Data, examples: dict[str, list[Example]], predictions: dict[str, list]
 ) -> tuple[dict[str, list[dict]], dict]:
     """Rows of predictions.jsonl: id, and gold and predicted IOB2 tags."""
-    found = {
+    made = {
         split: [
-            {"id": e.id, "gold": e.tags, "predicted": tags}
-            for e, tags in zip(examples[split], predicted, strict=True)
+            {"id": example.id, "gold": example.tags, "predicted": predicted}
+            for example, predicted in zip(examples[split], predictions[split], strict=True)
         ]
-        for split, predicted in predictions.items()
+        for split in predictions
     }
-    return found, {}
+    return made, {}
 
 
 def baseline(train: list[Example], examples: list[Example]) -> list[list[str]]:
@@ -115,41 +92,41 @@ def controls(data: Data, splits: dict[str, list[Example]], seed: int) -> dict[st
     return {"control": control}
 
 
-def probe_inputs(data: Data, targets: dict, tokenizer, max_length: int, args) -> ProbeInputs:
-    """The words of all sentences are the units; one that was cut or tokenizes to nothing has none.
+def probe_inputs(
+    data: Data, targets: dict, tokenizer, max_length: int, pooling: str
+) -> ProbeInputs:
+    """A unit is a word with a sub-word; one that was cut has none. Targets differ in tags alone."""
+    import numpy as np
 
-    The targets differ in their tags alone.
-    """
-    encoded, counts, rows, start = {}, {}, {}, 0
+    encoded, counts, spans, start = {}, {}, {}, 0
     for split, examples in targets["task"].items():
         words = [example.words for example in examples]
         encoded[split], cut = alignment.encode(words, tokenizer, max_length)
         counts |= {f"{split}_{name}": n for name, n in cut.items()}
-        rows[split] = []
+        spans[split] = []
         for row in encoded[split]:
-            row["units"] = alignment.units(row, args.pooling)
-            rows[split].append((start, start + len(row["units"])))
-            start = rows[split][-1][1]
-    known = [[p is not None for p in row["positions"]] for row in encoded["train"]]
+            row["units"] = alignment.units(row, pooling)
+            spans[split].append((start, start + len(row["units"])))
+            start += len(row["units"])
+    kept = [[span is not None for span in row["words"]] for row in encoded["train"]]
     labels = {
         target: [
-            [n for n, has in zip(label_numbers(data, e), kept, strict=True) if has]
-            for e, kept in zip(splits["train"], known, strict=True)
+            np.array(label_numbers(data, example), int)[has]
+            for example, has in zip(splits["train"], kept, strict=True)
         ]
         for target, splits in targets.items()
     }
     flat = [row for split in encoded.values() for row in split]
-    by_target = dict.fromkeys(targets, rows)
-    return ProbeInputs(flat, by_target, labels, len(data.labels), counts, encoded)
+    return ProbeInputs(flat, [Sequences(spans, labels)], len(data.labels), counts, encoded)
 
 
 def probe_predictions(
-    data: Data, examples: list[Example], inputs: ProbeInputs, target: str, split: str, found
+    data: Data, examples: list[Example], inputs: ProbeInputs, target: str, split: str, found: list
 ) -> list[list[str]]:
-    """IOB2 tags of all words, from the label numbers of those that have a vector; else `O`."""
+    """IOB2 tags of all words, from the label numbers of those that are units; else `O`."""
     predicted = []
-    for row, numbers in zip(inputs.notes[split], found, strict=True):
+    for row, numbers in zip(inputs.notes[split], found[0], strict=True):
         left = iter(numbers)
-        classes = [OUTSIDE if p is None else data.labels[next(left)] for p in row["positions"]]
+        classes = [data.labels[next(left)] if span else OUTSIDE for span in row["words"]]
         predicted.append(tags(data, classes))
     return predicted

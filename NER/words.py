@@ -2,8 +2,8 @@
 
 The rules were read off that set: brackets, commas, semicolons, colons, signs of comparison and "%"
 are words of their own wherever they stand; hyphens, slashes and apostrophes within a word stay. A
-word's last full stop is one of its own, but in an abbreviation that is not the line's last word.
-What cannot be known from a text: JNLPBA also cuts before a hyphen where an entity ends ("IL-2
+word's last full stop is a word of its own, except in an abbreviation inside the line.
+One rule cannot be followed: JNLPBA also cuts before a hyphen where an entity ends ("IL-2
 -induced"); here "IL-2-induced" is one word. Data with other words: give them as CoNLL columns.
 """
 
@@ -16,22 +16,22 @@ ABBREVIATION = re.compile(r"(?:[A-Za-z]\.)+|(?:vs|al|cf|ca|etc|approx|[Nn]o|Fig|
 
 def split(line: str) -> list[tuple[int, int]]:
     """(first character, last + 1) of each word, in order."""
-    found = []
+    spans = []
     last = len(line.rstrip())
-    for run in RUN.finditer(line):
-        start, end = run.span()
-        if run[1]:
-            found.append((start, end))
+    for match in RUN.finditer(line):
+        start, end = match.span()
+        if match[1]:
+            spans.append((start, end))
             continue
         if end - start > 1 and line[start] == "'" and line[start:end] != "'s":  # an opening quote
-            found.append((start, start + 1))
+            spans.append((start, start + 1))
             start += 1
         cut = []
         while n := _tail(line[start:end], end == last):
             cut.append((end - n, end))
             end -= n
-        found += [(start, end), *reversed(cut)]
-    return found
+        spans += [(start, end), *reversed(cut)]
+    return spans
 
 
 def _tail(word: str, last: bool) -> int:

@@ -28,27 +28,26 @@ class Example(NamedTuple):
     label: str
 
 
-def load(args) -> Data:
-    """The data set that `args` (demo, data_dir) or $MEDNLI_DIR name.
+def load(demo: bool, data_dir: Path | None) -> Data:
+    """The demo's pairs, those of a folder, or MedNLI from $MEDNLI_DIR.
 
-    Raises UserError if it cannot be found or read.
+    Raises UserError if the data are not available or invalid.
     """
-    if args.demo:
-        rows = demo_data.splits()
-        splits = {s: [_example(row, "demo", "") for row in rows[s]] for s in rows}
-        return Data(splits, LABELS)
-    folder = args.data_dir or os.environ.get(MEDNLI_DIR)
-    if not folder:
+    if demo:
+        made = demo_data.splits()
+        return Data({s: [_example(row, "demo", "") for row in made[s]] for s in made}, LABELS)
+    if data_dir is None and os.environ.get(MEDNLI_DIR):
+        data_dir = Path(os.environ[MEDNLI_DIR]).expanduser()
+        if not data_dir.is_dir():
+            raise UserError(f"${MEDNLI_DIR} ({data_dir}) is not a folder. Check the path.")
+    if data_dir is None:
         raise UserError(
             "MedNLI is credentialed and is never downloaded. Get access at "
             "https://physionet.org/content/mednli/ and give the folder that holds "
             f"mli_train_v1.jsonl, mli_dev_v1.jsonl and mli_test_v1.jsonl: --data_dir FOLDER, or "
-            f"export {MEDNLI_DIR}=FOLDER. To see it work without, add --demo."
+            f"export {MEDNLI_DIR}=FOLDER. To try the script without MedNLI, add --demo."
         )
-    folder = Path(folder).expanduser()
-    if not folder.is_dir() and not args.data_dir:
-        raise UserError(f"${MEDNLI_DIR} ({folder}) is not a folder. Check the path.")
-    return Data(_read_folder(folder), LABELS)
+    return Data(_read_folder(data_dir), LABELS)
 
 
 def _read_folder(folder: Path) -> dict[str, list[Example]]:
@@ -60,25 +59,22 @@ def _read_folder(folder: Path) -> dict[str, list[Example]]:
             f"no {missing[0]} file in {folder}. It needs mli_train_v1.jsonl, mli_dev_v1.jsonl and "
             "mli_test_v1.jsonl (or train, dev and test.jsonl), or a train file alone."
         )
-    splits = {split: _read(files[split][0], split) for split in files if files[split]}
-    if missing:
-        return _split_train(splits["train"], files["train"][0])
-    return splits
+    splits = {split: _read(paths[0], split) for split, paths in files.items() if paths}
+    return _split_train(splits["train"], files["train"][0]) if missing else splits
 
 
 def _read(path: Path, split: str) -> list[Example]:
-    found = [
-        _example(row, place, f"{split}-{i}") for i, (place, row) in enumerate(jsonl(path, FIELDS))
-    ]
-    if not found:
+    numbered = enumerate(jsonl(path, FIELDS))
+    examples = [_example(row, place, f"{split}-{i}") for i, (place, row) in numbered]
+    if not examples:
         raise UserError(f"{path} holds no example. Put the {split} pairs there.")
-    return found
+    return examples
 
 
 def _example(row: dict, place: str, number: str) -> Example:
     for field in FIELDS:
         if not isinstance(row[field], str):
-            raise UserError(f"{place}: {field!r} is not a string. Mend that example.")
+            raise UserError(f"{place}: {field!r} is not a string. Fix that example.")
     label = row["gold_label"]
     if label not in LABELS:
         # Several words, or many characters, are a misplaced text, which must not be shown.
@@ -92,9 +88,10 @@ def _split_train(examples: list[Example], path: Path) -> dict[str, list[Example]
     """The study's protocol for a train file alone: 80/20, stratified by label, seed 42."""
     from sklearn.model_selection import train_test_split
 
+    labels = [example.label for example in examples]
     try:
         train, test = train_test_split(
-            examples, test_size=0.2, random_state=SPLIT_SEED, stratify=[e.label for e in examples]
+            examples, test_size=0.2, random_state=SPLIT_SEED, stratify=labels
         )
     except ValueError:
         raise UserError(
@@ -102,8 +99,3 @@ def _split_train(examples: list[Example], path: Path) -> dict[str, list[Example]
             "dev and test files too."
         ) from None
     return {"train": train, "test": test}
-
-
-def stratum(example: Example) -> str:
-    """What subsets are stratified by: the label."""
-    return example.label

@@ -15,17 +15,12 @@ def splits(seed: int = 0) -> dict[str, list[dict[str, str]]]:
 
 def pairs(premises: int, split: str, seed: int) -> list[dict[str, str]]:
     rng = random.Random(f"NLI-{split}-{seed}")
-    found = []
+    made = []
     for _ in range(premises):
         premise, remarks = statement(rng, pool=split)
         for verdict, hypothesis in remarks.items():
-            found.append(
-                {
-                    "pairID": f"demo-{split}-{len(found)}",
-                    "gold_label": LABELS[verdict],
-                    "sentence1": premise,
-                    "sentence2": hypothesis,
-                }
-            )
-    rng.shuffle(found)
-    return found
+            pair = {"sentence1": premise, "sentence2": hypothesis}
+            name = f"demo-{split}-{len(made)}"
+            made.append({"pairID": name, "gold_label": LABELS[verdict]} | pair)
+    rng.shuffle(made)
+    return made

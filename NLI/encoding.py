@@ -9,35 +9,34 @@ def encode_pairs(
     """Encode two texts as one input; count what is cut.
 
     BERT: `[CLS] A [SEP] B [SEP]` with token types; BioGPT: `</s> A </s> B`; GPT-2, which has no
-    separator: `A <|endoftext|> B`. Too long a pair loses tokens at the end of the longer side.
-    Returns `input_ids` (, `token_type_ids`) of each pair; and the counts `pairs`,
+    separator: `A <|endoftext|> B`. A pair that is too long loses tokens at the end of its longer
+    side. Returns each pair's `input_ids` (, `token_type_ids`); and the counts `pairs`,
     `truncated_pairs`, `truncated_tokens`.
     """
     head, middle, tail, types = _frame(tokenizer)
     room = max_length - len(head) - len(middle) - len(tail)
     if room < 2:
         raise UserError(f"--max_length {max_length} leaves no room for a pair. Use a larger one.")
+    # Each text once: a premise of MedNLI is in three pairs. At size 0 there are no texts at all.
     texts = list(dict.fromkeys(text for pair in pairs for text in pair))
-    # Each text once: MedNLI's premises stand in three pairs each. At size 0 there are none.
-    found = tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
-    ids = dict(zip(texts, found, strict=True))
-    encoded, truncated_tokens, truncated_pairs = [], 0, 0
-    for one, other in pairs:
-        a, b = ids[one], ids[other]
-        over = len(a) + len(b) - room
-        if over > 0:
-            truncated_pairs, truncated_tokens = truncated_pairs + 1, truncated_tokens + over
-            a, b = truncate(a, b, room)
+    tokenized = tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
+    ids = dict(zip(texts, tokenized, strict=True))
+    encoded, over = [], []
+    for premise, hypothesis in pairs:
+        a, b = ids[premise], ids[hypothesis]
+        over.append(max(0, len(a) + len(b) - room))
+        a, b = truncate(a, b, room)
         first, second = [*head, *a, *middle], [*b, *tail]
-        row = {"input_ids": first + second}
+        encoded.append({"input_ids": first + second})
         if types:
-            row["token_type_ids"] = [0] * len(first) + [1] * len(second)
-        encoded.append(row)
-    counts = {"truncated_pairs": truncated_pairs, "truncated_tokens": truncated_tokens}
-    return encoded, {"pairs": len(pairs), **counts}
+            encoded[-1]["token_type_ids"] = [0] * len(first) + [1] * len(second)
+    cut = {"truncated_pairs": sum(map(bool, over)), "truncated_tokens": sum(over)}
+    return encoded, {"pairs": len(pairs), **cut}
 
 
-def encode_texts(texts: list[str], tokenizer, max_length: int, pooling: str):
+def encode_texts(
+    texts: list[str], tokenizer, max_length: int, pooling: str
+) -> tuple[list[dict], dict]:
     """What the frozen encoder reads: `input_ids` of each text encoded alone, and its one unit.
 
     `pooling`: "mean" over all real tokens, "cls" the first, "last" the last of them. The counts:

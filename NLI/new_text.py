@@ -47,10 +47,10 @@ def answer(model, tokenizer, made, items: list[tuple[str, str]], args, device, n
     data = Data({}, made.labels)
     examples = [Example("", *pair, data.labels[0]) for pair in items]
     encoded, counts = task.encode(data, examples, tokenizer, made.max_length)
-    found = []
+    answers = []
     for logits in predict_logits(model, encoded, args.batch_size, device, name):
         weights = np.exp(logits.astype(float) - logits.max())
         shares = [float(f"{share:.6g}") for share in weights / weights.sum()]
-        label = data.labels[logits.argmax()]
-        found.append({"label": label, "probabilities": dict(zip(data.labels, shares, strict=True))})
-    return found, {cut: counts[cut] for cut in ("truncated_pairs", "truncated_tokens")}
+        probabilities = dict(zip(data.labels, shares, strict=True))
+        answers.append({"label": data.labels[logits.argmax()], "probabilities": probabilities})
+    return answers, {cut: counts[cut] for cut in ("truncated_pairs", "truncated_tokens")}

@@ -4,29 +4,22 @@ import random
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from common import models, scoring
-from common.task import Data, ProbeInputs, Score
-from common.training.losses import cross_entropy as loss
-from common.training.losses import labels_in as n_labels
+from common import scoring
+from common.task import Data, Examples, ProbeInputs, Score
 from NLI.data import LABELS, Example, load
 from NLI.encoding import encode_pairs, encode_texts
 
 if TYPE_CHECKING:
     from numpy import ndarray
 
-__all__ = ["load", "loss", "n_labels"]
+__all__ = ["load"]
 NAME, HEAD, DATASET, IN_STUDY = "NLI", "sequence", "mednli", True
-NOTE = ""
+MCC = "matthews_correlation"
 SCORES = (
     Score("accuracy", "confusion", scoring.accuracy, "accuracy", by_layer=True),
     Score("macro_f1", "confusion", scoring.macro_f1_of_classes, "macro F1", by_layer=True),
-    Score("matthews_correlation", "confusion", scoring.matthews_correlation,
-          "Matthews correlation", lowest=-1.0),
-)  # fmt: skip
-
-
-def add_arguments(parser, step: str) -> None:
-    """No flags of its own."""
+    Score(MCC, "confusion", scoring.matthews_correlation, "Matthews correlation", lowest=-1.0),
+)
 
 
 def stratum(example: Example) -> str:
@@ -45,43 +38,28 @@ def encode(
     return encoded, counts
 
 
-attention_inputs = encode
-
-
-def scores(data: Data) -> tuple[Score, ...]:
-    """All of them."""
-    return SCORES
-
-
-def load_model(args, data: Data):
-    """The model with a new head for the labels."""
-    return *models.load_task_model(args, HEAD, data.labels), True
-
-
-def export(args, data: Data, folder) -> None:
-    """Nothing more than what every task writes."""
-
-
-def predict(model, tokenizer, data: Data, examples, encoded, args, device, name) -> list[str]:
+def predict(
+    model, tokenizer, data: Data, examples, encoded, batch_size: int, device, name: str
+) -> list[str]:
     """The label of each pair."""
     from common.forward import predict_logits
 
-    found = predict_logits(model, encoded, args.batch_size, device, name)
-    return [data.labels[logits.argmax()] for logits in found]
+    logits = predict_logits(model, encoded, batch_size, device, name)
+    return [data.labels[values.argmax()] for values in logits]
 
 
 def rows(
     data: Data, examples: dict[str, list[Example]], predictions: dict[str, list]
 ) -> tuple[dict[str, list[dict]], dict]:
     """Rows of predictions.jsonl: id, gold and predicted label; no text."""
-    found = {
+    made = {
         split: [
-            {"id": e.id, "gold": e.label, "predicted": label}
-            for e, label in zip(examples[split], predicted, strict=True)
+            {"id": example.id, "gold": example.label, "predicted": predicted}
+            for example, predicted in zip(examples[split], predictions[split], strict=True)
         ]
-        for split, predicted in predictions.items()
+        for split in predictions
     }
-    return found, {}
+    return made, {}
 
 
 def baseline(train: list[Example], examples: list[Example]) -> list[str]:
@@ -98,15 +76,9 @@ def count(rows: list[dict]) -> dict[str, "ndarray"]:
         cells = [[LABELS.index(row[side]) for side in ("gold", "predicted")] for row in rows]
     except (KeyError, TypeError, ValueError):
         raise ValueError(f"not all rows have gold and predicted labels of {LABELS}") from None
-    table = np.zeros((len(rows), len(LABELS), len(LABELS)))
-    for i, (gold, predicted) in enumerate(cells):
-        table[i, gold, predicted] = 1
-    return {"confusion": table}
-
-
-def parts(rows: list[dict]) -> tuple:
-    """None: its data sets are one."""
-    return ()
+    one = np.eye(len(LABELS))
+    gold, predicted = np.array(cells, int).reshape(-1, 2).T
+    return {"confusion": one[gold][:, :, None] * one[predicted][:, None, :]}
 
 
 def details(rows: list[dict]) -> dict[str, float]:
@@ -114,13 +86,17 @@ def details(rows: list[dict]) -> dict[str, float]:
 
     Only labels that occur on either side count (a set may be two-way).
     """
-    confusion = count(rows)["confusion"].sum(0)
-    totals = scoring.by_class(confusion)
-    there = [i for i in range(len(LABELS)) if totals[i, 1:].any()]
-    parts = {"precision": scoring.precision, "recall": scoring.recall, "f1": scoring.f1}
-    found = {f"{p}_{LABELS[i]}": float(of(totals[i])) for p, of in parts.items() for i in there}
-    cells = {(g, p): int(confusion[g, p]) for g in there for p in there}
-    return found | {f"confusion_{LABELS[g]}_{LABELS[p]}": n for (g, p), n in cells.items()}
+    from sklearn.metrics import classification_report
+
+    sides = [[row[side] for row in rows] for side in ("gold", "predicted")]
+    labels = [label for label in LABELS if label in sides[0] or label in sides[1]]
+    if not labels:
+        return {}
+    report = classification_report(*sides, labels=labels, output_dict=True, zero_division=0)
+    parts = {"precision": "precision", "recall": "recall", "f1": "f1-score"}
+    values = {f"{name}_{label}": report[label][parts[name]] for name in parts for label in labels}
+    pairs = Counter(zip(*sides, strict=True))
+    return values | {f"confusion_{g}_{p}": pairs[g, p] for g in labels for p in labels}
 
 
 def controls(data: Data, splits: dict[str, list[Example]], seed: int) -> dict[str, dict]:
@@ -131,31 +107,32 @@ def controls(data: Data, splits: dict[str, list[Example]], seed: int) -> dict[st
     return {"control": splits | {"train": train}}
 
 
-def probe_inputs(data: Data, targets: dict, tokenizer, max_length: int, args) -> ProbeInputs:
+def probe_inputs(
+    data: Data, targets: dict, tokenizer, max_length: int, pooling: str
+) -> ProbeInputs:
     """Each distinct sentence alone is a unit; an example is its premise's and hypothesis's vectors.
 
     The targets differ in their labels alone.
     """
     import numpy as np
 
-    splits = targets["task"]
-    pairs = {s: [(e.premise, e.hypothesis) for e in examples] for s, examples in splits.items()}
-    texts = list(dict.fromkeys(text for s in pairs for pair in pairs[s] for text in pair))
-    encoded, counts = encode_texts(texts, tokenizer, max_length, args.pooling)
+    pairs = {s: [(e.premise, e.hypothesis) for e in own] for s, own in targets["task"].items()}
+    texts = list(dict.fromkeys(text for own in pairs.values() for pair in own for text in pair))
+    encoded, counts = encode_texts(texts, tokenizer, max_length, pooling)
     number = {text: i for i, text in enumerate(texts)}
     rows = {
-        split: np.array([[number[text] for text in pair] for pair in some]).reshape(len(some), 2)
-        for split, some in pairs.items()
+        split: np.array([[number[text] for text in pair] for pair in own], int).reshape(-1, 2)
+        for split, own in pairs.items()
     }
     labels = {
-        target: np.array([data.labels.index(e.label) for e in splits["train"]])
+        target: np.array([data.labels.index(example.label) for example in splits["train"]])
         for target, splits in targets.items()
     }
-    return ProbeInputs(encoded, dict.fromkeys(targets, rows), labels, len(data.labels), counts)
+    return ProbeInputs(encoded, [Examples(rows, labels)], len(data.labels), counts)
 
 
 def probe_predictions(
-    data: Data, examples: list[Example], inputs: ProbeInputs, target: str, split: str, found
+    data: Data, examples: list[Example], inputs: ProbeInputs, target: str, split: str, found: list
 ) -> list[str]:
     """The label of each pair."""
-    return [data.labels[i] for i in found]
+    return [data.labels[i] for i in found[0]]

@@ -3,11 +3,12 @@
 BioASQ's text is confidential: messages name files, places and ids, never a text.
 """
 
+from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
 from common.cli import UserError, number
-from common.data_files import check_folder, json_file
+from common.data_files import SPLIT_NAMES, json_file
 from common.hub import load_dataset
 from QA import bioasq, demo_data, squad
 from QA.bioasq import Question
@@ -25,17 +26,16 @@ class Data(NamedTuple):
     splits: dict[str, list[Example]]
     labels: list[str]  # none: the outputs are a start and an end
     with_null: bool  # whether some questions have no answer, so that "none" is one
-    kinds: bool  # whether all splits that are scored have questions of both kinds
-    # Of BioASQ form: the questions of each file's split, by id. An example is then a pair of one
-    # and a snippet. None: an example is a question.
-    questions: dict[str, dict[str, Question]] | None
-    counts: dict[str, int]  # what was mended or left out in the files
-    doc_stride: int
-    null_threshold: float | None  # None: chosen on dev
+    # In BioASQ form an example is a pair of a question and a snippet; these are the questions of
+    # each split by id. None: an example is a question.
+    questions: dict[str, dict[str, Question]] | None = None
+    counts: dict[str, int] = {}  # what was corrected or left out in the files
+    doc_stride: int = DOC_STRIDE
+    null_threshold: float | None = None  # None: chosen on dev
 
 
 def add_arguments(parser, step: str) -> None:
-    """What only fine-tuning has: windows, the head of a checkpoint, the null threshold."""
+    """The flags of fine-tuning: windows, the head of a checkpoint, the null threshold."""
     if step != "fine-tuning":
         return
     group = parser.add_argument_group("question answering")
@@ -48,118 +48,133 @@ def add_arguments(parser, step: str) -> None:
     group.add_argument(
         "--keep_head",
         action="store_true",
-        help="go on with the head that --model_name has (default: a new one)",
+        help="keep the span head of --model_name (default: a new one)",
     )
     group.add_argument(
         "--null_threshold",
-        type=_threshold,
+        type=lambda text: AUTO if text == AUTO else number(float, -1e9, 1e9)(text),
         default=AUTO,
-        help="no answer where its score is so much above the best answer's; auto: chosen on dev "
-        "by F1 (default: auto)",
+        help='the answer is "none" if its score exceeds the best answer\'s by more than this '
+        "number; auto: chosen on dev by F1 (default: auto)",
     )
     group.add_argument(
         "--write_submission",
         type=Path,
         metavar="FILE",
-        help="of BioASQ data: also write the test split's answers as BioASQ takes them",
+        help="for BioASQ data: also write the answers to the test split as BioASQ takes them",
     )
 
 
-def _threshold(text: str) -> float | str:
-    return AUTO if text == AUTO else number(float, -1e9, 1e9)(text)
+def load(
+    demo: bool,
+    data_dir: Path | None,
+    doc_stride: int = DOC_STRIDE,
+    null_threshold: float | str = AUTO,
+    write_submission: Path | None = None,
+    **options,
+) -> Data:
+    """The demo's data set, that of a folder, or SQuAD 2.0; see `common.task.Task.load`.
 
-
-def load(args) -> Data:
-    """The data set that `args` (demo, data_dir) name, with the settings of the task's own flags.
-
-    Raises UserError if it cannot be had or read, or if a submission could not be written.
+    Raises UserError if it is not available or unreadable, or if no submission can be written.
     """
-    if args.demo:
-        files = demo_data.splits()
-        parsed = {split: squad.parse(files[split], f"demo {split}") for split in files}
-        splits = {split: examples for split, (examples, _) in parsed.items()}
-        counts, questions = {split: noted for split, (_, noted) in parsed.items()}, None
-    elif args.data_dir:
-        splits, counts, questions = _read_folder(args.data_dir)
+    questions = None
+    if demo:
+        parsed = {s: squad.parse(made, f"demo {s}") for s, made in demo_data.splits().items()}
+    elif data_dir:
+        parsed, questions = _read_folder(data_dir)
     else:
-        splits, counts, questions = *_from_hub(), None
-    _check_submission(getattr(args, "write_submission", None), questions)
-    scored = [some for split, some in splits.items() if split != "train"]
-    open_ones = [any(not e.golds for e in some) for some in scored]
-    with_null = not questions and (any(open_ones) or any(not e.golds for e in splits["train"]))
-    threshold = getattr(args, "null_threshold", AUTO)
-    return Data(
-        splits, [],
-        with_null=with_null,
-        kinds=with_null and all(open_ones) and all(any(e.golds for e in some) for some in scored),
-        questions=questions,
-        counts={f"{split}_{name}": n for split in counts for name, n in counts[split].items()},
-        doc_stride=getattr(args, "doc_stride", DOC_STRIDE),
-        null_threshold=None if threshold == AUTO else threshold,
-    )  # fmt: skip
-
-
-def _from_hub() -> tuple[dict, dict]:
-    """SQuAD 2.0: its validation split is our test split, dev is cut from train by article."""
-    rows = load_dataset(HUB_ID, ("train", "dev"), FIELDS)
-    parsed = {split: squad.from_rows(rows[split], f"{HUB_ID}, {split}") for split in rows}
-    train, dev = squad.cut_dev(parsed["train"][0])
-    splits = {"train": train, "dev": dev, "test": parsed["dev"][0]}
-    return splits, {"train": parsed["train"][1], "test": parsed["dev"][1]}
-
-
-def _read_folder(folder: Path) -> tuple[dict, dict, dict | None]:
-    """Splits, counts and, of BioASQ form, questions. Raises UserError."""
-    try:
-        check_folder(folder)
-    except UserError as error:
-        raise UserError(f"{error} {bioasq.ACCESS}") from None
-    forms: dict[bool, Path] = {}
-    questions: dict[str, dict[str, Question]] = {}
-
-    def read(path: Path, split: str):
-        document = json_file(path)
-        is_bioasq = bioasq.is_bioasq(document)
-        forms.setdefault(is_bioasq, path)
-        if len(forms) > 1:
+        tables = load_dataset(HUB_ID, ("train", "dev"), FIELDS)
+        parsed = {
+            s: squad.examples(squad.hub_rows(tables[s], f"{HUB_ID}, {s}"), HUB_ID) for s in tables
+        }
+        parsed["test"] = parsed.pop("dev")  # its validation split is our test split
+    splits = {split: examples for split, (examples, _) in parsed.items()}
+    if "dev" not in splits:
+        train, dev = squad.cut_dev(splits["train"])
+        splits = {"train": train} | ({"dev": dev} if dev else {}) | {"test": splits["test"]}
+    if questions:
+        questions.setdefault("dev", questions["train"])  # cut from it
+        splits["train"] = [example for example in splits["train"] if example.answers]
+        if not splits["train"]:
             raise UserError(
-                f"{forms[True]} is in BioASQ form, {forms[False]} is not. All files of a folder "
-                "must be of one form; python QA/bioasq.py turns BioASQ's into SQuAD's."
+                f"no snippet of the train files in {data_dir} contains an answer to its question, "
+                "so there is nothing to train on. Give others."
             )
-        if not is_bioasq:
-            return squad.parse(document, str(path))
-        found, left_out = bioasq.questions(document, str(path))
-        questions.setdefault(split, {}).update({question.id: question for question in found})
-        converted, counts = bioasq.to_squad(found, keep=True)
-        examples, noted = squad.parse(converted, str(path))
-        del counts["pairs"]  # those that are encoded are counted
-        return examples, left_out | counts | noted
+    if write_submission:
+        _check_submission(write_submission, questions)
+    return Data(
+        splits,
+        [],
+        with_null=not questions and any(not e.golds for some in splits.values() for e in some),
+        questions=questions,
+        counts={f"{s}_{name}": n for s, (_, noted) in parsed.items() for name, n in noted.items()},
+        doc_stride=doc_stride,
+        null_threshold=None if null_threshold == AUTO else null_threshold,
+    )
 
-    splits, counts = squad.read_splits(folder, read, bioasq.ACCESS)
-    if not questions:
-        return splits, counts, None
-    questions.setdefault("dev", questions["train"])  # cut from it
-    splits["train"] = [example for example in splits["train"] if example.answers]
-    if not splits["train"]:
+
+def _read_folder(folder: Path) -> tuple[dict[str, tuple], dict[str, dict[str, Question]] | None]:
+    """`{split: (examples, counts)}`, and the questions of BioASQ form. Raises UserError.
+
+    Without a test file dev is the test split.
+    """
+    if not folder.is_dir():
+        raise UserError(f"--data_dir {folder} is not a folder. Check the path. {bioasq.ACCESS}")
+    files = {split: squad.split_files(folder, split) for split in SPLIT_NAMES}
+    if not files["train"] or not (files["dev"] or files["test"]):
+        missing = "train" if not files["train"] else "dev or test"
         raise UserError(
-            f"no snippet of the train files in {folder} holds an answer to its question, so there "
-            "is nothing to train on. Give others."
+            f"no {missing} file in {folder}. It needs train*.json and dev*.json or test*.json, in "
+            f"SQuAD or BioASQ form. {bioasq.ACCESS}"
         )
-    return splits, counts, questions
+    if not files["test"]:
+        files = {"train": files["train"], "test": files["dev"]}
+    documents = {s: {path: json_file(path) for path in files[s]} for s in files if files[s]}
+    forms = {bioasq.is_bioasq(d): path for some in documents.values() for path, d in some.items()}
+    if len(forms) > 1:
+        raise UserError(
+            f"{forms[True]} is in BioASQ form, {forms[False]} is not. All files of a folder must "
+            "be of one form; python QA/bioasq.py turns BioASQ's into SQuAD's."
+        )
+    questions = {split: {} for split in documents} if True in forms else None
+    parsed = {
+        split: _read_split(some, questions and questions[split])
+        for split, some in documents.items()
+    }
+    return parsed, questions
 
 
-def _check_submission(path: Path | None, questions: dict | None) -> None:
-    if path is None:
-        return
+def _read_split(documents: dict[Path, dict], questions: dict | None) -> tuple[list, dict]:
+    """(examples, counts) of a split's files; in BioASQ form its `questions` are added to."""
+    examples, counts, places = [], Counter(), {}
+    for path, document in documents.items():
+        if questions is not None:
+            factoid, left_out = bioasq.questions(document, str(path))
+            document, pairs = bioasq.to_squad(factoid.values(), keep=True)
+            questions |= factoid
+            del pairs["pairs"]  # `encode` counts them
+            counts.update(left_out | pairs)
+        found, corrected = squad.parse(document, str(path))
+        for example in found:
+            other = places.setdefault(example.id, path)
+            if other != path:
+                raise UserError(
+                    f"{other} and {path} both hold the question {example.id}. Leave one of the "
+                    f"two files in {path.parent}."
+                )
+        examples += found
+        counts.update(corrected)
+    return examples, dict(counts)
+
+
+def _check_submission(path: Path, questions: dict | None) -> None:
     if questions is None:
         raise UserError(
-            "--write_submission is for BioASQ's questions, and these data are none. Give the "
+            "--write_submission is for BioASQ's questions, and these data have none. Give the "
             "folder of BioASQ files: --data_dir FOLDER."
         )
     if path.is_dir() or not path.expanduser().absolute().parent.is_dir():
-        raise UserError(
-            f"--write_submission {path}: give a file in a folder that is there, not a folder."
-        )
+        raise UserError(f"--write_submission {path}: give a file in an existing folder.")
 
 
 def stratum(example: Example) -> bool:

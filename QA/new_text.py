@@ -2,11 +2,13 @@
 
 from collections.abc import Iterable, Iterator
 
+from common.cli import UserError
 from common.data_files import json_row, json_value, stream
 from common.predict import text_fields
 from QA import squad, task
-from QA.data import DOC_STRIDE, Data
+from QA.data import Data
 from QA.squad import Example
+from QA.windows import Prediction
 
 FORMS = {"jsonl": (), "squad": (".json",)}
 EXPECTED = '{"id": "...", "question": "...", "context": "..."}; the id may be missing'
@@ -17,7 +19,7 @@ def add_arguments(parser) -> None:
 
 
 def read(file: Iterable[bytes], name: str, form: str) -> Iterator[Example | None]:
-    """A question a line; or those of one SQuAD-form document, which need no answers there."""
+    """A question a line; or those of one document in SQuAD form, which need no answers."""
     if form == "squad":
         document = json_value(b"".join(file), name)
         for place, _, context, question in squad.rows(document, name):
@@ -28,28 +30,29 @@ def read(file: Iterable[bytes], name: str, form: str) -> Iterator[Example | None
         if not line.strip():
             yield None
             continue
-        row = json_row(place, line)
+        row = {"id": number} | json_row(place, line)
         asked, context = text_fields(row, ("question", "context"), place, EXPECTED)
-        yield Example(row.get("id", number), "", asked, context, [], [])
+        if not isinstance(row["id"], str | int):  # NaN, too, which no JSON output may contain
+            raise UserError(f"{place}: 'id' is neither a string nor a whole number: {EXPECTED}.")
+        yield Example(row["id"], "", asked, context, [], [])
 
 
 def answer(model, tokenizer, made, items: list[Example], args, device, name: str):
-    """The answer to each question, with the id that was given, or the number of its line.
+    """The answer to each question, with its id, or the number of its line.
 
-    `{"id", "answer", "start", "end", "probability", "null_difference"}`. No answer: "", and None
-    for its place. A model that was trained on questions that all have an answer always gives one,
-    but where the passage is empty.
+    `{"id", "answer", "start", "end", "probability", "null_difference"}`. No answer: "" and None as
+    its place. A model that was trained only on questions with an answer always gives one, unless
+    the passage is empty.
     """
-    threshold = made.metrics.get("null_threshold")  # there is one where "no answer" was learnt
-    data = Data({}, [], threshold is not None, False, None, {},
-                made.arguments.get("doc_stride", DOC_STRIDE), threshold)  # fmt: skip
+    threshold = made.metrics.get("null_threshold")  # there is one if "no answer" was learned
+    data = Data({}, [], threshold is not None, doc_stride=made.settings["doc_stride"])
     encoded, counts = task.encode(data, items, tokenizer, made.max_length)
-    found = task.predict(model, tokenizer, data, items, encoded, args, device, name)
-    rows = [_row(*pair, threshold) for pair in zip(items, found, strict=True)]
+    predicted = task.predict(model, tokenizer, data, items, encoded, args.batch_size, device, name)
+    rows = [_row(*pair, threshold) for pair in zip(items, predicted, strict=True)]
     return rows, {cut: counts[cut] for cut in ("truncated_questions", "empty_passages")}
 
 
-def _row(example: Example, prediction, threshold: float | None) -> dict:
+def _row(example: Example, prediction: Prediction, threshold: float | None) -> dict:
     difference = prediction.null_difference
     withheld = difference is None or (threshold is not None and difference > threshold)
     given = (e for e in prediction.n_best if (e["start"] is None) == withheld)

@@ -1,4 +1,4 @@
-"""A text's sub-words and which characters each stands for, for every family's tokenizer."""
+"""A text's sub-words and the characters that each stands for, for every family's tokenizer."""
 
 import re
 import unicodedata
@@ -13,53 +13,49 @@ _DROPPED = {chr(code) for code in range(32)} - set(" \t\n\r\f\v\x1c\x1d\x1e\x1f"
 
 
 def tokenize(texts: list[str], tokenizer) -> list[tuple[list[int], np.ndarray]]:
-    """(ids, spans) of each text, without special tokens.
+    """(ids, spans) of each text, without special tokens; equal texts share them.
 
     `spans`, int32 `[ids, 2]`: first character and last + 1 of each sub-word, without white space at
     either end; equal numbers where it stands for no character of its own. Ids are those of
     `tokenizer(text, add_special_tokens=False)`; but for BioGPT "</s>" in a text is text.
     """
-    if not texts:
-        return []
-    if tokenizer.is_fast:
-        found = tokenizer(
-            texts, add_special_tokens=False, return_offsets_mapping=True, verbose=False
+    different = list(dict.fromkeys(texts))
+    if different and tokenizer.is_fast:
+        encoded = tokenizer(
+            different, add_special_tokens=False, return_offsets_mapping=True, verbose=False
         )
-        pairs = zip(found["input_ids"], found["offset_mapping"], strict=True)
+        pairs = zip(encoded["input_ids"], encoded["offset_mapping"], strict=True)
     else:
-        pairs = [_moses(text, tokenizer) for text in texts]
-    return [
-        (ids, np.array(_mend(text, spans), np.int32).reshape(-1, 2))
-        for text, (ids, spans) in zip(texts, pairs, strict=True)
-    ]
+        pairs = [_moses(text, tokenizer) for text in different]
+    known = {
+        text: (ids, np.array(_corrected(text, spans), np.int32).reshape(-1, 2))
+        for text, (ids, spans) in zip(different, pairs, strict=True)
+    }
+    return [known[text] for text in texts]
 
 
-def _mend(text: str, spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
+def _corrected(text: str, spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
     """Spans without white space at their ends, and with the accents that lower-casing strips."""
-    found = [_strip(text, *span) for span in spans]
-    if text.isascii():
-        return found
+    spans = [_strip(text, *span) for span in spans]
     following = len(text)
-    for i in reversed(range(len(found))):
-        start, end = found[i]
+    for i in () if text.isascii() else reversed(range(len(spans))):
+        start, end = spans[i]
         if start < end:
             while end < following and unicodedata.category(text[end]) == "Mn":
                 end += 1
-            found[i], following = (start, end), start
-    return found
+            spans[i], following = (start, end), start
+    return spans
 
 
 def _strip(text: str, start: int, end: int) -> tuple[int, int]:
-    """GPT-2's and Llama's sub-words hold the space before them."""
-    while start < end and text[start].isspace():
-        start += 1
-    while start < end and text[end - 1].isspace():
-        end -= 1
-    return start, end
+    """GPT-2's and Llama's sub-words contain the space before them."""
+    part = text[start:end]
+    start += len(part) - len(part.lstrip())
+    return start, start + len(part.strip())
 
 
 def _moses(text: str, tokenizer) -> tuple[list[int], list[tuple[int, int]]]:
-    """BioGPT's ids, and the characters of each sub-word, which its tokenizer cannot tell.
+    """BioGPT's ids, and the characters of each sub-word, which its tokenizer does not give.
 
     The tokens of its Moses step are searched in the text from left to right, without the control
     characters that it drops. A token that is not found gets none, and the next one may skip it.
@@ -68,7 +64,7 @@ def _moses(text: str, tokenizer) -> tuple[list[int], list[tuple[int, int]]]:
     clean = "".join(text[i] for i in kept)
     ids, spans, position, skip = [], [], 0, False
     for token in tokenizer.moses_tokenize(text, tokenizer.lang):
-        raw = "-" if token == "@-@" else _ESCAPE.sub(lambda found: _ESCAPED[found[0]], token)
+        raw = "-" if token == "@-@" else _ESCAPE.sub(lambda escape: _ESCAPED[escape[0]], token)
         pieces = tokenizer.bpe(token).split(" ")
         ids += tokenizer.convert_tokens_to_ids(pieces)
         at = clean.find(raw, position)

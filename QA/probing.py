@@ -6,8 +6,8 @@
 Question and passage go through the frozen encoder together: the pre-trained one (--training_size
 0), a fine-tuned one (after fine-tuning.py), or an untrained one (--untrained). The probe trains on
 the whole training split. Writes results/<dataset>/<model>/<size>/seed-<n>/probing/: config.json,
-layers.csv, layers.png, metrics.json; and, for the model, layers_all_sizes.png. Killed, the same
-command goes on.
+layers.csv, layers.png, metrics.json; and, for the model, layers_all_sizes.png. After a kill the
+same command resumes.
 """
 
 import sys
@@ -16,23 +16,23 @@ from pathlib import Path
 if __name__ == "__main__":  # run as a file: import from the repository, not from this folder
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from common import cli
+from common import cli, task
 from common.steps import probing
-from QA import task
 
+TASK = task.load("QA")
 PROBES = ("bilstm-crf", "linear")
 POOLINGS = ("mean", "first", "last")
 
 
 def parse_args(argv=None):
     return probing.parse_args(
-        task, __doc__, argv, probes=PROBES, poolings=POOLINGS, demo_epochs=8, **task.DEFAULTS
+        TASK, __doc__, argv, probes=PROBES, poolings=POOLINGS, demo_epochs=8, **TASK.DEFAULTS
     )
 
 
 @cli.command
 def main(argv=None):
-    probing.run(task, parse_args(argv))
+    probing.run(parse_args(argv))
 
 
 if __name__ == "__main__":

@@ -1,31 +1,34 @@
 """The QA task, as `common.task` asks for it: question and passage in, an answer's place out.
 
-A prediction is a `windows.Prediction`, the best answers and how they compare with none; of a probe
-or a baseline it is the answer itself, a span of the passage's characters or None.
+A prediction is a `windows.Prediction`: the best answers, and how they compare with none.
 """
 
 import json
 import re
-from collections import defaultdict
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from common import models
-from common.task import ProbeInputs, Score
-from QA import bioasq_answers, probe, squad, windows
+from common.files import write_json
+from common.task import Score
+from QA import bioasq_answers, windows
 from QA import scores as official
 from QA.bioasq_answers import LENIENT, RECIPROCAL, STRICT
 from QA.data import Data, Example, add_arguments, load, stratum
+from QA.probe import attention_inputs, controls, probe_inputs, probe_predictions
 from QA.scores import EXACT, F1
+from QA.windows import Prediction
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["add_arguments", "load", "stratum"]
-NAME, HEAD, DATASET, IN_STUDY = "QA", "span", "squad_v2", False
+__all__ = ["add_arguments", "attention_inputs", "controls", "load", "probe_inputs",
+           "probe_predictions", "stratum"]  # fmt: skip
+NAME, HEAD, DATASET = "QA", "span", "squad_v2"
 NOTE = """\
 F1 and exact match are those of the official SQuAD 2.0 script; the null threshold was chosen on dev.
 Intervals resample passages, whose questions belong together; of BioASQ, questions. The baseline
-("majority") gives no answer, or where all questions have one the passage's first sentence."""
+("majority") gives no answer, or, if all questions have one, the passage's first sentence."""
 DEFAULTS = {"model": "biom-electra-base", "max_length": 384}  # of the three scripts' flags
 SQUAD = (
     Score("f1", "answers", official.mean(F1), "F1", by_layer=True),
@@ -47,15 +50,16 @@ _SENTENCE = re.compile(r"\S.*?(?:[.!?](?=\s|$)|(?=\s*$))", re.DOTALL)
 
 
 def scores(data: Data) -> tuple[Score, ...]:
-    """F1 and exact match, by kind of question where there are both; or BioASQ's three."""
+    """F1 and exact match, by kind of question if there are both; or BioASQ's three."""
     if data.questions:
         return BIOASQ
-    return SQUAD + BY_KIND if data.kinds else SQUAD
+    kinds = ({bool(e.golds) for e in some} for s, some in data.splits.items() if s != "train")
+    return SQUAD + BY_KIND if all(len(found) == 2 for found in kinds) else SQUAD
 
 
 def encode(
     data: Data, examples: list[Example], tokenizer, max_length: int
-) -> tuple[list[dict], dict]:
+) -> tuple[list[dict], dict[str, int]]:
     """The windows of all examples, see `QA.windows.encode`."""
     encoded, counts = windows.encode(examples, tokenizer, max_length, data.doc_stride)
     if data.questions:
@@ -63,21 +67,14 @@ def encode(
     return encoded, counts
 
 
-def attention_inputs(
-    data: Data, examples: list[Example], tokenizer, max_length: int
-) -> tuple[list[dict], dict]:
-    """The first window of each example."""
-    return probe.attention_inputs(examples, tokenizer, max_length)
-
-
-def load_model(args, data: Data):
-    """The model with a new head, or with its own by --keep_head."""
-    model, tokenizer = models.load_task_model(args, HEAD, data.labels, keep_head=args.keep_head)
-    return model, tokenizer, not args.keep_head
+def load_model(where: str, data: Data, keep_head: bool = False, **options):
+    """The model with a new head, or with its own if `keep_head`."""
+    model, tokenizer = models.load_task_model(where, HEAD, data.labels, keep_head=keep_head)
+    return model, tokenizer, not keep_head
 
 
 def n_labels(row: dict) -> int:
-    """One, the place; none where the answer is not in the passage."""
+    """One, the place; none if the answer is not in the passage."""
     return int(row["labels"][0] >= 0)
 
 
@@ -87,8 +84,8 @@ def logits(model, batch: dict) -> "Tensor":
 
     from common.models import families
 
-    found = model(**batch, **families.of(model.config).options)
-    return torch.stack([found.start_logits, found.end_logits], -1)
+    outputs = model(**batch, **families.of(model.config).options)
+    return torch.stack([outputs.start_logits, outputs.end_logits], -1)
 
 
 def loss(model, batch: dict) -> "Tensor":
@@ -97,24 +94,23 @@ def loss(model, batch: dict) -> "Tensor":
 
     inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
     padding = batch["attention_mask"][..., None] == 0
-    found = logits(model, inputs).float().masked_fill(padding, -float("inf"))
-    return F.cross_entropy(found, batch["labels"][:, :2], ignore_index=-100, reduction="sum") / 2
+    scores = logits(model, inputs).float().masked_fill(padding, -float("inf"))
+    return F.cross_entropy(scores, batch["labels"][:, :2], ignore_index=-100, reduction="sum") / 2
 
 
 def predict(
-    model, tokenizer, data: Data, examples, encoded, args, device, name
-) -> list[windows.Prediction]:
-    """The best answers of each example. A window's outputs are reduced to its best at once."""
+    model, tokenizer, data: Data, examples: list[Example], encoded: list[dict], batch_size: int,
+    device, name: str,
+) -> list[Prediction]:  # fmt: skip
+    """The best answers to each example. Of a window's outputs only the best spans are kept."""
     from common.forward import predict_logits
 
-    def reduce(found, row):
-        return windows.reduce(found, row, examples[row["example"]].context)
+    def reduce(scores, row):
+        return windows.reduce(scores, row, examples[row["example"]].context)
 
-    found = predict_logits(
-        model, encoded, args.batch_size, device, name, forward=logits, reduce=reduce
-    )
+    kept = predict_logits(model, encoded, batch_size, device, name, forward=logits, reduce=reduce)
     by_example: list[list] = [[] for _ in examples]
-    for row, candidates in zip(encoded, found, strict=True):
+    for row, candidates in zip(encoded, kept, strict=True):
         by_example[row["example"]].append(candidates)
     return [
         windows.merge(candidates, example.context, data.with_null)
@@ -123,75 +119,43 @@ def predict(
 
 
 def rows(
-    data: Data, examples: dict[str, list[Example]], predictions: dict[str, list]
-) -> tuple[dict[str, list[dict]], dict]:
-    """Rows of predictions.jsonl: an answer's place a question, BioASQ's five; no text.
+    data: Data, examples: dict[str, list[Example]], predictions: dict[str, list[Prediction]]
+) -> tuple[dict[str, list[dict]], dict[str, float]]:
+    """Rows of predictions.jsonl: the answer's place for a question, or BioASQ's five; no text.
 
-    The null threshold is chosen on dev by F1 where there is a dev split and it is not given. Also
-    the counts of what was mended in the files.
+    Also the null threshold, and the counts of what was corrected in the files.
     """
     if data.questions:
-        found = {
-            split: _merged(data.questions[split], examples[split], predicted)
+        made = {
+            split: bioasq_answers.rows(data.questions[split], examples[split], predicted)
             for split, predicted in predictions.items()
         }
-        return found, data.counts
-
-    def at(threshold):
-        return {
-            split: [_row(e, p, threshold) for e, p in zip(examples[split], predicted, strict=True)]
-            for split, predicted in predictions.items()
-        }
-
-    read = all(isinstance(p, windows.Prediction) for some in predictions.values() for p in some)
-    if not (data.with_null and read):
-        return at(None), data.counts
-    threshold = data.null_threshold
-    if threshold is None:
-        threshold = 0.0
-        if "dev" in predictions:
-            pairs = zip(examples["dev"], predictions["dev"], strict=True)
-            dev = [_row(example, prediction, None) for example, prediction in pairs]
-            _, threshold = official.best_threshold(dev, "f1")
-    return at(threshold), data.counts | {"null_threshold": threshold}
+        return made, data.counts
+    threshold = _threshold(data, examples, predictions)
+    made = {split: _rows(examples[split], some, threshold) for split, some in predictions.items()}
+    return made, data.counts | ({} if threshold is None else {"null_threshold": threshold})
 
 
-def _row(example: Example, prediction, threshold: float | None) -> dict:
-    about = example.id, squad.passage_id(example), example.context, example.golds
-    if isinstance(prediction, windows.Prediction):
-        return official.row(*about, *prediction, threshold)
-    row = official.row(*about, _n_best(prediction), None, None)
-    del row["null_difference"]  # there are no thresholds to try
-    return row
+def _threshold(data: Data, examples: dict, predictions: dict) -> float | None:
+    """The one given, else the best of dev by F1, else 0; None if "no answer" is not compared."""
+    compared = any(p.null_difference is not None for some in predictions.values() for p in some)
+    if not (data.with_null and compared):
+        return None
+    if data.null_threshold is not None or "dev" not in predictions:
+        return data.null_threshold or 0.0
+    return official.best_threshold(_rows(examples["dev"], predictions["dev"], None), "f1")[1]
 
 
-def _n_best(prediction) -> list[dict]:
-    if isinstance(prediction, windows.Prediction):
-        return prediction.n_best
-    if prediction is None:
-        return []
-    return [{"start": prediction[0], "end": prediction[1], "probability": 1.0}]
+def _rows(examples: list[Example], predictions: list, threshold: float | None) -> list[dict]:
+    return [official.row(*pair, threshold) for pair in zip(examples, predictions, strict=True)]
 
 
-def _merged(questions: dict, examples: list[Example], predictions: list) -> list[dict]:
-    """A row a question, from the answers in its snippets."""
-    snippets, golds = defaultdict(dict), defaultdict(list)
-    for example, prediction in zip(examples, predictions, strict=True):
-        key, number = bioasq_answers.question_id(example.id)
-        snippets[key][number] = example.context, _n_best(prediction)
-        golds[key] += example.golds  # of a control others than in the file
-    return [
-        bioasq_answers.row(questions[key]._replace(golds=golds[key]), bioasq_answers.merge(some))
-        for key, some in snippets.items()
-    ]
-
-
-def baseline(train: list[Example], examples: list[Example]) -> list[tuple[int, int] | None]:
+def baseline(train: list[Example], examples: list[Example]) -> list[Prediction]:
     """No answer, if training has questions without one; else the passage's first sentence."""
     if any(not example.golds for example in train):
-        return [None] * len(examples)
-    found = (_SENTENCE.search(example.context) for example in examples)
-    return [match.span() if match else None for match in found]
+        return [windows.only(None)] * len(examples)
+    sentences = (_SENTENCE.search(example.context) for example in examples)
+    return [windows.only(match and match.span()) for match in sentences]
 
 
 def count(rows: list[dict]) -> dict:
@@ -203,11 +167,6 @@ def count(rows: list[dict]) -> dict:
     return {"answers": table} | ({"kinds": table} if both else {})
 
 
-def parts(rows: list[dict]) -> tuple:
-    """None: its data sets are one."""
-    return ()
-
-
 def details(rows: list[dict]) -> dict[str, float]:
     """How many questions, and what other null thresholds would give."""
     if all("rank" in row for row in rows):
@@ -215,32 +174,11 @@ def details(rows: list[dict]) -> dict[str, float]:
     return official.details(rows)
 
 
-def export(args, data: Data, folder) -> None:
+def export(folder: Path, data: Data, write_submission: Path | None = None, **options) -> None:
     """--write_submission: the answers to the test split's questions as BioASQ takes them."""
-    if not args.write_submission:
-        return
-    lines = (folder / "predictions.jsonl").read_text(encoding="utf-8").splitlines()
-    answers = {row["id"]: row["answers"] for row in map(json.loads, lines)}
-    questions = data.questions["test"]
-    bioasq_answers.write_submission(
-        args.write_submission, list(questions.values()), [answers[key] for key in questions]
-    )
-    print(f"submission: {args.write_submission}")
-
-
-def controls(data: Data, splits: dict[str, list[Example]], seed: int) -> dict[str, dict]:
-    """`control`: random tags by word type; `passage`: another passage's question."""
-    return probe.controls(splits, seed)
-
-
-def probe_inputs(data: Data, targets: dict, tokenizer, max_length: int, args) -> ProbeInputs:
-    """The words of each passage are the units, tagged as the answer's or not."""
-    return probe.probe_inputs(targets, tokenizer, max_length, args.pooling)
-
-
-def probe_predictions(
-    data: Data, examples: list[Example], inputs: ProbeInputs, target: str, split: str, found
-) -> list[tuple[int, int] | None]:
-    """The longest run of words tagged as the answer's."""
-    pairs = zip(found, inputs.notes[target][split], strict=True)
-    return [probe.longest(tagged, spans) for tagged, spans in pairs]
+    if write_submission:
+        lines = (folder / "predictions.jsonl").read_text(encoding="utf-8").splitlines()
+        answers = {row["id"]: row["answers"] for row in map(json.loads, lines)}
+        document = bioasq_answers.submission(data.questions["test"], answers)
+        write_json(write_submission, document)
+        print(f"submission: {write_submission}")

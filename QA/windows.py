@@ -1,22 +1,24 @@
 """Question and passage -> windows that a model reads; its outputs -> answers in the passage.
 
 Answers are spans of the passage's own characters, whatever the tokenizer makes of them. As in the
-official run_squad of BERT: windows that overlap, 20 best answers, at most 30 sub-words, and a score
-for "no answer", the least of a question's windows.
+official run_squad of BERT: overlapping windows, the 20 best answers, at most 30 sub-words, and a
+score for "no answer", the lowest of a question's windows.
 """
 
 import math
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
 
 from common.cli import UserError
 from QA.offsets import tokenize
+from QA.squad import Example
 
-MAX_QUESTION = 64  # sub-words of a question; more are cut
+MAX_QUESTION = 64  # sub-words; longer questions are cut
 MAX_ANSWER = 30  # sub-words
-N_BEST = 20  # answers that are kept of a question
+N_BEST = 20  # answers to a question that are kept
 
 
 class Candidates(NamedTuple):
@@ -27,10 +29,17 @@ class Candidates(NamedTuple):
 
 
 class Prediction(NamedTuple):
-    """The answers to a question. `{"start", "end", "probability"}` each; None, None: no answer."""
+    """The answers to a question, the best first; with None as start and end: no answer."""
 
-    n_best: list[dict]
-    null_difference: float | None  # score of no answer less that of the best span; None: no span
+    n_best: list[dict]  # {"start", "end", "probability"}
+    # The score of no answer minus that of the best span; None if they are not compared: there is no
+    # span, or the prediction is a probe's or a baseline's.
+    null_difference: float | None
+
+
+def only(span: tuple[int, int] | None) -> Prediction:
+    """The prediction of a probe or a baseline, which gives one answer or none."""
+    return Prediction([_entry(*span, 1.0)] if span else [], None)
 
 
 class Frame(NamedTuple):
@@ -59,21 +68,21 @@ def frame(tokenizer) -> Frame:
     end = [tokenizer.eos_token_id]
     if not null_first and tail[-1:] != end:
         tail = tail + end
-    # RoBERTa knows one type alone; of BioGPT's types its model knows nothing.
+    # RoBERTa has one type only; BioGPT's model does not read the types of its tokenizer.
     read = "token_type_ids" in tokenizer.model_input_names
     types = read and null_first and bool(whole["token_type_ids"][second])
     return Frame(head, middle or end, tail, types, null_first)
 
 
 def encode(
-    examples: Sequence, tokenizer, max_length: int, doc_stride: int
+    examples: list[Example], tokenizer, max_length: int, doc_stride: int
 ) -> tuple[list[dict], dict[str, int]]:
     """Windows of all examples, in order, and counts.
 
     A window has `input_ids` (, `token_type_ids`); `example`, its number; `first`, where the passage
     begins in it; `spans`, `[sub-words of the passage, 2]` characters of each (see QA.offsets);
     `null`, the position of "no answer"; and `labels`, the first and last position of the answer, or
-    twice `null` where it holds none whole, or twice -100 where the answer is not in the passage.
+    twice `null` if it contains none whole, or twice -100 if the answer is not in the passage.
     Neighbours share `doc_stride` sub-words. Raises UserError if there is no room for that.
     """
     head, middle, tail, types, null_first = frame(tokenizer)
@@ -82,22 +91,20 @@ def encode(
         raise UserError(
             f"--max_length {max_length} leaves no room for a passage. Use a larger one."
         )
-    asked = list(dict.fromkeys(example.question.strip() for example in examples))
-    questions = dict(zip(asked, tokenize(asked, tokenizer), strict=True))
-    texts = list(dict.fromkeys(example.context for example in examples))
-    passages = dict(zip(texts, tokenize(texts, tokenizer), strict=True))
+    questions = tokenize([example.question.strip() for example in examples], tokenizer)
+    passages = tokenize([example.context for example in examples], tokenizer)
     limit = min(MAX_QUESTION, most // 2)
-    longest = min(limit, max((len(ids) for ids, _ in questions.values()), default=0))
-    if doc_stride >= most - longest:
+    room = most - min(limit, max((len(ids) for ids, _ in questions), default=0))
+    if doc_stride >= room:
         raise UserError(
             f"--doc_stride {doc_stride} must be below the room for the passage: of --max_length "
-            f"{max_length}, {most - longest} sub-words are left beside the longest question. Use "
-            f"a --doc_stride of at most {most - longest - 1}, or a larger --max_length."
+            f"{max_length}, {room} sub-words are left beside the longest question. Use a "
+            f"--doc_stride of at most {room - 1}, or a larger --max_length."
         )
     names = ("truncated_questions", "empty_passages", "inexact_answers", "split_answers")
     windows, counts = [], dict.fromkeys(names, 0)
-    for number, example in enumerate(examples):
-        (question, _), (ids, spans) = questions[example.question.strip()], passages[example.context]
+    texts = zip(examples, questions, passages, strict=True)
+    for number, (example, (question, _), (ids, spans)) in enumerate(texts):
         answers = [covering(spans, *answer) for answer in example.answers]
         before = [*head, *question[:limit], *middle]
         room = max_length - len(before) - len(tail)
@@ -122,15 +129,15 @@ def encode(
 
 
 def first_windows(
-    examples: Sequence, tokenizer, max_length: int
+    examples: list[Example], tokenizer, max_length: int
 ) -> tuple[list[dict], dict[str, int]]:
-    """The first window of each example, as `encode` has them, and counts."""
-    found, counts = encode(examples, tokenizer, max_length, 0)
-    first = {row["example"]: row for row in reversed(found)}
-    more = len({row["example"] for row in found if first[row["example"]] is not row})
-    kept = ("questions", "truncated_questions", "empty_passages")
-    cut = {name: counts[name] for name in kept} | {"truncated_passages": more}
-    return [first[number] for number in range(len(examples))], cut
+    """The first window of each example, as `encode` makes them, and counts."""
+    windows, counts = encode(examples, tokenizer, max_length, 0)
+    first, sizes = {}, Counter(row["example"] for row in windows)
+    for row in windows:
+        first.setdefault(row["example"], row)
+    cut = {name: counts[name] for name in ("questions", "truncated_questions", "empty_passages")}
+    return list(first.values()), cut | {"truncated_passages": sum(n > 1 for n in sizes.values())}
 
 
 def covering(spans: np.ndarray, start: int, end: int) -> tuple[int, int] | None:
@@ -141,11 +148,11 @@ def covering(spans: np.ndarray, start: int, end: int) -> tuple[int, int] | None:
     return (int(inside[0]), int(inside[-1])) if len(inside) else None
 
 
-def exact(spans: np.ndarray, found: list, answers: list[tuple[int, int]]) -> bool:
-    """Whether the sub-words of some answer begin and end where it does."""
+def exact(spans: np.ndarray, covers: list, answers: list[tuple[int, int]]) -> bool:
+    """Whether the sub-words of some answer (see `covering`) begin and end where it does."""
     return any(
-        sub and (spans[sub[0], 0], spans[sub[1], 1]) == answer
-        for sub, answer in zip(found, answers, strict=True)
+        cover and (spans[cover[0], 0], spans[cover[1], 1]) == answer
+        for cover, answer in zip(covers, answers, strict=True)
     )
 
 
@@ -162,36 +169,32 @@ def reduce(logits: np.ndarray, row: dict, context: str) -> Candidates:
     ends = np.lib.stride_tricks.sliding_window_view(ends, MAX_ANSWER)[: len(spans)]
     scores = (start[:, None] + ends).ravel()  # of (first, length - 1)
     k, n = 5 * N_BEST, int(np.isfinite(scores).sum())
-    while True:  # until there are enough texts: one may stand at several places
+    while True:  # until there are enough texts: one may occur several times
         least = np.partition(scores, -k)[-k] if k < n else -np.inf
         best = np.flatnonzero((scores >= least) & np.isfinite(scores))
         first, length = np.divmod(best, MAX_ANSWER)
-        found = zip(scores[best].tolist(), spans[first, 0].tolist(),
-                    spans[first + length, 1].tolist(), strict=True)  # fmt: skip
-        kept = distinct(found, context)
+        places = spans[first, 0].tolist(), spans[first + length, 1].tolist()
+        kept = distinct(zip(scores[best].tolist(), *places, strict=True), context)
         if len(kept) == N_BEST or k >= n:
             return Candidates(null, kept)
         k *= 4
 
 
-def distinct(spans, context: str) -> list[tuple[float, int, int]]:
+def distinct(spans: Iterable[tuple], context: str) -> list[tuple[float, int, int]]:
     """The `N_BEST` best of (score, start, end), one a text. Of equals the first in the passage."""
-    texts, kept = set(), []
+    kept = {}
     for score, start, end in sorted(spans, key=lambda span: (-span[0], *span[1:])):
-        text = context[start:end]
-        if text not in texts:
-            texts.add(text)
-            kept.append((score, start, end))
-            if len(kept) == N_BEST:
-                break
-    return kept
+        kept.setdefault(context[start:end], (score, start, end))
+        if len(kept) == N_BEST:
+            break
+    return list(kept.values())
 
 
 def merge(windows: list[Candidates], context: str, with_null: bool) -> Prediction:
     """The answers to a question, from all its windows.
 
     Probabilities: softmax of the scores over the answers kept, and over no answer too if
-    `with_null`, as data with questions that have none need it.
+    `with_null`, for data with questions that have none.
     """
     null = min(window.null for window in windows)
     spans = distinct((span for window in windows for span in window.spans), context)
@@ -199,8 +202,10 @@ def merge(windows: list[Candidates], context: str, with_null: bool) -> Predictio
     entries.sort(key=lambda entry: -entry[0])
     weights = [math.exp(score - entries[0][0]) for score, _, _ in entries]
     total = math.fsum(weights)
-    n_best = [
-        {"start": start, "end": end, "probability": float(f"{weight / total:.6g}")}
-        for weight, (_, start, end) in zip(weights, entries, strict=True)
-    ]
+    shares = (float(f"{weight / total:.6g}") for weight in weights)
+    n_best = [_entry(*entry[1:], share) for entry, share in zip(entries, shares, strict=True)]
     return Prediction(n_best, null - spans[0][0] if spans else None)
+
+
+def _entry(start: int | None, end: int | None, probability: float) -> dict:
+    return {"start": start, "end": end, "probability": probability}

@@ -1,47 +1,78 @@
-"""How similar the attention of two encoders is, head by head, on the same inputs; streamed.
+"""How similar the attention of two encoders is, head by head, on the same inputs.
 
 The study's measure is the cosine of the two flattened maps (Kovaleva et al., 2019, "Revealing the
 Dark Secrets of BERT"), averaged over examples. Raw cosine is high for any two models; the
 Jensen-Shannon divergence (Lin, 1991), the entropies and leaving out special tokens tell more.
 """
 
-import logging
 import math
 import time
 from collections.abc import Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch.overrides import TorchFunctionMode
-from tqdm import tqdm
+from torch.nn.utils.rnn import pad_sequence
 
-from common import memory
-from common.batching import INPUTS, pad, sorted_batches
+from common import forward
 from common.cli import UserError
-from common.device import Device, free_memory, in_memory, shrink_frozen, to_device
+from common.device import JOBS, Device, free_memory, shrink_frozen, to_device
 from common.files import replacing
 from common.models import families
 
-log = logging.getLogger(__name__)
-METRICS = ("cosine", "js", "entropy_pretrained", "entropy_fine_tuned")
-MAPS_BYTES = 2**29  # of both models' maps at once; a batch that has more runs in pieces
+MAPS_BYTES = 2**29  # of both models' maps at once; a batch with more of them runs in pieces
 SAVE_SECONDS = 20  # between two saves of the sums
 TINY = torch.finfo(torch.float32).tiny
 
 
 class Similarity(NamedTuple):
-    """One model against the pre-trained one. Arrays are float64, `[layers, heads]`, by metric."""
+    """One model against the pre-trained one. Arrays are float64 `[layers, heads]`, by metric."""
 
     mean: dict[str, np.ndarray]
-    std: dict[str, np.ndarray]  # between examples, of a sample (n - 1); NaN where n is 1
-    n: int  # examples compared
+    std: dict[str, np.ndarray]  # between examples, of a sample (n - 1); NaN if n is 1
+    n: int  # compared examples
     skipped: int  # examples without a token to compare
     # (Example, layer, head, query) without attention to any kept token: left out of all metrics.
-    # Rows of softmax underflow only; a head that has no other row does not count the example.
+    # Only rows whose softmax underflows; a head without any other row does not count the example.
     empty_rows: int
+
+
+# The measures get the `distributions` of the pre-trained and of the other model, and which query
+# rows they compare, `[batch, heads, query]`. They return `[batch, heads]`.
+
+
+def cosine(p: torch.Tensor, q: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    """The cosine of the maps flattened over `[query, key]`: at most 1, exactly 1 for equal maps."""
+    # For equal maps all three sums are one x, and sqrt(x * x) is x in floating point. For nearly
+    # equal maps rounding can give 1 + 1e-7.
+    norms = _sum(p.square(), rows) * _sum(q.square(), rows)
+    return (_sum(p * q, rows) / norms.sqrt()).clamp(max=1.0)
+
+
+def js(p: torch.Tensor, q: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    """The mean Jensen-Shannon divergence of the rows in bits, from 0 (equal) to 1 (disjoint)."""
+    # sum p log2(2p / (p + q)): the difference of three entropies would lose digits.
+    middle = ((p + q) / 2).clamp_min(TINY)  # where both are 0, not 0 / 0
+    terms = torch.xlogy(p, p / middle) + torch.xlogy(q, q / middle)
+    return (_sum(terms, rows) / (2 * math.log(2) * rows.sum(-1))).clamp(0.0, 1.0)  # rounding
+
+
+def entropy(p: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    """The mean entropy of the rows in bits."""
+    return -_sum(torch.xlogy(p, p), rows) / (math.log(2) * rows.sum(-1))  # 0 log 0 is 0
+
+
+def _sum(values: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    return values.sum(-1).masked_fill(~rows, 0.0).sum(-1)
+
+
+METRICS = {
+    "cosine": cosine,
+    "js": js,
+    "entropy_pretrained": lambda p, q, rows: entropy(p, rows),
+    "entropy_fine_tuned": lambda p, q, rows: entropy(q, rows),
+}
 
 
 def compare(
@@ -50,219 +81,103 @@ def compare(
     examples: list[dict],
     device: Device,
     *,
-    metrics: Sequence[str] = ("cosine",),
     drop_special: bool = False,
     pad_token_id: int,
     batch_size: int,
-    files: dict[object, Path] | None = None,
-    name: str = "attention",
-) -> dict[str, Similarity]:
-    """Compare the heads of `pretrained` with those of each of `others`, over the real tokens.
+    file: Path | None = None,
+) -> dict:
+    """{key: Similarity} of each of `others` to `pretrained`, by all `METRICS`, over real tokens.
 
     Models: bare encoders with eager attention and equal numbers of layers and heads. `examples`:
-    dicts of `input_ids` (, `token_type_ids`). With `drop_special` also `special`, a truth value a
-    token: those tokens are left out as queries and as keys, and the rest of a row is scaled to 1.
-    A metric is computed per example, layer and head:
+    dicts of `input_ids` (, `token_type_ids`). `drop_special` leaves out, as queries and as keys,
+    the tokens that are true in `special`, a list of bools; the rest of a row is scaled to 1.
 
-    - cosine: of the maps flattened over `[query, key]`; at most 1, and exactly 1 for equal maps
-    - js: Jensen-Shannon divergence in bits, 0 (equal) to 1 (disjoint), mean over query rows
-    - entropy_pretrained, entropy_fine_tuned: of either model's rows, in bits, mean over query rows
+    Only sums over examples are kept, in `file` too, if given: a later call with the same keys (as
+    strings) resumes there. All else must then be the same, and the caller removes the file.
 
-    A batch goes through each model once. Its maps are reduced on the device to one number a head,
-    of which only sums are kept: memory does not grow with `examples`. With `files`, a path for
-    each of `others`, the sums are saved there now and then; a later call with equal arguments goes
-    on from what it finds. Whoever calls removes the files.
-
-    Raises ValueError for models that do not match or give no maps, UserError where no example has
-    a token to compare, where a map holds NaN, or where memory does not hold a single example.
+    Raises ValueError for models that do not match or return no maps; UserError if no example has a
+    token to compare, a map holds NaN, or memory is too small for one example.
     """
-    if unknown := set(metrics) - set(METRICS):
-        raise ValueError(f"metrics {sorted(unknown)} are none of {', '.join(METRICS)}")
     models = (pretrained, *others.values())
-    shapes = [(m.config.num_hidden_layers, m.config.num_attention_heads) for m in models]
-    if len(set(shapes)) > 1:
+    shapes = {(m.config.num_hidden_layers, m.config.num_attention_heads) for m in models}
+    if len(shapes) > 1:
         raise ValueError(f"models of different (layers, heads) cannot be compared: {shapes}")
     for model in models:
-        to_device(model, device).eval()  # dropout would act on the maps
-    layers, heads = shape = shapes[0]
+        to_device(model, device).eval()  # dropout would change the maps
+    layers, heads = shapes.pop()
+    masks = [_kept(example, drop_special) for example in examples]
+    filled = [i for i, mask in enumerate(masks) if any(mask)]
+    if not filled:
+        raise UserError(f"attention: none of {len(examples)} examples has a token to compare.")
+    lengths = [len(masks[i]) for i in filled]
 
-    def run(batch: list[dict], keys: list, size: int) -> dict[object, list]:
-        """By model, (values of each metric, rows compared) of pieces of `size` examples."""
-        found = {key: [] for key in keys}
-        for start in range(0, len(batch), size):
-            inputs, kept = _tensors(batch[start : start + size], pad_token_id, drop_special)
-            inputs = {key: tensor.to(device.torch_device) for key, tensor in inputs.items()}
-            kept = kept.to(device.torch_device)
-            before = [distributions(m, kept) for m in attentions(pretrained, inputs, device)]
-            for key in keys:
-                after = before
-                if others[key] is not pretrained:
-                    maps = attentions(others[key], inputs, device)
-                    after = (distributions(layer, kept) for layer in maps)
-                by_layer = [
-                    head_metrics(a, b, kept, metrics) for a, b in zip(before, after, strict=True)
-                ]  # once on the host: a look at each layer would wait for the device each time
-                values, rows = (torch.stack(part).cpu() for part in zip(*by_layer, strict=True))
-                found[key].append((values.double().numpy(), rows.numpy(), kept.sum().item()))
-        return found
+    def run(indices: list[int]) -> np.ndarray:
+        n, longest = len(indices), lengths[indices[0]]
+        if n > 1 and 2 * 4 * layers * heads * n * longest**2 > MAPS_BYTES:
+            return run(indices[: n // 2]) + run(indices[n // 2 :])
+        piece = [filled[i] for i in indices]
+        batch = forward.inputs([examples[i] for i in piece], pad_token_id, device)
+        kept = pad_sequence([torch.tensor(masks[i]) for i in piece], batch_first=True)
+        return _sums(models, batch, kept.to(device.torch_device), device)
 
-    kept = [i for i, example in enumerate(examples) if any(_kept(example, drop_special))]
-    if not kept:
-        raise UserError(f"{name}: none of {len(examples)} examples has a token to compare.")
-    lengths = [len(examples[i]["input_ids"]) for i in kept]
-    skipped, limit, files = len(examples) - len(kept), batch_size, files or {}
-    states = {
-        key: _load(files.get(key), metrics)
-        or {
-            "metrics": list(metrics),
-            "sums": np.zeros((3, len(metrics), *shape)),
-            "empty_rows": 0,
-            "batches": 0,
-        }
-        for key in others
-    }
+    shape = len(others), 3, len(METRICS) + 1, layers, heads
+    sums, n_batches = _load(file, others) or (np.zeros(shape), 0)
     saved_at = time.monotonic()
-    with (
-        torch.inference_mode(),
-        tqdm(
-            total=len(examples), initial=skipped, desc=name, unit=" examples", dynamic_ncols=True
-        ) as progress,
-    ):
-        for number, indices in enumerate(sorted_batches(lengths, batch_size)):
-            keys = [key for key in others if states[key]["batches"] == number]
-            batch = [examples[kept[i]] for i in indices if keys]
-            one = 2 * layers * heads * lengths[indices[0]] ** 2 * 4  # bytes of an example's maps
-            wanted = max(1, min(limit, MAPS_BYTES // one))
-            found, size = in_memory(
-                lambda size, batch=batch, keys=keys: run(batch, keys, size),
-                wanted,
-                device,
-            )
-            limit = size if size < wanted else limit
-            for key, pieces in found.items():
-                state = states[key]
-                for values, rows, tokens in pieces:
-                    _add(state["sums"], values, rows[:, None] > 0, name)
-                    state["empty_rows"] += layers * heads * tokens - int(rows.sum())
-                state["batches"] = number + 1
-            if time.monotonic() - saved_at > SAVE_SECONDS:
-                for key, file in files.items():
-                    _save(file, states[key])
-                saved_at = time.monotonic()
-            progress.update(len(indices))
-    return {
-        key: Similarity(*_moments(s["sums"], metrics), len(kept), skipped, s["empty_rows"])
-        for key, s in states.items()
-    }
+    for _, results in forward.batches(lengths, batch_size, device, "attention", run, n_batches):
+        sums, n_batches = sums + sum(results), n_batches + 1
+        if time.monotonic() - saved_at > SAVE_SECONDS:
+            _save(file, others, sums, n_batches)
+            saved_at = time.monotonic()
+    _save(file, others, sums, n_batches)
+    counts = len(filled), len(examples) - len(filled), layers * heads * sum(map(sum, masks))
+    return {key: _similarity(own, *counts) for key, own in zip(others, sums, strict=True)}
 
 
 def groups(keys: Sequence, pretrained, device: Device) -> list[list]:
-    """`keys` (one a model like `pretrained`) in groups that the device's memory holds at once.
+    """`keys` (one a model like `pretrained`) in groups whose models fit on the device together.
 
-    Half of what is free is left to the maps.
+    Half of the free memory is left for the maps.
     """
     shrink_frozen(pretrained, device)
     size = sum(p.numel() * p.element_size() for p in pretrained.parameters())
-    room = max(1, int(free_memory(device) / 2 / memory.JOBS / size) - 1)
+    room = max(1, int(free_memory(device) / 2 / JOBS / size) - 1)
     return [list(keys[i : i + room]) for i in range(0, len(keys), room)]
 
 
-def _save(file: Path, state: dict) -> None:
-    with replacing(file) as temporary, temporary.open("wb") as opened:
-        np.savez(opened, **state)
-
-
-def _load(file: Path | None, metrics: Sequence[str]) -> dict | None:
-    """What `_save` wrote of the same metrics, or None."""
-    if file is None or not file.is_file():
-        return None
-    with np.load(file) as saved:
-        state = {key: value if value.ndim else int(value) for key, value in saved.items()}
-    return state if list(state["metrics"]) == list(metrics) else None
-
-
-def attentions(model, inputs: dict, device: Device) -> tuple[torch.Tensor, ...]:
-    """Every layer's maps, each `[batch, heads, query, key]`. ValueError if the model gives none."""
+def outputs(model, batch: dict, device: Device):
+    """What the model returns, with the maps of all layers. ValueError if it returns none."""
     options = families.of(model.config).options
-    with device.autocast(), _one_dnn(device):
-        maps = model(**inputs, output_attentions=True, **options).attentions
-    if not maps or len(maps) != model.config.num_hidden_layers or any(m is None for m in maps):
+    with device.autocast():
+        returned = model(**batch, output_attentions=True, **options)
+    maps = returned.attentions or ()
+    if len(maps) != model.config.num_hidden_layers or any(layer is None for layer in maps):
         raise ValueError(
-            f"{type(model).__name__} gave {len(maps or ())} attention maps for its "
+            f"{type(model).__name__} returned {len(maps)} attention maps for its "
             f"{model.config.num_hidden_layers} layers: load it with attn_implementation='eager'."
         )
-    return maps
-
-
-class _OneDNN(TorchFunctionMode):
-    """float32 products of activations and weights by oneDNN, with all the CPU's vector units.
-
-    torch's own choice for float32, MKL, leaves AVX-512 unused on AMD: a comparison of two BERT-base
-    encoders then takes 1.6 times the processor time (measured on an EPYC). A private operator, so
-    it is used only where it is there.
-    """
-
-    def __torch_function__(self, function, types, args=(), kwargs=None):
-        product = torch.ops.mkldnn._linear_pointwise
-        if function is torch.nn.functional.linear and len(args) == 3:
-            return product(*args, "none", [], "")
-        if (
-            function is torch.addmm and len(args) == 3 and not kwargs
-        ):  # GPT-2: bias, x, weight of [in, out]
-            return product(args[1], args[2].T, args[0], "none", [], "")
-        return function(*args, **(kwargs or {}))
-
-
-def _one_dnn(device: Device):
-    here = device.torch_device.type == "cpu" and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-    return _OneDNN() if here and device.precision == "fp32" else nullcontext()
+    return returned
 
 
 def distributions(maps: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:
     """Maps over the kept tokens alone, float32, each row scaled to a sum of 1.
 
     `maps`: `[batch, heads, query, key]`; `kept`: `[batch, tokens]`, bool. Rows and columns of
-    other tokens (padding, special ones) become 0, and so do rows without attention to a kept
-    token. The scaling also mends bfloat16, whose rows miss 1 by up to 0.01.
+    other tokens (padding, special tokens) become 0, as do rows without attention to a kept token.
+    The scaling also corrects bfloat16, whose rows miss 1 by up to 0.01.
     """
     pairs = kept[:, None, :, None] & kept[:, None, None, :]
     maps = maps.float().masked_fill(~pairs, 0.0)
     mass = maps.sum(-1, keepdim=True)
-    return maps / mass.masked_fill(mass < TINY, math.inf)  # below, there are no digits to scale up
+    return maps / mass.masked_fill(mass < TINY, math.inf)  # below it there are no digits to scale
 
 
-def head_metrics(
-    p: torch.Tensor, q: torch.Tensor, kept: torch.Tensor, metrics: Sequence[str]
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """(`[metrics, batch, heads]`, rows compared `[batch, heads]`) of one layer's `distributions`.
+def head_metrics(p: torch.Tensor, q: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:
+    """`[metrics + 1, batch, heads]` of one layer's `distributions`; the last is the compared rows.
 
     A query row that is empty in either map is left out of both.
     """
     rows = kept[:, None] & (p.sum(-1) != 0) & (q.sum(-1) != 0)
-    n = rows.sum(-1)
-
-    def total(values):  # [batch, heads, query] -> [batch, heads]
-        return values.masked_fill(~rows, 0.0).sum(-1)
-
-    def cosine():
-        # Of equal maps all three sums are one x, and sqrt(x * x) is x in floating point: exactly
-        # 1. Of nearly equal ones rounding can give 1 + 1e-7, which Cauchy-Schwarz rules out.
-        norms = total(p.square().sum(-1)) * total(q.square().sum(-1))
-        return (total((p * q).sum(-1)) / norms.sqrt()).clamp(max=1.0)
-
-    def js():
-        # sum p log2(2p / (p + q)) rather than three entropies, whose difference loses digits.
-        # Clamped since rounding can leave [0, 1] by 1e-7.
-        middle = ((p + q) / 2).clamp_min(TINY)  # 0 / 0 where both are 0
-        terms = torch.xlogy(p, p / middle) + torch.xlogy(q, q / middle)
-        return (total(terms.sum(-1)) / (2 * math.log(2) * n)).clamp(0.0, 1.0)
-
-    def entropy(map):
-        return total(-torch.xlogy(map, map).sum(-1)) / (math.log(2) * n)  # 0 log 0 is 0
-
-    compute = {"cosine": cosine, "js": js, "entropy_pretrained": lambda: entropy(p),
-               "entropy_fine_tuned": lambda: entropy(q)}  # fmt: skip
-    return torch.stack([compute[metric]() for metric in metrics]), n
+    return torch.stack([*(measure(p, q, rows) for measure in METRICS.values()), rows.sum(-1)])
 
 
 def _kept(example: dict, drop_special: bool) -> list[bool]:
@@ -270,37 +185,59 @@ def _kept(example: dict, drop_special: bool) -> list[bool]:
     tokens = len(example["input_ids"])
     if not drop_special:
         return [True] * tokens
-    if "special" not in example or len(example["special"]) != tokens:
+    if len(example.get("special", ())) != tokens:
         raise ValueError("drop_special needs `special` in every example, a truth value a token")
     return [not special for special in example["special"]]
 
 
-def _tensors(batch: list[dict], pad_token_id: int, drop_special: bool):
-    """(the encoder's inputs, kept tokens `[batch, tokens]`), padded on the right."""
-    inputs = pad([{k: e[k] for k in INPUTS if k in e} for e in batch], pad_token_id)
-    kept = torch.zeros(inputs["input_ids"].shape, dtype=torch.bool)
-    for row, example in zip(kept, batch, strict=True):
-        row[: len(example["input_ids"])] = torch.tensor(_kept(example, drop_special))
-    return inputs, kept
+def _sums(models: Sequence, batch: dict, kept: torch.Tensor, device: Device) -> np.ndarray:
+    """Sums over a batch's examples: float64 `[others, 3, metrics + 1, layers, heads]`.
+
+    The three are of the `head_metrics` to the powers of 0 (how many examples have any), 1 and 2. An
+    example without a row to compare in a head is left out there.
+    """
+    pretrained, *others = models
+    before = [distributions(m, kept) for m in outputs(pretrained, batch, device).attentions]
+    sums = []
+    for other in others:
+        after = before
+        if other is not pretrained:
+            maps = outputs(other, batch, device).attentions
+            after = (distributions(m, kept) for m in maps)
+        by_layer = [head_metrics(p, q, kept) for p, q in zip(before, after, strict=True)]
+        # To the host all at once, since each transfer waits for the device.
+        values = torch.stack(by_layer, 2).cpu().double().numpy()
+        counted = np.broadcast_to(values[-1] > 0, values.shape)
+        values = np.where(counted, values, 0.0)
+        if not np.isfinite(values).all():
+            layer = (~np.isfinite(values)).any((0, 1, 3)).argmax() + 1
+            raise UserError(
+                f"attention: layer {layer} has NaN. Is the checkpoint sound? Try --precision fp32."
+            )
+        sums.append([power.sum(1) for power in (counted, values, values**2)])
+    return np.array(sums, np.float64)
 
 
-def _add(sums: np.ndarray, values: np.ndarray, counts: np.ndarray, name: str) -> None:
-    """Add `values` `[layers, metrics, batch, heads]` where `counts` to `[3, metrics, l, h]`."""
-    values = np.where(counts, values, 0.0)
-    if not np.isfinite(values).all():
-        layer = np.argwhere(~np.isfinite(values))[0, 0]
-        raise UserError(
-            f"{name}: layer {layer + 1} has NaN. Is the checkpoint sound? Try --precision fp32."
-        )
-    for power, total in enumerate(sums):
-        total += np.where(counts, values**power, 0.0).sum(2).transpose(1, 0, 2)
-
-
-def _moments(sums: np.ndarray, metrics: Sequence[str]) -> tuple[dict, dict]:
-    """(means, standard deviations), by metric, of the sums `[3, metrics, layers, heads]`."""
-    n, total, squares = sums
+def _similarity(sums: np.ndarray, n: int, skipped: int, n_rows: int) -> Similarity:
+    """Of one model's `_sums`; `n_rows` counts the empty rows as well."""
+    counted, total, squares = sums
     with np.errstate(invalid="ignore", divide="ignore"):  # no example, or only one: NaN
-        mean = total / n
-        # The difference can fall below 0 by rounding.
-        std = np.sqrt(np.maximum(squares - total * mean, 0) / (n - 1))
-    return dict(zip(metrics, mean, strict=True)), dict(zip(metrics, std, strict=True))
+        mean = total / counted
+        variance = np.maximum(squares - total * mean, 0) / (counted - 1)  # rounding: not below 0
+    means, stds = (dict(zip(METRICS, x, strict=False)) for x in (mean, np.sqrt(variance)))
+    return Similarity(means, stds, n, skipped, empty_rows=n_rows - int(total[-1].sum()))
+
+
+def _save(file: Path | None, others: dict, sums: np.ndarray, n_batches: int) -> None:
+    if file:
+        with replacing(file) as temporary, temporary.open("wb") as opened:
+            np.savez(opened, others=[str(key) for key in others], sums=sums, n_batches=n_batches)
+
+
+def _load(file: Path | None, others: dict) -> tuple[np.ndarray, int] | None:
+    """What `_save` wrote for the same others, or None."""
+    if not (file and file.exists()):
+        return None
+    with np.load(file) as saved:
+        same = saved["others"].tolist() == [str(key) for key in others]
+        return (saved["sums"], int(saved["n_batches"])) if same else None

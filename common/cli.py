@@ -11,8 +11,9 @@ import functools
 import logging
 import math
 import os
+import signal
 import sys
-import textwrap
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -35,12 +36,22 @@ def relative(*parts: str) -> str:
     return os.path.relpath(ROOT.joinpath(*parts))
 
 
+def from_here(command: str) -> str:
+    """A command line of a script, written for the repository's folder, as it is typed from here."""
+    python, script, *rest = command.split(" ", 2)
+    return " ".join([python, relative(script), *rest])
+
+
 class UserError(Exception):
-    """Something the user can mend. The message names the thing, the place, and what to type."""
+    """Something the user can fix. The message names the thing, the place, and what to type."""
 
 
-# What the operating system refuses that a user can mend: space, quota, size limit, permission.
-_MENDABLE = {
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, which Slurm sends before it kills: treated as Ctrl-C, but for the exit code."""
+
+
+# What the operating system refuses and a user can fix: space, quota, size limit, permission.
+_FIXABLE = {
     errno.ENOSPC: "Free some space",
     errno.EDQUOT: "Free some of your quota",
     errno.EFBIG: "Raise the limit on file sizes (ulimit -f)",
@@ -54,18 +65,20 @@ _MENDABLE = {
 
 
 def command(main):
-    """Decorate a script's `main(argv=None)`: 0 when done; `SystemExit` 2 (user) or 130 (Ctrl-C).
+    """Decorate a script's `main(argv=None)`: 0 when done, else `SystemExit`.
 
-    Anything else is a bug and keeps its traceback (exit code 1).
+    2: the user can fix it; 130: Ctrl-C; 143: SIGTERM. Anything else is a bug and keeps its
+    traceback (exit code 1).
     """
 
     @functools.wraps(main)
-    def run(argv: list[str] | None = None) -> int:
+    def guarded(argv: list[str] | None = None) -> int:
         logging.basicConfig(
             level=logging.ERROR if RANK else logging.INFO, format="%(message)s", stream=sys.stderr
         )
         for chatty in ("httpx", "httpx2", "huggingface_hub", "filelock", "matplotlib", "fontTools"):
             logging.getLogger(chatty).setLevel(logging.ERROR)
+        _raise_at_sigterm()
         try:
             with contextlib.redirect_stdout(None) if RANK else contextlib.nullcontext():
                 main(argv)
@@ -78,24 +91,31 @@ def command(main):
         except UserError as error:
             message = str(error)
         except OSError as error:
-            if error.errno not in _MENDABLE:
+            if error.errno not in _FIXABLE:
                 raise
             where = f" {error.filename}" if error.filename else ""
             message = (
-                f"cannot use{where}: {error.strerror}. {_MENDABLE[error.errno]}; then type the "
-                "same command again: it goes on from what is complete."
+                f"cannot use{where}: {error.strerror}. {_FIXABLE[error.errno]}; then type the same "
+                "command again."
             )
-        except KeyboardInterrupt:
-            overwrite = "--overwrite" in (sys.argv if argv is None else argv)
-            same = "the same command" + " without --overwrite" * overwrite
-            print(f"\ninterrupted: {same} goes on from here.", file=sys.stderr)
-            raise SystemExit(130) from None
+        except KeyboardInterrupt as error:
+            print("\ninterrupted. To go on, type the same command.", file=sys.stderr)
+            raise SystemExit(143 if isinstance(error, Terminated) else 130) from None
         if RANK:  # where the first process has the same error, torchrun ends this one meanwhile
             time.sleep(3)
         print(f"error: {message}", file=sys.stderr)
         raise SystemExit(2)
 
-    return run
+    return guarded
+
+
+def _raise_at_sigterm() -> None:
+    def terminate(*_):
+        raise Terminated
+
+    usual = signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    if usual and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, terminate)
 
 
 class Parser(argparse.ArgumentParser):
@@ -111,6 +131,16 @@ class Parser(argparse.ArgumentParser):
         )
         # By flag: its default, and that with --demo; or a function of the arguments, of both.
         self.fallbacks: dict[str, tuple | Callable[[argparse.Namespace], tuple]] = {}
+        self.task_flags: list[str] = []  # those that the task has added
+
+    def flags(self) -> list[str]:
+        """The names of all flags."""
+        return [action.dest for action in self._actions if action.dest != "help"]
+
+    def fallback(self, flag: str, args: argparse.Namespace):
+        """What a flag of `fallbacks` is when it is not given."""
+        pair = self.fallbacks[flag]
+        return (pair(args) if callable(pair) else pair)[bool(args.demo)]
 
     def error(self, message: str):
         _, unknown, given = message.partition("unrecognized arguments: ")
@@ -119,33 +149,6 @@ class Parser(argparse.ArgumentParser):
         if unknown and near:
             message += f"; did you mean {near[0]}?"
         self.exit(2, f"error: {message} (all flags: python {self.prog} --help)\n")
-
-
-def style_file(text: str) -> Path:
-    """An argparse type: a Matplotlib style file, tried at once, not when all is trained."""
-    import io
-
-    import matplotlib
-    from matplotlib.figure import Figure
-
-    path = Path(text).expanduser().absolute()
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-        found = matplotlib.rc_params_from_file(path, True, use_default_template=False)
-        for n, line in enumerate(lines, 1):
-            key = line.split("#")[0].partition(":")[0].strip()
-            if key and key not in found:  # Matplotlib passes over what it does not know
-                raise ValueError(f"line {n}: no setting {key!r}, or no colon after it")
-        with matplotlib.rc_context(found):
-            figure = Figure()
-            figure.suptitle("0")
-            figure.savefig(io.BytesIO(), format="pdf")
-    except Exception as error:  # whatever Matplotlib finds wrong with it
-        reason = textwrap.shorten(str(getattr(error, "strerror", None) or error), 200)
-        raise argparse.ArgumentTypeError(
-            f"{path}: {reason}. Give a style file as common/paper.mplstyle is one"
-        ) from None
-    return path
 
 
 def number(kind, low, high=math.inf, open_low=False):

@@ -1,6 +1,7 @@
-"""Reading a data set's files: which file is which split, and lines with a place for every error."""
+"""Read a data set's files: which file is which split; each error names its file and line."""
 
 import glob
+import io
 import json
 import re
 import tempfile
@@ -9,16 +10,15 @@ from pathlib import Path
 
 from common.cli import UserError
 
-# The names a split goes by, the usual one first.
+# The names of a split, the usual one first.
 SPLIT_NAMES = {
     "train": ("train",),
     "dev": ("validation", "valid", "val", "dev", "devel"),
     "test": ("test",),
 }
 BATCH = 1000  # rows of a parquet file at a time
-HALF = "holds half a character (one of \\ud800-\\udfff alone)."
 BOM = b"\xef\xbb\xbf"
-# In JSON, in order: a character in two halves; half a one alone (kept as group 1); other escapes.
+# In JSON, in order: a character in two halves; one half alone (group 1); any other escape.
 ESCAPES = re.compile(
     r"\\u[dD][89abAB]\w\w\\u[dD][c-fC-F]\w\w|(\\u[dD][89a-fA-F]\w\w)|\\.", re.DOTALL
 )
@@ -28,18 +28,21 @@ def find_split(folder: Path, split: str, patterns: tuple[str, ...]) -> list[Path
     """The files of `split` in `folder` (several only for shards); empty if there are none.
 
     `patterns` are globs in which `{}` stands for the split's name. Raises UserError if two
-    different files could be meant.
+    different files could be meant, or if a folder has a file's name.
     """
-    found = {
-        (name, pattern): files
-        for name in SPLIT_NAMES[split]
-        for pattern in patterns
-        if (files := sorted(p for p in folder.glob(pattern.format(name)) if p.is_file()))
-    }
-    if len(found) > 1:
-        names = ", ".join(str(files[0]) for files in found.values())
+    choices = []
+    for pattern in [pattern.format(name) for name in SPLIT_NAMES[split] for pattern in patterns]:
+        paths = sorted(folder.glob(pattern))
+        for path in filter(Path.is_dir, paths):
+            raise UserError(f"{path} is a folder, not the {split} file. Rename or remove it.")
+        if files := [
+            path for path in paths if path.is_file()
+        ]:  # else a link to a file that is gone
+            choices.append(files)
+    if len(choices) > 1:
+        names = ", ".join(str(files[0]) for files in choices)
         raise UserError(f"more than one {split} file: {names}. Leave one of them in {folder}.")
-    return next(iter(found.values()), [])
+    return choices[0] if choices else []
 
 
 def check_folder(folder: Path) -> None:
@@ -53,27 +56,26 @@ def lines(path: Path) -> Iterator[tuple[str, str]]:
 
     Raises UserError for a file that cannot be read, is not UTF-8, or holds no text at all.
     """
-    # Only "\n" ends a line here: str.splitlines would also cut at U+2028 and the like.
-    for number, line in enumerate(_read(path).split(b"\n"), 1):
-        try:
-            yield f"{path}:{number}", line.decode("utf-8").removesuffix("\r")
-        except UnicodeDecodeError as error:
-            raise UserError(_not_utf8(str(path), number, error.start + 1)) from None
+    yield from stream(io.BytesIO(_read(path)), str(path))
 
 
 def stream(file: Iterable[bytes], name: str) -> Iterator[tuple[str, str]]:
     """As `lines`, of an open binary file called `name`, a line at a time; it may be empty."""
+    # Only "\n" ends a line here: str.splitlines would also cut at U+2028 and the like.
     for number, raw in enumerate(file, 1):
-        raw = raw.removesuffix(b"\n")
+        raw = raw.removeprefix(BOM) if number == 1 else raw
         try:
-            line = (raw.removeprefix(BOM) if number == 1 else raw).decode("utf-8")
+            line = raw.removesuffix(b"\n").decode("utf-8")
         except UnicodeDecodeError as error:
-            raise UserError(_not_utf8(name, number, error.start + 1)) from None
+            raise UserError(
+                f"{name}:{number} is not UTF-8 (byte {error.start + 1} of the line). "
+                "Convert the file, e.g. iconv -f latin1 -t utf-8."
+            ) from None
         yield f"{name}:{number}", line.removesuffix("\r")
 
 
 def jsonl(path: Path, fields: tuple[str, ...]) -> Iterator[tuple[str, dict]]:
-    """Yield (place, row) of a file with one JSON object a line; blank lines are passed over.
+    """Yield (place, row) of a file with one JSON object a line; blank lines are ignored.
 
     Raises UserError, which never quotes the text, for a broken line or a missing field.
     """
@@ -83,24 +85,14 @@ def jsonl(path: Path, fields: tuple[str, ...]) -> Iterator[tuple[str, dict]]:
         row = json_row(place, line)
         for field in fields:
             if field not in row:
-                raise UserError(
-                    f"{place} has no field {field!r}. Each line needs: {', '.join(fields)}."
-                )
+                needed = ", ".join(fields)
+                raise UserError(f"{place} has no field {field!r}. Each line needs: {needed}.")
         yield place, row
 
 
 def json_row(place: str, line: str) -> dict:
     """The JSON object in a line. Raises UserError, which never quotes the text, if it is none."""
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise UserError(
-            f"{place} is not valid JSON ({error.msg}, column {error.colno}). Mend that line."
-        ) from None
-    except (ValueError, RecursionError):  # a number of thousands of digits, thousands of "["
-        raise UserError(f"{place} is not valid JSON for an example. Mend that line.") from None
-    if _half_character(line) is not None:
-        raise UserError(f"{place} {HALF} Mend that line.")
+    row = _parse(line, place, whole=False)
     if not isinstance(row, dict):
         raise UserError(f"{place} is not a JSON object. Each line must be one example.")
     return row
@@ -116,27 +108,26 @@ def json_file(path: Path):
 
 def json_value(raw: bytes, name: str):
     """As `json_file`, of the bytes of a file called `name`."""
-    raw = raw.removeprefix(BOM)
+    text = "\n".join(line for _, line in stream(io.BytesIO(raw), name))
+    return _parse(text, name, whole=True)
+
+
+def _parse(text: str, place: str, whole: bool):
+    """The JSON value in `text`. `whole`: it is a file, else the line that `place` names."""
     try:
-        text = raw.decode("utf-8")
-    except UnicodeDecodeError as error:
-        before = raw[: error.start].split(b"\n")
-        raise UserError(_not_utf8(name, len(before), len(before[-1]) + 1)) from None
-    try:
-        content = json.loads(text)
+        value = json.loads(text)
+        halves = (match for match in ESCAPES.finditer(text) if match[1]) if "\\u" in text else ()
+        for half in halves:  # no tokenizer takes it
+            fault = "half a character: one of \\ud800-\\udfff alone"
+            raise json.JSONDecodeError(fault, text, half.start())
     except json.JSONDecodeError as error:
-        place = f"{name}:{error.lineno}:{error.colno}"
-        raise UserError(f"{place} is not valid JSON ({error.msg}). Mend the file there.") from None
-    except (ValueError, RecursionError):
+        at = f"{error.lineno}:{error.colno}" if whole else error.colno
+        raise UserError(f"{place}:{at} is not valid JSON ({error.msg}). Fix that line.") from None
+    except (ValueError, RecursionError):  # a number of thousands of digits, thousands of "["
         raise UserError(
-            f"{name} is not valid JSON for data (a number or brackets without end). Mend the file."
+            f"{place} is not valid JSON for data (a number or brackets without end). Fix it."
         ) from None
-    half = _half_character(text)
-    if half is not None:
-        before = text[:half].split("\n")
-        place = f"{name}:{len(before)}:{len(before[-1]) + 1}"
-        raise UserError(f"{place} {HALF} Mend the file there.")
-    return content
+    return value
 
 
 def parquet(path: Path, fields: tuple[str, ...]) -> Iterator[tuple[str, dict]]:
@@ -146,10 +137,10 @@ def parquet(path: Path, fields: tuple[str, ...]) -> Iterator[tuple[str, dict]]:
     """
     import datasets
 
-    datasets.utils.logging.set_verbosity(datasets.utils.logging.CRITICAL)  # told below, once
+    datasets.utils.logging.set_verbosity(datasets.utils.logging.CRITICAL)  # we report errors once
     rows = []
-    # Streamed: the library's own cache knows a file by its path and time, and would hand out the
-    # old rows of one that was replaced. The folder takes the lock that it makes in any case.
+    # Streamed: the library's own cache knows a file by its path and time, and would return the old
+    # rows of a file that was replaced. The folder takes the lock file that it makes in any case.
     with tempfile.TemporaryDirectory() as folder:
         try:
             data = datasets.IterableDataset.from_parquet(
@@ -170,23 +161,9 @@ def parquet(path: Path, fields: tuple[str, ...]) -> Iterator[tuple[str, dict]]:
 
 def _read(path: Path) -> bytes:
     try:
-        raw = path.read_bytes().removeprefix(BOM)
+        raw = path.read_bytes()
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}.") from None
-    if not raw.strip():
+    if not raw.removeprefix(BOM).strip():
         raise UserError(f"{path} is empty. Put the examples there.")
     return raw
-
-
-def _not_utf8(name: str, line: int, byte: int) -> str:
-    return (
-        f"{name}:{line} is not UTF-8 (byte {byte} of the line). "
-        "Convert the file, e.g. iconv -f latin1 -t utf-8."
-    )
-
-
-def _half_character(text: str) -> int | None:
-    """Where valid JSON holds half of a character, which no tokenizer takes."""
-    if "\\u" not in text:
-        return None
-    return next((match.start() for match in ESCAPES.finditer(text) if match[1]), None)

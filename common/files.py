@@ -1,36 +1,41 @@
 """Files that appear whole or not at all: JSON, CSV, a model's checkpoint."""
 
-import csv
 import hashlib
 import json
 import logging
 import os
 import re
+import secrets
 import shutil
-import socket
 from collections.abc import Iterable
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 log = logging.getLogger(__name__)
-_HOST = re.sub(r"\W", "_", socket.gethostname())[:40]
 
 
 def read_json(path: Path) -> dict | None:
-    """The object in `path`; None if it is missing, or (with a warning) if it is not whole."""
+    """The object in `path`; None if it is missing or, with a warning, if it is damaged."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
     except ValueError:
-        log.warning("%s is damaged and is passed over", path)
+        log.warning("%s is damaged and is ignored", path)
         return None
 
 
 @contextmanager
 def replacing(path: Path):
-    """Yield a temporary path beside `path`, moved into its place at the end: all or nothing."""
-    temporary = path.with_name(f".{path.name}.{_HOST}-{os.getpid()}.tmp")
+    """Yield a temporary path beside `path`; the file or folder written there replaces `path`.
+
+    A killed process leaves `.<name>.<random>.tmp` behind, which nothing reads.
+    """
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         yield temporary
         if temporary.is_file():
@@ -48,20 +53,8 @@ def replacing(path: Path):
         temporary.unlink(missing_ok=True)
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Remove the temporary files of writers that were killed, on this machine."""
-    for left in folder.glob(f".*.{_HOST}-*.tmp"):
-        process = int(left.name.split("-")[-1].removesuffix(".tmp"))
-        try:
-            os.kill(process, 0)
-        except ProcessLookupError:  # else it may be writing (a figure, from another run)
-            shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
-        except PermissionError:  # lives, and is another user's
-            pass
-
-
 def write_json(path: Path, value: dict) -> None:
-    """Write `value` as indented JSON, atomically. NaN is an error: it is no JSON."""
+    """Write `value` as indented JSON, atomically. Raises ValueError for NaN: JSON has none."""
     text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False)
     with replacing(path) as temporary:
         temporary.write_text(text + "\n", encoding="utf-8")
@@ -74,19 +67,29 @@ def write_jsonl(path: Path, rows: Iterable[dict]) -> None:
 
 
 def write_csv(path: Path, rows: list[dict]) -> None:
-    """Write `rows` (all with the keys of the first) as CSV with a header, atomically."""
-    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
+    """Write `rows` as CSV with a header, atomically. None and NaN are empty cells."""
+    import pandas as pd
+
+    with replacing(path) as temporary:
+        # Objects: a column of whole numbers with an empty cell must not become one of floats.
+        pd.DataFrame(rows, dtype=object).to_csv(temporary, index=False)
+
+
+def read_csv(path: Path) -> "DataFrame":
+    """What `write_csv` wrote: equal floats, NaN for an empty cell, and "NA" stays a name.
+
+    Raises ValueError if the file is no CSV.
+    """
+    import pandas as pd
+
+    return pd.read_csv(path, keep_default_na=False, na_values=[""])
 
 
 def save_model(folder: Path, model, tokenizer, weights: dict | None = None) -> str:
-    """A checkpoint that `from_pretrained` loads, in its place at once or not at all.
+    """Write a checkpoint that `from_pretrained` loads, atomically; returns its weights' SHA-256.
 
-    Returns the SHA-256 of its weights' file. Of adapters (PEFT) these alone are saved, and what
-    `config.json` says of the model that they adapt. `weights`: in place of the model's own, where
-    these are divided among processes.
+    Of a model with adapters (PEFT), the adapters alone are saved, and the adapted model's
+    configuration. `weights` replace the model's own where these are divided among processes.
     """
     from safetensors import SafetensorError
 
@@ -94,7 +97,7 @@ def save_model(folder: Path, model, tokenizer, weights: dict | None = None) -> s
         try:
             # In one file, whose hash stands for the checkpoint, however large it is.
             model.save_pretrained(temporary, state_dict=weights, max_shard_size="100TB")
-        except SafetensorError as error:  # hides what the operating system said in its text
+        except SafetensorError as error:  # the system's error number is in its text alone
             if code := re.search(r"os error (\d+)", str(error)):
                 number = int(code[1])
                 raise OSError(number, os.strerror(number), str(folder)) from error

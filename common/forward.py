@@ -1,6 +1,6 @@
 """The one loop of frozen passes: batches of similar length, progress, halving when memory is short.
 
-Prediction, the dev loss, features, attention and generation use it.
+Prediction, the dev loss, features and attention use it.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -23,33 +23,46 @@ def batches(
     batch_size: int,
     device: Device,
     name: str,
-    run: Callable,
+    run: Callable[[list[int]], object],
     start: int = 0,
 ) -> Iterator[tuple[list[int], list]]:
-    """For each batch, the longest first: (its indices, the results of `run` on its pieces).
+    """Yield (indices, [results of `run` on the batch's pieces]) of each batch, the longest first.
 
-    `run(indices)` computes some examples without gradients. A batch is run in as many pieces as
-    memory needs. `start`: the number of batches that an earlier process has done. Under torchrun
-    each process takes some of the batches: `gather` puts their results together.
+    `run(indices)` computes examples, without gradients. It may be called again for the same
+    examples with half as many at a time, if memory is too small: it must not add anything up.
+    `start` is the number of batches that an earlier process finished; they are left out. Under
+    torchrun each process takes a part of the batches, and `gather` joins their results. Raises
+    UserError if memory is too small for one example.
     """
-    micro, order = batch_size, sorted_batches(lengths, batch_size)
+    order, at_once = sorted_batches(lengths, batch_size), batch_size
 
-    def pieces(indices: list[int], size: int) -> list:
+    def in_pieces(indices: list[int], size: int) -> list:
         with torch.no_grad():
             return [run(indices[i : i + size]) for i in range(0, len(indices), size)]
 
-    with tqdm(
-        total=len(lengths), initial=sum(map(len, order[:start])), desc=name, unit=" examples",
-        leave=False, dynamic_ncols=True, disable=device.rank > 0,
-    ) as progress:  # fmt: skip
+    progress = tqdm(
+        total=len(lengths),
+        initial=sum(map(len, order[:start])),
+        desc=name,
+        unit=" examples",
+        leave=False,
+        dynamic_ncols=True,
+        disable=device.rank > 0,
+    )
+    with progress:
         for indices in order[start:][device.rank :: device.processes]:
-            found, micro = in_memory(lambda size, i=indices: pieces(i, size), micro, device)
-            yield indices, found
+            results, at_once = in_memory(
+                lambda size, indices=indices: in_pieces(indices, size), at_once, device
+            )
+            yield indices, results
             progress.update(min(device.processes * len(indices), progress.total - progress.n))
 
 
-def inputs(examples: Sequence[dict], pad_token_id: int, device: Device, names=INPUTS) -> dict:
-    """The examples' fields `names` as padded tensors on the device, with `attention_mask`."""
+def inputs(examples: Sequence[dict], pad_token_id: int | None, device: Device, names=INPUTS):
+    """The examples' fields `names` as padded tensors on the device, with `attention_mask`.
+
+    Padding is masked, so any id serves if the tokenizer has none for it.
+    """
     chosen = [{key: example[key] for key in names if key in example} for example in examples]
     return {key: x.to(device.torch_device) for key, x in pad(chosen, pad_token_id or 0).items()}
 
@@ -59,24 +72,25 @@ def mean_loss(
 ) -> float:
     """The mean loss over all labels, without dropout; `loss` and `n_labels` as in `common.task`.
 
-    Under torchrun each process takes some batches. Raises UserError where no example has a label.
+    Under torchrun each process takes a part of the batches. Raises UserError if no example has a
+    label.
     """
-    counted = [(e, n) for e in examples if (n := n_labels(e))]
-    if not counted:
+    labelled = [example for example in examples if n_labels(example)]
+    if not labelled:
         raise UserError("no dev example has a label that the tokenizer keeps. Give more data.")
-    lengths = [len(example["input_ids"]) for example, _ in counted]
+    lengths = [len(example["input_ids"]) for example in labelled]
 
     def run(indices: list[int]) -> float:
-        some = [counted[i][0] for i in indices]
-        batch = inputs(some, model.config.pad_token_id, device, (*INPUTS, "labels"))
+        chosen = [labelled[i] for i in indices]
+        batch = inputs(chosen, model.config.pad_token_id, device, (*INPUTS, "labels"))
         with device.autocast():
             return sharding.run(loss, model, batch).item()
 
     with sharding.scoring(model, device):
-        total = sum(
-            sum(found) for _, found in batches(lengths, batch_size, device, "dev loss", run)
-        )
-    return sum(gather(device, {device.rank: total}).values()) / sum(n for _, n in counted)
+        losses = batches(lengths, batch_size, device, "dev loss", run)
+        total = sum(sum(results) for _, results in losses)
+    total = sum(gather(device, {device.rank: total}).values())
+    return total / sum(map(n_labels, labelled))
 
 
 def predict_logits(
@@ -88,34 +102,35 @@ def predict_logits(
     forward: Callable = logits,
     reduce: Callable[[np.ndarray, dict], object] = lambda scores, example: scores,
 ) -> list:
-    """Logits of every example, float32, in the order given: `[labels]`, or `[tokens, labels]`.
+    """Every example's logits without dropout, in order: float32 `[labels]` or `[tokens, labels]`.
 
-    Without dropout. An example without tokens has none: `[0, labels]`. `forward(model, batch)`
-    gives them, `[batch, ...]`; `reduce(logits, example)` may keep less of them at once. Under
-    torchrun each process predicts some batches, and all get all.
+    An example without tokens has `[0, labels]`. `forward(model, batch)` computes them, `[batch,
+    ...]`; `reduce(logits, example)` may keep less of them. Under torchrun each process predicts a
+    part of the batches, and all processes return all. Raises UserError for logits that are not
+    finite.
     """
     to_device(model, device).eval()
-    filled = [example for example in examples if example["input_ids"]]
-    lengths = [len(example["input_ids"]) for example in filled]
+    filled = [i for i, example in enumerate(examples) if example["input_ids"]]
+    lengths = [len(examples[i]["input_ids"]) for i in filled]
 
-    def run(indices: list[int]) -> dict[int, object]:
-        batch = inputs([filled[i] for i in indices], model.config.pad_token_id, device)
+    def run(indices: list[int]) -> np.ndarray:
+        chosen = [examples[filled[i]] for i in indices]
         with device.autocast():
-            scores = forward(model, batch).float().cpu().numpy()
+            scores = forward(model, inputs(chosen, model.config.pad_token_id, device))
+        scores = scores.float().cpu().numpy()
         if not np.isfinite(scores).all():
             raise UserError(f"the model's predictions are not numbers any more. {REMEDY}")
-        pairs = zip(scores, indices, strict=True)
-        return {
-            i: reduce(row if row.ndim == 1 else row[: lengths[i]], filled[i]) for row, i in pairs
-        }
+        return scores
 
-    found: dict[int, object] = {}
-    for _, parts in batches(lengths, batch_size, device, name, run):
-        for part in parts:
-            found |= part
-    found, number = gather(device, found), iter(range(len(filled)))
+    predicted: dict[int, object] = {}
+    for indices, pieces in batches(lengths, batch_size, device, name, run):
+        rows = (row for piece in pieces for row in piece)
+        for i, row in zip(indices, rows, strict=True):
+            row = row if row.ndim == 1 else row[: lengths[i]]
+            predicted[filled[i]] = reduce(row, examples[filled[i]])
+    predicted = gather(device, predicted)
     empty = np.empty((0, model.config.num_labels), np.float32)
     return [
-        found[next(number)] if example["input_ids"] else reduce(empty, example)
-        for example in examples
+        predicted[i] if i in predicted else reduce(empty, example)
+        for i, example in enumerate(examples)
     ]

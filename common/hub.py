@@ -8,133 +8,118 @@ from pathlib import Path
 from common.cli import UserError
 from common.data_files import find_split, parquet
 
-# A repository with pytorch_model.bin alone would make transformers fetch or commission a
-# converted twin in the background, and the process would wait for it at its end.
+# For a repository with pytorch_model.bin alone, transformers would ask for a converted copy in the
+# background, and the process would wait for it at its end.
 os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
-# Large files come from a store with a client of its own, which waits for five minutes, six times.
+# The client of the store for large files waits for five minutes, six times.
 os.environ.setdefault("HF_XET_CLIENT_READ_TIMEOUT", "30s")
 log = logging.getLogger(__name__)
-TIMEOUT = 10  # seconds that the Hub may say nothing, at the first question and ever after
-TRIES = 3  # a hub that answers "5xx" once is asked again
+TIMEOUT = 10  # seconds that the Hub may be silent, at the first question and later
+WAITS = (1, 2)  # seconds before each new try after an answer of the kind "5xx"
 # The layouts of data sets in parquet: `{}` is the split.
 PATTERNS = ("{}.parquet", "{}-*.parquet", "{}/*.parquet", "*/{}-*.parquet", "*/{}/*.parquet")
-
-
-def errors() -> tuple[type[BaseException], ...]:
-    """What the hub's clients raise: neither httpx's nor the file formats' are all OSErrors."""
-    import pickle
-
-    from huggingface_hub.errors import HfHubHTTPError, StrictDataclassError
-    from huggingface_hub.utils import httpx
-    from safetensors import SafetensorError
-
-    return (OSError, ValueError, TypeError, RuntimeError, EOFError, ImportError, KeyError,
-            httpx.HTTPError, HfHubHTTPError, StrictDataclassError, SafetensorError,
-            pickle.UnpicklingError)  # fmt: skip
 
 
 def load_dataset(
     hub_id: str, splits: tuple[str, ...], fields: tuple[str, ...], revision: str | None = None
 ) -> dict[str, list[dict]]:
-    """`{split: rows}` of a data set's parquet files, for `splits` out of "train", "dev", "test".
+    """`{split: rows}` of a data set's parquet files; `splits` are among "train", "dev", "test".
 
-    A row has the `fields`. Raises UserError when the files can be had from neither cache nor Hub,
-    or cannot be read. The files are fetched apart from being read: `datasets.load_dataset` asks
-    the Hub about what it has in its cache, too, and where the network is gone waits for 24 s.
+    A row has the `fields`. Raises UserError if the files are in neither cache nor Hub, or cannot
+    be read. `datasets.load_dataset` would ask the Hub about cached files, too, and wait for 24 s
+    without a network; so the files are fetched and read in two steps.
     """
     from huggingface_hub import snapshot_download
 
-    def files(local_files_only: bool) -> dict[str, list[Path]]:
+    def download(local_files_only: bool) -> dict[str, list[Path]]:
         folder = snapshot_download(
-            hub_id, repo_type="dataset", revision=revision, allow_patterns="*.parquet",
+            hub_id,
+            repo_type="dataset",
+            revision=revision,
+            allow_patterns="*.parquet",
             local_files_only=local_files_only,
-        )  # fmt: skip
-        found = {split: find_split(Path(folder), split, PATTERNS) for split in splits}
-        if not all(found.values()):  # a download that was broken off
-            raise FileNotFoundError(f"no {[s for s in found if not found[s]]} in {folder}")
-        return found
+        )
+        files = {split: find_split(Path(folder), split, PATTERNS) for split in splits}
+        if lost := [split for split in splits if not files[split]]:  # an interrupted download
+            raise FileNotFoundError(f"no {', '.join(lost)} in {folder}")
+        return files
 
-    found = cached_or_download(hub_id, files, repo_type="dataset", revision=revision)
+    files = cached_or_download(hub_id, download, repo_type="dataset", revision=revision)
     try:
-        return {s: [row for file in found[s] for _, row in parquet(file, fields)] for s in splits}
+        return {s: [row for file in files[s] for _, row in parquet(file, fields)] for s in splits}
     except UserError as error:
-        folder = next(p for p in found[splits[0]][0].parents if p.name == "snapshots").parent
+        folder = next(p for p in files[splits[0]][0].parents if p.name == "snapshots").parent
         raise UserError(
             f"data set {hub_id}: {error} If the file is damaged, remove the folder {folder} and "
-            "type the same command again: it is downloaded anew."
+            "type the same command again: it downloads the file again."
         ) from None
 
 
 def cached_or_download(name: str, load, repo_type: str = "model", revision: str | None = None):
-    """`load(local_files_only=True)`, and where that fails, `load(local_files_only=False)`.
+    """`load(local_files_only=True)`, and if that fails, `load(local_files_only=False)`.
 
-    A repository in the cache costs no request, so it also works offline. Raises UserError, which
-    names the repository, when it can be had from neither.
+    A cached repository costs no request, so it also works offline. Raises UserError, which names
+    the repository, if both fail.
     """
     from huggingface_hub import HfApi, set_client_factory
-    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
     try:
         return load(local_files_only=True)
-    except errors():
-        pass
+    except UserError:
+        raise
+    except Exception as error:  # a damaged or half-downloaded file can raise almost anything
+        log.debug("%s is not in the cache: %s", name, error)
     set_client_factory(_impatient_client)
     kind = "data set" if repo_type == "dataset" else "model"
-    for attempt in range(TRIES):
+    for wait in (*WAITS, None):
         try:
-            # The library asks again and again, for minutes; this question is asked once.
+            # `load` alone would ask again and again, for minutes; this question is asked once.
             HfApi().repo_info(name, repo_type=repo_type, revision=revision, timeout=TIMEOUT)
-            log.info("getting the %s %s from the Hub", kind, name)
+            log.info("downloading the %s %s from the Hub", kind, name)
             return load(local_files_only=False)
-        except errors() as error:
-            if _comes_of(error, GatedRepoError):
-                raise UserError(
-                    f"{kind} {name}: access must be granted on its Hub page; then type "
-                    "`hf auth login`."
-                ) from None
-            if isinstance(error, RepositoryNotFoundError):
-                raise UserError(
-                    f"{kind} {name} is not on the Hub (or is private: type `hf auth login`). Check "
-                    "the spelling. A local folder works too."
-                ) from None
-            status = getattr(getattr(error, "response", None), "status_code", None)
-            if status and status >= 500 and attempt + 1 < TRIES:
-                time.sleep(2**attempt)
-                continue
-            raise UserError(_unreachable(kind, name, error)) from error
+        except UserError:
+            raise
+        except Exception as error:
+            status = getattr(getattr(error, "response", None), "status_code", None) or 0
+            if status < 500 or not wait:
+                raise UserError(f"{kind} {name}: {_reason(kind, error)}") from error
+            time.sleep(wait)
 
 
-def _comes_of(error: BaseException | None, kind: type[BaseException]) -> bool:
-    """transformers wraps what the Hub's client raises."""
-    while error and not isinstance(error, kind):
-        error = error.__cause__ or error.__context__
-    return error is not None
+def shortened(error: Exception) -> str:
+    """An error's type and message on one short line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+
+
+def _reason(kind: str, error: BaseException) -> str:
+    """Why the Hub did not give a repository, and what to do about it."""
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+
+    cause = error
+    while cause and not isinstance(cause, RepositoryNotFoundError):  # transformers wraps errors
+        cause = cause.__cause__ or cause.__context__
+    if isinstance(cause, GatedRepoError):  # one of the other kind, too
+        return "its owner must grant you access on its Hub page; then type `hf auth login`."
+    if cause:
+        return (
+            "this repository is not on the Hub (or it is private: type `hf auth login`). Check the "
+            "spelling, or give a local folder."
+        )
+    flag = "--data_dir and your own files" if kind == "data set" else "--model_name and a folder"
+    return (
+        f"it is not in the cache, and the Hub cannot be reached ({shortened(error)}). Check the "
+        f"network and type the same command again. Without a network use {flag}, or --demo."
+    )
 
 
 def _impatient_client():
-    """The library's client, which would wait for ever for some of the Hub's answers."""
+    """The library's client, which by itself would wait forever for some of the Hub's answers."""
     from huggingface_hub.utils._http import default_client_factory
 
     def bound(request):
-        given = request.extensions["timeout"]
-        request.extensions["timeout"] = {
-            step: min(seconds or TIMEOUT, TIMEOUT) for step, seconds in given.items()
-        }
+        timeouts = request.extensions["timeout"]  # seconds, by what is waited for
+        timeouts |= {step: min(given or TIMEOUT, TIMEOUT) for step, given in timeouts.items()}
 
     client = default_client_factory()
     client.event_hooks = {"request": [*client.event_hooks["request"], bound]}
     return client
-
-
-def _unreachable(kind: str, name: str, error: BaseException) -> str:
-    reason = " ".join(str(error).split())[:200]
-    local = (
-        "--data_dir with your own files"
-        if kind == "data set"
-        else "--model_name with a local folder"
-    )
-    return (
-        f"cannot get the {kind} {name} from the Hub, and it is not in the cache "
-        f"({type(error).__name__}: {reason}). Check the network and type the same command again; "
-        f"without a network use {local}, or --demo."
-    )

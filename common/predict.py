@@ -1,6 +1,5 @@
 """Use a fine-tuned model on new text: an input in, a line out, a part at a time."""
 
-import argparse
 import json
 import logging
 import os
@@ -12,27 +11,28 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from common import files, flags, models, results
-from common.cli import ROOT, Parser, UserError
+from common import checkpoints, files, flags, models, results
+from common.cli import Parser, UserError
+from common.models import families
 
 CHUNK = 1000  # inputs that are in memory: enough that a batch's have about one length
 log = logging.getLogger(__name__)
 
 
 class Made(NamedTuple):
-    """How the model was made, by its run's files: nothing of it is given anew."""
+    """How the model was made, by its result's files: nothing of it is given anew."""
 
     checkpoint: Path
     labels: list[str]  # what its outputs stand for, by number; empty where there are none
     max_length: int  # sub-words that it saw of an input
-    arguments: dict  # all of fine-tuning.py's, resolved
+    settings: dict  # of its config.json
     metrics: dict
 
 
 class NewText(Protocol):
     """What a task's predict.py needs besides `common.task.Task`: a module with these names."""
 
-    # The forms of the input, each with the endings of its files; the first one is also that of
+    # The forms of the input, each with the endings of its files. The first is also the form of
     # files of other endings, and of the standard input.
     FORMS: dict[str, tuple[str, ...]]
 
@@ -49,87 +49,88 @@ class NewText(Protocol):
     def answer(
         self, model, tokenizer, made: Made, items: list, args, device, name: str
     ) -> tuple[list[dict | str], dict[str, int]]:
-        """The output of each of `items`, JSON values or a text, and counts of what was cut.
+        """The output of each of `items`, JSON values or a text, and counts of truncation.
 
         `name` is the progress bar's. As the fine-tuning run predicts its test split.
         """
 
 
-def parse_args(task, new_text: NewText, doc: str, argv, **defaults) -> argparse.Namespace:
-    """The flags of a task's predict.py; `doc` is its help.
-
-    `defaults`: those of `flags.add_predict_arguments` that differ for this task.
-    """
+def parse_args(task, new_text: NewText, doc: str, argv, model: str = "biobert", batch_size=16):
+    """The call of a task's predict.py; `doc` is its help."""
     parser = Parser(doc)
-    flags.add_predict_arguments(parser, new_text.FORMS, **defaults)
+    group = flags.add_model_and_data(parser, model)
+    text = "the percentage that the model was fine-tuned on (default: 100)"
+    flags.add_training_size(group, 100, text)
+    text = "root of the results with the model (default: results/ in the task folder)"
+    group.add_argument("--output_dir", type=Path, help=text)
+    add = parser.add_argument_group("input and output").add_argument
+    text = "the new text; - is the standard input"
+    add("--input", type=Path, required=True, metavar="FILE", help=text)
+    known = "; ".join(
+        f"{name} if it ends in {', '.join(ends)}" for name, ends in new_text.FORMS.items() if ends
+    )
+    text = f"(default: {known}; else {next(iter(new_text.FORMS))})"
+    add("--input_form", choices=tuple(new_text.FORMS), help=text)
+    add("--output", type=Path, metavar="FILE", help="(default: standard output)")
+    add("--overwrite", action="store_true", help="replace FILE of --output")
+    flags.add_machine(parser, batch_size)
     new_text.add_arguments(parser)
-    return flags.parse(parser, argv, ROOT / task.NAME)
+    return flags.parse(task, "predict", parser, argv)
 
 
-def run(task, new_text: NewText, args) -> None:
-    """Answer what `args.input` holds with the model that `args` name; an output for each input.
+def run(call, new_text: NewText) -> None:
+    """Answer what `--input` holds with the model that the flags name; an output for each input.
 
     Nothing but the outputs is written to the standard output. Raises UserError; a file of --output
     is then not written.
     """
-    title, made = find(task, args)
-    _check_output(args)
+    args = call.args
+    cell, made = find(call)
+    output = checked_output(args)
     with _opened(args.input) as (file, name):
         form = args.input_form or form_of(args.input, new_text.FORMS)
 
         from common.device import choose_device
 
         device = choose_device(args.device, args.precision)
-        where = argparse.Namespace(model_name=str(made.checkpoint), demo=False)
-        model, tokenizer = models.load_task_model(where, task.HEAD, made.labels, keep_head=True)
+        model, tokenizer = models.load_task_model(
+            str(made.checkpoint), call.task.HEAD, made.labels, keep_head=True
+        )
         model.requires_grad_(False)
         items, total, empty, cut = new_text.read(file, name, form), 0, 0, Counter()
-        try:
-            with _writing(args.output) as out:
-                while chunk := list(islice(items, CHUNK)):
-                    some = [item for item in chunk if item is not None]
-                    about = model, tokenizer, made, some, args, device, f"{total} done"
-                    found, counts = new_text.answer(*about) if some else ([], {})
-                    answers = iter(found)
-                    out.writelines(_line(None if x is None else next(answers)) for x in chunk)
-                    out.flush()
-                    total, empty = total + len(chunk), empty + len(chunk) - len(some)
-                    cut.update(counts)
-        except KeyboardInterrupt:  # unlike the other steps it does not go on from there
-            print("\ninterrupted: the same command begins anew.", file=sys.stderr)
-            raise SystemExit(130) from None
+        with _writing(output) as out:
+            while chunk := list(islice(items, CHUNK)):
+                given = [item for item in chunk if item is not None]
+                about = model, tokenizer, made, given, args, device, f"{total} done"
+                answers, counts = new_text.answer(*about) if given else ([], {})
+                left = iter(answers)
+                out.writelines(_line(None if x is None else next(left)) for x in chunk)
+                out.flush()
+                total, empty = total + len(chunk), empty + len(chunk) - len(given)
+                cut.update(counts)
     notes = {"empty": empty} | cut
     noted = "".join(f", {n} {name.replace('_', ' ')}" for name, n in notes.items() if n)
-    log.info("%s: %d inputs%s", title, total, noted)
+    log.info("%s, %s: %d inputs%s", cell.task, cell.title(), total, noted)
 
 
-def find(task, args) -> tuple[str, Made]:
-    """The finished run of fine-tuning.py that `args` name: in words, and how it was made.
+def find(call) -> tuple[results.Cell, Made]:
+    """The finished result of fine-tuning that the flags name, and how its model was made.
 
     Raises UserError, with the command that makes it, where there is none.
     """
+    args = call.args
     if not args.training_size:
         raise UserError(
             "--training_size 0 is the model without training: there is no checkpoint of it. Give "
             "10, 30, 50 or 100."
         )
-    # Of the flags those that name a run, without the use's own. Its precision is not training's.
-    cell = argparse.Namespace(
-        **{k: v for k, v in vars(args).items() if k in flags.FLAGS and k != "precision"}
-    )
-    run = results.Run(task, cell, "predict", args.training_size, {})
-    checkpoint = Path(results.checkpoints([run])[run])
-    config = files.read_json(checkpoint.parent / "config.json")
-    metrics = files.read_json(checkpoint.parent / "metrics.json")
-    try:
-        labels, max_length = config["data"]["labels"], config["max_length"]
-        made = Made(checkpoint, labels, max_length, config["arguments"], metrics)
-    except (KeyError, TypeError):
-        raise UserError(
-            f"{checkpoint.parent} does not say how its model was made. Make it again:\n"
-            f"  {run.command('fine-tuning', like=(config or {}).get('arguments'))} --overwrite"
-        ) from None
-    return f"{task.NAME}, {run.title()}", made
+    source = models.source(args.model_name, args.demo)
+    cell = results.cell_of(call, source, args.training_size, variant="")
+    checkpoint = checkpoints.existing(call, [cell])[cell].folder / "checkpoint"
+    config, metrics = results.read(checkpoint.parent)
+    positions = families.positions(models.load_config(str(checkpoint)))
+    max_length = min(config["settings"]["max_length"], positions)
+    return cell, Made(checkpoint, config["labels"], max_length, config["settings"], metrics)
 
 
 def form_of(path: Path, forms: dict[str, tuple[str, ...]]) -> str:
@@ -161,16 +162,20 @@ def _opened(path: Path):
         yield file, str(path)
 
 
-def _check_output(args) -> None:
+def checked_output(args) -> Path | None:
+    """The whole path of --output. Raises UserError where it cannot, or must not, be written."""
     if args.output is None:
-        return
-    path = args.output = args.output.expanduser().absolute()
+        return None
+    path = args.output.expanduser().absolute()
     if path.exists() and not path.is_file():
         raise UserError(f"--output {path} is no file. Give another, or none: it is printed then.")
+    if path.exists() and path.samefile(args.input.expanduser()):
+        raise UserError(f"--output {path} is the file of --input. Give another.")
     if not os.access(path.parent, os.W_OK):
         raise UserError(f"--output {path}: give a file in a folder that is there and writable.")
     if path.exists() and not args.overwrite:
         raise UserError(f"--output {path} is there already. Give another, or add --overwrite.")
+    return path
 
 
 @contextmanager

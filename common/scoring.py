@@ -1,7 +1,7 @@
-"""Scores of counts: [right, predicted, gold] by class, whose sums over examples are all they need.
+"""Scores of counts whose sums over examples are all that they need, as the bootstrap wants them.
 
-All functions take sums with any leading dimensions (one a resample of the bootstrap), and give 0
-where a score is undefined (0 / 0). Arrays' own methods alone: numpy is imported when there are any.
+All functions take sums with any leading dimensions (one a resample), and give 0 for 0 / 0. They
+use arrays' own methods, so that this module need not import numpy.
 """
 
 from typing import TYPE_CHECKING
@@ -16,33 +16,33 @@ def ratio(part, whole):
 
 
 def precision(totals: "ndarray") -> "ndarray":
-    """Precision of [right, predicted, gold], shape [..., 3] -> [...]."""
+    """Precision of [..., (right, predicted, gold)]."""
     return ratio(totals[..., 0], totals[..., 1])
 
 
 def recall(totals: "ndarray") -> "ndarray":
-    """Recall of [right, predicted, gold], shape [..., 3] -> [...]."""
+    """Recall of [..., (right, predicted, gold)]."""
     return ratio(totals[..., 0], totals[..., 2])
 
 
 def f1(totals: "ndarray") -> "ndarray":
-    """F1 of [right, predicted, gold], shape [..., 3] -> [...]."""
+    """F1 of [..., (right, predicted, gold)]."""
     return ratio(2 * totals[..., 0], totals[..., 1] + totals[..., 2])
 
 
 def micro_f1(totals: "ndarray") -> "ndarray":
-    """F1 of all classes' counts together, shape [..., classes, 3] -> [...]."""
+    """F1 of all classes' counts together: [..., classes, 3] -> [...]."""
     return f1(totals.sum(-2))
 
 
 def macro_f1(totals: "ndarray") -> "ndarray":
-    """Mean F1 of the classes that occur on either side, shape [..., classes, 3] -> [...]."""
+    """Mean F1 of the classes that occur on either side: [..., classes, 3] -> [...]."""
     occurs = totals[..., 1] + totals[..., 2] > 0
     return ratio(f1(totals).sum(-1), occurs.sum(-1))
 
 
 def by_class(confusion: "ndarray") -> "ndarray":
-    """[..., classes, 3] (right, predicted, gold) of a confusion matrix [..., gold, predicted]."""
+    """[..., classes, (right, predicted, gold)] of a confusion matrix [..., gold, predicted]."""
     import numpy as np
 
     right = confusion.diagonal(axis1=-2, axis2=-1)
@@ -50,17 +50,17 @@ def by_class(confusion: "ndarray") -> "ndarray":
 
 
 def accuracy(confusion: "ndarray") -> "ndarray":
-    """Share of the diagonal, shape [..., gold, predicted] -> [...]."""
+    """Share of the diagonal: [..., gold, predicted] -> [...]."""
     return ratio(confusion.trace(axis1=-2, axis2=-1), confusion.sum((-2, -1)))
 
 
 def macro_f1_of_classes(confusion: "ndarray") -> "ndarray":
-    """`macro_f1` of a confusion matrix, shape [..., gold, predicted] -> [...]."""
+    """`macro_f1` of a confusion matrix: [..., gold, predicted] -> [...]."""
     return macro_f1(by_class(confusion))
 
 
 def matthews_correlation(confusion: "ndarray") -> "ndarray":
-    """Matthews correlation of several classes (Gorodkin 2004), [..., gold, predicted] -> [...].
+    """Matthews correlation of several classes (Gorodkin 2004): [..., gold, predicted] -> [...].
 
     The covariance of the two labellings over the root of the product of their variances: -1 to 1,
     0 where one of them is constant.
@@ -72,7 +72,7 @@ def matthews_correlation(confusion: "ndarray") -> "ndarray":
     return ratio(covariance, spread**0.5)
 
 
-def count(sides: list[list[set]], classes: list[str]) -> "ndarray":
+def count(sides: list[list], classes: list[str]) -> "ndarray":
     """[examples, classes, 3] from sets of (class, ...) an example, gold and predicted."""
     import numpy as np
 

@@ -45,12 +45,12 @@ class Hub:
     def __init__(self, root):
         self.root, self.requests, self.broken = pathlib.Path(root), [], []
         self.lock = threading.Lock()
-        self.mend()
+        self.reset()
         handler = functools.partial(_Handler, self)
         self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
         self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
 
-    def mend(self):
+    def reset(self):
         """In order again, with no request noted."""
         self.mode, self.only, self.times = "ok", "", None
         self.requests.clear()

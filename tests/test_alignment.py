@@ -48,46 +48,28 @@ def sentences(n=400, seed=0):
 
 
 @pytest.mark.parametrize("kind", FAMILIES)
-def test_word_by_word_ids_equal_joint_ids(kind):
+def test_word_by_word_equals_joint_tokenization(kind):
+    """The ids, and the tokens of each word; also for BioGPT, which has no word_ids()."""
     tok = tokenizer(kind)
     given = sentences()
     encoded, counts = alignment.encode(given, tok, 10_000)
-    compared = 0
+    compared = empty = 0
     for words, row in zip(given, encoded, strict=True):
-        if row["input_ids"]:
-            assert row["input_ids"] == tok(words, is_split_into_words=True)["input_ids"], words
-            compared += 1
-        else:  # nothing for a model to read
-            assert tok(words, is_split_into_words=True, add_special_tokens=False)["input_ids"] == []
-            assert set(row["positions"]) == {None}
+        joint = tok(words, is_split_into_words=True)
+        own = [tok([w], is_split_into_words=True, add_special_tokens=False) for w in words]
+        spans = [row["input_ids"][slice(*span)] if span else [] for span in row["words"]]
+        assert spans == [alone["input_ids"] for alone in own], words
+        empty += row["words"].count(None)
+        if not row["input_ids"]:  # nothing for a model to read
+            assert set(row["words"]) == {None}
+            continue
+        assert row["input_ids"] == joint["input_ids"], words
+        compared += 1
+        if kind != "biogpt":
+            owners = [i for i, span in enumerate(row["words"]) if span for _ in range(*span)]
+            assert owners == [i for i in joint.word_ids() if i is not None]
     assert compared > 0.9 * len(given)
-    assert counts["truncated_words"] == 0
-
-
-@pytest.mark.parametrize("kind", ("bert", "biobert", "gpt2"))
-def test_first_sub_words_equal_word_ids(kind):
-    tok = tokenizer(kind)
-    given = sentences(seed=1)
-    encoded, counts = alignment.encode(given, tok, 10_000)
-    empty = 0
-    for words, row in zip(given, encoded, strict=True):
-        owners = tok(words, is_split_into_words=True).word_ids()
-        expected = [owners.index(i) if i in owners else None for i in range(len(words))]
-        assert row["positions"] == expected, words
-        empty += expected.count(None)
-    assert counts["empty_words"] == empty > 0
-
-
-@pytest.mark.parametrize("kind", FAMILIES)
-def test_positions_are_where_each_words_own_pieces_stand(kind):
-    """Also for BioGPT, whose tokenizer has no word_ids()."""
-    tok = tokenizer(kind)
-    for words, row in zip(sentences(), alignment.encode(sentences(), tok, 10_000)[0], strict=True):
-        for word, position in zip(words, row["positions"], strict=True):
-            alone = tok([word], is_split_into_words=True, add_special_tokens=False)["input_ids"]
-            assert (position is None) == (not alone)
-            if alone:
-                assert row["input_ids"][position : position + len(alone)] == alone
+    assert counts["empty_words"] == empty > 0 and counts["truncated_words"] == 0
 
 
 @pytest.mark.parametrize("kind", ("bert", "biobert", "gpt2"))
@@ -119,9 +101,9 @@ def test_zero_piece_words(kind, word, empty):
         "sentences": 3, "words": 5, "empty_words": 3 * empty, "empty_sentences": 1,
         "truncated_words": 0, "truncated_sentences": 0,
     }  # fmt: skip
-    assert (middle["positions"][1] is None) == bool(empty)
+    assert (middle["words"][1] is None) == bool(empty)
     assert (alone["input_ids"] == []) == bool(empty)
-    assert none["input_ids"] == none["positions"] == []
+    assert none["input_ids"] == none["words"] == []
     if empty:
         bare = alignment.encode([["The", "protein"]], tok, 50)[0][0]
         assert middle["input_ids"] == bare["input_ids"]
@@ -144,7 +126,7 @@ def test_truncation_keeps_whole_words_from_the_start_and_counts_the_rest(kind, m
         kept = max(fits, default=0)
         whole = tok(words[:kept], is_split_into_words=True)["input_ids"] if kept else []
         assert row["input_ids"] == whole and len(whole) <= max_length
-        assert [p is not None for p in row["positions"]] == [i < kept for i in range(len(words))]
+        assert [span is not None for span in row["words"]] == [i < kept for i in range(len(words))]
         cut_words += len(words) - kept
         cut_sentences += kept < len(words)
     assert counts["truncated_words"] == cut_words > 0
@@ -173,7 +155,7 @@ def test_perfect_logits_give_the_gold_tags_back_except_for_cut_words(kind, iob2)
     for max_length in (100, 12):
         encoded, counts = ner.encode(data, examples, tokenizer(kind), max_length)
         row = encoded[0]
-        seen = [p for p in row["positions"] if p is not None]
+        seen = [span[0] for span in row["words"] if span]
         assert [i for i, label in enumerate(row["labels"]) if label != -100] == seen
         # Every token that carries no label says something wrong: it must not be read.
         wrong = labels.index("I-DNA" if iob2 else "DNA")
@@ -185,11 +167,15 @@ def test_perfect_logits_give_the_gold_tags_back_except_for_cut_words(kind, iob2)
         kept = len(words) - counts["truncated_words"]
         assert decoded == [tags[:kept] + ["O"] * counts["truncated_words"], []]
         assert (kept < len(words)) == (max_length == 12)
+        targets = {"task": {"train": examples}}
+        inputs = ner.probe_inputs(data, targets, tokenizer(kind), max_length, "mean")
+        gold = [inputs.sets[0].labels["task"]]  # a perfect probe's predictions
+        assert ner.probe_predictions(data, examples, inputs, "task", "train", gold) == decoded
     assert "B-cell" not in decoded[0] or kept > 8  # the cut entity is lost, not guessed
 
 
 def test_as_many_labels_as_words():
-    row = {"input_ids": [5, 6, 7], "positions": [0, 2]}
+    row = {"input_ids": [5, 6, 7], "words": [(0, 2), (2, 3)]}
     assert alignment.token_labels(row, [3, 4]) == [3, -100, 4]
     with pytest.raises(ValueError):
         alignment.token_labels(row, [3])
@@ -208,7 +194,7 @@ def test_only_an_uncased_vocabulary_is_lower_cased(kind):
 
 
 def test_the_library_alone_would_lower_case_the_vocabulary_only_repository(tmp_path):
-    """The trap that load_tokenizer is there for; when the library mends it, it may go."""
+    """The trap that load_tokenizer is there for; when the library fixes it, it may go."""
     from transformers import AutoTokenizer
 
     folder = tiny.make("biobert-vocab-only", tmp_path)
@@ -274,6 +260,21 @@ def test_empty_texts_and_no_pairs(kind):
     assert encode_pairs(kind, []) == (
         [], {"pairs": 0, "truncated_pairs": 0, "truncated_tokens": 0},
     )  # fmt: skip
+
+
+def test_what_a_probe_of_pairs_reads_and_predicts():
+    tok, pairs = tokenizer("bert"), [("fever", "chest pain"), ("chest pain", "healthy")]
+    train = [nli.Example("", *pair, label) for pair, label in zip(pairs, DATA.labels, strict=False)]
+    inputs = nli.probe_inputs(DATA, {"task": {"train": train}}, tok, 50, "cls")
+    (examples,) = inputs.sets
+    for pair, rows in zip(pairs, examples.rows["train"], strict=True):
+        read = [inputs.encoded[row]["input_ids"] for row in rows]
+        assert read == [tok(text)["input_ids"] for text in pair]
+    assert len(inputs.encoded) == 3 and {row["units"][0] for row in inputs.encoded} == {(0, 1)}
+    predicted = nli.probe_predictions(
+        DATA, train, inputs, "task", "train", [examples.labels["task"]]
+    )
+    assert predicted == [example.label for example in train]
 
 
 def one_token_at_a_time(a, b, room):

@@ -19,7 +19,7 @@ import pyarrow.parquet
 import pytest
 import torch
 
-from common import figures, files, models, results
+from common import files, models, results
 from common.steps import fine_tuning
 from common.training import loop, resume
 from tests.helpers import LABELS, TAGS, ner_row, nli_row, write_data, write_jsonl
@@ -46,6 +46,11 @@ def flags(data, model, out, size=100):
 def run_folder(data, model, out, size=100):
     name = "--".join(model.parts[-2:])
     return out / data.name / name / str(size) / "seed-42" / "fine-tuning"
+
+
+def partial(folder):
+    """Where a result is made."""
+    return folder.with_name(folder.name + results.PARTIAL)
 
 
 def tree(folder):
@@ -564,12 +569,12 @@ def test_a_loss_that_is_no_number(tmp_path, capsys, checkpoint, monkeypatch, tas
         patch.setattr(models, "logits", nan_from_step(5))
         message = refused(capsys, task, *argv)
     assert re.search(r"loss is nan at step \d+\.", message)
-    assert "lower --learning_rate" in message and "--overwrite" in message
+    assert "lower --learning_rate" in message
     folder = run_folder(data, model, out)
-    left = {path.name for path in folder.iterdir()}
-    assert left == {"config.json", ".lock", "epoch-0.pt"}
-    assert script(task, *argv, "--learning_rate", "1e-5", "--overwrite") == 0
-    assert (folder / "metrics.json").is_file() and not (folder / "state.pt").exists()
+    left = {path.name for path in partial(folder).rglob("*") if path.is_file()}
+    assert left == {"config.json", ".lock", "epoch-0.pt"} and not folder.exists()
+    assert script(task, *argv, "--learning_rate", "1e-5") == 0
+    assert (folder / "metrics.json").is_file() and not partial(folder).exists()
 
 
 def test_the_step_of_the_first_nan_is_named(tmp_path, capsys, checkpoint, monkeypatch):
@@ -585,10 +590,8 @@ def test_a_learning_rate_too_large(tmp_path, capsys, checkpoint):
         capsys, "NER", *flags(data, model, out), "--learning_rate", "1e30", "--batch_size", 2
     )
     assert re.search(r"loss is (nan|inf) at step [2-5]\.", message)
-    assert {path.name for path in run_folder(data, model, out).iterdir()} <= {
-        "config.json",
-        ".lock",
-    }
+    left = {path.name for path in partial(run_folder(data, model, out)).rglob("*")}
+    assert left <= {"config.json", ".lock", "work"}
 
 
 def test_weights_that_are_no_numbers_after_the_last_step(tmp_path, capsys, checkpoint):
@@ -596,7 +599,7 @@ def test_weights_that_are_no_numbers_after_the_last_step(tmp_path, capsys, check
     data, model, out = write_data(tmp_path / "data", "NER"), checkpoint("bert"), tmp_path / "out"
     message = refused(capsys, "NER", *flags(data, model, out), "--learning_rate", "1e38")
     assert "--learning_rate" in message
-    assert not (run_folder(data, model, out) / "metrics.json").exists()
+    assert not run_folder(data, model, out).exists()
 
 
 def test_a_file_where_the_result_folder_should_be(tmp_path, capsys, checkpoint):
@@ -629,14 +632,14 @@ def test_a_result_folder_that_cannot_be_written(tmp_path, capsys, checkpoint, mo
 # What a run writes, in order; from its start on, no file may grow past so many bytes.
 WRITES = {
     "config.json": (results, "write_json", 0),
-    "state.pt": (resume, "save_tensors", 300_000),
-    "epoch-0.pt": (loop, "save_tensors", 0),
+    "state.pt": (resume, "save_state", 300_000),
+    "epoch-0.pt": (resume, "save_best", 0),
     "checkpoint": (files, "save_model", 0),
     "checkpoint's weights": (files, "save_model", 20_000),
     "history.csv": (fine_tuning, "history_rows", 0),
-    "learning_curve.png": (figures, "learning_curve", 0),
+    "learning_curve.png": (fine_tuning, "draw", 0),
     "predictions.jsonl": (files, "write_jsonl", 0),
-    "metrics.json": (results.Run, "finish", 0),
+    "metrics.json": (results, "finish", 0),
 }
 
 
@@ -663,12 +666,12 @@ def test_a_full_disk(tmp_path, capsys, checkpoint, monkeypatch, name):
     message = refused_without_space(capsys, monkeypatch, name, data, model, out)
     assert "same command again" in message
     folder = run_folder(data, model, out)
-    left = {path.name for path in folder.iterdir()}
+    left = {path.name for path in partial(folder).rglob("*") if path.parent.name != "checkpoint"}
     written = [file for file in WRITES if file != "checkpoint's weights"]
     complete = set(written[: written.index(name.split("'")[0])])
     complete |= {"steps.csv"} if "history.csv" in complete else set()
     complete |= {"learning_curve.pdf"} if "learning_curve.png" in complete else set()
-    assert left == complete | {".lock"}, "all before, and nothing half-written"
+    assert left == complete | {".lock", "work"}, "all before, and nothing half-written"
     # With space again, the same command ends as if nothing had happened.
     assert script("NER", *flags(data, model, out)) == 0
     assert (folder / "metrics.json").is_file() and not list(folder.rglob("*.tmp"))
@@ -712,11 +715,11 @@ def test_a_finished_run_with_other_settings(tmp_path, capsys, checkpoint, task):
     assert script(task, *argv) == 0
     assert "finished earlier" in capsys.readouterr().out and tree(out) == before
     message = refused(capsys, task, *argv, "--max_length", "64")
-    assert "--max_length 512 (now 64)" in message and "--overwrite" in message
+    assert "max_length 512 against 64" in message and "--overwrite" in message
     assert str(run_folder(data, model, out, 0)) in message and tree(out) == before
     assert script(task, *argv, "--max_length", "64", "--overwrite") == 0
     config = json.loads((run_folder(data, model, out, 0) / "config.json").read_text())
-    assert config["arguments"]["max_length"] == 64
+    assert config["settings"]["max_length"] == 64
 
 
 def test_a_long_path_to_a_model(tmp_path, capsys, checkpoint):

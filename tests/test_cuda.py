@@ -4,7 +4,6 @@ Skipped without a GPU. `CUDA_TESTS_ON=cpu` runs them there, CPU against CPU: so 
 to run where no GPU is at hand.
 """
 
-import argparse
 import copy
 import os
 
@@ -15,7 +14,7 @@ import torch
 from common import attention_maps, features, models
 from common.device import choose_device, set_seed
 from common.probes import examples, sequences
-from common.training import loop
+from common.training import loop, step
 from Instruct import generation
 
 ON = os.environ.get("CUDA_TESTS_ON", "cuda")
@@ -41,18 +40,23 @@ def rows(n, labels=None):
     return found
 
 
-def arguments():
-    return argparse.Namespace(
-        learning_rate=1e-3, num_train_epochs=2, batch_size=4, warmup_ratio=0.1, weight_decay=0.01,
-        max_grad_norm=1.0, save_minutes=0.0, seed=1,
-    )  # fmt: skip
+SETTINGS = loop.Settings(
+    learning_rate=1e-3,
+    num_train_epochs=2,
+    batch_size=4,
+    warmup_ratio=0.1,
+    weight_decay=0.01,
+    max_grad_norm=1.0,
+    layer_decay=1.0,
+    seed=1,
+    save_minutes=0.0,
+)
 
 
 def without_dropout(folder):
     """A token model that draws nothing by chance in training."""
-    args = argparse.Namespace(model_name=str(folder), demo=False)
     set_seed(0)
-    model, _ = models.load_task_model(args, "token", ["a", "b", "c"])
+    model, _ = models.load_task_model(str(folder), "token", ["a", "b", "c"])
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
@@ -73,7 +77,7 @@ def fit(model, device, folder, stop_after=None):
         return {}
 
     evaluate.calls = 0
-    return loop.fit(model, rows(20, 3), arguments(), device, evaluate, "", folder)
+    return loop.fit(model, rows(20, 3), SETTINGS, device, evaluate, "", folder)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -154,8 +158,7 @@ def test_probes(gpu):
 @pytest.mark.parametrize("kind", KINDS[1:])
 def test_generation(kind, checkpoint, gpu):
     """The same tokens, greedily, in fp32."""
-    args = argparse.Namespace(model_name=str(checkpoint(kind)), demo=False)
-    model, _ = models.load_task_model(args, "causal", [])
+    model, _ = models.load_task_model(str(checkpoint(kind)), "causal", [])
     prompts = [row["input_ids"] for row in rows(9)]
     answers = [
         generation.generate(model, prompts, [6] * 9, {2}, 4, device, "test")
@@ -169,7 +172,7 @@ def test_out_of_memory_halves_the_pieces(checkpoint, gpu, tmp_path):
     """A batch that does not fit is taken in pieces, and the losses stay those of the whole."""
     model = without_dropout(checkpoint("bert"))
     wanted, _ = fit(copy.deepcopy(model), gpu, tmp_path / "whole")
-    held, real = [], loop.pad
+    held, real = [], step.pad
 
     def pad(some, token):
         if len(some) > 2:
@@ -177,7 +180,7 @@ def test_out_of_memory_halves_the_pieces(checkpoint, gpu, tmp_path):
         return real(some, token)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "pad", pad)
+        patch.setattr(step, "pad", pad)
         found, totals = fit(model, gpu, tmp_path / "pieces")
     assert totals["micro_batch_size"] == 2 and not held
     for one, other in zip(wanted.history, found.history, strict=True):

@@ -40,10 +40,10 @@ def file(tmp_path):
 @pytest.mark.parametrize(
     ("content", "expected"),
     {
-        "plain": (b"a\nb\n", ["a", "b", ""]),
+        "plain": (b"a\nb\n", ["a", "b"]),
         "no newline at the end": (b"a\nb", ["a", "b"]),
         "BOM": (b"\xef\xbb\xbfa\nb", ["a", "b"]),
-        "CRLF": (b"a\r\nb\r\n", ["a", "b", ""]),
+        "CRLF": (b"a\r\nb\r\n", ["a", "b"]),
         "what ends no line": ("a\u2028b\x0bc\x85\rd\nf".encode(), ["a\u2028b\x0bc\x85\rd", "f"]),
         "a BOM in the middle is a character": (b"a\n\xef\xbb\xbfb", ["a", "\ufeffb"]),
     }.values(),
@@ -89,9 +89,9 @@ BROKEN = {
     "a newline in a text": (GOOD + b'"Mr\nSmith"}', ":2:10 is not valid JSON"),
     "Latin-1": (GOOD + b'"Mr Smith \xe9"}', ":2 is not UTF-8 (byte 17 of the line)"),
     "UTF-16": ('"Mr Smith"'.encode("utf-16"), ":1 is not UTF-8 (byte 1 of the line)"),
-    "half a character": (GOOD + b'"Mr Smith \\ud83d!"}', ":2:17 holds half a character"),
-    "its other half": (GOOD + b'"\\ud83d\\ude00\\\\\\uDE00"}', ":2:22 holds half a character"),
-    "half a character in a key": (GOOD + b'{"\\udfff": 1}}', ":2:9 holds half a character"),
+    "half a character": (GOOD + b'"Mr Smith \\ud83d!"}', ":2:17 is not valid JSON (half"),
+    "its other half": (GOOD + b'"\\ud83d\\ude00\\\\\\uDE00"}', ":2:22 is not valid JSON (half"),
+    "half a character in a key": (GOOD + b'{"\\udfff": 1}}', ":2:9 is not valid JSON (half"),
     "a huge number": (GOOD + b"1" * 5000 + b"}", " is not valid JSON for data"),
     "too deep": (b"[" * 200_000, " is not valid JSON for data"),
     "empty": (b"", " is empty"),
@@ -108,9 +108,9 @@ def test_a_broken_file_is_named_with_line_and_column(file, kind):
 
 
 LINES = {
-    "broken": (b'{"text": Mr Smith}', " is not valid JSON (Expecting value, column 10)"),
+    "broken": (b'{"text": Mr Smith}', ":10 is not valid JSON (Expecting value)"),
     "Latin-1": (b'{"text": "Mr Smith \xe9"}', " is not UTF-8 (byte 20 of the line)"),
-    "half a character": (b'{"text": "Mr Smith \\ud83d"}', " holds half a character"),
+    "half a character": (b'{"text": "Mr Smith \\ud83d"}', ":20 is not valid JSON (half"),
     "a list": (b'["Mr Smith"]', " is not a JSON object"),
     "a huge number": (b'{"text": ' + b"1" * 5000 + b"}", " is not valid JSON"),
     "no text": (b'{"Text": "Mr Smith"}', " has no field 'text'"),
@@ -158,9 +158,8 @@ def test_parquet_rows_have_the_columns_asked_for(tmp_path):
     """In order over batches; nested values are Python's; a file may have no row."""
     n = 2500
     answers = [{"text": ["a"] * (i % 3), "start": [i] * (i % 3)} for i in range(n)]
-    path = write_parquet(
-        tmp_path / "a.parquet", text=[None, *"b" * (n - 1)], answers=answers, x=[0] * n
-    )
+    texts = [None, *"b" * (n - 1)]
+    path = write_parquet(tmp_path / "a.parquet", text=texts, answers=answers, x=[0] * n)
     rows = list(parquet(path, ("answers", "text")))
     assert [place for place, _ in rows] == [f"{path}, row {i}" for i in range(1, n + 1)]
     expected = [{"answers": a, "text": "b" if i else None} for i, a in enumerate(answers)]
@@ -196,16 +195,11 @@ def test_a_damaged_parquet_file_is_named(tmp_path, caplog):
         f"{path} has no column 'words': it has ['text', 'n']."
     )
     good = path.read_bytes()
-    for damaged in (
-        b"",
-        b"PAR1" + SECRET.encode(),
-        good[:50],
-        good[:10] + b"\xff" * 60 + good[70:],
-    ):
+    broken = good[:10] + b"\xff" * 60 + good[70:]
+    for damaged in (b"", b"PAR1" + SECRET.encode(), good[:50], broken):
         path.write_bytes(damaged)
-        assert re.match(
-            rf"cannot read {re.escape(str(path))}: \w+", message(parquet, path, ("text",))
-        )
+        said = message(parquet, path, ("text",))
+        assert re.match(rf"cannot read {re.escape(str(path))}: \w+", said)
     for gone in (tmp_path / "missing.parquet", tmp_path):
         assert message(parquet, gone, ("text",)).startswith(f"cannot read {gone}: ")
     assert not caplog.records
@@ -215,20 +209,21 @@ def test_a_damaged_parquet_file_is_named(tmp_path, caplog):
 
 
 def test_find_split(tmp_path):
-    """Shards in order; a split's other names; folders are no files; two files are one too many."""
+    """Shards in order; a split's other names; a folder or a second file is refused."""
     patterns = ("{}.jsonl", "{}-*.parquet")
     for name in ("dev-1.parquet", "dev-0.parquet", "train.jsonl", "Train.txt", "training.jsonl"):
         (tmp_path / name).touch()
-    (tmp_path / "test.jsonl").mkdir()
-    assert [p.name for p in find_split(tmp_path, "dev", patterns)] == [
-        "dev-0.parquet",
-        "dev-1.parquet",
-    ]
+    (tmp_path / "test.jsonl").symlink_to(tmp_path / "gone")
+    shards = [tmp_path / "dev-0.parquet", tmp_path / "dev-1.parquet"]
+    assert find_split(tmp_path, "dev", patterns) == shards
     assert find_split(tmp_path, "train", patterns) == [tmp_path / "train.jsonl"]
     assert find_split(tmp_path, "test", patterns) == []
     assert find_split(tmp_path, "dev", ("{}.txt",)) == []
     (tmp_path / "val.txt").touch()
     assert find_split(tmp_path, "dev", ("{}.txt",)) == [tmp_path / "val.txt"]
     (tmp_path / "valid.jsonl").touch()
+    (tmp_path / "val.json").mkdir()
+    with pytest.raises(UserError, match=r"val\.json is a folder, not the dev file"):
+        find_split(tmp_path, "dev", ("{}.json",))
     with pytest.raises(UserError, match=r"more than one dev file: .*valid\.jsonl.*dev-0\.parquet"):
         find_split(tmp_path, "dev", patterns)

@@ -22,9 +22,8 @@ from common import probes, subsample
 from common import task as contract
 from common.batching import epoch_batches
 from common.device import choose_device
-from common.dropout import fast_dropout
 from common.probes import sequences
-from common.task import ProbeInputs
+from common.task import Sequences
 from tests import tiny
 from tests.helpers import CUES, LABELS, WORDS, read_json, read_rows, run_script, write_data
 
@@ -134,8 +133,7 @@ def plain_training(task, model, tokenizer, splits):
                 group["lr"] = PEAK * min((step + 1) / warmup, (steps - step) / (steps - warmup))
             some = padded([inputs[i] for i in batch])
             labels = some.pop("labels").flatten()
-            with fast_dropout(model):  # held to what it says in test_dropout
-                logits = model(**some).logits.view(len(labels), -1)
+            logits = model(**some).logits.view(len(labels), -1)
             loss = torch.nn.functional.cross_entropy(logits, labels)
             optimizer.zero_grad()
             loss.backward()
@@ -190,14 +188,13 @@ def probed(task, features, splits, targets, tmp_path):
         for target, labelled in targets.items()
     }
     found = {}
-    inputs = ProbeInputs([], dict.fromkeys(targets, rows), labels, 3, {})
     probes.predict_layers(
-        "bilstm-crf", {0: vectors}, inputs, epochs=3, standardize=False,
+        "bilstm-crf", {0: vectors}, [Sequences(rows, labels)], 3, epochs=3, standardize=False,
         seed=SEED, device=CPU, on_done=lambda _, value: found.update(value),
     )  # fmt: skip
     return {
         target: {s: [to_iob2([CLASSES[task][i] for i in tags]) for tags in some]
-                 for s, some in of_target.items()}
+                 for s, (some,) in of_target.items()}
         for target, of_target in found.items()
     }  # fmt: skip
 
@@ -257,9 +254,8 @@ def tokenizer_of(folder):
 
 def test_fine_tuning_equals_a_plain_loop(tuned):
     task = tuned.task
-    args = SimpleNamespace(model_name=str(tuned.model), demo=False)
     torch.manual_seed(SEED)
-    model, *_ = tuned.module.load_model(args, SimpleNamespace(labels=CLASSES[task]))
+    model, *_ = tuned.module.load_model(str(tuned.model), SimpleNamespace(labels=CLASSES[task]))
     splits = tuned.splits | {"train": tuned.half}
     epochs = plain_training(task, model, tuned.tokenizer, splits)
     history = pd.read_csv(tuned.folder / "history.csv").set_index(["epoch", "split", "metric"])
@@ -318,8 +314,10 @@ def test_probing_equals_a_plain_loop(tuned, eager_probes, tmp_path):
         for split, rows in tuned.splits.items()
     }
     targets = {"task": tuned.splits, "control": controlled(tuned)}
-    table = pd.read_csv(tuned.cell / "probing" / "layers.csv")
+    files = [tuned.cell / name / "layers.csv" for name in ("probing", "probing-control")]
+    table = pd.read_csv(files[0])
     majority = table[table["probe"] == "majority"].set_index(["layer", "split", "metric"])["value"]
+    table = pd.concat(map(pd.read_csv, files))
     table = table[table["probe"] != "majority"]
     table = table.set_index(["target", "layer", "split", "metric"])["value"]
     values = {}
@@ -331,10 +329,6 @@ def test_probing_equals_a_plain_loop(tuned, eager_probes, tmp_path):
                 for name, value in scores(task, golds, predicted).items():
                     values[target, layer, split, name] = value
                     assert table[target, layer, split, name] == pytest.approx(value, abs=0.015)
-    for (target, layer, split, name), value in values.items():
-        if target == "control":
-            left = values["task", layer, split, name] - value
-            assert table["selectivity", layer, split, name] == pytest.approx(left, abs=0.03)
     # No two of what could be mistaken for one another are the same.
     main = MAIN[task]
     for split in ("dev", "test"):
@@ -358,18 +352,15 @@ def test_probing_equals_a_plain_loop(tuned, eager_probes, tmp_path):
     assert (found["best_layer"], found["last_layer"]) == (best, 2)
     for layer, suffix in ((best, ""), (2, "_last_layer")):
         for split in ("dev", "test"):
-            for target, infix in (("task", ""), ("control", "control_"),
-                                  ("selectivity", "selectivity_")):  # fmt: skip
-                for name in SCORED[task]:
-                    key = f"{split}_{infix}{name}{suffix}"
-                    assert found[key] == table[target, layer, split, name], key
+            for name in SCORED[task]:
+                key = f"{split}_{name}{suffix}"
+                assert found[key] == table["task", layer, split, name], key
     assert found["train_examples"] == len(tuned.splits["train"])  # all, whatever the size
 
 
 def controlled(tuned) -> dict:
     """The splits with the control's labels, which must be as they are said to be."""
-    args = SimpleNamespace(demo=False, data_dir=tuned.root / "data", label_scheme="io")
-    data = tuned.module.load(args)
+    data = tuned.module.load(False, tuned.root / "data")
     (examples,) = tuned.module.controls(data, data.splits, SEED).values()
     if tuned.task == "NLI":
         labels = [row["gold_label"] for row in tuned.splits["train"]]
@@ -393,7 +384,7 @@ def controlled(tuned) -> dict:
 
 def test_attention_equals_a_plain_loop(tuned):
     task = tuned.task
-    flags = (*tuned.flags, "--training_sizes", f"0,{SIZE}", "--metrics", "cosine,js,entropy")
+    flags = (*tuned.flags, "--training_sizes", f"0,{SIZE}")
     assert run_script(task, "attention", *flags, "--controls", "--batch_size", 5) == 0
 
     def load(folder):
@@ -406,27 +397,28 @@ def test_attention_equals_a_plain_loop(tuned):
         transformers.AutoConfig.from_pretrained(tuned.model), attn_implementation="eager",
         add_pooling_layer=False,
     ).eval()  # fmt: skip
-    tables = {"heads.csv": [], "floor.csv": []}
+    tables = {str(SIZE): [], "random": []}
     for row in tuned.splits["test"]:
         inputs = padded([encode(task, row, tuned.tokenizer)])
         del inputs["labels"]
         before = maps(pretrained, inputs)
-        for name, other in (("heads.csv", fine_tuned), ("floor.csv", untrained)):
-            tables[name].append(head_measures(before, maps(other, inputs)))
-    found = read_json(tuned.cell / "attention" / "metrics.json")
-    assert found["examples"] == len(tuned.splits["test"]) == 42 and found["skipped_examples"] == 0
-    for name, measured in tables.items():
-        table = pd.read_csv(tuned.cell / "attention" / name)
-        table = table.set_index(["metric", "layer", "head"])["value"]
+        for size, other in ((str(SIZE), fine_tuned), ("random", untrained)):
+            tables[size].append(head_measures(before, maps(other, inputs)))
+    for size, measured in tables.items():
+        folder = tuned.cell.parents[1] / size / tuned.cell.name / "attention"
+        found = read_json(folder / "metrics.json")
+        assert found["examples"] == len(tuned.splits["test"]) == 42
+        assert found["skipped_examples"] == 0
+        table = pd.read_csv(folder / "heads.csv").set_index(["metric", "layer", "head"])["value"]
         for metric in measured[0]:
             values = np.array([m[metric] for m in measured])
             for number, expected in ((metric, values.mean(0)),
                                      (f"{metric}_std", values.std(0, ddof=1))):  # fmt: skip
                 got = [[table[number, layer, head] for head in (1, 2)] for layer in (1, 2)]
-                np.testing.assert_allclose(got, expected, atol=2e-5, err_msg=f"{name} {number}")
-            prefix = "floor_" * (name == "floor.csv")
-            assert found[prefix + metric] == pytest.approx(values.mean(), abs=1e-5)
-    cosine = np.mean([m["cosine"] for m in tables["heads.csv"]], 0)
+                np.testing.assert_allclose(got, expected, atol=2e-5, err_msg=f"{size} {number}")
+            assert found[metric] == pytest.approx(values.mean(), abs=1e-5)
+    found = read_json(tuned.cell / "attention" / "metrics.json")
+    cosine = np.mean([m["cosine"] for m in tables[str(SIZE)]], 0)
     layer, head = np.unravel_index(cosine.argmin(), cosine.shape)
     most = found["most_changed_heads"][0]
     assert (most["layer"], most["head"]) == (layer + 1, head + 1)

@@ -138,7 +138,9 @@ def test_layers_are_those_of_test_beside_the_references(tmp_path, drawn):
     probed(tmp_path, "random")
     probed(tmp_path, 100)  # another size: in the other figure
     probed(tmp_path, 30, name="probing-linear")  # a variant has figures of its own
-    for folder in (task, task.with_name("probing-control")):  # whichever was made last shows both
+    control = task.with_name("probing-control")
+    control = control.rename(control.with_name("probing-control.partial"))  # all but renamed
+    for folder in (task, control):  # both show both
         drawn.clear()
         PROBING.draw(folder, ner)
         figure = drawn[folder / "layers.png"]

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from common import figures, models, probes
+from common import models, probes, steps
 from NLI import task as nli
 from tests.helpers import read_json, run_script, write_data
 
@@ -34,10 +34,14 @@ class Place:
         if step == "attention":
             shutil.copytree(self.tuned, out)
         assert run_script(self.task, step, *self.flags, "--output_dir", out, *flags) == 0
-        (folder,) = {path.parent for path in out.rglob(f"{step}*/metrics.json")}
+        folders = {path.parent for path in out.rglob(f"{step}*/metrics.json")}
+        (folder,) = {
+            f for f in folders if "control" not in f.name and f.parts[-3] != "random"
+        } or folders
         config = read_json(folder / "config.json")
+        metrics = read_json(folder / "metrics.json")
         return SimpleNamespace(folder=folder, config=config, settings=config["settings"],
-                               metrics=read_json(folder / "metrics.json"))  # fmt: skip
+                               metrics=metrics, model=str(self.flags[3]))  # fmt: skip
 
     def tune(self):
         found = self.run("fine-tuning", *TRAIN)
@@ -49,9 +53,8 @@ class Place:
 def no_figures():
     """They take half of such a run, and have tests of their own."""
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("learning_curve", "probing_layers", "probing_sizes", "attention_heads",
-                     "attention_sizes"):  # fmt: skip
-            patch.setattr(figures, name, lambda *given: None)
+        for step in steps.STEPS.values():
+            patch.setattr(step, "draw", lambda *given: None)
         yield
 
 
@@ -107,8 +110,8 @@ TUNING = {  # flag: (task, value, what it must do: (default's run, changed run) 
     "batch_size": ("NLI", 4, lambda a, b: (last_step(a), last_step(b)) == (3, 5)),
     "max_length": ("NER", 8, lambda a, b: a.metrics["test_truncated_words"] == 0
                    and all(b.metrics[f"{s}_truncated_words"] for s in ("train", "dev", "test"))),
-    "precision": ("NLI", "bf16", lambda a, b: b.config["data"]["precision"] == "bf16"),
-    "label_scheme": ("NER", "iob2", lambda a, b: b.config["data"]["labels"]
+    "precision": ("NLI", "bf16", lambda a, b: b.settings["precision"] == "bf16"),
+    "label_scheme": ("NER", "iob2", lambda a, b: b.config["labels"]
                      == ["O", "B-DNA", "I-DNA", "B-protein", "I-protein"]),
 }  # fmt: skip
 
@@ -124,9 +127,8 @@ def small(one, other):
 def moved_from(run, part=""):
     task = run.config["task"]
     torch.manual_seed(42)
-    args = SimpleNamespace(model_name=run.config["arguments"]["model_name"], demo=False)
     head = {"NER": "token", "NLI": "sequence"}[task]
-    start, _ = models.load_task_model(args, head, run.config["data"]["labels"])
+    start, _ = models.load_task_model(run.model, head, run.config["labels"])
     return moved(run, start.state_dict(), part)
 
 
@@ -140,7 +142,7 @@ def test_fine_tuning(places, flag):
     one, two = weights(base), weights(changed)
     differ = [n for n in one if one[n].shape != two[n].shape or not torch.equal(one[n], two[n])]
     assert differ, "it never reached the training"
-    assert changed.config["data"]["subset"] == base.config["data"]["subset"]
+    assert changed.config["subset"] == base.config["subset"]
     same = [k for k in base.metrics if k.endswith(("_sentences", "_pairs", "_examples"))]
     same = [k for k in same if "truncated" not in k]
     assert {k: base.metrics[k] for k in same} == {k: changed.metrics[k] for k in same}
@@ -153,7 +155,7 @@ def test_seed_and_size_of_fine_tuning(places):
     size = place.run("fine-tuning", *TRAIN, "--training_size", 100)
     for run in (seed, size):
         assert other_settings(base, run) == set()
-        assert run.config["data"]["subset"]["sha256"] != base.config["data"]["subset"]["sha256"]
+        assert run.config["subset"]["sha256"] != base.config["subset"]["sha256"]
         assert run.metrics["checkpoint_sha256"] != base.metrics["checkpoint_sha256"]
     assert [run.metrics["train_examples"] for run in (base, seed, size)] == [18, 18, 36]
     assert seed.folder.parent.name == "seed-1"
@@ -224,13 +226,13 @@ PROBING = {  # name: (tasks, flags, settings that differ, folder, what it must d
     "standardize": ("NLI", ("--standardize",), {"standardize"}, "probing-standardize",
                     lambda a, b: equal(features(a), features(b)) and b.call["standardize"]
                     and not a.call["standardize"]),
-    "layers": ("NER", ("--layers", "last"), set(), "probing",
+    "layers": ("NER", ("--layers", "last"), {"layers"}, "probing-layers-last",
                lambda a, b: layers(b) == layers(a, layer=1) and b.metrics["best_layer"] == 1),
-    "one layer": ("NLI", ("--layers", "0"), set(), "probing",
+    "one layer": ("NLI", ("--layers", "0"), {"layers"}, "probing-layers-0",
                   lambda a, b: layers(b) == layers(a, layer=0) and b.metrics["last_layer"] == 0),
     "controls": ("NER NLI", ("--controls",), set(), "probing",
-                 lambda a, b: layers(b, target="task") == layers(a)
-                 and layers(b, target="control") and layers(b, target="selectivity")),
+                 lambda a, b: layers(b) == layers(a)
+                 and (b.folder.parent / "probing-control" / "layers.csv").is_file()),
     "max_train_examples": ("NLI", ("--max_train_examples", 10), {"max_train_examples"},
                            "probing", lambda a, b: (a.call["n"], b.call["n"]) == (36, 10)
                            and b.metrics["train_examples"] == 10),
@@ -241,7 +243,7 @@ PROBING = {  # name: (tasks, flags, settings that differ, folder, what it must d
                    lambda a, b: close(features(a), features(b)) and near(layers(a), layers(b))),
     "precision": ("NER", ("--precision", "bf16"), {"precision"}, "probing",
                   lambda a, b: not equal(features(a), features(b))
-                  and b.config["data"]["precision"] == "bf16"),
+                  and b.settings["precision"] == "bf16"),
     "untrained": ("NER", ("--untrained",), set(), "probing",
                   lambda a, b: not close(features(a), features(b))
                   and b.config["training_size"] == "random"),
@@ -257,9 +259,10 @@ def calls(monkeypatch):
     """What the probes are called with."""
     found, real = [], probes.predict_layers
 
-    def spy(kind, some, inputs, **options):
-        found.append(options | {"kind": kind, "n": len(inputs.rows["task"]["train"])})
-        return real(kind, some, inputs, **options)
+    def spy(kind, some, sets, n_labels, **options):
+        (labelled,) = sets
+        found.append(options | {"kind": kind, "n": len(labelled.labels["task"])})
+        return real(kind, some, sets, n_labels, **options)
 
     monkeypatch.setattr(probes, "predict_layers", spy)
     return found
@@ -283,7 +286,7 @@ def test_probing(places, calls, name, task):
     for key in base.metrics.keys() & {"test_sentences", "test_words", "parameters"}:
         assert base.metrics[key] == changed.metrics[key]
     if name != "precision":
-        assert changed.config["data"]["precision"] == "fp32"
+        assert changed.settings["precision"] == "fp32"
 
 
 def test_features_are_left_only_on_demand(places):
@@ -296,8 +299,14 @@ def test_features_are_left_only_on_demand(places):
 # --- attention -----------------------------------------------------------------------------------
 
 
-def heads(run, name="heads.csv"):
-    table = pd.read_csv(run.folder / name)
+def untrained(run):
+    """The untrained encoder's."""
+    folder = run.folder.parents[2] / "random" / run.folder.parent.name / "attention"
+    return heads(SimpleNamespace(folder=folder))
+
+
+def heads(run):
+    table = pd.read_csv(run.folder / "heads.csv")
     return table.set_index(["layer", "head", "metric"])["value"].to_dict()
 
 
@@ -306,13 +315,8 @@ def far(one, two):
 
 
 ATTENTION = {  # name: (flags, settings that differ, folder, what it must do)
-    "metrics": (("--metrics", "cosine,js"), set(), "attention",
-                lambda a, b: {k: v for k, v in heads(b).items() if "js" not in k[2]} == heads(a)
-                and "js" in b.metrics),
-    "another metric": (("--metrics", "js"), set(), "attention",
-                       lambda a, b: {k[2] for k in heads(b)} == {"js", "js_std"}),
-    "controls": (("--controls",), set(), "attention",
-                 lambda a, b: heads(b) == heads(a) and far(heads(b), heads(b, "floor.csv"))),
+    "controls": (("--controls",), set(), "attention", lambda a, b: heads(b) == heads(a)
+                 and far(heads(b), untrained(b))),
     "drop_special": (("--drop_special",), {"drop_special"}, "attention-drop_special",
                      lambda a, b: far(heads(a), heads(b)) and b.metrics["examples"] == 14),
     "split": (("--split", "dev"), {"split"}, "attention-dev",
@@ -323,7 +327,7 @@ ATTENTION = {  # name: (flags, settings that differ, folder, what it must do)
                    lambda a, b: far(heads(a), heads(b)) and b.metrics["truncated_pairs"] > 0),
     "precision": (("--precision", "bf16"), {"precision"}, "attention",
                   lambda a, b: far(heads(a), heads(b))
-                  and b.config["data"]["precision"] == "bf16"),
+                  and b.settings["precision"] == "bf16"),
     "batch_size": (("--batch_size", 3), {"batch_size"}, "attention",
                    lambda a, b: not far(heads(a), heads(b)) and b.metrics["examples"] == 14),
 }  # fmt: skip
@@ -336,10 +340,9 @@ def test_attention(places, name):
     base, changed = place.base["attention"], place.run("attention", "--training_sizes", 50, *flags)
     assert other_settings(base, changed) == settings and changed.folder.name == folder
     assert effect(base, changed)
-    assert (changed.folder / "floor.csv").exists() == (name == "controls")
 
 
 def test_the_seed_of_attention_is_that_of_the_untrained_encoder(places):
     flags = ("--training_sizes", 0, "--controls")
     one, two = (places["NER"].run("attention", *flags, "--seed", seed) for seed in (1, 2))
-    assert heads(one) == heads(two) and far(heads(one, "floor.csv"), heads(two, "floor.csv"))
+    assert heads(one) == heads(two) and far(untrained(one), untrained(two))

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from common.results import fingerprint
 from Instruct import parsing, prompts
 from tests import tiny
 
@@ -122,7 +123,7 @@ def test_every_form_is_made_and_read_back(form, every, tmp_path, capsys):
     assert {path.name for path in out.iterdir()} == {
         *(f"{split}.jsonl" for split in SPLITS), "build.json", "README.md", ".gitignore",
     }  # fmt: skip
-    assert "this\ndisk" in (out / "README.md").read_text()
+    assert "stays on this disk" in (out / "README.md").read_text()
     rows, about = made(out)
     everything = [row for split in SPLITS for row in rows[split]]
     assert len({row["id"] for row in everything}) == len(everything)
@@ -327,16 +328,13 @@ def test_max_per_source_keeps_the_shares(tmp_path):
 
 def test_the_data_is_known_by_the_hash_of_its_own_task(tmp_path):
     """So that an encoder's scores on the same test split can stand beside."""
-    from argparse import Namespace
-
-    from common import identity
     from NLI import data as nli_data
 
     folder = nli(tmp_path / "nli")
     build.main(["--nli", f"pairs={folder}", "--output_dir", str(tmp_path / "out")])
-    data = nli_data.load(Namespace(demo=False, data_dir=folder))
+    data = nli_data.load(False, folder)
     _, about = made(tmp_path / "out")
-    wanted = identity.fingerprint(data.splits)
+    wanted = fingerprint(data.splits)
     assert about["sources"]["pairs"]["data_sha256"] == wanted
     for most in (
         len(data.splits["test"]),
@@ -355,9 +353,6 @@ def test_the_data_is_known_by_the_hash_of_its_own_task(tmp_path):
 )
 def test_a_folder_that_qa_reads_is_known_by_its_hash(names, tmp_path):
     """Whatever its files are called; a test file may be missing."""
-    from argparse import Namespace
-
-    from common import identity
     from QA import data as qa_data
 
     for file in names:
@@ -367,9 +362,9 @@ def test_a_folder_that_qa_reads_is_known_by_its_hash(names, tmp_path):
     write(tmp_path / "free.jsonl", [free(i) for i in range(60)])
     argv = ["--qa", f"spans={tmp_path / 'qa'}", "--qa", f"free={tmp_path / 'free.jsonl'}"]
     build.main([*argv, "--output_dir", str(tmp_path / "out")])
-    data = qa_data.load(Namespace(demo=False, data_dir=tmp_path / "qa"))
+    data = qa_data.load(False, tmp_path / "qa")
     _, about = made(tmp_path / "out")
-    assert about["sources"]["spans"]["data_sha256"] == identity.fingerprint(data.splits)
+    assert about["sources"]["spans"]["data_sha256"] == fingerprint(data.splits)
     assert {*about["sources"]["spans"]["files"]} == {f"{file}.json" for file in names}
     counts = {split: len(some) for split, some in data.splits.items()}
     assert about["sources"]["spans"]["prompts"] == counts
@@ -448,7 +443,7 @@ def test_a_label_that_train_has_not(split, tmp_path, capsys):
     rows.append(relation(70, split=split, label="NEW"))
     path = write(tmp_path / "r.jsonl", rows)
     message = refused(capsys, "--relation", f"x={path}", "--output_dir", tmp_path / "out")
-    assert f"3 labels ('NEW', ...) in {split} that train has not" in message
+    assert f"3 labels ('NEW', ...) in {split} that train does not have" in message
 
 
 def test_an_entity_type_that_train_has_not_is_told(tmp_path, caplog):

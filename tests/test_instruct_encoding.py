@@ -8,9 +8,10 @@ import torch
 import transformers
 from tokenizers import AddedToken
 
-from common import identity, models
+from common import models
 from common.cli import UserError
 from common.device import Device
+from common.results import fingerprint
 from Instruct import (
     demo_data,
     encoding,
@@ -158,13 +159,13 @@ def test_the_demo_is_short_and_reads_back(loaded):
 
 def test_the_demo_asks_the_encoders_test_splits():
     """So that their scores stand beside: whole, under the hash of their data."""
-    demo, test = SimpleNamespace(demo=True), demo_data.splits()["test"]
+    test = demo_data.splits()["test"]
     for name, task, gold in (
         ("demo-nli", nli_task, lambda e: e.label),
         ("demo-qa", qa_task, lambda e: e.golds),
     ):
-        data = task.load(demo)
-        assert demo_data.about()[name]["data_sha256"] == identity.fingerprint(data.splits)
+        data = task.load(True, None)
+        assert demo_data.read()[1][name]["data_sha256"] == fingerprint(data.splits)
         mine = {row["id"]: row["gold"] for row in test if row["source"] == name}
         mine = [mine[f"{name}-test-{i}"] for i in range(len(mine))]
         assert mine == [gold(example) for example in data.splits["test"]]
@@ -222,7 +223,7 @@ def test_a_new_prompt_is_not_cut_where_the_test_would_not_cut_it(loaded, tmp_pat
         rooms = [n + encoding.SLACK for n in encoding.longest_answers(data, tokenizer).values()]
         about = {"prompt_form": "plain", "room": max(rooms), "least_room": min(rooms)}
         (tmp_path / "config.json").write_text(json.dumps({"instruct": about}))
-        made = SimpleNamespace(checkpoint=tmp_path, arguments={}, max_length=limit)
+        made = SimpleNamespace(checkpoint=tmp_path, settings={}, max_length=limit)
         args, shown = SimpleNamespace(max_new_tokens=None, batch_size=1), []
         monkeypatch.setattr(
             generation, "generate", lambda _, ids, *more, shown=shown: shown.extend(ids) or ids

@@ -8,7 +8,7 @@ import transformers
 
 from common.cli import UserError
 from common.device import Device
-from Instruct import cache, generation
+from Instruct import generation
 
 CPU = Device(torch.device("cpu"), "fp32")
 POSITIONS, VOCABULARY, ENDS = 64, 50, {3, 4}
@@ -59,13 +59,8 @@ def one_by_one(model, prompt, most):
     return ids[len(prompt) :]
 
 
-@pytest.mark.parametrize("read", (generation.READ, 50))
-def test_generation_equals_one_by_one(model, read, monkeypatch):
-    """Whatever the order, the batch, and how long each answer may be; also from training mode.
-
-    And however many prompts are read in a pass: 50 tokens are one or a few.
-    """
-    monkeypatch.setattr(generation, "READ", read)
+def test_generation_equals_one_by_one(model):
+    """Whatever the order, the batch, and how long each answer may be; also from training mode."""
     prompts = some_prompts()
     most = [random.Random(i).choice([0, 1, 5, 30]) for i in range(len(prompts))]
     model.train()
@@ -74,16 +69,6 @@ def test_generation_equals_one_by_one(model, read, monkeypatch):
         assert not model.training
         assert found == [one_by_one(model, p, n) for p, n in zip(prompts, most, strict=True)]
     assert len({len(ids) for ids in found}) > 3  # some ended early
-
-
-def test_prompts_are_read_apart_where_all_layers_see_all(model):
-    layers = model.config.num_hidden_layers
-    seeing = {"mistral": 0}.get(
-        model.config.model_type, layers - bool(model.config.to_dict().get("use_sliding_window"))
-    )
-    past = cache.Cache(model.config, 2, 9)
-    assert sum(isinstance(layer, cache.Layer) for layer in past.layers) == seeing
-    assert past.divisible() == (seeing == layers)
 
 
 def test_generation_stops_at_the_last_position(model):
@@ -103,28 +88,17 @@ def test_generation_equals_the_library(model):
         assert [token for token in out[len(prompt) :] if token not in ENDS] == ids
 
 
-@pytest.mark.parametrize("read", (generation.READ, 50))
-def test_likelihoods_equal_brute_force(model, read, monkeypatch):
-    monkeypatch.setattr(generation, "READ", read)
+def test_likelihoods_equal_a_slow_loop(model):
     prompts, rng = some_prompts(), random.Random(1)
-    answers = [
-        [[rng.randrange(VOCABULARY) for _ in range(rng.randint(1, 6))] for _ in range(2 + i % 2)]
-        for i in range(len(prompts))
-    ]
+    answers = [[rng.randrange(VOCABULARY) for _ in range(n)] for n in (1, 4, 2, 7, 1, 3)]
     model.train()
-    found = generation.log_likelihoods(model, prompts, answers, 8, CPU, "test")
-    for prompt, mine, values in zip(prompts, answers, found, strict=True):
-        for ids, value in zip(mine, values, strict=True):
+    values = generation.log_likelihoods(model, prompts, answers, 8, CPU, "test")
+    assert not model.training
+    for prompt, row in zip(prompts, values, strict=True):
+        for ids, value in zip(answers, row, strict=True):
             steps = next_logits(model, prompt + ids).log_softmax(-1)
             wanted = sum(steps[len(prompt) + k - 1, token] for k, token in enumerate(ids))
             assert value == pytest.approx(wanted.item(), abs=1e-4)
-
-
-def test_the_best_answer():
-    answers = [[7, 3], [7, 8, 9, 3]]
-    assert generation.best([-2.0, -3.0], answers, normalised=False) == 0
-    assert generation.best([-2.0, -3.0], answers, normalised=True) == 1
-    assert generation.best([-2.0, -2.0], [[1], [2]], normalised=False) == 0
 
 
 def test_too_little_memory_halves_the_batch(model, monkeypatch):
@@ -140,41 +114,12 @@ def test_too_little_memory_halves_the_batch(model, monkeypatch):
 
     monkeypatch.setattr(type(model), "forward", scarce)
     assert generation.generate(model, prompts, [5] * 10, ENDS, 8, CPU, "test") == wanted
-    assert sizes[:3] == [10, 5, 3]
-
-
-def test_as_many_at_a_time_as_half_the_memory_holds(model, monkeypatch):
-    """Keys and values in 32 bits, of each layer; but no fewer than in training."""
-    with torch.no_grad():
-        past = model(torch.tensor([[5] * 10]), use_cache=True).past_key_values
-    one = sum(
-        10 / layer.keys.shape[-2] * (layer.keys.nbytes + layer.values.nbytes)
-        for layer in past.layers
-    )  # a layer may keep a window of them alone
-    # `one`: the bytes of ten positions
-    batches = []
-    real = generation._left_padded
-    monkeypatch.setattr(
-        generation, "_left_padded", lambda rows, _: batches.append(len(rows)) or real(rows, CPU)
-    )
-    for jobs, fit, wanted in (
-        (2, 10, [5, 5, 5, 5]), (1, 1, [4, 4, 4, 4, 4]), (1, 5, [5, 5, 5, 5]), (1, 1000, [16, 4])
-    ):  # fmt: skip
-        monkeypatch.setattr(cache.memory, "JOBS", jobs)
-        monkeypatch.setattr(cache, "free_memory", lambda _, fit=fit: int(2 * fit * one) + 9)
-        monkeypatch.setattr(generation, "MORE", 4)
-        batches.clear()
-        generation.generate(model, [[5] * 8] * 20, [2] * 20, ENDS, 4, CPU, "test")
-        assert batches == wanted
-    monkeypatch.setattr(cache, "POSITIONS", 70)
-    batches.clear()
-    generation.generate(model, [[5] * 8] * 20, [2] * 20, ENDS, 4, CPU, "test")
-    assert batches == [7, 7, 6]
+    assert sizes[:3] == [8, 4, 2]
 
 
 def test_what_does_not_fit_is_refused(model):
     with pytest.raises(UserError, match=f"{POSITIONS} positions"):
-        generation.log_likelihoods(model, [[5] * 60], [[[5] * 6]], 1, CPU, "test")
+        generation.log_likelihoods(model, [[5] * 60], [[5] * 6], 1, CPU, "test")
 
 
 def test_predictions_that_are_no_numbers(model):

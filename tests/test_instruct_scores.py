@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, f1_score
 
+from common import task as contract
 from common.task import evaluate
 from Instruct import parsing, scores
-from NER import task as ner_task
-from NLI import task as nli_task
 
+ner_task, nli_task = contract.load("NER"), contract.load("NLI")
 RNG = random.Random(0)
 TYPES = ("DNA", "protein", "RNA")
 LABELS = ("entailment", "contradiction", "neutral")

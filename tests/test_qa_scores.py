@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 
 from QA import scores
+from QA.squad import Example
+from QA.windows import Prediction
 
 WORDS = ["the", "a", "p53", "TP53", "U.S.", "3.5", "don't", "cell line", "kinase,", "(IL-2)", "“x”"]
 
@@ -76,7 +78,8 @@ def rows_of(questions, threshold=None):
         n_best = [{"start": None, "end": None, "probability": 0.5}]
         if text is not None:
             n_best.append({"start": 7, "end": 7 + len(text), "probability": 0.5})
-        made.append(scores.row(str(i), "group", context, golds, n_best, na, threshold))
+        example = Example(str(i), "title", "?", context, [], golds)
+        made.append(scores.row(example, Prediction(n_best, na), threshold))
     return made
 
 

@@ -110,8 +110,7 @@ def test_the_checkpoint_is_the_librarys_and_gives_the_same_logits(first_stage):
 
     data, _, _, folder = first_stage
     model = transformers.AutoModelForQuestionAnswering.from_pretrained(folder / "checkpoint").eval()
-    args = pd.Series({"model_name": str(folder / "checkpoint"), "demo": False})
-    ours, tokenizer = models.load_task_model(args, "span", [], keep_head=True)
+    ours, tokenizer = models.load_task_model(str(folder / "checkpoint"), "span", [], keep_head=True)
     examples, _ = parse(json.loads((data / "test.json").read_text()), "test")
     encoded, _ = encode(examples[:3], tokenizer, 100, 16)
     batch = pad([{k: row[k] for k in ("input_ids", "token_type_ids")} for row in encoded], 0)

@@ -7,8 +7,7 @@ import re
 import pytest
 
 from common.cli import UserError
-from common.data_files import json_file
-from QA import demo_data, squad
+from QA import data, demo_data, squad
 
 SECRET = "confidential"
 
@@ -97,7 +96,7 @@ def test_rows_of_the_hub_are_read_as_files_are():
         {"id": "a", "answers": {"text": ["p53"], "answer_start": [4]}} | parts,
         {"id": "b", "answers": {"text": [], "answer_start": []}} | parts,
     ]
-    found, counts = squad.from_rows(rows, "squad_v2")
+    found, counts = squad.examples(squad.hub_rows(rows, "squad_v2"), "squad_v2")
     assert [(e.id, e.title, e.answers, e.golds) for e in found] == [
         ("a", "T", [(4, 7)], ["p53"]), ("b", "T", [], [])
     ]  # fmt: skip
@@ -147,7 +146,7 @@ BROKEN = {
     r"answers\[0\]: 'answer_start' is not a whole number": change(*ANSWER, answer_start="17"),
     r"answer_start 900 is not within the passage of 40 char": change(*ANSWER, answer_start=900),
     r"answers\[0\]: answer_start -1 is not within": change(*ANSWER, answer_start=-1),
-    "file.json holds no question": change(qas=[]),
+    "file.json has no question": change(qas=[]),
 }
 
 
@@ -168,30 +167,29 @@ def test_other_json_is_not_squad_form(value):
 
 
 def read(folder):
-    return squad.read_splits(folder, lambda path, _: squad.parse(json_file(path), str(path)), "")
+    return data.load(False, folder).splits
 
 
 def test_three_files_are_three_splits(tmp_path):
     for n, name in enumerate(("train-v2.0", "validation", "test")):
         write(tmp_path / f"{name}.json", [article(n)])
-    splits, counts = read(tmp_path)
+    splits = read(tmp_path)
     assert {s: [e.title for e in splits[s]] for s in splits} == {
         "train": ["title 0"] * 2, "dev": ["title 1"] * 2, "test": ["title 2"] * 2
     }  # fmt: skip
-    assert set(counts) == {"train", "dev", "test"}
 
 
 @pytest.mark.parametrize("second", ["dev", "test"])
 def test_without_a_dev_file_a_tenth_of_the_articles_is_cut(tmp_path, second):
     write(tmp_path / "train.json", [article(n) for n in range(40)])
     write(tmp_path / f"{second}.json", [article(99)])
-    splits, _ = read(tmp_path)
+    splits = read(tmp_path)
     assert list(splits) == ["train", "dev", "test"]
     assert {e.title for e in splits["test"]} == {"title 99"}
     titles = {s: {e.title for e in splits[s]} for s in splits}
     assert len(titles["dev"]) == 4 and len(titles["train"]) == 36
     assert not titles["dev"] & titles["train"]
-    assert read(tmp_path)[0] == splits  # the same ones every time
+    assert read(tmp_path) == splits  # the same ones every time
 
 
 def test_articles_that_share_a_passage_stay_on_one_side():
@@ -226,7 +224,7 @@ def test_files_of_one_split_may_not_hold_the_same_questions(tmp_path):
     write(tmp_path / "test.json", [article(9)])
     write(tmp_path / "train-v1.1.json", [article(0)])
     write(tmp_path / "train-v2.0.json", [article(1)])
-    assert len(read(tmp_path)[0]["train"]) + len(read(tmp_path)[0]["dev"]) == 4
+    assert len(read(tmp_path)["train"]) + len(read(tmp_path)["dev"]) == 4
     write(tmp_path / "train-v2.0.json", [article(0), article(1)])
     with pytest.raises(UserError, match="both hold the question 0-0"):
         read(tmp_path)

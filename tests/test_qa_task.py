@@ -1,14 +1,14 @@
 """What QA/task.py makes of predictions: thresholds, rows, scores, baselines, controls, tags."""
 
-import argparse
 import json
 import random
 
 import numpy as np
 import pytest
 
+from common.cli import UserError
 from common.task import evaluate
-from QA import bioasq, data, probe, task, windows
+from QA import bioasq, data, new_text, probe, squad, task, windows
 from QA.squad import Example
 from QA.windows import Prediction
 
@@ -27,16 +27,7 @@ def span(text, context=PASSAGE, probability=0.9):
 
 
 def dataset(**more):
-    given = {
-        "splits": {},
-        "labels": [],
-        "with_null": True,
-        "kinds": True,
-        "questions": None,
-        "counts": {"train_moved_answers": 1},
-        "doc_stride": 16,
-        "null_threshold": None,
-    }
+    given = {"splits": {}, "labels": [], "with_null": True, "counts": {"train_moved_answers": 1}}
     return data.Data(**given | more)
 
 
@@ -73,22 +64,26 @@ def test_a_given_threshold_and_none_without_dev():
 
 def test_without_unanswerable_questions_there_is_no_threshold():
     some = {"test": [example("t1"), example("t3", "DNA")]}
-    rows, more = task.rows(dataset(with_null=False, kinds=False), some,
-                           {"test": PREDICTED["test"][:2]})  # fmt: skip
+    held = dataset(with_null=False, splits=some)
+    rows, more = task.rows(held, some, {"test": PREDICTED["test"][:2]})
     assert "null_threshold" not in more and rows["test"][1]["exact"] == 1
     found = evaluate(task, rows["test"])
     assert {"f1", "exact"} <= set(found) and not any("no_answer" in name for name in found)
-    assert task.scores(dataset(kinds=False)) == task.SQUAD
+    assert task.scores(held) == task.SQUAD
+    assert task.scores(dataset(splits=SPLITS)) == task.SQUAD + task.BY_KIND
 
 
 def test_baselines():
-    assert task.baseline(SPLITS["test"], SPLITS["test"]) == [None] * 3
+    nothing = task.baseline(SPLITS["test"], SPLITS["test"])
+    assert nothing == [windows.only(None)] * 3
     first = task.baseline([example()], [example(), example(context="", answer=None)])
-    assert first == [(0, PASSAGE.index(".") + 1), None]
+    assert first == [windows.only((0, PASSAGE.index(".") + 1)), windows.only(None)]
     no_stop = task.baseline([example()], [example(context="  p53 alone \n ")])
-    assert no_stop == [(2, 11)]
-    rows, _ = task.rows(dataset(), {"test": SPLITS["test"]}, {"test": [None] * 3})
-    assert evaluate(task, rows["test"])["f1"] == pytest.approx(1 / 3)
+    assert no_stop == [windows.only((2, 11))]
+    rows, more = task.rows(dataset(), {"test": SPLITS["test"]}, {"test": nothing})
+    found = evaluate(task, rows["test"])
+    assert found["f1"] == pytest.approx(1 / 3)
+    assert "best_f1" not in found and "null_threshold" not in more  # nothing to compare
 
 
 def test_bioasq_rows_are_questions():
@@ -98,12 +93,10 @@ def test_bioasq_rows_are_questions():
         {"id": "b", "type": "factoid", "body": "What ?", "exact_answer": "IL-2", "snippets": []},
     ]  # fmt: skip
     questions, _ = bioasq.questions({"questions": listed}, "file")
-    document, _ = bioasq.to_squad(questions, keep=True)
-    pairs, _ = task.squad.parse(document, "file")
+    document, _ = bioasq.to_squad(questions.values(), keep=True)
+    pairs, _ = squad.parse(document, "file")
     assert len(pairs) == 3
-    held = dataset(
-        with_null=False, kinds=False, counts={}, questions={"test": {q.id: q for q in questions}}
-    )
+    held = dataset(with_null=False, counts={}, questions={"test": questions})
     one, two = (pair.context for pair in pairs[:2])
     predicted = [
         Prediction([span("MDM2", one, 0.6), span("p53 .", one, 0.3)], None),
@@ -125,7 +118,7 @@ def test_counts_add_up_and_gold_scores_one():
     for score in (*task.SQUAD, *task.BY_KIND):
         total = sum(task.count(rows["test"])[score.table][i] for i in range(3))
         assert score.value(total) == score.value(whole[score.table].sum(0)) <= 1
-    gold = [e.answers[0] if e.answers else None for e in SPLITS["test"]]
+    gold = [windows.only(e.answers[0] if e.answers else None) for e in SPLITS["test"]]
     perfect, _ = task.rows(dataset(), SPLITS, {"test": gold})
     assert all(evaluate(task, perfect["test"])[s.name] == 1 for s in (*task.SQUAD, *task.BY_KIND))
     with pytest.raises(ValueError):
@@ -139,8 +132,7 @@ def test_loss_is_cross_entropy_over_real_tokens_of_windows_with_a_place(checkpoi
     from common import models
     from common.batching import pad
 
-    args = argparse.Namespace(model_name=str(checkpoint("bert")), demo=False)
-    model, tokenizer = models.load_task_model(args, "span", [])
+    model, tokenizer = models.load_task_model(str(checkpoint("bert")), "span", [])
     long = example("q2", "DNA", PASSAGE * 3)
     lost = example("q3", None)._replace(golds=["elsewhere"])
     encoded, _ = windows.encode([example(), long, lost], tokenizer, 128, 16)
@@ -155,6 +147,16 @@ def test_loss_is_cross_entropy_over_real_tokens_of_windows_with_a_place(checkpoi
         for scores, at in zip((out.start_logits, out.end_logits), row["labels"], strict=True):
             expected += F.cross_entropy(scores, torch.tensor([at])).item() / 2
     assert total.item() == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("key", ("NaN", "-Infinity", "1.5", "null", '["a"]'))
+def test_new_text_refuses_an_id_that_is_neither_text_nor_a_whole_number(key):
+    lines = [b'{"question": "?", "context": "p53", "id": %s}' % given
+             for given in (b'"a"', b"7", key.encode())]  # fmt: skip
+    items = new_text.read(lines, "x.jsonl", "jsonl")
+    assert [next(items).id, next(items).id] == ["a", 7]
+    with pytest.raises(UserError, match="x.jsonl:3: 'id' is neither"):
+        next(items)
 
 
 # --- Probing
@@ -183,8 +185,8 @@ def many(n=60, seed=0):
 
 def test_controls_keep_what_they_say():
     splits = {"train": many(), "test": many(20, 1)}
-    found = probe.controls(splits, 3)
-    assert list(found) == ["control", "passage"] and found == probe.controls(splits, 3)
+    found = probe.controls(dataset(), splits, 3)
+    assert list(found) == ["control", "passage"] and found == probe.controls(dataset(), splits, 3)
     for split, examples in splits.items():
         tagged = {}
         for old, new in zip(examples, found["control"][split], strict=True):
@@ -196,7 +198,7 @@ def test_controls_keep_what_they_say():
             assert (new.context, new.golds, new.answers) == (old.context, old.golds, old.answers)
             asked = [e.context for e in examples if e.question == new.question]
             assert asked and old.context not in asked
-    alone = probe.controls({"train": [example()], "test": [example()]}, 0)
+    alone = probe.controls(dataset(), {"train": [example()], "test": [example()]}, 0)
     assert alone["passage"]["train"] == [example()]
 
 
@@ -207,17 +209,18 @@ def test_units_are_the_words_of_the_first_window(kind, checkpoint):
     tokenizer = load_tokenizer(str(checkpoint(kind)), load_config(str(checkpoint(kind))))
     splits = {"train": many(6), "test": [*many(3), example("long", "p53", PASSAGE * 9)]}
     splits["test"].append(example("empty", None, ""))
-    targets = {"task": splits} | probe.controls(splits, 0)
-    inputs = probe.probe_inputs(targets, tokenizer, 100, "mean")
-    assert sum(len(row["units"]) for row in inputs.encoded) == inputs.rows["passage"]["test"][-1][1]
+    targets = {"task": splits} | probe.controls(dataset(), splits, 0)
+    inputs = task.probe_inputs(dataset(), targets, tokenizer, 100, "mean")
+    assert [set(some.labels) for some in inputs.sets] == [{"task", "control"}, {"passage"}]
+    own, other = (some.spans for some in inputs.sets)
+    assert sum(len(row["units"]) for row in inputs.encoded) == other["test"][-1][1]
     assert inputs.counts["test_truncated_passages"] == 1
     json.dumps(inputs.encoded)
-    assert inputs.rows["control"] == inputs.rows["task"] != inputs.rows["passage"]
     rows = iter(inputs.encoded)
-    for target in ("task", "passage"):
+    for target, found in (("task", own), ("passage", other)):
         for split, examples in targets[target].items():
             for e, spans, at in zip(
-                examples, inputs.notes[target][split], inputs.rows[target][split], strict=True
+                examples, inputs.notes[target][split], found[split], strict=True
             ):
                 row = next(rows)
                 assert at[1] - at[0] == len(spans) == len(row["units"])
@@ -230,5 +233,9 @@ def test_units_are_the_words_of_the_first_window(kind, checkpoint):
                     assert spans == probe.words(e.context)
     gold = [np.array(probe.tags(e, s)) for e, s in zip(
         splits["test"], inputs.notes["task"]["test"], strict=True)]  # fmt: skip
-    found = task.probe_predictions(dataset(), splits["test"], inputs, "task", "test", gold)
-    assert found == [e.answers[0] if e.answers else None for e in splits["test"]]
+    found = task.probe_predictions(dataset(), splits["test"], inputs, "task", "test", [gold])
+    best = [e.answers[0] if e.answers else None for e in splits["test"]]
+    assert found == [windows.only(span) for span in best]
+    alone = task.probe_inputs(dataset(), {"control": targets["control"]}, tokenizer, 100, "mean")
+    assert [set(some.labels) for some in alone.sets] == [{"control"}]
+    assert alone.sets[0].spans == own and alone.counts == inputs.counts

@@ -8,7 +8,6 @@ import os
 import shutil
 import signal
 import sys
-from argparse import Namespace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -20,6 +19,7 @@ from safetensors.torch import load_file
 from common import cli, files, forward, models
 from common.cli import UserError
 from common.device import Device, choose_device, set_seed
+from common.models import adapters
 from common.training import loop, resume, sharding
 from Instruct import generation, tuning
 from Instruct.task import n_labels
@@ -35,6 +35,17 @@ CASES = {
     "fp16": ("llama3", False, False, "fp16", None),
 }
 CPU = Device(torch.device("cpu"), "fp32")
+SETTINGS = loop.Settings(
+    learning_rate=3e-3,
+    num_train_epochs=2,
+    batch_size=5,
+    warmup_ratio=0.1,
+    weight_decay=0.01,
+    max_grad_norm=0.5,
+    layer_decay=1.0,
+    seed=1,
+    save_minutes=10.0,
+)
 STOP = 8  # the step that a killed run does not see; an epoch has 5
 
 
@@ -49,6 +60,10 @@ def rows(n, seed):
     return found
 
 
+def causal(folder):
+    return models.load_task_model(str(folder), "causal", [])
+
+
 def train(case, root, folder, device, save_minutes=10.0, stop=None):
     """Two epochs in `folder`; what came of it is written there by the first process.
 
@@ -57,13 +72,12 @@ def train(case, root, folder, device, save_minutes=10.0, stop=None):
     kind, lora, twice, _, best = CASES[case]
     sharded = device.processes > 1
     set_seed(1)
-    args = Namespace(
-        model_name=str(root / kind), demo=False, lora=lora, lora_rank=4, training_size=0,
-        gradient_checkpointing=twice, learning_rate=3e-3, num_train_epochs=2, batch_size=5,
-        warmup_ratio=0.1, weight_decay=0.01, max_grad_norm=0.5, save_minutes=save_minutes, seed=1,
-    )  # fmt: skip
-    model, tokenizer = models.load_task_model(args, "causal", [])
-    model = tuning.prepare(model, args)
+    model, tokenizer = causal(root / kind)
+    if twice:
+        model.activation_checkpointing_enable()
+    if lora:
+        model = adapters.add(model, 4)
+    settings = SETTINGS._replace(save_minutes=save_minutes)
     clip, train_on, norms, calls = torch.nn.utils.clip_grad_norm_, loop.Trainer.train_on, [], []
 
     def noting(parameters, most):
@@ -99,7 +113,7 @@ def train(case, root, folder, device, save_minutes=10.0, stop=None):
         patch.setattr(loop.Trainer, "train_on", stopping)
         patch.setattr(loop, "CHECK_EVERY", 1)
         state, totals = loop.fit(
-            model, rows(21, 1), args, device, dev, "loss", folder, loss=tuning.loss,
+            model, rows(21, 1), settings, device, dev, "loss", folder, loss=tuning.loss,
             n_labels=n_labels, sharded=sharded,
         )  # fmt: skip
     prompts = [row["prompt"] for row in rows(7, 3)]
@@ -120,12 +134,9 @@ def train(case, root, folder, device, save_minutes=10.0, stop=None):
 
 def overflow(root, device):
     """A single gradient of one process overflows: none takes the step, all lower the scale."""
-    args = Namespace(learning_rate=1e-3, weight_decay=0.0, max_grad_norm=1.0, warmup_ratio=0.0)
-    model, _ = models.load_task_model(
-        Namespace(model_name=str(root / "llama3"), demo=False), "causal", []
-    )
+    model, _ = causal(root / "llama3")
     device = device._replace(precision="fp16")
-    trainer = loop.Trainer(model, args, device, tuning.loss, 1.0, sharded=True)
+    trainer = loop.Trainer(model, SETTINGS, device, tuning.loss, sharded=True)
     before = [p.full_tensor().clone() for p in trainer.parameters]
 
     def spoil(loss):
@@ -142,23 +153,22 @@ def overflow(root, device):
 
 @cli.command
 def main(argv):
-    """What each of torchrun's processes does: "first" trains and is killed, "then" goes on."""
-    root = Path(argv[1])
+    """What each of torchrun's processes does; "first" is killed in its last run, "then" goes on."""
+    step, root = argv[0], Path(argv[1])
     device = choose_device("cpu", "fp32", torchrun=True)
-    if argv[0] == "first":
+    if step == "first":
         for case, (*_, precision, _) in CASES.items():
             train(case, root, root / "sharded" / case, device._replace(precision=precision))
         overflow(root, device)
         train("full", root, root / "killed", device, 0, kill)
-    train("full", root, root / "killed", device)
-    try:
-        train("full", root, root / "begun", device)
-    except UserError as error:
-        if not device.rank:
-            (root / "message").write_text(str(error))
-    if device.rank:
-        tuning.loss = full
-    train("full", root, root / "full", device)
+    elif step == "then":
+        for folder in ("killed", "begun", "damaged"):
+            train("full", root, root / folder, device)
+        if device.rank:
+            tuning.loss = full
+        train("full", root, root / "full", device)
+    else:  # a signal comes to the second process alone; all save and stop
+        train("full", root, root / "signalled", device, stop=terminate)
 
 
 def kill():
@@ -166,6 +176,11 @@ def kill():
     torch.distributed.barrier()
     if cli.RANK:
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+def terminate():
+    if cli.RANK:
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def interrupt():
@@ -214,10 +229,10 @@ def root(tmp_path_factory):
         train("full", root, root / "begun", CPU, 0, interrupt)
     first = start(__file__, "first", root)
     assert "SIGKILL" in first.stderr and not (root / "killed" / "found.json").exists()
-    (shards,) = (root / "killed").glob("shards-*")
-    assert shards.name == f"shards-{STOP - 1}-1" and len(list(shards.glob("*.distcp"))) == 2
     for copy in ("one", "damaged"):
         shutil.copytree(root / "killed", root / copy)
+    state = root / "damaged" / "state.pt"
+    state.write_bytes(state.read_bytes()[:9999])
     return root
 
 
@@ -251,77 +266,28 @@ def test_the_checkpoint_loads_as_any_other(root, case):
         assert (untrained(ids).logits - logits[1]).abs().max() > 0.01
 
 
-def test_a_killed_run_goes_on_in_another_number_of_processes(root, monkeypatch):
-    """Three, or one; a run that one process began does not. Memory that is short ends them all."""
+def test_a_run_resumes_in_another_number_of_processes(root):
+    """Of two in three or in one, of one in three. Memory that is short ends them all."""
     alone = found(root / "alone" / "full")
-    state = (root / "begun" / "state.pt").read_bytes()
     then = start(__file__, "then", root, processes=3)
     train("full", root, root / "one", CPU)
-    for folder in ("killed", "one"):
-        went_on = found(root / folder)
-        assert went_on[0]["calls"] == 10 - STOP + 1
-        same(alone, went_on, 1e-4)
-    assert "was begun without torchrun" in (root / "message").read_text()
-    assert (root / "begun" / "state.pt").read_bytes() == state
+    for folder in ("killed", "one", "begun", "damaged"):
+        resumed = found(root / folder)
+        assert resumed[0]["calls"] == (10 if folder == "damaged" else 11 - STOP), folder
+        same(alone, resumed, 1e-4)
+    assert then.stderr.count("state.pt is damaged") == 1 and "starts anew" in then.stderr
     assert then.returncode and "too little memory for its part" in then.stderr
     assert "Traceback (most recent call last):\n  File" not in then.stderr.split("error: cpu")[0]
 
 
-def test_a_damaged_shard_is_told(root):
-    next((root / "damaged").glob("shards-*/*.distcp")).unlink()
-    with pytest.raises(UserError, match="damaged.*--overwrite"):
-        train("full", root, root / "damaged", CPU)
-
-
-def test_what_a_gpu_cannot_hold_is_told_with_what_to_type(monkeypatch):
-    model = torch.nn.Linear(10**6, 1000, bias=False, device="meta")
-    model.weight.requires_grad_(True)
-    args = Namespace(device="auto", precision="auto", lora=False)
-    tuning.check_memory(model, args)  # no GPU, no limit
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: True)
-
-    def refused(gigabytes, processes=1):
-        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (gigabytes * 10**9, 0))
-        monkeypatch.setattr(tuning, "PROCESSES", processes)
-        with pytest.raises(UserError) as error:
-            tuning.check_memory(model, args)
-        return str(error.value)
-
-    # Weights, gradients and two moments: 16 GB, shared by the processes. Scored, 12 GB are shared
-    # (no gradients), and 2 GB are the whole model in 16 bits.
-    assert "needs 16.0 GB before" in refused(15) and "--nproc_per_node 2 " in refused(8)
-    assert "needs 8.0 GB in each" in refused(7, 2) and "--nproc_per_node 3 " in refused(6, 2)
-    assert "--nproc_per_node 12 " in refused(3) and "torchrun" not in refused(2)
-    assert "--lora" in refused(3)
-    args.lora = True
-    assert "smaller --model_name, or torchrun" in refused(3)
-    args.precision = "fp32"
-    assert "torchrun" not in refused(4)
-    for gigabytes, processes in ((16, 1), (8, 2)):
-        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _, g=gigabytes: (g * 10**9, 0))
-        monkeypatch.setattr(tuning, "PROCESSES", processes)
-        args.precision = "auto"
-        tuning.check_memory(model, args)
-
-
-def test_frozen_weights_need_what_they_are_held_in(monkeypatch):
-    """A 7b model's layers with adapters: 2 bytes a weight in bf16, on the card that was named."""
-    model = torch.nn.Sequential(*(torch.nn.Linear(10**6, n, bias=False, device="meta")
-                                  for n in (7000, 40)))  # fmt: skip
-    model[0].requires_grad_(False)
-    free = {torch.device("cuda:1"): 15e9, torch.device("cuda"): 0}
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda where: (free[where], 0))
-    args = Namespace(device="cuda:1", precision="auto", lora=True)
-    for native, needed in ((True, "14.6 GB"), (False, "28.6 GB")):
-        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda native=native, **_: native)
-        if native:
-            tuning.check_memory(model, args)
-        with pytest.raises(UserError, match=needed):
-            tuning.check_memory(model, Namespace(**vars(args) | {"device": "cuda"}))
-    with pytest.raises(UserError, match="28.6 GB"):
-        tuning.check_memory(model, args)
+def test_sigterm_to_one_process_stops_all_when_the_state_is_saved(root):
+    done = start(__file__, "signal", root)
+    assert done.returncode and not (root / "signalled" / "found.json").exists()
+    assert "exitcode  : 143" in done.stderr
+    train("full", root, root / "signalled", CPU)
+    resumed = found(root / "signalled")
+    assert resumed[0]["calls"] == 10 - STOP
+    same(found(root / "alone" / "full"), resumed, 1e-4)
 
 
 def test_layers_left_out_by_chance_are_refused():

@@ -1,20 +1,26 @@
-"""Several processes, one result: what torchrun starts trains as one process does."""
+"""Several processes, one result: what torchrun starts trains as one process does.
+
+This file is also what torchrun starts, see `main`.
+"""
 
 import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
-import pandas as pd
 import pytest
 import torch
-from safetensors.torch import load_file
 
+from common import cli, forward
 from common.cli import ROOT
+from common.device import choose_device
+from common.training import loop
 from tests import tiny
-from tests.helpers import run_script, write_data
+from tests.helpers import write_data
 
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node")
+CASES = {"biobert": "TokenClassification", "gpt2": "SequenceClassification"}
 
 
 def start(*argv, processes=2):
@@ -24,98 +30,92 @@ def start(*argv, processes=2):
     return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT)
 
 
-@pytest.mark.parametrize("task", ("NER", "NLI"))
-def test_two_processes_equal_one(task, tmp_path):
-    kind = {"NER": "biobert", "NLI": "gpt2"}[task]
-    tiny.make(kind, tmp_path / kind, layers=1)
-    config = json.loads((tmp_path / kind / "config.json").read_text())
-    config |= {key: 0.0 for key in config if "dropout" in key or "pdrop" in key}
-    (tmp_path / kind / "config.json").write_text(json.dumps(config))
-    write_data(tmp_path / "data", task, 37, 15, 15)
-    # Batches of 6, and of 1: there the second process has nothing to do.
-    flags = ("--data_dir", tmp_path / "data", "--model_name", tmp_path / kind, "--batch_size", 6,
-             "--device", "cpu", "--precision", "fp32", "--learning_rate", 1e-3)  # fmt: skip
-    found = {}
-    for one in (True, False):
-        out = tmp_path / f"out-{one}"
-        if one:
-            assert run_script(task, "fine-tuning", *flags, "--output_dir", out) == 0
-        else:
-            done = start(f"{task}/fine-tuning.py", *flags, "--output_dir", out)
-            assert done.returncode == 0, done.stderr
-            assert done.stdout.count("results: ") == 1 and done.stderr.count("epoch 3: loss") == 1
-        (file,) = out.rglob("metrics.json")
-        metrics = json.loads(file.read_text())
-        history = pd.read_csv(file.parent / "history.csv")["value"]
-        scores = pd.Series({k: v for k, v in metrics.items() if k.startswith(("dev", "test"))})
-        found[one] = (load_file(file.parent / "checkpoint" / "model.safetensors"), history, scores)
-        assert json.loads((file.parent / "config.json").read_text())["machine"]["processes"] == (
-            1 if one else 2
-        )
-    for name, weight in found[True][0].items():
-        other = found[False][0][name]
-        if name.endswith("key.bias"):  # adds the same to a whole row of scores: its gradient is
-            continue  # rounding alone, of which Adam makes steps of full length
-        if name.endswith("c_attn.bias"):
-            weight, other = (torch.cat([b.chunk(3)[0], b.chunk(3)[2]]) for b in (weight, other))
-        torch.testing.assert_close(other, weight, atol=1e-5, rtol=0, msg=lambda m, n=name: n + m)
-    for mine, other in zip(found[True][1:], found[False][1:], strict=True):
-        pd.testing.assert_series_equal(mine, other, atol=1e-5, rtol=0)
-    if task == "NLI":
-        return
-    # An error that both have is told once, without a traceback.
-    wrong = start("NER/fine-tuning.py", *flags, "--output_dir", out, "--num_train_epochs", 1)
-    assert wrong.returncode and wrong.stderr.count("error: ") == 1
-    assert "other settings" in wrong.stderr and "line " not in wrong.stderr.split("error: ")[0]
+def train(root, kind, device, dropout):
+    """What came of two epochs, in batches of 6 and one of 1: that leaves the others without any."""
+    from tests.test_training import SETTINGS, examples, load, no_dropout
+
+    task, states = CASES[kind], []
+    model, _ = load(root, kind, task)
+    if not dropout:
+        no_dropout(model)
+    some, settings = examples(37, task), SETTINGS._replace(batch_size=6)
+    model.base_model.register_forward_pre_hook(lambda *_: states.append(torch.get_rng_state()))
+    folder = root / f"{kind}-{dropout}-{device.processes}"
+    folder.mkdir(exist_ok=True)
+    state, _ = loop.fit(model, some, settings, device, lambda: {"f1": 0.5}, "f1", folder)
+    scores = forward.predict_logits(model, some, 5, device, "")
+    return {
+        "weights": dict(model.named_parameters()),
+        "history": state.history,
+        "scores": torch.cat([torch.tensor(s).flatten() for s in scores]),
+        "draws_from": states[0],
+    }
 
 
-# What each of the two processes does: it trains, keeps what it has, and calls the scripts again.
-DRIVER = """
-import importlib, sys
-import torch
-from common import cli
-from common.training import loop
-out, n, *flags = sys.argv[1:]
-cli.time.sleep = lambda seconds: None
-fit, train_on, states = loop.fit, loop.Trainer.train_on, []
-def noting(self, *given):
-    states.append(torch.get_rng_state())
-    return train_on(self, *given)
-def keeping(model, *given, **options):
-    found = fit(model, *given, **options)
-    kept = {"weights": model.state_dict(), "state": states[0]}
-    torch.save(kept, f"{out}/rank-{cli.RANK}.pt")
-    return found
-loop.fit, loop.Trainer.train_on = keeping, noting
-for _ in range(2):
-    assert importlib.import_module("NLI.fine-tuning").main(flags) == 0
-    torch.distributed.barrier()  # the first process writes
-try:
-    importlib.import_module("NLI.probing").main(flags[:int(n)])
-except SystemExit as stop:
-    assert stop.code == 2
-else:
-    raise AssertionError("probing went on in two processes")
-"""
+@cli.command
+def main(argv):
+    """What each process does: it trains, and keeps what came of it."""
+    root, device = Path(argv[0]), choose_device("cpu", "fp32", torchrun=True)
+    for kind in CASES:
+        for dropout in (False, True):
+            result = train(root, kind, device, dropout)
+            torch.save(result, root / f"{kind}-{dropout}-{device.rank}.pt")
 
 
-def test_with_dropout_both_have_the_weights_that_are_saved(tmp_path, checkpoint):
-    """And each draws its own; the second call finds a result; the other steps run in one alone."""
-    (tmp_path / "driver.py").write_text(DRIVER)
-    data = write_data(tmp_path / "data", "NLI", 13, 6, 6)
-    common = ("--data_dir", data, "--model_name", checkpoint("bert"), "--output_dir",
-              tmp_path / "out", "--device", "cpu", "--precision", "fp32")  # fmt: skip
-    train = ("--batch_size", 4, "--learning_rate", 1e-2, "--num_train_epochs", 2)
-    done = start(tmp_path / "driver.py", tmp_path, len(common), *common, *train)
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    root = tmp_path_factory.mktemp("torchrun")
+    for kind in CASES:
+        tiny.make(kind, root / kind, layers=1)
+    done = start(__file__, root)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("finished earlier") == 1
-    assert "Start this step with python" in done.stderr
-    ranks = [torch.load(tmp_path / f"rank-{n}.pt") for n in (0, 1)]
-    assert not torch.equal(ranks[0]["state"], ranks[1]["state"])
-    (file,) = tmp_path.rglob("checkpoint/model.safetensors")
-    old = {".beta": ".bias", ".gamma": ".weight"}  # the names that the checkpoint came with
-    for name, weight in load_file(file).items():
-        for before, now in old.items():
-            name = name.replace(before, now)
-        for rank in ranks:
-            assert torch.equal(rank["weights"][name], weight), name
+    assert done.stderr.count("epoch 2: loss") == 2 * len(CASES)  # the first process tells it
+    return root
+
+
+@pytest.mark.parametrize("kind", CASES)
+def test_two_processes_equal_one(root, kind):
+    alone = train(root, kind, choose_device("cpu", "fp32"), dropout=False)
+    for rank in (0, 1):
+        two = torch.load(root / f"{kind}-False-{rank}.pt")
+        torch.testing.assert_close(two["scores"], alone["scores"], atol=1e-4, rtol=0)
+        for one, other in zip(alone["history"], two["history"], strict=True):
+            assert other["train"] == pytest.approx(one["train"], abs=1e-5)
+        for name, weight in alone["weights"].items():
+            other = two["weights"][name]
+            if name.endswith("key.bias"):  # adds the same to a whole row of scores: its gradient
+                continue  # is rounding alone, of which Adam makes steps of full length
+            if name.endswith("c_attn.bias"):
+                weight, other = (torch.cat([b.chunk(3)[0], b.chunk(3)[2]]) for b in (weight, other))
+            torch.testing.assert_close(other, weight, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("kind", CASES)
+def test_with_dropout_both_have_the_same_weights_and_each_draws_its_own(root, kind):
+    first, second = (torch.load(root / f"{kind}-True-{rank}.pt") for rank in (0, 1))
+    assert not torch.equal(first["draws_from"], second["draws_from"])
+    for name, weight in first["weights"].items():
+        assert torch.equal(weight, second["weights"][name]), name
+
+
+def test_fine_tuning_runs_in_two_processes_and_other_steps_in_one(tmp_path, checkpoint):
+    """One result, told once; the second call finds it; an error that both have is told once."""
+    data = write_data(tmp_path / "data", "NLI", 13, 6, 6)
+    flags = ("--data_dir", data, "--model_name", checkpoint("bert"), "--output_dir",
+             tmp_path / "out", "--device", "cpu", "--precision", "fp32")  # fmt: skip
+    first = start("NLI/fine-tuning.py", *flags)
+    assert first.returncode == 0, first.stderr
+    assert first.stdout.count("results: ") == 1
+    (metrics,) = (tmp_path / "out").rglob("metrics.json")
+    assert json.loads(metrics.read_text())["trained"]
+    again = start("NLI/fine-tuning.py", *flags)
+    assert again.returncode == 0 and again.stdout.count("finished earlier") == 1
+    wrong = start("NLI/fine-tuning.py", *flags, "--num_train_epochs", 1)
+    assert wrong.returncode and wrong.stderr.count("error: ") == 1
+    assert "line " not in wrong.stderr.split("error: ")[0]  # no traceback
+    probing = start("NLI/probing.py", *flags)
+    assert probing.returncode and "Start this step with python" in probing.stderr
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

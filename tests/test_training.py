@@ -1,11 +1,11 @@
 """The loops: what padding, batch order, accumulation and an interruption must not change."""
 
-import argparse
 import copy
 import os
+import re
 import signal
 import sys
-import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -13,33 +13,38 @@ import torch
 
 from common import forward, models
 from common.batching import epoch_batches, pad
-from common.cli import UserError
-from common.device import choose_device, set_seed, to_device
-from common.training import events, loop, losses, resume
+from common.cli import ROOT, UserError
+from common.device import Device, choose_device, set_seed, to_device
+from common.training import events, loop, losses, resume, sharding, step
+from common.training.step import learning_rate
 from tests import tiny
 
-CPU = choose_device("cpu", "fp32")
+CPU = Device(torch.device("cpu"), "fp32")
 KINDS = ("bert", "gpt2", "biogpt")
 real_logits = models.logits
 TASKS = ("SequenceClassification", "TokenClassification")
 HEADS = {"SequenceClassification": "sequence", "TokenClassification": "token"}
 
 
-def arguments(**changes):
-    values = {
-        "learning_rate": 1e-3, "num_train_epochs": 2, "batch_size": 4, "warmup_ratio": 0.1,
-        "weight_decay": 0.01, "max_grad_norm": 1.0, "save_minutes": 10.0, "seed": 1,
-    }  # fmt: skip
-    return argparse.Namespace(**values | changes)
+SETTINGS = loop.Settings(
+    learning_rate=1e-3,
+    num_train_epochs=2,
+    batch_size=4,
+    warmup_ratio=0.1,
+    weight_decay=0.01,
+    max_grad_norm=1.0,
+    layer_decay=1.0,
+    seed=1,
+    save_minutes=10.0,
+)
 
 
 def load(tmp_path, kind, task, labels=3, seed=0):
     folder = tmp_path / kind
     if not folder.is_dir():
         tiny.make(kind, folder)
-    args = argparse.Namespace(model_name=str(folder), demo=False)
     set_seed(seed)
-    return models.load_task_model(args, HEADS[task], [f"label-{i}" for i in range(labels)])
+    return models.load_task_model(str(folder), HEADS[task], [f"label-{i}" for i in range(labels)])
 
 
 def examples(n, task, vocabulary=300, labels=3, seed=0):
@@ -97,8 +102,8 @@ def test_one_step_equals_plain_torch(tmp_path, task):
     no_dropout(model)
     plain = copy.deepcopy(model)
     some = examples(4, task)
-    args = arguments(num_train_epochs=1, warmup_ratio=0.0)
-    state, _ = loop.fit(model, some, args, CPU, dict, "", tmp_path)
+    settings = SETTINGS._replace(num_train_epochs=1, warmup_ratio=0.0)
+    state, _ = loop.fit(model, some, settings, CPU, dict, "", tmp_path)
     history = state.history
 
     batch = pad(some, 0)
@@ -141,8 +146,8 @@ def test_two_pieces_of_four_equal_a_batch_of_eight(tmp_path, monkeypatch, task):
     no_dropout(whole)
     split = copy.deepcopy(whole)
     some = examples(24, task)
-    args = arguments(batch_size=8)
-    state, _ = loop.fit(whole, some, args, CPU, dict, "", fresh(tmp_path / "whole"))
+    settings = SETTINGS._replace(batch_size=8)
+    state, _ = loop.fit(whole, some, settings, CPU, dict, "", fresh(tmp_path / "whole"))
 
     seen = []
 
@@ -153,7 +158,7 @@ def test_two_pieces_of_four_equal_a_batch_of_eight(tmp_path, monkeypatch, task):
         return real_logits(model, batch)
 
     monkeypatch.setattr(models, "logits", short_of_memory)
-    state_again, totals = loop.fit(split, some, args, CPU, dict, "", fresh(tmp_path / "split"))
+    state_again, totals = loop.fit(split, some, settings, CPU, dict, "", fresh(tmp_path / "split"))
     assert seen[0] == 8 and set(seen[1:]) == {4} and totals["micro_batch_size"] == 4
     losses = ([epoch["train"]["loss"] for epoch in s.history] for s in (state, state_again))
     assert next(losses) == pytest.approx(next(losses), rel=1e-4)
@@ -171,11 +176,11 @@ def test_on_a_cpu_a_piece_is_bounded_in_positions(tmp_path, monkeypatch):
         return real_logits(model, batch)
 
     monkeypatch.setattr(models, "logits", logits)
-    trainer = loop.Trainer(model, arguments(), CPU, losses.cross_entropy, 1.0)
+    trainer = loop.Trainer(model, SETTINGS, CPU, losses.cross_entropy)
     some = examples(7, "SequenceClassification")
     longest = max(len(row["input_ids"]) for row in some)
     for positions in (10**6, 3 * longest, 1):
-        monkeypatch.setattr(loop, "CPU_POSITIONS", positions)
+        monkeypatch.setattr(step, "CPU_POSITIONS", positions)
         trainer._gradients(some, 7, micro=16)
         gradients.append([p.grad.clone() for p in trainer.parameters])
     assert [n for n, _ in widths] == [7, 3, 3, 1, *[1] * 7]
@@ -196,7 +201,7 @@ def test_memory_for_not_even_one_example_is_a_user_error(tmp_path, monkeypatch):
     monkeypatch.setattr(models, "logits", nothing_fits)
     model, _ = load(tmp_path, "bert", TASKS[0])
     with pytest.raises(UserError, match="too little memory"):
-        loop.fit(model, examples(8, TASKS[0]), arguments(), CPU, dict, "", tmp_path)
+        loop.fit(model, examples(8, TASKS[0]), SETTINGS, CPU, dict, "", tmp_path)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -204,8 +209,8 @@ def test_eight_sentences_can_be_memorised(tmp_path, kind):
     """The whole chain learns: a miniature reproduces the labels of eight random sentences."""
     model, _ = load(tmp_path, kind, "TokenClassification")
     some = examples(8, "TokenClassification")
-    args = arguments(learning_rate=5e-3, num_train_epochs=60)
-    state, _ = loop.fit(model, some, args, CPU, dict, "", tmp_path)
+    settings = SETTINGS._replace(learning_rate=5e-3, num_train_epochs=60)
+    state, _ = loop.fit(model, some, settings, CPU, dict, "", tmp_path)
     history = state.history
     for example, scores in zip(some, forward.predict_logits(model, some, 8, CPU, ""), strict=True):
         gold = np.array(example["labels"])
@@ -221,37 +226,38 @@ class Killed(BaseException):
 def test_resumed_run_is_bit_identical(tmp_path, monkeypatch, stop_at):
     """Stopped after any step, in the middle of an epoch too; dropout is on."""
     some = examples(18, TASKS[1])
-    args = arguments(save_minutes=0.0)  # the state is saved after every step
-    scores = iter([0.3, 0.2] * 3)  # the first epoch is the best: its weights must survive
+    settings = SETTINGS._replace(save_minutes=0.0)  # the state is saved after every step
 
-    def run(folder, killed_at=None):
+    def trained(folder, killed_at=None):
         folder.mkdir(exist_ok=True)
         model, _ = load(tmp_path, "bert", TASKS[1])
-        steps = [0]
+        steps = []
 
         def counting(model, batch):
-            steps[0] += 1
-            if steps[0] == killed_at:
+            steps.append(batch)
+            if len(steps) == killed_at:
                 raise Killed
             return real_logits(model, batch)
 
+        def dev():  # the first epoch is the best: its weights must survive
+            return {"f1": 0.2 if (folder / "epoch-0.pt").is_file() else 0.3}
+
         monkeypatch.setattr(models, "logits", counting)
-        state, totals = loop.fit(model, some, args, CPU, lambda: {"f1": next(scores)}, "f1", folder)
+        state, totals = loop.fit(model, some, settings, CPU, dev, "f1", folder)
         return model.state_dict(), (state.history, state.steps), totals["best_epoch"]
 
-    whole, history, best = run(tmp_path / "whole")
-    scores = iter([0.3, 0.2] * 3)
+    whole, history, best = trained(tmp_path / "whole")
     with pytest.raises(Killed):
-        run(tmp_path / "resumed", stop_at)
+        trained(tmp_path / "resumed", stop_at)
     torch.manual_seed(999)  # a new process starts from another state
-    resumed, history_again, best_again = run(tmp_path / "resumed")
+    resumed, history_again, best_again = trained(tmp_path / "resumed")
     assert best == best_again == 1 and history == history_again
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
 def test_killed_while_the_dev_split_is_scored(tmp_path):
     """The state was saved after the epoch's last batch: no batch is left, only the scoring."""
-    some, args = examples(8, TASKS[0]), arguments(save_minutes=0.0)
+    some, settings = examples(8, TASKS[0]), SETTINGS._replace(save_minutes=0.0)
 
     def killed():
         raise Killed
@@ -262,52 +268,142 @@ def test_killed_while_the_dev_split_is_scored(tmp_path):
         for evaluate in ends:
             model, _ = load(tmp_path, "bert", TASKS[0])
             try:
-                histories.append(loop.fit(model, some, args, CPU, evaluate, "", folder)[0].history)
+                histories.append(
+                    loop.fit(model, some, settings, CPU, evaluate, "", folder)[0].history
+                )
             except Killed:
                 continue
     assert histories[0] == histories[1]
 
 
-def test_ctrl_c_saves_what_is_done(tmp_path, monkeypatch):
-    """The batch that it comes in is finished; a second one, later, stops at once."""
-    some = examples(18, TASKS[1])
-    usual = signal.getsignal(signal.SIGINT)
-    for name, pauses, saved in (("1", [0], True), ("2", [0, 0], True), ("3", [0, 1.1], False)):
-        folder, steps = fresh(tmp_path / name), []
+def terminated(*_):
+    raise Terminated
 
-        def pressing(model, batch, pauses=pauses, steps=steps):
-            steps.append(len(batch["input_ids"]))
-            if len(steps) == 2:
-                for pause in pauses:
-                    time.sleep(pause)
-                    os.kill(os.getpid(), signal.SIGINT)
-            return real_logits(model, batch)
 
-        monkeypatch.setattr(models, "logits", pressing)
+class Terminated(KeyboardInterrupt):
+    """Stands for what common.cli raises at SIGTERM."""
+
+
+@pytest.mark.parametrize(
+    ("number", "handler", "raised"),
+    [
+        (signal.SIGINT, signal.default_int_handler, KeyboardInterrupt),
+        (signal.SIGTERM, terminated, Terminated),
+        (signal.SIGTERM, signal.SIG_DFL, SystemExit),
+    ],
+)
+def test_a_signal_is_obeyed_when_the_step_is_done_and_saved(
+    tmp_path, monkeypatch, number, handler, raised
+):
+    """Then the next call ends as a run that nobody stopped, bit for bit."""
+    some, steps = examples(18, TASKS[1]), []
+
+    def signalled(model, batch):
+        steps.append(len(batch["input_ids"]))
+        if len(steps) == 2:
+            os.kill(os.getpid(), number)
+        return real_logits(model, batch)
+
+    def trained(folder):
         model, _ = load(tmp_path, "bert", TASKS[1])
-        with pytest.raises(KeyboardInterrupt):
-            loop.fit(model, some, arguments(), CPU, dict, "", folder)
-        assert signal.getsignal(signal.SIGINT) is usual
-        assert len(steps) == 2 and (folder / "state.pt").is_file() == saved
-    model, _ = load(tmp_path, "bert", TASKS[1])
-    state, _ = loop.fit(model, some, arguments(), CPU, dict, "", tmp_path / "1")
-    whole, _ = load(tmp_path, "bert", TASKS[1])
-    monkeypatch.setattr(models, "logits", real_logits)
-    wanted, _ = loop.fit(whole, some, arguments(), CPU, dict, "", fresh(tmp_path / "whole"))
-    assert state.history == wanted.history
-    assert all(
-        torch.equal(a, b) for a, b in zip(model.parameters(), whole.parameters(), strict=True)
-    )
+        state, _ = loop.fit(model, some, SETTINGS, CPU, dict, "", folder)
+        return list(model.parameters()), state.history
+
+    folder, usual = fresh(tmp_path / "run"), signal.signal(number, handler)
+    monkeypatch.setattr(models, "logits", signalled)
+    try:
+        with pytest.raises(raised) as stopped:
+            trained(folder)
+        assert signal.getsignal(number) == handler
+    finally:
+        signal.signal(number, usual)
+    assert len(steps) == 2 and (folder / "state.pt").is_file()
+    assert raised is not SystemExit or stopped.value.code == 143
+    parameters, history = trained(folder)
+    expected, all_history = trained(fresh(tmp_path / "whole"))
+    assert history == all_history and all(map(torch.equal, parameters, expected))
 
 
-def test_a_damaged_state_is_named(tmp_path):
-    """Half a file: a message that says what to type, not a traceback; the file stays."""
+def test_signals_that_are_ignored_or_in_other_threads_are_left_alone():
+    usual = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        with resume.noted_signals() as noted:
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert signal.getsignal(signal.SIGINT) is not signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGTERM, usual)
+    assert noted == []
+
+    def within():
+        with resume.noted_signals():
+            return signal.getsignal(signal.SIGINT)
+
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(within).result() is signal.getsignal(signal.SIGINT)
+
+
+@pytest.mark.parametrize("file", ("state.pt", "epoch-0.pt"))
+@pytest.mark.parametrize("damage", ("half", "other", "missing"))
+def test_a_damaged_file_starts_the_training_anew(tmp_path, caplog, file, damage):
+    """With one warning; what comes out is what a run without any state gives."""
+    some, settings = examples(8, TASKS[0]), SETTINGS._replace(save_minutes=0.0)
+
+    def trained(folder, evaluate=dict):
+        model, _ = load(tmp_path, "bert", TASKS[0])
+        state, _ = loop.fit(model, some, settings, CPU, evaluate, "", folder)
+        return list(model.parameters()), state.history, state.steps
+
+    def killed_later():
+        if (folder / "epoch-0.pt").is_file():
+            raise Killed
+        return {"": 0.5}
+
+    folder = fresh(tmp_path / "run")
+    with pytest.raises(Killed):
+        trained(folder, killed_later)
+    path = folder / file
+    if damage == "half":
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    elif damage == "other":
+        torch.save([1, 2], path) if file == "state.pt" else path.write_bytes(b"PK half a file")
+    else:
+        path.unlink()
+    parameters, *rest = trained(folder)
+    expected, *all_rest = trained(fresh(tmp_path / "whole"))
+    assert rest == all_rest and all(map(torch.equal, parameters, expected))
+    warnings = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
+    if (file, damage) == ("state.pt", "missing"):
+        assert warnings == []
+    else:
+        (message,) = warnings
+        assert str(path) in message and "starts anew" in message
+
+
+def test_a_full_disk_is_an_os_error_that_names_the_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(resume.Path, "open", lambda *_: open("/dev/full", "wb"))  # noqa: SIM115
+    with pytest.raises(OSError, match="No space left") as full:
+        resume._save(tmp_path / "state.pt", {"model": torch.zeros(10**6)})
+    assert full.value.filename == str(tmp_path / "state.pt")
+
+
+def test_one_process_imports_nothing_of_fsdp(tmp_path, monkeypatch):
+    """To train, save, resume and score; and no other file than sharding.py names FSDP's modules."""
     model, _ = load(tmp_path, "bert", TASKS[0])
-    state = fresh(tmp_path / "run") / "state.pt"
-    state.write_bytes(b"PK half a file")
-    with pytest.raises(UserError, match="state.pt is damaged.*--overwrite"):
-        loop.fit(model, examples(8, TASKS[0]), arguments(), CPU, dict, "", state.parent)
-    assert state.read_bytes() == b"PK half a file"
+    some, settings = examples(8, TASKS[0]), SETTINGS._replace(save_minutes=0.0)
+    for name in ("fsdp", "tensor", "checkpoint", "device_mesh"):
+        monkeypatch.setitem(sys.modules, f"torch.distributed.{name}", None)
+        monkeypatch.delattr(torch.distributed, name, raising=False)
+    with pytest.raises(ImportError):
+        sharding.shard(model, CPU)
+    for _ in range(2):
+        loop.fit(model, some, settings, CPU, dict, "", tmp_path)
+    forward.mean_loss(model, some, 4, CPU, losses.cross_entropy, losses.labels_in)
+    using = {
+        file.name
+        for file in (ROOT / "common").rglob("*.py")
+        if re.search(r"(from|import) torch\.distributed|fully_shard", file.read_text())
+    }
+    assert using == {"sharding.py"}
 
 
 def test_frozen_weights_stay_as_they_are(tmp_path):
@@ -315,11 +411,11 @@ def test_frozen_weights_stay_as_they_are(tmp_path):
     model, _ = load(tmp_path, "bert", TASKS[0])
     model.bert.embeddings.requires_grad_(False)
     before = copy.deepcopy(model.bert.embeddings.state_dict())
-    args = arguments(weight_decay=0.5)
-    loop.fit(model, examples(8, TASKS[0]), args, CPU, dict, "", fresh(tmp_path / "run"))
+    settings = SETTINGS._replace(weight_decay=0.5)
+    loop.fit(model, examples(8, TASKS[0]), settings, CPU, dict, "", fresh(tmp_path / "run"))
     after = model.bert.embeddings.state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)
-    trainer = loop.Trainer(model, args, CPU, losses.cross_entropy, 1.0)
+    trainer = loop.Trainer(model, settings, CPU, losses.cross_entropy)
     assert all(p.requires_grad for p in trainer.parameters)
 
 
@@ -332,8 +428,8 @@ def test_the_best_epoch_is_kept(tmp_path):
         after.append(copy.deepcopy(model.state_dict()))
         return {"accuracy": next(scores)}
 
-    some, args = examples(8, TASKS[0]), arguments(num_train_epochs=4)
-    _, totals = loop.fit(model, some, args, CPU, evaluate, "accuracy", tmp_path)
+    some, settings = examples(8, TASKS[0]), SETTINGS._replace(num_train_epochs=4)
+    _, totals = loop.fit(model, some, settings, CPU, evaluate, "accuracy", tmp_path)
     assert totals["best_epoch"] == 2
     assert all(torch.equal(after[1][name], value) for name, value in model.state_dict().items())
 
@@ -342,7 +438,7 @@ def test_same_seed_same_weights_other_seed_others(tmp_path):
     def run(seed):
         folder = fresh(tmp_path / f"{len(list(tmp_path.iterdir()))}")
         model, _ = load(tmp_path, "bert", TASKS[0], seed=seed)
-        loop.fit(model, examples(8, TASKS[0]), arguments(seed=seed), CPU, dict, "", folder)
+        loop.fit(model, examples(8, TASKS[0]), SETTINGS._replace(seed=seed), CPU, dict, "", folder)
         return model.classifier.weight
 
     assert torch.equal(run(3), run(3))
@@ -350,7 +446,7 @@ def test_same_seed_same_weights_other_seed_others(tmp_path):
 
 
 def test_learning_rate_rises_then_falls_to_zero():
-    rates = [loop.learning_rate(step, 100, 2.0, 0.1) for step in range(100)]
+    rates = [learning_rate(n, 100, 2.0, 0.1) for n in range(100)]
     assert rates[0] == pytest.approx(0.2) and rates[9] == 2.0 and rates[10] == 2.0
     assert rates[99] == pytest.approx(2.0 / 90) and np.all(np.diff(rates[10:]) < 0)
 
@@ -371,7 +467,7 @@ def test_prediction_has_no_dropout_and_training_has_it_after_each_scoring(tmp_pa
         forward.predict_logits(model, some, 8, CPU, "")
         return {"accuracy": 0.5}
 
-    loop.fit(model, some, arguments(), CPU, score, "accuracy", tmp_path)
+    loop.fit(model, some, SETTINGS, CPU, score, "accuracy", tmp_path)
     assert modes == [True, True, False, True, True, False]
     model.train()  # whatever mode it is given
     forward.predict_logits(model, some, 8, CPU, "")
@@ -392,7 +488,7 @@ def dtypes_of(model):
 def test_passes_run_in_the_precision_and_weights_stay_in_float32(tmp_path, precision, dtype):
     model, _ = load(tmp_path, "bert", TASKS[0])
     found, device = dtypes_of(model), choose_device("cpu", precision)
-    loop.fit(model, examples(8, TASKS[0]), arguments(), device, dict, "", tmp_path)
+    loop.fit(model, examples(8, TASKS[0]), SETTINGS, device, dict, "", tmp_path)
     assert set(found) == {dtype} and len(found) == 4
     (scores, *_) = forward.predict_logits(model, examples(8, TASKS[0]), 8, device, "")
     assert found[-1] == dtype and scores.dtype == np.float32
@@ -407,8 +503,8 @@ def test_fp16_gradients_are_clipped_at_their_own_scale(tmp_path, most):
         model, _ = load(tmp_path, "bert", TASKS[0])
         no_dropout(model)
         device, batch = choose_device("cpu", precision), examples(4, TASKS[0])
-        args = arguments(max_grad_norm=most)
-        trainer = loop.Trainer(model, args, device, losses.cross_entropy, 1.0)
+        settings = SETTINGS._replace(max_grad_norm=most)
+        trainer = loop.Trainer(model, settings, device, losses.cross_entropy)
         assert trainer.scaler.is_enabled() == (precision == "fp16")
         seen = []
 
@@ -431,12 +527,12 @@ def test_the_scale_of_fp16_is_taken_up_again(tmp_path):
 
     def trainer():
         model, _ = load(tmp_path, "bert", TASKS[0])
-        return loop.Trainer(model, arguments(), device, losses.cross_entropy, 1.0)
+        return loop.Trainer(model, SETTINGS, device, losses.cross_entropy)
 
     first = trainer()
     first.train_on(some, 8, 8)
     first.scaler.update(128.0)
-    resume.save_state(fresh(tmp_path / "run"), first, {"best": None, "epoch": 0, "step": 1})
+    resume.save_state(fresh(tmp_path / "run"), first, resume.State(micro=8, step=1))
     second = trainer()
     assert second.scaler.get_scale() == 2.0**16
     resume.load_state(tmp_path / "run", second)
@@ -448,8 +544,8 @@ def test_weights_decay_and_biases_and_norms_do_not(tmp_path, decay):
     """By what the optimizer does without gradients."""
     model, _ = load(tmp_path, "bert", TASKS[0])
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
-    args = arguments(weight_decay=decay, learning_rate=0.1)
-    trainer = loop.Trainer(model, args, CPU, losses.cross_entropy, 1.0)
+    settings = SETTINGS._replace(weight_decay=decay, learning_rate=0.1)
+    trainer = loop.Trainer(model, settings, CPU, losses.cross_entropy)
     for p in model.parameters():
         p.grad = torch.zeros_like(p)
     trainer.optimizer.step()
@@ -471,16 +567,17 @@ def test_batches_are_those_of_the_seed_and_the_epoch(tmp_path):
             return train_on(self, batch, n_labels, micro)
 
         def set_rate(self, step, steps):
-            set_rate(self, step, steps)
+            rate = set_rate(self, step, steps)
             rates.append(self.optimizer.param_groups[0]["lr"])
+            return rate
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop, "Trainer", Noting)
         patch.setattr(loop, "CHECK_EVERY", 2)
-        state, _ = loop.fit(model, some, arguments(seed=5), CPU, dict, "", tmp_path)
+        state, _ = loop.fit(model, some, SETTINGS._replace(seed=5), CPU, dict, "", tmp_path)
     lengths = [len(e["input_ids"]) for e in some]
     assert seen == [b for epoch in (0, 1) for b in epoch_batches(lengths, 4, 5, epoch)]
-    assert rates == [loop.learning_rate(step, 6, 1e-3, 0.1) for step in range(6)]
+    assert rates == [learning_rate(n, 6, 1e-3, 0.1) for n in range(6)]
     assert [(row["step"], row["learning_rate"]) for row in state.steps] == [
         (step, rates[step - 1]) for step in (2, 4, 6)
     ]
@@ -496,10 +593,11 @@ def test_tensorboard_is_asked_for_before_training(monkeypatch):
 def test_event_files_hold_the_rows_of_steps_and_the_scores(tmp_path):
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     model, _ = load(tmp_path, "bert", TASKS[0])
-    args = arguments(tensorboard=True, num_train_epochs=3)
-    events.writer(tmp_path, 0)(100, {"train/loss": 7.0})  # by a process that was killed
+    settings = SETTINGS._replace(tensorboard=True, num_train_epochs=3)
+    (earlier,) = events.loggers(settings, tmp_path, 0)
+    earlier(100, {"train/loss": 7.0})  # by a process that was killed
     some = examples(40, TASKS[0])
-    state, _ = loop.fit(model, some, args, CPU, lambda: {"accuracy": 0.5}, "accuracy", tmp_path)
+    state, _ = loop.fit(model, some, settings, CPU, lambda: {"accuracy": 0.5}, "accuracy", tmp_path)
     found = accumulator.EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     written = [(event.step, event.value) for event in found.Scalars("train/loss")]
     assert written == [(row["step"], pytest.approx(row["loss"])) for row in state.steps]
@@ -514,8 +612,7 @@ def test_frozen_weights_in_bf16_compute_the_same(tmp_path, kind):
         model, tokenizer = load(tmp_path, kind, head)
         held_in_16_bits(model.eval(), models.logits, bf16, tokenizer)
         if kind in ("gpt2", "biogpt") and own == "token":  # their text heads share the embeddings
-            args = argparse.Namespace(model_name=str(tmp_path / kind), demo=False)
-            model, _ = models.load_task_model(args, "causal", [])
+            model, _ = models.load_task_model(str(tmp_path / kind), "causal", [])
             held_in_16_bits(model.eval(), lambda m, batch: m(**batch).logits, bf16, tokenizer)
             assert model.get_output_embeddings().weight.dtype == torch.bfloat16
 
@@ -532,17 +629,3 @@ def held_in_16_bits(model, logits, device, tokenizer):
     small = [p for p in model.parameters() if p.dtype == torch.bfloat16]
     assert len(small) >= 6 and all(p.ndim == 2 for p in small)
     assert model.get_input_embeddings().weight.dtype == torch.float32
-
-
-def test_a_device_without_room_for_the_model(tmp_path, monkeypatch):
-    model, _ = load(tmp_path, "bert", TASKS[0])
-
-    def full(*args):
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
-
-    monkeypatch.setattr(model, "to", full)
-    with pytest.raises(UserError, match="cpu has no room for the model's 0.0 GB .*--device cpu"):
-        to_device(model, CPU)
-    monkeypatch.setattr(model, "to", lambda *args: (_ for _ in ()).throw(RuntimeError("other")))
-    with pytest.raises(RuntimeError, match="other"):
-        to_device(model, CPU)

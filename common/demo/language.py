@@ -111,30 +111,13 @@ def chunks(
 
 # Of each state: the adjective for who has it, the one for who has not, and a noun for it.
 STATES = {
-    "biomedical": [
-        ("febrile", "afebrile", "fever"),
-        ("icteric", "anicteric", "jaundice"),
-        ("somnolent", "alert", "drowsiness"),
-        ("incontinent", "continent", "leakage"),
-        ("diabetic", "normoglycemic", "hyperglycemia"),
-        ("hypertensive", "normotensive", "hypertension"),
-        ("dyspneic", "eupneic", "dyspnea"),
-        ("delirious", "oriented", "confusion"),
-        ("diaphoretic", "dry", "sweating"),
-        ("edematous", "euvolemic", "swelling"),
-    ],
-    "general": [
-        ("rich", "poor", "money"),
-        ("married", "single", "spouse"),
-        ("employed", "jobless", "work"),
-        ("bearded", "shaven", "whiskers"),
-        ("famous", "obscure", "renown"),
-        ("lucky", "hapless", "fortune"),
-        ("brave", "timid", "courage"),
-        ("merry", "gloomy", "joy"),
-        ("tired", "rested", "weariness"),
-        ("learned", "ignorant", "knowledge"),
-    ],
+    "biomedical": "febrile afebrile fever, icteric anicteric jaundice, somnolent alert drowsiness, "
+    "incontinent continent leakage, diabetic normoglycemic hyperglycemia, "
+    "hypertensive normotensive hypertension, dyspneic eupneic dyspnea, "
+    "delirious oriented confusion, diaphoretic dry sweating, edematous euvolemic swelling",
+    "general": "rich poor money, married single spouse, employed jobless work, "
+    "bearded shaven whiskers, famous obscure renown, lucky hapless fortune, brave timid courage, "
+    "merry gloomy joy, tired rested weariness, learned ignorant knowledge",
 }
 LABS = {  # low and high values
     "potassium": (lambda r: f"{r.uniform(2.1, 3.3):.1f}", lambda r: f"{r.uniform(5.3, 6.9):.1f}"),
@@ -152,6 +135,20 @@ PEOPLE = "Anna Ben Clara David Emma Felix Grace Henry Iris Jack Laura Martin".sp
 GOODS = "apples pears plums grapes lemons beans onions carrots nuts melons figs cherries".split()
 
 
+# By kind and domain: how two things are said, and what remarks on one of them.
+FRAMES = {
+    "state": [["{} is {} and {} .", "{} is {} but {} .", "{} is {} yet {} ."]] * 2,
+    "value": [
+        ["Tests show {} {} and {} {} .", "Laboratory values : {} {} , {} {} ."],
+        ["Prices show {} {} and {} {} .", "Shop list : {} {} , {} {} ."],
+    ],
+    "choice": [
+        ["{} takes {} without {} .", "{} takes {} not {} ."],
+        ["{} keeps {} without {} .", "{} keeps {} not {} ."],
+    ],
+}
+
+
 def statement(
     rng: random.Random, domain: str = "biomedical", pool: str | None = None
 ) -> tuple[str, dict[str, str]]:
@@ -166,39 +163,30 @@ def statement(
         who = rng.choice(["The man", "The woman", "The patient", "This patient"])
         about = "The patient"
     kind = rng.choice(["state"] * 3 + ["value", "choice"])
+    frames = FRAMES[kind][not clinical]
     if kind == "state":
-        yes, no, other = rng.sample(STATES[domain], 3)
+        states = [tuple(state.split()) for state in STATES[domain].split(", ")]
+        yes, no, other = rng.sample(states, 3)
         shown = [yes[0], no[1]]
         rng.shuffle(shown)
-        frames = ["{} is {} and {} .", "{} is {} but {} .", "{} is {} yet {} ."]
-        remark = f"{about} has {{}} ."
         yes, no, other = yes[2], no[2], other[2]
-        said = rng.choice(frames).format(who, *shown)
+        said, remark = rng.choice(frames).format(who, *shown), f"{about} has {{}} ."
     elif kind == "value":
         ranges = LABS if clinical else PRICES
         yes, no, other = rng.sample(sorted(ranges), 3)
         high, low = draw(rng, ranges[yes][1], pool), draw(rng, ranges[no][0], pool)
-        frames = (
-            ["Tests show {} {} and {} {} .", "Laboratory values : {} {} , {} {} ."]
-            if clinical
-            else ["Prices show {} {} and {} {} .", "Shop list : {} {} , {} {} ."]
-        )
-        remark = "The {} is elevated ." if clinical else "The {} is dear ."
         said = rng.choice(frames).format(yes, high, no, low)
+        remark = "The {} is elevated ." if clinical else "The {} is dear ."
     else:
-        yes, no, other = some(rng, drug if clinical else goods, pool if clinical else None)
-        frames = (
-            ["{} takes {} without {} .", "{} takes {} not {} ."]
-            if clinical
-            else ["{} keeps {} without {} .", "{} keeps {} not {} ."]
-        )
-        remark = f"{about} {'takes' if clinical else 'keeps'} {{}} ."
+        yes, no, other = three(rng, drug if clinical else goods, pool if clinical else None)
         said = rng.choice(frames).format(who, yes, no)
+        remark = f"{about} {'takes' if clinical else 'keeps'} {{}} ."
     verdicts = {"certain": yes, "excluded": no, "open": other}
     return said, {verdict: remark.format(what) for verdict, what in verdicts.items()}
 
 
-def some(rng, make, pool):
+def three(rng, make, pool):
+    """Three different names."""
     names = []
     while len(names) < 3:
         name = draw(rng, make, pool)

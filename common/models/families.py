@@ -1,9 +1,8 @@
-"""Model families: a row each, and every question of which family a model is answered from it.
+"""Model families: a row a family, which answers every question about what differs between them.
 
-A new family is a new row of `TABLE`, a kind in tests/tiny.py, and nothing else.
+A new family is a new row of `TABLE` and a kind in tests/tiny.py.
 """
 
-import re
 from typing import NamedTuple
 
 from common.cli import UserError
@@ -11,27 +10,25 @@ from common.cli import UserError
 BASE_LAYERS = 12  # a model of more layers is a large one
 
 
-class Architecture(NamedTuple):
-    """What this project needs to know of a family. Names are of modules, without the prefix."""
+class Family(NamedTuple):
+    """What this project needs to know of a family. Modules' names begin within the encoder."""
 
     name: str  # in messages
     causal: bool  # a token sees only those before it: a text is read at its last token
-    heads: dict[str, tuple[str, ...]]  # "sequence", "token", "span", "causal" -> the head's modules
     embeddings: tuple[str, ...]
     layers: str  # the list of layers
-    top: tuple[str, ...] = ()  # between the last layer and the head: a final norm, a pooler
     pooler_option: bool = False  # the bare encoder has a pooler that may be left out
     reserved_positions: int = 0  # of max_position_embeddings, those that no token can have
     token_types: bool = False  # the model tells a pair's texts apart by `token_type_ids`
-    # How a first word gets the blank that its word has elsewhere: by the "option" add_prefix_space,
-    # or by a "step" of ours, where that option would put one before every piece. "": it has it.
+    # A text's first word must have the pieces that it has after a blank. "option": the tokenizer's
+    # add_prefix_space does it. "step": that option would put a blank before every piece, so we add
+    # a step to the tokenizer. "": the tokenizer does it anyway.
     prefix_space: str = ""
-    # The prefix of the library's span model; where it is not the encoder's own, a checkpoint of
-    # another head would load as a wholly random model.
-    span_prefix: str | None = None
-    own_span: bool = False  # the library has no span model: common/models/span_head.py has
+    # The library's span model calls the encoder so, and all its other models call it `model`: their
+    # checkpoints would be loaded as random weights.
+    span_prefix: str = ""
     shared_layers: bool = False  # one layer's weights are used at every depth
-    layer_decay: tuple[float, float] = (1.0, 1.0)  # published, of base and of large models
+    layer_decay: tuple[float, float] = (1.0, 1.0)  # as published for base and for large models
 
     @property
     def options(self) -> dict:
@@ -39,55 +36,24 @@ class Architecture(NamedTuple):
         return {"use_cache": False} if self.causal else {}
 
 
-def _heads(sequence: str, token: str = "classifier", causal: str = "") -> dict:
-    heads = {"sequence": sequence, "token": token, "span": "qa_outputs", "causal": causal}
-    return {kind: tuple(names.split()) for kind, names in heads.items() if names}
-
-
-BERT = Architecture(
-    "BERT",
-    causal=False,
-    heads=_heads("classifier"),
-    embeddings=("embeddings",),
-    layers="encoder.layer",
-    top=("pooler",),
-    pooler_option=True,
-    token_types=True,
+BERT = Family(
+    "BERT", False, ("embeddings",), layers="encoder.layer", pooler_option=True, token_types=True
 )
-LLAMA = Architecture(
-    "Llama",
-    causal=True,
-    heads=_heads("score", token="score", causal="lm_head"),
-    embeddings=("embed_tokens",),
-    layers="layers",
-    top=("norm",),
-    prefix_space="step",
-    span_prefix="transformer",
+LLAMA = Family(
+    "Llama", True, ("embed_tokens",), "layers", prefix_space="step", span_prefix="transformer"
 )
 # `model_type` in config.json -> the family.
 TABLE = {
     "bert": BERT,
     "roberta": BERT._replace(
-        name="RoBERTa",
-        heads=_heads("classifier.dense classifier.out_proj"),
-        reserved_positions=2,  # numbers start behind the padding token's
-        token_types=False,
-        prefix_space="option",
+        name="RoBERTa", reserved_positions=2, token_types=False, prefix_space="option"
     ),
-    "distilbert": Architecture(
-        "DistilBERT",
-        causal=False,
-        heads=_heads("pre_classifier classifier"),
-        embeddings=("embeddings",),
-        layers="transformer.layer",
-    ),
+    "distilbert": Family("DistilBERT", False, ("embeddings",), layers="transformer.layer"),
+    # layer_decay: layerwise_lr_decay in configure_finetuning.py of google-research/electra
     "electra": BERT._replace(
         name="ELECTRA",
-        heads=_heads("classifier.dense classifier.out_proj"),
         embeddings=("embeddings", "embeddings_project"),
-        top=(),
         pooler_option=False,
-        # layerwise_lr_decay in configure_finetuning.py of google-research/electra
         layer_decay=(0.8, 0.9),
     ),
     "albert": BERT._replace(
@@ -96,37 +62,21 @@ TABLE = {
         layers="encoder.albert_layer_groups.0.albert_layers",
         shared_layers=True,
     ),
-    "gpt2": Architecture(
-        "GPT-2",
-        causal=True,
-        heads=_heads("score", causal="lm_head"),
-        embeddings=("wte", "wpe"),
-        layers="h",
-        top=("ln_f",),
-        prefix_space="option",
-    ),
-    "biogpt": Architecture(
-        "BioGPT",
-        causal=True,
-        heads=_heads("score", causal="output_projection"),
-        embeddings=("embed_tokens", "embed_positions"),
-        layers="layers",
-        top=("layer_norm",),
-        own_span=True,
-    ),
+    "gpt2": Family("GPT-2", True, ("wte", "wpe"), layers="h", prefix_space="option"),
+    "biogpt": Family("BioGPT", True, ("embed_tokens", "embed_positions"), layers="layers"),
     "llama": LLAMA,
-    "mistral": LLAMA._replace(name="Mistral", span_prefix=None),
+    "mistral": LLAMA._replace(name="Mistral", span_prefix=""),
     "qwen2": LLAMA._replace(name="Qwen2"),
     "qwen3": LLAMA._replace(name="Qwen3"),
 }
 
 
-def of(config) -> Architecture:
-    """The row of a model's configuration. Raises UserError for a family that has none."""
+def of(config) -> Family:
+    """The row of a model's configuration. Raises UserError for an unknown family."""
     if config.model_type not in TABLE:
         raise UserError(
-            f"{config._name_or_path or 'it'} is a {config.model_type!r} model; this project reads "
-            f"{', '.join(TABLE)}-like ones. Choose another --model_name."
+            f"{config._name_or_path or 'the model'} is a {config.model_type!r} model, and this "
+            f"project reads only {', '.join(TABLE)}-like ones. Choose another --model_name."
         )
     return TABLE[config.model_type]
 
@@ -137,25 +87,19 @@ def positions(config) -> int:
 
 
 def layer_decay(config, given: float | None) -> float:
-    """The layer-wise decay of the learning rate: `given`, or as published for the family; 1: none.
+    """The layer-wise decay of the learning rate: `given`, or as published; 1 means none.
 
-    Raises UserError where layers share their weights, and there is no rate a layer.
+    Raises UserError for a decay other than 1 if the layers share their weights.
     """
     row = of(config)
-    if row.shared_layers and given not in (None, 1.0):
+    if given is None:
+        return row.layer_decay[config.num_hidden_layers > BASE_LAYERS]
+    if row.shared_layers and given != 1.0:
         raise UserError(
-            f"--layer_decay {given}: the layers of {row.name} share their weights, so there is no "
-            "rate a layer. Leave it out, or give 1."
+            f"--layer_decay {given}: the layers of {row.name} share their weights, so they cannot "
+            "have different learning rates. Leave the flag out, or give 1."
         )
-    if given is not None:
-        return given
-    base, large = row.layer_decay
-    return base if config.num_hidden_layers <= BASE_LAYERS else large
-
-
-def is_sequence_model(model) -> bool:
-    """Whether the model has one output a text, not one a token."""
-    return type(model).__name__.endswith("ForSequenceClassification")
+    return given
 
 
 def parameter_groups(
@@ -163,50 +107,40 @@ def parameter_groups(
 ) -> list[dict]:
     """AdamW's groups of the trainable parameters; `base_lr` is a group's peak learning rate.
 
-    Layer-wise decay as `_get_layer_lrs` of ELECTRA's code (Clark et al. 2020, model/optimization.py
-    of google-research/electra) has it: the rate is `learning_rate * layer_decay ** distance`, with
-    distance 0 of the head, 1 of what is between head and layers, 2 of the last layer, and so on
-    down to L + 1 of the first one and L + 2 of the embeddings. Weights decay by `weight_decay`;
-    biases and norms, which are vectors, do not: that only shrinks the output's scale.
-    With `layer_decay` 1: two groups, weights and vectors, in the model's order.
-
-    Raises UserError where layers share their weights, ValueError for a parameter without a place.
+    Layer-wise decay as in ELECTRA (Clark et al. 2020; `_get_layer_lrs` in model/optimization.py of
+    google-research/electra): the learning rate is `learning_rate * layer_decay ** distance`. The
+    distance is 0 for the head, 1 between head and layers, 2 for the last layer, and so on up to
+    L + 1 for the first layer and L + 2 for the embeddings. Weights decay by `weight_decay`; biases
+    and norms, which are vectors, do not.
     """
-    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-    distances = dict.fromkeys((name for name, _ in named), 0)
-    if layer_decay != 1.0:
-        found = _distances(model)
-        distances = {name: found[name] for name in distances}
-    groups = []
-    for distance in sorted(set(distances.values()), reverse=True):
-        here = [p for name, p in named if distances[name] == distance]
+    distances = _distances(model) if layer_decay != 1.0 else {}
+    groups = {}
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            key = distances.get(parameter, 0), parameter.ndim > 1
+            groups.setdefault(key, []).append(parameter)
+    settings = []
+    for distance, is_weight in sorted(groups, reverse=True):  # from the embeddings to the head
         rate = learning_rate * layer_decay**distance
-        for parameters, decay in (
-            ([p for p in here if p.ndim > 1], weight_decay),
-            ([p for p in here if p.ndim < 2], 0.0),
-        ):
-            if parameters or layer_decay == 1.0:
-                groups.append({"params": parameters, "weight_decay": decay,
-                               "lr": rate, "base_lr": rate})  # fmt: skip
-    return groups
+        decay = weight_decay if is_weight else 0.0
+        parameters = groups[distance, is_weight]
+        settings.append({"params": parameters, "weight_decay": decay, "lr": rate, "base_lr": rate})
+    return settings
 
 
-def _distances(model) -> dict[str, int]:
-    """`{parameter's name: how far below the head it is}`; adapters count with what they adapt."""
-    row, n = of(model.config), model.config.num_hidden_layers
-    parts = dict.fromkeys(row.embeddings, n + 2) | dict.fromkeys(row.top, 1)
-    parts |= {name: 0 for names in row.heads.values() for name in names}
-    layer = re.compile(rf"(?:^|\.){re.escape(row.layers)}\.(\d+)\.")
-    other = re.compile(rf"(?:^|\.)({'|'.join(map(re.escape, parts))})\.")
-    distances, layers = {}, set()
-    for name, _ in model.named_parameters():
-        if match := layer.search(name):
-            layers.add(int(match[1]))
-            distances[name] = n + 1 - int(match[1])
-        elif match := other.search(name):
-            distances[name] = parts[match[1]]
-        else:
-            raise ValueError(f"{name} is no known part of a {row.name} model")
-    if layers != set(range(n)):
-        raise ValueError(f"found {len(layers)} layers of {row.layers}, config.json says {n}")
+def _distances(model) -> dict:
+    """`{parameter of the encoder: its distance from the head}`; an adapter has its layer's."""
+    row, encoder = of(model.config), without_adapters(model).base_model
+    layers = encoder.get_submodule(row.layers)
+    distances = dict.fromkeys(encoder.parameters(), 1)  # what remains is a final norm or a pooler
+    for n, layer in enumerate(layers):
+        distances |= dict.fromkeys(layer.parameters(), len(layers) + 1 - n)
+    for name, parameter in encoder.named_parameters():
+        if name.startswith(row.embeddings):
+            distances[parameter] = len(layers) + 2
     return distances
+
+
+def without_adapters(model):
+    """The model within PEFT's wrapper, if there is one. Its adapters stay active."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model

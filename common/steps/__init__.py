@@ -1,16 +1,33 @@
-"""The registry of the study's steps: `STEPS`, by name, each after those that it needs."""
+"""The steps of the study: each file of this folder is one, and nothing else has to know it.
+
+A step is a module with these names:
+
+NAME, ORDER     its name (of the scripts and the results), and its place among the steps
+NEEDS           the steps whose results it reads
+SIZES           the flag that takes its training sizes: training_size, or training_sizes for several
+parse_args(task, doc, argv, **...)   a script's call, see `common.flags.Call`
+run(call)       make the result, or show the finished one
+calls(sizes, controls)   how the study runs it for a model: [(sizes, flags)], a pair for each call
+draw(folder, task)       the figures of a result, from its CSV alone
+read(result, task)       further metrics of a result for the report, from its CSV
+sections(grid)           what the report shows of it, see `common.report`
+"""
 
 import importlib
 import pkgutil
 
-ORDER = ("fine_tuning", "probing", "attention")
-_names = sorted(module.name for module in pkgutil.iter_modules(__path__))
-_names.sort(key=lambda name: ORDER.index(name) if name in ORDER else len(ORDER))
-_modules = [importlib.import_module(f"{__name__}.{name}") for name in _names]
-STEPS = {module.NAME: module for module in _modules}
+_modules = [importlib.import_module(f"{__name__}.{m.name}") for m in pkgutil.iter_modules(__path__)]
+STEPS = {module.NAME: module for module in sorted(_modules, key=lambda module: module.ORDER)}
 
 
-def split(name: str) -> tuple[str, str]:
-    """The step and the variant of a result folder's name: `probing-linear` -> probing, linear."""
-    step = next((step for step in STEPS if name == step or name.startswith(f"{step}-")), "")
-    return step, name[len(step) + 1 :] if step else ""
+def following(name: str):
+    """The step after this one; None after the last."""
+    names = list(STEPS)
+    later = names[names.index(name) + 1 :]
+    return STEPS[later[0]] if later else None
+
+
+def split(folder: str) -> tuple[str, str]:
+    """The step and the variant of a result's folder: `probing-linear` -> probing, linear."""
+    step = next((name for name in STEPS if folder == name or folder.startswith(f"{name}-")), "")
+    return step, folder[len(step) + 1 :] if step else ""

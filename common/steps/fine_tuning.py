@@ -1,142 +1,242 @@
 """Step 1: fine-tune a model on a share of the training data, and score it."""
 
-import argparse
+import time
 from pathlib import Path
+from typing import Any, NamedTuple
 
-from common import flags, identity, models, results
-from common.cli import RANK, ROOT, Parser
+from common import flags, models, results, summary
+from common.cli import RANK, UNTRAINED, Parser, number
+from common.report.shown.fine_tuning import NAME, draw, read, required, sections
 
-NAME, NEEDS = "fine-tuning", ()
+__all__ = ["read", "required", "sections"]
+ORDER, NEEDS, SIZES = 1, (), "training_size"
 # What identifies a result besides the flags.
-CONSTANTS = {"optimizer": "AdamW", "schedule": "linear warm-up and decay",
-             "selection": "first epoch with the best dev score"}  # fmt: skip
-# In the names of counts that the summary tells. (Training cuts no prompt, only what is asked.)
+CONSTANTS = {
+    "optimizer": "AdamW",
+    "schedule": "linear warm-up and decay",
+    "selection": "first epoch with the best dev score",
+}
+# In the names of counts that the summary prints. (Training cuts no prompt, only what is asked.)
 CUT = ("truncated_", "too_long", "dev_cut_words", "test_cut_words")
 # To write the answers to dev after each epoch would take longer than to train.
 OF_CAUSAL = {"selection": "first epoch with the lowest dev loss"}
 
 
-def parse_args(task, doc: str, argv, *, demo: dict, **defaults) -> argparse.Namespace:
-    """The flags of a task's fine-tuning.py; `doc` is its help.
+def parse_args(task, doc: str, argv, *, demo: dict, **defaults) -> flags.Call:
+    """The call of a task's fine-tuning.py; `doc` is its help.
 
     `demo`: the defaults that differ for miniature models; `defaults`: those of
     `flags.add_common_arguments` that differ for this task.
     """
     parser = Parser(doc)
     flags.add_common_arguments(parser, **defaults)
-    flags.add_training_arguments(parser, demo)
-    task.add_arguments(parser, "fine-tuning")
-    return flags.parse(parser, argv, ROOT / task.NAME)
+    group = parser.add_argument_group("fine-tuning")
+    flags.add_training_size(
+        group,
+        100,
+        "percentage of the training data, one of 0, 10, 30, 50, 100 (default: 100); 0 scores the "
+        "untrained head",
+    )
+
+    def add(flag, kind, default, text):
+        shown = f"{default}; {demo[flag]} with --demo" if flag in demo else f"{default}"
+        group.add_argument(f"--{flag}", type=kind, help=f"{text} (default: {shown})")
+        parser.fallbacks[flag] = (default, demo.get(flag, default))
+
+    positive = number(float, 0, open_low=True)
+    add("learning_rate", positive, 2e-5, "peak learning rate of AdamW")
+    add("num_train_epochs", number(int, 1), 3, "passes over the subset; the best on dev is kept")
+    add("warmup_ratio", number(float, 0, 1), 0.1, "share of the steps in which the rate rises")
+    add("weight_decay", number(float, 0), 0.01, "of weights; biases and norms have none")
+    add("max_grad_norm", positive, 1.0, "gradients are clipped to this norm")
+    add("save_minutes", number(float, 0), 10.0, "also save the state so often, to resume")
+    group.add_argument(
+        "--tensorboard",
+        action="store_true",
+        help="also write event files (pip install tensorboard)",
+    )
+    group.add_argument(
+        "--layer_decay",
+        type=number(float, 0, 1, open_low=True),
+        help="layer-wise learning-rate decay: the rate times this for each layer below the head, "
+        "embeddings lowest (default: as published for the model: ELECTRA 0.8, large 0.9; else 1)",
+    )
+    flags.add_task_arguments(task, NAME, parser)
+    return flags.parse(task, NAME, parser, argv)
 
 
-def run(task, args) -> None:
-    """Fine-tune on `args.training_size` % of the data, and write the run's folder.
+def calls(sizes: tuple, controls: bool) -> list[tuple]:
+    """A call for each size."""
+    return [((size,), []) for size in sizes if size != UNTRAINED]
 
-    `task`: a module as `common.task.Task` says. Raises UserError for whatever the user can mend.
+
+def run(call) -> None:
+    """Fine-tune on `training_size` % of the data, or show the finished result.
+
+    Raises UserError for whatever the user can fix.
     """
-    from common import panels
-
-    panels.use_style(args.style)
-    by_loss = task.HEAD == "causal"
-    constants = CONSTANTS | OF_CAUSAL if by_loss else CONSTANTS
-    run = results.Run(task, args, "fine-tuning", args.training_size, constants)
-    data = task.load(args)
-    sha256 = identity.fingerprint(data.splits)
-    run.identify(sha256, models.weights_identity(args))
-    scores = task.scores(data)
-    run.config["settings"]["selection_metric"] = "loss" if by_loss else scores[0].name
+    task, args = call.task, call.args
+    source = models.source(args.model_name, args.demo)
+    cell = results.cell_of(call, source, args.training_size)
+    data = task.load(args.demo, args.data_dir, **call.options)
+    scores, by_loss = task.scores(data), task.HEAD == "causal"
+    constants = CONSTANTS | (OF_CAUSAL if by_loss else {})
+    constants["selection_metric"] = "loss" if by_loss else scores[0].name
+    sha256 = results.fingerprint(data.splits)
+    inputs = {"data": sha256, "model": source.identity(), "checkpoint": None}
+    config = results.config_of(cell, call, constants, **inputs)
     if same := {score.name: score.same for score in scores if score.same}:
-        run.config["same_test"] = same
-    if metrics := run.finished():
-        run.tidy()
-        if not RANK:
-            task.export(args, data, run.folder)
-        if args.style and not RANK and (run.folder / "history.csv").is_file():
-            from common import figures
+        config["same_test"] = same
+    metrics, state = results.finished(cell, config, args.overwrite), results.EARLIER
+    if metrics is None:
+        metrics, state = make(call, cell, config, source, data), "done"
+    if not RANK:
+        task.export(cell.folder, data, **call.options)
+        summarize(call, cell, metrics, scores, state)
 
-            figures.learning_curve(run.folder, scores)
-        return summarize(run, metrics, task.scores(data), results.EARLIER)
 
-    from common import figures, files, forward, subsample
-    from common.device import choose_device, peak_memory, set_seed
+class Prepared(NamedTuple):
+    """A model and the data that it is trained and scored on, as it reads them."""
+
+    call: flags.Call
+    data: Any
+    device: Any
+    model: Any
+    tokenizer: Any
+    new_head: bool
+    examples: dict[str, list]  # of "train" the subset
+    encoded: dict[str, list[dict]]
+    counts: dict[str, dict[str, int]]
+    subset: dict
+
+    def predict(self, split: str) -> list:
+        """The model's predictions of a split."""
+        about = self.data, self.examples[split], self.encoded[split]
+        where = self.call.args.batch_size, self.device, split
+        return self.call.task.predict(self.model, self.tokenizer, *about, *where)
+
+    def dev_scores(self) -> dict:
+        """The scores by which epochs are compared, of a causal model the loss; {} without dev."""
+        from common import forward
+        from common.task import evaluate
+
+        task, some = self.call.task, {"dev": self.examples.get("dev")}
+        if some["dev"] is None:
+            return {}
+        if task.HEAD == "causal":
+            inputs = self.model, self.encoded["dev"], self.call.args.batch_size, self.device
+            return {"loss": forward.mean_loss(*inputs, task.loss, task.n_labels)}
+        rows, _ = task.rows(self.data, some, {"dev": self.predict("dev")})
+        return evaluate(task, rows["dev"])
+
+
+def prepare(call, source, data, device) -> Prepared:
+    """Take the subset, load the model, encode all splits."""
+    from common import subsample
+    from common.device import set_seed
     from common.models import families
-    from common.task import evaluate
-    from common.training import events, loop, resume
 
-    if args.tensorboard:
-        events.check()
-    device = choose_device(args.device, args.precision, torchrun=True)
+    task, args = call.task, call.args
     strata = [task.stratum(example) for example in data.splits["train"]]
     indices = subsample.subset(strata, args.training_size, args.seed)
     examples = data.splits | {"train": [data.splits["train"][i] for i in indices]}
-
-    sharded = by_loss and device.processes > 1  # these are the models that may fit no single device
     set_seed(args.seed)
-    model, tokenizer, new_head = task.load_model(args, data)
-    parameters = model.num_parameters()  # later a frozen head may have its own, see shrink_frozen
+    model, tokenizer, new_head = task.load_model(source.where(), data, **call.options)
     if not indices:
         model.requires_grad_(False)
-    scores = task.scores(data)
     limit = min(args.max_length, families.positions(model.config))
-    layer_decay = families.layer_decay(model.config, args.layer_decay)
     encoded, counts = {}, {}
     for split in examples:
         encoded[split], counts[split] = task.encode(data, examples[split], tokenizer, limit)
-
-    def predict(split):
-        some, inputs = examples[split], encoded[split]
-        return task.predict(model, tokenizer, data, some, inputs, args, device, split)
-
-    def dev_scores():
-        if "dev" not in examples:
-            return {}
-        if by_loss:
-            some = encoded["dev"], args.batch_size, device, task.loss, task.n_labels
-            return {"loss": forward.mean_loss(model, *some)}
-        rows, _ = task.rows(data, {"dev": examples["dev"]}, {"dev": predict("dev")})
-        return evaluate(task, rows["dev"])
-
     subset = subsample.describe(indices, strata)
-    made_of = {"sha256": sha256, "subset": subset, "counts": counts, "labels": data.labels,
-               "precision": device.precision}  # fmt: skip
-    how = {"max_length": limit, "layer_decay": layer_decay, "machine": device.describe()}
-    with run.open(made_of, **how):
-        metrics = {"trained": bool(indices), "train_examples": len(indices), "new_head": new_head}
-        if indices:
-            state, totals = loop.fit(
-                model, encoded["train"], args, device, dev_scores,
-                "loss" if by_loss else scores[0].name, run.folder,
-                loss=task.loss, n_labels=task.n_labels, layer_decay=layer_decay, sharded=sharded,
-            )  # fmt: skip
-            metrics |= totals | {"layer_decay": layer_decay}
-        scored = [split for split in ("dev", "test") if split in examples]
-        predicted = {split: predict(split) for split in scored}
-        weights = resume.weights_of(model) if sharded and indices else None
-        if device.rank:
-            return  # of torchrun's processes the first one writes
-        if indices:
-            saved = files.save_model(run.folder / "checkpoint", model, tokenizer, weights)
-            metrics["checkpoint_sha256"] = saved
-            files.write_csv(run.folder / "history.csv", history_rows(run.about, state.history))
-            steps = [run.about | row for row in state.steps]
-            files.write_csv(run.folder / "steps.csv", steps)
-            figures.learning_curve(run.folder, scores)
-        some = {split: examples[split] for split in scored}
-        rows, more = task.rows(data, some, predicted)
-        train = examples["train"] or data.splits["train"]
-        guesses = {split: task.baseline(train, examples[split]) for split in scored}
-        guessed, _ = task.rows(data, some, guesses)
-        for split in scored:
-            values = evaluate(task, rows[split]) | counts[split]
-            baseline = evaluate(task, guessed[split])
-            values |= {f"majority_{score.name}": baseline[score.name] for score in scores}
-            metrics |= results.prefixed(split, values)
-        files.write_jsonl(run.folder / "predictions.jsonl", rows["test"])
-        metrics |= more | results.prefixed("train", counts["train"]) | peak_memory(device)
-        metrics["parameters"] = parameters
-        metrics = run.finish(metrics)
-    task.export(args, data, run.folder)
-    summarize(run, metrics, scores, "done")
+    inputs = examples, encoded, counts, subset
+    return Prepared(call, data, device, model, tokenizer, new_head, *inputs)
+
+
+def make(call, cell, config: dict, source, data) -> dict:
+    """Train, score, and write the result; returns its metrics."""
+    from common.device import choose_device, peak_memory
+    from common.models import families
+
+    started, args = time.perf_counter(), call.args
+    if args.tensorboard:
+        from common.training import events
+
+        events.check()
+    device = choose_device(args.device, args.precision, torchrun=True)
+    ready = prepare(call, source, data, device)
+    size = len(ready.examples["train"])
+    metrics = {"trained": bool(size), "train_examples": size, "new_head": ready.new_head}
+    metrics["parameters"] = ready.model.num_parameters()
+    config["environment"] |= device.describe()
+    config["settings"]["precision"] = device.precision
+    config |= {"subset": ready.subset, "labels": data.labels}
+    if size:
+        decay = families.layer_decay(ready.model.config, args.layer_decay)
+        config["settings"]["layer_decay"] = metrics["layer_decay"] = decay
+    with results.making(cell, config) as folder:
+        metrics |= train(ready, cell, folder, decay) if size else {}
+        metrics |= score(ready, folder)
+        if device.rank:  # of torchrun's processes the first one writes
+            return {}
+        return results.finish(cell, metrics | peak_memory(device), started)
+
+
+def train(ready: Prepared, cell, folder: Path, layer_decay: float) -> dict:
+    """Fine-tune, and write the checkpoint and how training went; returns its totals."""
+    from common import files
+    from common.training import loop, resume
+
+    task, device = ready.call.task, ready.device
+    by_loss = task.HEAD == "causal"
+    sharded = by_loss and device.processes > 1  # these are the models that may fit no single device
+    state, totals = loop.fit(
+        ready.model,
+        ready.encoded["train"],
+        training_settings(ready.call.args, layer_decay),
+        device,
+        ready.dev_scores,
+        "loss" if by_loss else task.scores(ready.data)[0].name,
+        folder / results.WORK,
+        loss=task.loss,
+        n_labels=task.n_labels,
+        sharded=sharded,
+    )
+    weights = resume.weights_of(ready.model) if sharded else None  # all processes take part
+    if device.rank:
+        return {}
+    saved = files.save_model(folder / "checkpoint", ready.model, ready.tokenizer, weights)
+    files.write_csv(folder / "history.csv", history_rows(cell.about, state.history))
+    files.write_csv(folder / "steps.csv", [cell.about | row for row in state.steps])
+    draw(folder, task)
+    return totals | {"checkpoint_sha256": saved}
+
+
+def training_settings(args, layer_decay: float):
+    """The values of the flags that the training loop needs."""
+    from common.training.loop import Settings
+
+    own = {name: getattr(args, name) for name in Settings._fields if name != "layer_decay"}
+    return Settings(**own, layer_decay=layer_decay)
+
+
+def score(ready: Prepared, folder: Path) -> dict:
+    """Predict dev and test, write the predictions; returns all scores, counts and baselines."""
+    from common import files
+    from common.task import evaluate, majority_scores
+
+    task, data, examples = ready.call.task, ready.data, ready.examples
+    scored = {split: examples[split] for split in ("dev", "test") if split in examples}
+    predicted = {split: ready.predict(split) for split in scored}
+    if ready.device.rank:
+        return {}
+    rows, metrics = task.rows(data, scored, predicted)
+    majority = majority_scores(task, data, examples["train"] or data.splits["train"], scored)
+    for split in scored:
+        values = evaluate(task, rows[split]) | ready.counts[split] | majority[split]
+        metrics = metrics | summary.prefixed(split, values)
+    files.write_jsonl(folder / "predictions.jsonl", rows["test"])
+    return metrics | summary.prefixed("train", ready.counts["train"])
 
 
 def history_rows(about: dict, history: list[dict]) -> list[dict]:
@@ -149,11 +249,11 @@ def history_rows(about: dict, history: list[dict]) -> list[dict]:
     ]
 
 
-def summarize(run: results.Run, metrics: dict, scores, state: str) -> None:
+def summarize(call, cell, metrics: dict, scores, state: str) -> None:
     """Print what was trained on what, its scores, where it lies, what comes next."""
     examples = f"{metrics['train_examples']} training examples"
-    print(f"\n{run.task.NAME} fine-tuning, {run.title()}, {examples}: {state}")
-    if not metrics["trained"] and not metrics.get("new_head", True):
+    print(f"\n{cell.task} fine-tuning, {cell.title()}, {examples}: {state}")
+    if not metrics["trained"] and not metrics["new_head"]:
         print("No training (size 0): the model as it is, its own head included.")
     elif not metrics["trained"]:
         print(
@@ -162,143 +262,7 @@ def summarize(run: results.Run, metrics: dict, scores, state: str) -> None:
         )
     if metrics.get("layer_decay", 1.0) != 1.0:
         print(f"layer-wise learning-rate decay: {metrics['layer_decay']}")
-    print(results.score_table(metrics, scores))
+    print(summary.score_table(metrics, scores))
     if cut := {k: n for k, n in metrics.items() if n and any(part in k for part in CUT)}:
-        told = ", ".join(f"{n} {key.replace('_', ' ')}" for key, n in cut.items())
-        print(f"not seen whole: {told}")
-    print(f"results: {run.folder}\nnext:    {run.command('probing')}")
-
-
-# What the report shows.
-
-SCORES = """\
-The highest possible score is 1. [a, b] is the 95 % percentile bootstrap interval over the test
-examples. With several seeds, a cell is their mean ± sample standard deviation (n = seeds), and the
-interval is that of the mean: it does not include the variation between seeds. "–" is a missing
-cell. At 0 % nothing was fine-tuned: a new head is then one arbitrary mapping, not chance.
-"""
-
-
-def required(main: str) -> list[str]:
-    """The metrics without which a result is passed over; `main`: the main score's name."""
-    return [f"test_{main}"]
-
-
-def read(result, task) -> dict[str, float]:
-    """No values besides metrics.json."""
-    return {}
-
-
-def draw(folder: Path, task) -> None:
-    """learning_curve: training loss, and dev scores or loss, from history.csv and steps.csv."""
-    from common.report import drawing, palette, reading
-
-    if not (folder / "history.csv").is_file():  # size 0
-        return
-    result = reading.working(folder)
-    table, steps = result.table("history.csv"), result.table("steps.csv", "loss")
-
-    def line(split: str, metric: str, style: dict, label: str = ""):
-        rows = table[(table["split"] == split) & (table["metric"] == metric)]
-        return drawing.Line(rows["epoch"], rows["value"], style, label)
-
-    epochs = table["epoch"].max()
-    thin = {"marker": ".", "color": "grey", "linewidth": 0.7}
-    of_steps = drawing.Line(
-        steps["step"] / steps["step"].max() * epochs, steps["loss"], thin, "loss of a step"
-    )
-    dots = {"marker": "o", "color": "black"}
-    of_loss = {"high": None, "from_zero": True, "ylabel": "loss (nats)"}
-    above = [of_steps, line("train", "loss", dots, "mean of the epoch")]
-    panels = [drawing.Panel(above, "training loss", **of_loss)]
-    measured = set(table[table["split"] == "dev"]["metric"])
-    scores = [score for score in task.SCORES if score.name in measured]
-    if "loss" in measured:  # of a task whose epochs are compared by it
-        panels.append(drawing.Panel([line("dev", "loss", dots)], "dev loss", **of_loss))
-    else:
-        looks = [palette.score_style(i, len(scores)) for i in range(len(scores))]
-        lines = [line("dev", s.name, look, s.title) for s, look in zip(scores, looks, strict=True)]
-        about = {"ylabel": "score (at most 1)", "low": min((s.lowest for s in scores), default=0)}
-        panels.append(drawing.Panel(lines, "scores on dev" if lines else "no dev split", **about))
-    what = f"{task.NAME} fine-tuning on {result.size} % of the training data"
-    rows = [[p._replace(xlabel="epoch", xlim=(0, 1.05 * epochs))] for p in panels]
-    drawing.draw(folder / "learning_curve", [what, result.title()], rows)
-
-
-def sections(grid) -> list:
-    """Test scores by model and size: a table for each score, and the learning curves."""
-    from common.report import drawing, page, tables
-
-    made = []
-    for score in grid.task.SCORES:
-        rows = [_row(grid, grid, m, score.name, {"model": m}) for m in grid.models]
-        rows = [row for row in rows if score is grid.main or tables.has_scores(row)]
-        caption = f"test {score.title} after fine-tuning on a share of the training data"
-        made += tables.make(grid, f"scores_{score.name}", caption, rows)
-    panel = _learning_curves(grid)
-    titles = [grid.title(), "learning curves; bars: 95 % bootstrap intervals"]
-    figure = drawing.Figure("learning_curves", titles, [[panel]]) if panel.lines else None
-    note = f"\n{grid.task.NOTE}\n" if grid.task.NOTE else ""
-    return [
-        page.Section("Downstream scores", SCORES + note, tables=made + _parts(grid)),
-        page.Section("Learning curves", "", figure),
-    ]
-
-
-def _row(grid, source, model: str, score: str, start: dict) -> dict:
-    """Test scores by size. `source`: this grid, or another task's, which has no size 0 here."""
-    from common.report.palette import size_name
-
-    untrained = "0 % (as loaded)" if grid.task.HEAD == "causal" else "0 % (untrained head)"
-    columns = {size: size_name(size) if size else untrained for size in grid.sizes}
-    cells = {
-        column: source.downstream(model, size, score) if size or source is grid else None
-        for size, column in columns.items()
-    }
-    return start | cells | {"majority class": source.majority(model, score)}
-
-
-def _parts(grid) -> list:
-    """Test scores that are not in `SCORES`: those of the data set's parts, see `Task.scores`."""
-    from common.report import tables
-
-    prefix, known = "test_majority_", {score.name for score in grid.task.SCORES}
-    measured = dict.fromkeys(key for result in grid.results for key in result.metrics)
-    names = [key.removeprefix(prefix) for key in measured if key.startswith(prefix)]
-    rows = []
-    for name in (name for name in names if name not in known):
-        rows += [_row(grid, grid, m, name, {"score": name, "model": m}) for m in grid.models]
-        for other, score in grid.others.get(name, []):
-            for m in other.models:
-                start = {"score": name, "model": f"{m} ({other.task.NAME})"}
-                rows.append(_row(grid, other, m, score, start))
-    caption = "test scores of the data set's parts"
-    if grid.others:
-        caption += "; beside them those of models of other tasks on the same test examples"
-    rows = [row for row in rows if tables.has_scores(row)]
-    return tables.make(grid, "scores_parts", caption, rows)
-
-
-def _learning_curves(grid):
-    """The test score by training size: a curve for each model, with intervals."""
-    from common.report import drawing, palette
-
-    lines, main = [], grid.main
-    for i, model in enumerate(grid.models):
-        scores = {size: grid.downstream(model, size, main.name) for size in grid.sizes}
-        points = [(size, score) for size, score in scores.items() if score]
-        x = [size + 0.5 * (i - (len(grid.models) - 1) / 2) for size, _ in points]  # side by side
-        y = [score.value for _, score in points]
-        low = [score.value if score.low is None else score.low for _, score in points]
-        high = [score.value if score.high is None else score.high for _, score in points]
-        look = palette.model_style(model), palette.short(model)
-        lines += [drawing.Line(x, y, *look, low, high)] * bool(points)
-    levels = [level.value for m in grid.models if (level := grid.majority(m, main.name))]
-    return drawing.Panel(
-        lines,
-        xlabel="training data (%); 0 = not fine-tuned",
-        ylabel=f"test {main.title}",
-        hline=levels[0] if levels else None,
-        low=main.lowest,
-        xticks=grid.sizes,
-    )
+        print("truncated:", ", ".join(f"{n} {key.replace('_', ' ')}" for key, n in cut.items()))
+    print(f"results: {cell.folder}\nnext:    {summary.next_command(call, cell)}")

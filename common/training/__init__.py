@@ -1,1 +1,1 @@
-"""Fine-tuning: the loop, a step of it, saving and resuming, losses, sharding over processes."""
+"""Fine-tuning: the loop, one step, saving and resuming, losses, sharding over processes."""

@@ -1,4 +1,4 @@
-"""TensorBoard event files of a training run, where its writer is installed."""
+"""Loggers of a training run besides its CSV files: TensorBoard's event files."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -6,8 +6,16 @@ from pathlib import Path
 from common.cli import UserError
 
 
+def loggers(settings, folder: Path, step: int) -> list[Callable[[int, dict], None]]:
+    """The loggers that the settings ask for; each is called with a step and its numbers by name.
+
+    The training resumes after `step`: what a killed process wrote of later ones is dropped.
+    """
+    return [_tensorboard(folder, step)] if settings.tensorboard else []
+
+
 def check() -> None:
-    """UserError where the writer cannot be imported."""
+    """UserError where TensorBoard's writer cannot be imported."""
     try:
         import torch.utils.tensorboard  # noqa: F401
     except ImportError:
@@ -17,18 +25,14 @@ def check() -> None:
         ) from None
 
 
-def writer(folder: Path, step: int) -> Callable[[int, dict], None]:
-    """A function that writes the numbers of a step, by name, into `folder`/tensorboard.
-
-    Training goes on after `step`: what an earlier, killed process wrote of later ones is dropped.
-    """
+def _tensorboard(folder: Path, step: int) -> Callable[[int, dict], None]:
     from torch.utils.tensorboard import SummaryWriter
 
-    events = SummaryWriter(folder / "tensorboard", purge_step=step + 1)
+    writer = SummaryWriter(folder / "tensorboard", purge_step=step + 1)
 
     def record(step: int, values: dict) -> None:
         for name, value in values.items():
-            events.add_scalar(name, value, step)
-        events.flush()
+            writer.add_scalar(name, value, step)
+        writer.flush()
 
     return record

@@ -1,4 +1,4 @@
-"""The loss of a model that predicts labels, of a sequence or of each token."""
+"""The loss of a model that predicts labels, one of a text or one of each token."""
 
 from typing import TYPE_CHECKING
 

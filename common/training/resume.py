@@ -1,133 +1,171 @@
 """Saving and resuming a training run: weights, optimizer, generators and how far it has come."""
 
 import logging
-import shutil
 import signal
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
 
-from common.cli import UserError
-from common.device import Device, get_rng, set_rng
+from common.device import Device
 from common.files import replacing
 from common.training import sharding
 
 log = logging.getLogger(__name__)
 
 
+@dataclass
+class State:
+    """How far a training run has come; with weights and optimizer, all that a resume needs."""
+
+    micro: int  # examples at a time, as memory allows
+    step: int = 0
+    epoch: int = 0
+    batch: int = 0  # of the epoch
+    loss: float = 0.0  # summed over the epoch's batches so far
+    learning_rate: float = 0.0  # of the last step
+    seconds: float = 0.0  # of training, without the scoring
+    best: int | None = None  # epoch with the highest dev score
+    history: list[dict] = field(default_factory=list)  # `{split: {metric: value}}` of each epoch
+    steps: list[dict] = field(default_factory=list)  # rows of steps.csv
+
+
 def weights_of(model) -> dict[str, torch.Tensor]:
     """The weights that training changes: all, or where some are frozen those that are not.
 
-    Of a sharded model whole, in the first process; all must call it.
+    The first process gets a sharded model's whole weights, the others {}; all must call it.
     """
-    every = model.named_parameters(remove_duplicate=False)  # also a head that shares its weights
-    frozen = {name for name, p in every if not p.requires_grad}
-    state = {name: t for name, t in model.state_dict().items() if name not in frozen}
-    return sharding.gathered(model, list(state)) if sharding.is_sharded(model) else state
+    named = model.named_parameters(remove_duplicate=False)  # also a head that shares its weights
+    frozen = {name for name, p in named if not p.requires_grad}
+    sharded = sharding.is_sharded(model)
+    state = model.state_dict(keep_vars=sharded)  # parameters, of which shared ones are one object
+    state = {name: tensor for name, tensor in state.items() if name not in frozen}
+    return sharding.whole(state) if sharded else state
 
 
-def load_weights(model, weights: dict[str, torch.Tensor]) -> None:
-    """Put back what `weights_of` gave."""
-    if sharding.is_sharded(model):
-        weights = sharding.divided(model, weights)
-    model.load_state_dict(weights, strict=False)
+def save_state(folder: Path, trainer, state: State) -> None:
+    """Write `folder/state.pt`, in the first process; all must call it if the model is sharded.
 
-
-def save_state(folder: Path, trainer, state: dict) -> None:
-    """Write `folder/state.pt` (the first process alone), then drop what no state needs any more.
-
-    Of a sharded model all write weights and optimizer, into a folder that state.pt names: until it
-    does, the earlier state is whole. All must call it.
+    A state is whole, so that it can be resumed in any number of processes.
     """
-    shards = f"shards-{state['step']}-{state['epoch']}" if trainer.sharded else None
-    if shards:
-        sharding.save(folder / shards, trainer)
+    optimizer = trainer.optimizer.state_dict()
+    if trainer.sharded:
+        optimizer["state"] = {i: sharding.whole(own) for i, own in optimizer["state"].items()}
+    parts = {
+        "model": weights_of(trainer.model),
+        "optimizer": optimizer,
+        "scaler": trainer.scaler.state_dict(),
+        "rng": _get_rng(trainer.device),
+    }
     if trainer.device.rank:
         return
-    parts = {"scaler": trainer.scaler.state_dict(), "rng": get_rng(trainer.device),
-             "shards": shards}  # fmt: skip
-    if not shards:
-        parts |= {"model": weights_of(trainer.model), "optimizer": trainer.optimizer.state_dict()}
-    save_tensors(folder / "state.pt", state | parts)
+    _save(folder / "state.pt", asdict(state) | parts)
     for old in folder.glob("epoch-*.pt"):
-        if old.name != f"epoch-{state['best']}.pt":
+        if old != _best(folder, state):
             old.unlink()
-    for old in folder.glob("shards-*"):
-        if old.name != shards:
-            shutil.rmtree(old)
 
 
-def load_state(folder: Path, trainer) -> dict | None:
-    """Take up what `save_state` left, weights and all; returns the state, None if there is none.
-
-    What a sharded model left goes on in any number of processes, or in one; but what one process
-    left does not go on sharded. Raises UserError then, or for a damaged file.
-    """
+def load_state(folder: Path, trainer) -> State | None:
+    """Take up what `save_state` left; None without it, or (with a warning) if it is damaged."""
     path = folder / "state.pt"
     if not path.is_file():
         return None
     try:
-        saved = torch.load(path, map_location="cpu", weights_only=True)
-        if shards := saved.pop("shards", None):
-            sharding.load(folder / shards, trainer)
-        elif trainer.sharded:
-            raise UserError(
-                f"{folder} was begun without torchrun. Go on so, or add --overwrite to start anew."
-            )
-        else:
-            load_weights(trainer.model, saved.pop("model"))
-            trainer.optimizer.load_state_dict(saved.pop("optimizer"))
-        trainer.scaler.load_state_dict(saved.pop("scaler"))
-        set_rng(saved.pop("rng"), trainer.device)
-    except UserError:
-        raise
+        # Mapped, since each process of a sharded model reads the whole file.
+        saved = torch.load(path, map_location="cpu", weights_only=True, mmap=trainer.sharded)
+        model, optimizer, scaler, rng = map(saved.pop, ("model", "optimizer", "scaler", "rng"))
+        state = State(**saved)
+        if state.best is not None:  # the end will need it
+            path = _best(folder, state)
+            torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # whatever unpickling half a file raises
-        raise UserError(
-            f"{path} is damaged ({type(error).__name__}): the run cannot go on from it. Add "
-            "--overwrite to start anew."
-        ) from error
-    log.info("going on from epoch %d, step %d", saved["epoch"] + 1, saved["step"])
-    return saved
+        log.warning("%s is damaged (%s): the training starts anew", path, type(error).__name__)
+        return None
+    _load_weights(trainer.model, model)
+    if trainer.sharded:
+        parameters = [p for group in trainer.optimizer.param_groups for p in group["params"]]
+        for i, own in optimizer["state"].items():
+            for name, tensor in own.items():
+                own[name] = sharding.part(tensor, parameters[i])
+    trainer.optimizer.load_state_dict(optimizer)
+    trainer.scaler.load_state_dict(scaler)
+    _set_rng(rng, trainer.device)
+    log.info("resuming from epoch %d, step %d", state.epoch + 1, state.step)
+    return state
 
 
-def save_tensors(path: Path, value: dict) -> None:
-    """`torch.save`, atomically; a failed write is an OSError that names the file."""
-    with replacing(path) as temporary:
-        try:
-            torch.save(value, temporary)
-        except RuntimeError as error:  # how torch reports a full disk
-            with temporary.open("ab") as probe:
-                probe.write(b"\0" * 2**20)  # raises the OSError behind it, if there is one
-            raise UserError(f"cannot write {path}: {error}. Is the disk full?") from error
+def save_best(folder: Path, trainer, state: State) -> None:
+    """Keep the weights of the best epoch, in a file of its own.
 
-
-def until_interrupted(batches: list, device: Device, save: Callable[[], None]) -> Iterator:
-    """The batches; after a Ctrl-C `save()`, when the batch that it came in is done, and it goes on.
-
-    A later one does not wait; at once a second one may come: to a study's steps the terminal sends
-    it, and the study, too. Where Ctrl-C means something else (ignored, a thread of somebody's
-    program, torchrun's processes, which would have to agree) it is left as it is.
+    The earlier best one stays until the state is saved: the state that is there needs it.
     """
-    usual, asked = signal.getsignal(signal.SIGINT), []
+    weights = weights_of(trainer.model)
+    if not trainer.device.rank:
+        _save(_best(folder, state), weights)
+
+
+def load_best(folder: Path, trainer, state: State) -> None:
+    """Put the weights of the best epoch into the model."""
+    weights = torch.load(_best(folder, state), map_location="cpu", weights_only=True, mmap=True)
+    _load_weights(trainer.model, weights)
+
+
+def _best(folder: Path, state: State) -> Path:
+    return folder / f"epoch-{state.best}.pt"
+
+
+def _load_weights(model, weights: dict[str, torch.Tensor]) -> None:
+    if sharding.is_sharded(model):
+        parameters = model.state_dict()
+        weights = {name: sharding.part(w, parameters[name]) for name, w in weights.items()}
+    model.load_state_dict(weights, strict=False)
+
+
+def _save(path: Path, value: dict) -> None:
+    # To an open file, where a full disk is an OSError; torch's own writer hides it.
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        torch.save(value, file)
+
+
+def _get_rng(device: Device) -> dict[str, torch.Tensor]:
+    """The states of the generators that dropout draws from."""
+    states = {"cpu": torch.get_rng_state()}
+    if device.torch_device.type == "cuda":
+        states["cuda"] = torch.cuda.get_rng_state(device.torch_device)
+    return states
+
+
+def _set_rng(states: dict[str, torch.Tensor], device: Device) -> None:
+    torch.set_rng_state(states["cpu"])
+    if device.torch_device.type == "cuda" and "cuda" in states:
+        torch.cuda.set_rng_state(states["cuda"], device.torch_device)
+
+
+@contextmanager
+def noted_signals() -> Iterator[list[int]]:
+    """Within, Ctrl-C (SIGINT) and SIGTERM only add their number to the list, for the loop to see.
+
+    Ignored ones stay ignored, and in other threads than the main one nothing is changed.
+    """
+    noted: list[int] = []
     main = threading.current_thread() is threading.main_thread()
-    if usual is not signal.default_int_handler or not main or device.processes > 1:
-        yield from batches
-        return
-
-    def note(*_) -> None:
-        if asked and time.monotonic() > asked[0] + 1:
-            raise KeyboardInterrupt
-        asked.append(time.monotonic())
-
-    signal.signal(signal.SIGINT, note)
+    usual = {}
     try:
-        for batch in batches:
-            yield batch
-            if asked:
-                save()
-                raise KeyboardInterrupt
+        for number in (signal.SIGINT, signal.SIGTERM) if main else ():
+            if signal.getsignal(number) not in (None, signal.SIG_IGN):
+                usual[number] = signal.signal(number, lambda number, _: noted.append(number))
+        yield noted
     finally:
-        signal.signal(signal.SIGINT, usual)
+        for number, handler in usual.items():
+            signal.signal(number, handler)
+
+
+def obey(number: int) -> None:
+    """Do what a signal usually does: raise KeyboardInterrupt, or end with 128 + its number."""
+    handler = signal.getsignal(number)
+    if callable(handler):
+        handler(number, None)
+    raise SystemExit(128 + number)

@@ -1,12 +1,11 @@
 """A model whose weights, gradients and optimizer are divided among torchrun's processes (FSDP2).
 
-A layer's weights are gathered for as long as it computes. So while they train, all processes must
-run equally many forward and backward passes; within `scoring` they need not.
+A layer's weights are gathered for as long as it computes. So while the model trains, all processes
+must run equally many forward and backward passes; within `scoring` they need not.
+Everything of torch.distributed is imported by the functions that need it: one process never does.
 """
 
-import warnings
 from contextlib import contextmanager
-from pathlib import Path
 
 import torch
 
@@ -17,28 +16,28 @@ from common.training.losses import IGNORED
 
 
 def shard(model, device: Device) -> None:
-    """Divide the model in place, and bring it to the device. The optimizer is made after that.
+    """Divide the model in place, on the device. Make the optimizer after that.
 
-    Each layer is a part; what is left (embeddings, last norm and head, which may share weights) is
-    one more. Gradients are sums over the processes. They and the optimizer stay in float32; what
-    computes is gathered in the device's precision. Raises UserError for a model that leaves out
-    layers by chance: not all processes would leave out the same.
+    Each layer is a part; the rest (embeddings, last norm and head, which may share weights) is one
+    more. Gradients are sums over the processes. They and the optimizer stay in float32; weights are
+    gathered in the device's precision. Raises UserError for a model that leaves out layers at
+    random: not all processes would leave out the same.
     """
     from torch.distributed import fsdp
     from torch.distributed.device_mesh import init_device_mesh
 
     if getattr(model.config, "layerdrop", 0):
         raise UserError(
-            "the model's config.json has a layerdrop above 0: layers left out by chance. Under "
-            "torchrun that is not possible. Set it to 0 there."
+            "the model's config.json has a layerdrop above 0: it leaves out layers at random. "
+            "torchrun cannot train such a model. Set layerdrop to 0 there."
         )
     mesh = init_device_mesh(device.torch_device.type, (device.processes,))
     low = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(device.precision)
     policy = fsdp.MixedPrecisionPolicy(
         param_dtype=low, reduce_dtype=torch.float32, cast_forward_inputs=False
     )
-    whole = model.get_base_model() if hasattr(model, "get_base_model") else model
-    layers = whole.base_model.get_submodule(families.of(model.config).layers)
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    layers = base.base_model.get_submodule(families.of(model.config).layers)
     for part in (*layers, model):
         fsdp.fully_shard(part, mesh=mesh, mp_policy=policy, reshard_after_forward=part is not model)
         part.set_gradient_divide_factor(1.0)  # else the gradients are means
@@ -53,7 +52,7 @@ def is_sharded(model) -> bool:
 
 
 def run(function, model, batch: dict):
-    """`function(model, batch)`, which may call the model's parts without the model itself."""
+    """`function(model, batch)`, which may call parts of the model without the model itself."""
     return model.run_sharded(function, batch) if is_sharded(model) else function(model, batch)
 
 
@@ -66,8 +65,8 @@ def idle(example: dict) -> dict:
 def scoring(model, device: Device):
     """The model on the device in eval mode; a divided one is whole in each process meanwhile.
 
-    Within, processes need not do the same, nor equally often. To be entered by all of them, and
-    outside of inference mode, whose tensors no later training could use.
+    Within, the processes need not do the same. All must enter it, and outside of inference mode,
+    whose tensors no later training could use.
     """
     model.eval()
     if not is_sharded(model):
@@ -76,7 +75,7 @@ def scoring(model, device: Device):
     from torch.distributed.fsdp import FSDPModule
 
     parts = [module for module in model.modules() if isinstance(module, FSDPModule)]
-    run(lambda *_: None, model, {})  # of all forward passes the first must be the whole model's
+    run(lambda *_: None, model, {})  # the first of all forward passes must be the whole model's
     for part in parts:
         part.set_reshard_after_forward(False, recurse=False)
         part.unshard()
@@ -88,73 +87,23 @@ def scoring(model, device: Device):
             part.set_reshard_after_forward(part is not model, recurse=False)
 
 
-def gathered(model, names) -> dict[str, torch.Tensor]:
-    """`{name: whole tensor}` on the CPU of the first process, {} in the others: all must call it.
+def whole(tensors: dict) -> dict[str, torch.Tensor]:
+    """The whole tensors on the CPU of the first process, {} in the others; all must call it.
 
-    Weights that share their memory do so here, too.
+    One object under two names stays one.
     """
-    own = dict(model.named_parameters(remove_duplicate=False))
-    state, whole, rank = model.state_dict(), {}, torch.distributed.get_rank()
-    for name in names:
-        key = id(own.get(name, state[name]))
-        if key not in whole:
-            tensor = getattr(state[name], "full_tensor", lambda t=state[name]: t)()
-            whole[key] = None if rank else tensor.cpu()
-    return {} if rank else {name: whole[id(own.get(name, state[name]))] for name in names}
+    done, rank = {}, torch.distributed.get_rank()
+    for tensor in tensors.values():
+        if id(tensor) not in done:
+            full = getattr(tensor, "full_tensor", lambda t=tensor: t)()
+            done[id(tensor)] = None if rank else full.detach().cpu()
+    return {} if rank else {name: done[id(tensor)] for name, tensor in tensors.items()}
 
 
-def divided(model, weights: dict[str, torch.Tensor]) -> dict:
-    """Each process's part of whole tensors, which all have: what `load_state_dict` takes."""
-    from torch.distributed.tensor import distribute_tensor
+def part(tensor: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """This process's part of a whole tensor; the tensor itself where `like` is not divided so."""
+    from torch.distributed.tensor import DTensor, distribute_tensor
 
-    state = model.state_dict()
-    return {
-        name: distribute_tensor(whole, state[name].device_mesh, state[name].placements,
-                                src_data_rank=None)
-        for name, whole in weights.items()
-    }  # fmt: skip
-
-
-def save(folder: Path, trainer) -> None:
-    """Weights that are trained, and the optimizer: each process writes its part into `folder`."""
-    import torch.distributed.checkpoint as dcp
-
-    with _plain_errors(folder):
-        dcp.save(_state(trainer), checkpoint_id=folder)
-
-
-def load(folder: Path, trainer) -> None:
-    """Take up what `save` left, whatever the number of processes was, or is."""
-    import torch.distributed.checkpoint as dcp
-    from torch.distributed.checkpoint import state_dict as parts
-
-    state = _state(trainer)
-    with _plain_errors(folder), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "torch.distributed is disabled")  # so it is
-        dcp.load(state, checkpoint_id=folder)
-    parts.set_state_dict(
-        trainer.model, trainer.optimizer, model_state_dict=state["model"],
-        optim_state_dict=state["optimizer"], options=parts.StateDictOptions(strict=False),
-    )  # fmt: skip
-
-
-@contextmanager
-def _plain_errors(folder: Path):
-    """The error behind a CheckpointException, which all processes raise and is no Exception."""
-    from torch.distributed.checkpoint.api import CheckpointException
-
-    try:
-        yield
-    except CheckpointException as error:
-        cause, _ = next(iter(error.failures.values()))
-        if isinstance(cause, OSError):
-            cause.filename = cause.filename or str(folder)
-        raise cause from None
-
-
-def _state(trainer) -> dict:
-    from torch.distributed.checkpoint import state_dict as parts
-
-    options = parts.StateDictOptions(ignore_frozen_params=True)
-    model, optimizer = parts.get_state_dict(trainer.model, trainer.optimizer, options=options)
-    return {"model": model, "optimizer": optimizer}
+    if not isinstance(like, DTensor) or tensor.shape != like.shape:
+        return tensor
+    return distribute_tensor(tensor, like.device_mesh, like.placements, src_data_rank=None)

@@ -4,8 +4,8 @@
 
 Two BERT-bases from their configuration with random weights, real sentence pairs, WordPiece trained
 on them. The plain loop: one pair at a time in fp32, then head by head the cosine of the flattened
-maps, by numpy or by scikit-learn. Each side runs in a process of its own; ratios are of the
-medians. Last, peak memory for the pairs once and four times.
+maps, by numpy or by scikit-learn; ours computes all four measures. Each side runs in its own
+process. Ratios are of the medians. Last, peak memory for the pairs once and four times.
 """
 
 import argparse
@@ -25,7 +25,6 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data_dir", type=Path, help="with train and test.jsonl", required=True)
     parser.add_argument("--examples", type=int, default=256)
-    parser.add_argument("--metrics", default="cosine", help="of ours; comma-separated")
     parser.add_argument("--times", type=int, default=1, help="(all pairs so many times)")
     parser.add_argument("--pairs", type=Path, help="(the encoded pairs)")
     args = bench.parse(parser, SIDES)
@@ -95,9 +94,8 @@ def ours(args):
 
     def compare(pairs):
         return attention_maps.compare(
-            pretrained, {"other": other}, pairs, device, metrics=args.metrics.split(","),
-            pad_token_id=0, batch_size=16,
-        )["other"]  # fmt: skip
+            pretrained, {"other": other}, pairs, device, pad_token_id=0, batch_size=16
+        )["other"]
 
     longest = sorted(pairs, key=lambda pair: -len(pair["input_ids"]))
     compare(longest[:16])  # warms up; memory grows
@@ -127,17 +125,10 @@ def plain(args):
         total = 0.0
         for pair in pairs:
             inputs = {k: torch.tensor([v], device=device.torch_device) for k, v in pair.items()}
-            before, after = (
-                [
-                    maps[0].cpu().numpy()
-                    for maps in model(**inputs, output_attentions=True).attentions
-                ]
-                for model in (pretrained, other)
-            )
-            total = total + np.array(
-                [[cosine(*heads) for heads in zip(a, b, strict=True)]
-                 for a, b in zip(before, after, strict=True)]
-            )  # fmt: skip
+            outputs = (model(**inputs, output_attentions=True) for model in (pretrained, other))
+            before, after = ([m[0].cpu().numpy() for m in o.attentions] for o in outputs)
+            layers = zip(before, after, strict=True)
+            total = total + np.array([list(map(cosine, a, b)) for a, b in layers])
         return total / len(pairs)
 
     with torch.inference_mode():

@@ -1,0 +1,54 @@
+"""What fine-tuning has made, for those that read it."""
+
+from common import results, steps
+from common.cli import UNTRAINED, UserError
+
+TUNING = "fine-tuning"
+
+
+def existing(call, cells: list) -> dict:
+    """{cell: the cell of its fine-tuned model}; None for size 0 and an untrained encoder.
+
+    Raises UserError, with the commands that make them, if one is missing or has lost its
+    checkpoint.
+    """
+    tuned = {
+        cell: None if cell.size in (0, UNTRAINED) else cell._replace(step=TUNING, variant="")
+        for cell in cells
+    }
+    missing = [own for own in tuned.values() if own and not own.folder.is_dir()]
+    if missing:
+        sizes = ", ".join(f"{own.size} %" for own in missing)
+        commands = "\n  ".join(call.next(steps.STEPS[TUNING], own.size) for own in missing)
+        raise UserError(
+            f"no fine-tuned {missing[0].model} for {sizes} in {missing[0].folder.parents[2]}. Make "
+            f"it first:\n  {commands}"
+        )
+    for own in filter(None, tuned.values()):
+        config, _ = results.read(own.folder)
+        if not (own.folder / "checkpoint").is_dir():
+            again = results.again(own.folder, config)
+            raise UserError(f"{own.folder / 'checkpoint'} is missing. {again}")
+    return tuned
+
+
+def find(call, cells: list, inputs: dict) -> dict:
+    """{cell: (its checkpoint, the hash of its weights)}; None for size 0 and an untrained encoder.
+
+    Raises UserError as `existing`, and if one was made from other `inputs` (the hashes of data and
+    base model that lie here now) or with other flags of the task.
+    """
+    checked: dict = dict.fromkeys(cells)
+    for cell, own in existing(call, cells).items():
+        if own is None:
+            continue
+        config, metrics = results.read(own.folder)
+        here = config | {"settings": call.options, "inputs": inputs | {"checkpoint": None}}
+        if texts := results.differences(config, here):
+            raise UserError(
+                f"{own.folder} does not belong to what lies here now: {', '.join(texts)} (there "
+                f"against here). {results.again(own.folder, config)}\nor give the same flags, or "
+                "other data their own --dataset_name."
+            )
+        checked[cell] = own.folder / "checkpoint", metrics.get("checkpoint_sha256")
+    return checked

@@ -1,0 +1,300 @@
+"""Loading a model: its configuration, tokenizer and weights, as a task model or a bare encoder.
+
+Whatever a checkpoint lacks is noticed here: the library itself only prints a report. `where` is
+always a Hub id or a folder; every function here that takes it raises UserError.
+"""
+
+import logging
+import string
+from pathlib import Path
+
+from common.cli import UserError
+from common.hub import cached_or_download, shortened
+from common.models import adapters, families
+
+log = logging.getLogger(__name__)
+# The kind of a task model's head, None for the bare encoder -> the library's class.
+AUTO_CLASSES = {
+    "sequence": "AutoModelForSequenceClassification",
+    "token": "AutoModelForTokenClassification",
+    "span": "AutoModelForQuestionAnswering",
+    "causal": "AutoModelForCausalLM",
+    None: "AutoModel",
+}
+# Without its vocabulary file, a tokenizer loads silently with a few special tokens. A whole one has
+# an entry for almost each row of the embeddings; the rest is padding.
+MIN_COVERAGE = 0.9
+
+
+def load_config(where: str):
+    """The configuration of a model of a known family."""
+    from transformers import AutoConfig
+
+    config = _load(AutoConfig, where)
+    families.of(config)
+    return config
+
+
+def load_tokenizer(where: str, config):
+    """The tokenizer. It pads on the right, and a text's first word has the pieces of any other.
+
+    It gives `token_type_ids` only if the model reads them. If it has no pad token, its end of text
+    becomes one. One that is damaged, another model's, or would lose capitals is an error.
+    """
+    row = families.of(config)
+    options = {"add_prefix_space": True} if row.prefix_space == "option" else {}
+    tokenizer = _load_tokenizer(where, config, **options)
+    if _loses_case(tokenizer):  # a repository with a vocabulary alone
+        tokenizer = _load_tokenizer(where, config, do_lower_case=False, **options)
+    if _loses_case(tokenizer):
+        raise UserError(
+            f"{where}: the vocabulary is cased, but the tokenizer lower-cases its input. Put "
+            '"do_lower_case": false into its tokenizer_config.json.'
+        )
+    if row.prefix_space == "step" and not _keeps_words_apart(tokenizer):
+        _put_blank_first(tokenizer)
+    if row.prefix_space and not _keeps_words_apart(tokenizer):
+        raise UserError(
+            f"{where}: its tokenizer, a {type(tokenizer).__name__}, would glue words together. Put "
+            '"tokenizer_class": "GPT2Tokenizer" into its tokenizer_config.json.'
+        )
+    # Some fine-tuned causal models have a pad token, but no embedding for it.
+    beyond = tokenizer.pad_token_id is not None and tokenizer.pad_token_id >= config.vocab_size
+    if len(tokenizer) - beyond > config.vocab_size:
+        raise UserError(
+            f"{where}: the tokenizer has {len(tokenizer)} entries, the model only "
+            f"{config.vocab_size} embeddings. The folder mixes two models: get the model again."
+        )
+    if tokenizer.pad_token is None or beyond:
+        tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.padding_side = "right"  # left padding shifts the positions of BERT, GPT-2 and BioGPT
+    # Tokenizers are wrong about this: ALBERT's gives no types, one without a class always does.
+    types = row.token_types and config.type_vocab_size > 1
+    tokenizer.model_input_names = ["input_ids", *["token_type_ids"] * types, "attention_mask"]
+    return tokenizer
+
+
+def _load_tokenizer(where: str, config, **options):
+    from transformers import AutoTokenizer
+
+    def check(tokenizer):
+        if len(tokenizer) < MIN_COVERAGE * config.vocab_size:
+            counts = f"{len(tokenizer)} entries for {config.vocab_size} embeddings"
+            raise ValueError(f"the tokenizer has {counts}: a file is missing or damaged")
+
+    return _load(AutoTokenizer, where, check, **options)
+
+
+def _loses_case(tokenizer) -> bool:
+    """Whether the tokenizer lower-cases its input, although entries of its vocabulary are cased."""
+    special = set(tokenizer.all_special_tokens)
+    entries = set(tokenizer.get_vocab()) - special
+    if sum(entry != entry.lower() for entry in entries) <= 0.01 * len(entries):
+        return False
+    pieces = set(tokenizer.tokenize(" ".join(string.ascii_uppercase))) - special
+    text = "".join(pieces)  # empty if it knows no capital
+    return text != text.upper() and text == text.lower()
+
+
+def _keeps_words_apart(tokenizer) -> bool:
+    return tokenizer.tokenize("a a") == 2 * tokenizer.tokenize("a")
+
+
+def _put_blank_first(tokenizer) -> None:
+    """Put a blank before each text, or each of given words, but not before words within a text."""
+    from tokenizers import pre_tokenizers
+
+    backend = tokenizer.backend_tokenizer
+    first = pre_tokenizers.Metaspace(replacement=" ", prepend_scheme="first", split=False)
+    backend.pre_tokenizer = pre_tokenizers.Sequence([first, backend.pre_tokenizer])
+
+
+def load_task_model(where: str, head: str, labels: list[str], keep_head: bool = False):
+    """(model, tokenizer): the model in float32, with a new head unless `keep_head`.
+
+    `head`: "sequence" or "token" with `len(labels)` outputs; "span" with a start and an end; or
+    "causal", which is always the model's own. A new head's weights come from torch's global
+    generator: seed it before. A head to keep that is missing or for other labels is an error.
+    """
+    config = load_config(where)
+    row = families.of(config)
+    if head == "causal" and not row.causal:
+        able = ", ".join(other.name for other in families.TABLE.values() if other.causal)
+        raise UserError(f"{where}: {row.name} models cannot write text. Choose one of: {able}.")
+    keep_head = keep_head or head == "causal"
+    options = {}
+    if head in ("sequence", "token"):
+        own = list(config.id2label.values())
+        if keep_head and own != labels and not own[0].startswith("LABEL_"):
+            raise UserError(
+                f"{where}: its head is for {', '.join(own)}, not {', '.join(labels)}. Leave out "
+                "--keep_head, or give a model that was fine-tuned on these labels."
+            )
+        options["id2label"] = dict(enumerate(labels))
+        options["label2id"] = {label: i for i, label in enumerate(labels)}
+    tokenizer = load_tokenizer(where, config)
+    # A head for other labels is made anew; any other weight of another shape is an error.
+    model, new = _load_weights(where, config, head, ignore_mismatched_sizes=True, **options)
+    pooler = [key for key in new if key.startswith(f"{model.base_model_prefix}.")]
+    # A pooler is trained on pairs of sentences: a model of masked words alone has none.
+    if pooler and "MaskedLM" not in str(config.architectures):
+        log.warning("%s has no pooler: it starts untrained", where)
+    if not keep_head:
+        _draw_head(model)
+    elif len(new) > len(pooler):
+        raise UserError(
+            f"{where} has no {head} head of its own for this task. Leave out --keep_head, or give "
+            "a model that was fine-tuned on such a task."
+        )
+    model.config.pad_token_id = tokenizer.pad_token_id
+    return model, tokenizer
+
+
+def _draw_head(model) -> None:
+    """New weights for all that is not the encoder, also if the checkpoint had such a head."""
+    encoder = set(model.base_model.modules())
+    for module in model.modules():
+        if module not in encoder and hasattr(module, "weight"):
+            module.weight.data.normal_(0.0, model.config.initializer_range)
+            if module.bias is not None:
+                module.bias.data.zero_()
+
+
+def load_encoder(where: str, attention: str = "sdpa", random_init: bool = False):
+    """(encoder, tokenizer): the model without its head, frozen, in float32, in eval mode.
+
+    `attention`: "sdpa", or "eager" to read attention maps. `random_init`: the same architecture
+    with new weights from torch's global generator: seed it before.
+    """
+    import torch
+    from transformers import AutoModel
+
+    config = load_config(where)
+    tokenizer = load_tokenizer(where, config)
+    options = {"attn_implementation": attention}
+    if families.of(config).pooler_option:
+        options["add_pooling_layer"] = False  # nothing reads it, and not all checkpoints have it
+    if random_init:
+        encoder = AutoModel.from_config(config, dtype=torch.float32, **options).eval()
+    else:
+        encoder, _ = _load_weights(where, config, None, **options)
+    encoder.requires_grad_(False)
+    encoder.config.pad_token_id = tokenizer.pad_token_id
+    return encoder, tokenizer
+
+
+def mark_special(encoded: list[dict], tokenizer, config) -> None:
+    """Add `special` to each example: its special tokens, and the first one of a causal model.
+
+    That one takes most of the attention whatever it is (a sink).
+    """
+    special = set(tokenizer.all_special_ids)
+    if tokenizer.unk_token_id not in (tokenizer.bos_token_id, tokenizer.eos_token_id):
+        special.discard(tokenizer.unk_token_id)  # it stands for a word
+    causal = families.of(config).causal
+    for row in encoded:
+        ids = row["input_ids"]
+        row["special"] = [token in special or (causal and i == 0) for i, token in enumerate(ids)]
+
+
+def logits(model, batch: dict):
+    """Scores before the softmax, `[batch, labels]`; of a token model `[batch, tokens, labels]`.
+
+    A causal model's sequence is read at its last real token, which the attention mask shows. The
+    library looks for the pad token instead, which a text may contain (GPT-2's is its end of text).
+    """
+    import torch
+
+    row = families.of(model.config)
+    inner = families.without_adapters(model)
+    if not row.causal or not type(inner).__name__.endswith("ForSequenceClassification"):
+        return model(**batch, **row.options).logits
+    hidden = inner.base_model(**batch, **row.options).last_hidden_state
+    last = batch["attention_mask"].sum(1) - 1
+    return inner.score(hidden[torch.arange(len(last), device=last.device), last])
+
+
+def _auto_class(head: str | None, config):
+    """The library's class for a head; one is made and registered if it has none for this family.
+
+    Such a class consists of the library's own parts, as its classes for other families do.
+    """
+    import transformers
+    from transformers import modeling_layers
+
+    name = AUTO_CLASSES[head]
+    auto = getattr(transformers, name)
+    if type(config) not in auto._model_mapping:
+        encoder = transformers.MODEL_MAPPING[type(config)]
+        parts = getattr(modeling_layers, name.replace("AutoModel", "Generic")), encoder.__base__
+        own = {"base_model_prefix": encoder.base_model_prefix, "config_class": type(config)}
+        new = name.replace("AutoModel", encoder.__name__.removesuffix("Model"))
+        # Without `exist_ok`, the library passes over its own configurations.
+        auto.register(type(config), type(new, parts, own), exist_ok=True)
+    return auto
+
+
+def _load_weights(where: str, config, head: str | None, **options):
+    """(model, names of the weights that its files lack): those of the head, and of a pooler."""
+    import torch
+
+    if base := adapters.base_of(where):
+        return _load_adapted(where, base, config, head, **options)
+    row = families.of(config)
+    if row.span_prefix:
+        old, new = ("model", row.span_prefix) if head == "span" else (row.span_prefix, "model")
+        options["key_mapping"] = {rf"^{old}\.": f"{new}."}
+    model, info = _load(
+        _auto_class(head, config), where, output_loading_info=True, dtype=torch.float32, **options
+    )
+    if row.span_prefix:
+        model._weight_conversions = None  # else it would be saved under the old names
+    lacking = sorted([*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])])
+    encoder = f"{model.base_model_prefix}." if head else ""
+    new = f"{encoder}pooler."  # not every checkpoint has one
+    if wrong := [key for key in lacking if key.startswith(encoder) and not key.startswith(new)]:
+        raise UserError(
+            f"{where}: {len(wrong)} weights are missing or of another shape, e.g. {wrong[0]}. The "
+            "file does not belong to this config.json; get the model again."
+        )
+    return model, lacking
+
+
+def _load_adapted(where: str, base: str, config, head: str | None, **options):
+    """As `_load_weights`, for a folder of adapters: the model `base` with them merged."""
+    own = head in ("causal", None)
+    causal, _ = _load_weights(base, config, "causal", **options if own else {})
+    merged = adapters.merge(causal, where)
+    if own:
+        return (merged if head else merged.base_model), []
+    model, lacking = _load_weights(base, config, head, **options)
+    model.base_model.load_state_dict(merged.base_model.state_dict())
+    return model, lacking
+
+
+def quiet() -> None:
+    """Turn off the library's load reports and progress bars: what it loads is checked here."""
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+
+
+def _load(auto_class, where: str, check=lambda loaded: None, **options):
+    """`auto_class.from_pretrained`; a ValueError of `check` counts as a damaged file."""
+    quiet()
+
+    def load(local_files_only: bool):
+        loaded = auto_class.from_pretrained(where, local_files_only=local_files_only, **options)
+        check(loaded)
+        return loaded
+
+    if not Path(where).is_dir():
+        return cached_or_download(where, load)
+    try:
+        return load(local_files_only=True)
+    except Exception as error:  # a damaged file can raise almost anything
+        raise UserError(
+            f"cannot load a model from {where} ({shortened(error)}). A model folder needs "
+            "config.json, the tokenizer's files, and model.safetensors or pytorch_model.bin."
+        ) from error

@@ -1,0 +1,131 @@
+"""What a model is called: short names, Hub ids, local folders, the demo's miniatures."""
+
+import hashlib
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from common.cli import ROOT, UserError
+from common.demo import miniatures
+from common.files import read_json
+from common.models import adapters, loading
+
+# The name on the command line -> the repository on the Hub.
+ENCODERS = {
+    "bert": "bert-base-cased",
+    "biobert": "dmis-lab/biobert-v1.1",
+    "pubmedbert": "microsoft/BiomedNLP-BiomedBERT-base-uncased-abstract",
+    "roberta-base": "FacebookAI/roberta-base",
+    "electra-base": "google/electra-base-discriminator",
+    "electra-large": "google/electra-large-discriminator",
+    "albert-base": "albert/albert-base-v2",
+    "biom-electra-base": "sultan/BioM-ELECTRA-Base-Discriminator",
+    "biom-electra-large": "sultan/BioM-ELECTRA-Large-Discriminator",
+    "biom-bert-large": "sultan/BioM-BERT-PubMed-PMC-Large",
+    "biom-albert-xxlarge": "sultan/BioM-ALBERT-xxlarge",
+}
+CAUSAL = {
+    "gpt2": "gpt2-medium",
+    "biogpt": "microsoft/biogpt",
+    "llama2-7b": "meta-llama/Llama-2-7b-chat-hf",
+    "llama2-13b": "meta-llama/Llama-2-13b-chat-hf",
+    "medtuned-7b": "nlpie/Llama2-MedTuned-7b",
+    "medtuned-13b": "nlpie/Llama2-MedTuned-13b",
+}
+MODELS = ENCODERS | CAUSAL
+STUDY = ("bert", "biobert", "gpt2", "biogpt")  # the study's four models
+MINIATURES = tuple(name for name in MODELS if name in miniatures.DOMAINS)  # available with --demo
+CACHE = ROOT / ".cache" / "demo"  # of the miniatures
+WEIGHT_FILES = (".json", ".txt", ".model", ".safetensors", ".bin")  # a model is read from these
+RESULTS = "{task}-{dataset}-{model}-{training_size}-seed-{seed}"  # the name of our checkpoints
+
+
+def fits(head: str, name: str) -> bool:
+    """Whether a task with this head can take the model: encoders cannot write answers."""
+    return head != "causal" or name not in ENCODERS
+
+
+@dataclass(frozen=True)
+class Source:
+    """The model that a command names.
+
+    name: a key of MODELS, a Hub id, or a local folder as an absolute path.
+    results: the model's name in result paths.
+    demo: the demo's miniature stands for the model.
+    """
+
+    name: str
+    results: str
+    demo: bool = False
+
+    def where(self) -> str:
+        """The Hub id or the folder to load the model from. Makes a missing miniature."""
+        if self.demo:
+            loading.quiet()
+            return str(miniatures.miniature(self.name, CACHE))
+        return MODELS.get(self.name, self.name)
+
+    def identity(self) -> str | None:
+        """A hash of a local model's files; with adapters, also of the model that they adapt.
+
+        None for a model of the Hub: its name identifies it.
+        """
+        if self.demo:
+            return miniatures.folder_of(self.name, CACHE).name
+        return None if self.name in MODELS else _hash(Path(self.name))
+
+
+def source(name: str, demo: bool = False) -> Source:
+    """The model that `--model_name` (and `--demo`) means.
+
+    In result paths, a Hub id has "--" for "/", a folder goes by its parent's name and its own, a
+    snapshot in the Hub's cache by its id, a checkpoint of this project by the run that made it.
+    Raises UserError for anything that is no short name, model folder or Hub id.
+    """
+    if demo and name not in MINIATURES:
+        raise UserError(
+            f"--demo has no miniature of {name}. Choose --model_name from {', '.join(MINIATURES)}."
+        )
+    if name in MODELS:
+        return Source(name, name, demo)
+    if (folder := Path(name).expanduser()).is_dir():
+        if not (folder / "config.json").is_file():
+            raise UserError(
+                f"--model_name {name}: this folder is not a model, it has no config.json. Give the "
+                "folder that holds config.json and the weights."
+            )
+        folder = folder.resolve()
+        return Source(str(folder), _results(folder))
+    if re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name) and ".." not in name:
+        return Source(name, name.replace("/", "--"))
+    short = ", ".join(f"{short} = {hub_id}" for short, hub_id in MODELS.items())
+    raise UserError(
+        f"--model_name {name} is not a local folder. Give a short name ({short}), a Hub id "
+        "(owner/name) or a folder that exists."
+    )
+
+
+def _results(folder: Path) -> str:
+    cached = folder.parent.parent.name  # models--owner--name/snapshots/<hash>
+    if folder.parent.name == "snapshots" and cached.startswith("models--"):
+        return cached.removeprefix("models--")
+    config = read_json(folder.parent / "config.json")
+    if isinstance(config, dict) and config.get("step") == "fine-tuning":
+        try:
+            return RESULTS.format_map(config)
+        except KeyError:
+            pass  # another program's file
+    return "--".join(folder.parts[-2:]).strip("/")
+
+
+def _hash(folder: Path) -> str | None:
+    if not folder.is_dir():
+        return None
+    digest = hashlib.sha256()
+    if base := adapters.base_of(str(folder)):
+        digest.update((_hash(Path(base)) or base).encode())
+    for path in sorted(folder.iterdir()):
+        if path.is_file() and path.suffix in WEIGHT_FILES and not path.name.startswith("."):
+            with path.open("rb") as file:
+                digest.update(path.name.encode() + hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()

@@ -1,0 +1,41 @@
+"""What the summaries of the steps share: scores as a table, and what comes next."""
+
+import shlex
+from pathlib import Path
+
+from common import steps
+from common.cli import ROOT, relative
+
+
+def prefixed(prefix: str, values: dict) -> dict:
+    """`values` with `prefix_` before every key."""
+    return {f"{prefix}_{key}": value for key, value in values.items()}
+
+
+def score_table(metrics: dict, scores) -> str:
+    """The scores of a result as text: by split, each beside that of the majority baseline."""
+    splits = [split for split in ("dev", "test") if f"{split}_{scores[0].name}" in metrics]
+    columns = [f"{split}{kind}" for split in splits for kind in ("", "_majority")]
+    lines = [f"{'':28}" + "".join(f"{column.replace('_', ' '):>15}" for column in columns)]
+    for score in scores:
+        values = (metrics.get(f"{column}_{score.name}") for column in columns)
+        cells = (f"{'–':>15}" if value is None else f"{value:15.4f}" for value in values)
+        lines.append(f"{score.title:28}" + "".join(cells))
+    return "\n".join(lines)
+
+
+def next_command(call, cell) -> str:
+    """The command of the next step, or of the report; it works from here."""
+    step = steps.following(call.step)
+    while step and not step.calls((cell.size,), False):  # a step that has nothing for this size
+        step = steps.following(step.NAME)
+    return call.next(step, cell.size) if step else report_command(call, cell)
+
+
+def report_command(call, cell) -> str:
+    """The command that writes the report of what there is; it works in any folder."""
+    parts = ["--tasks", cell.task, "--dataset", cell.dataset]
+    if call.args.output_dir:
+        parts += ["--output_dir", str(cell.root)]
+    cd = f"cd {shlex.quote(relative())} && " if Path.cwd() != ROOT else ""
+    return f"{cd}python -m common.report {shlex.join(parts)}"

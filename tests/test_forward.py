@@ -1,0 +1,110 @@
+"""The loop of frozen passes: each example once, whatever the batches, memory and processes."""
+
+import numpy as np
+import pytest
+import torch
+
+from common import forward
+from common.cli import UserError
+from common.device import choose_device
+from common.training import losses
+from tests import tiny
+
+CPU = choose_device("cpu", "fp32")
+LENGTHS = [3, 9, 1, 4, 4, 7, 2]
+
+
+def passes(run=list, batch_size=3, device=CPU, start=0):
+    return list(forward.batches(LENGTHS, batch_size, device, "passes", run, start))
+
+
+def test_batches_have_each_example_once_the_longest_first():
+    assert passes() == [([1, 5, 3], [[1, 5, 3]]), ([4, 0, 6], [[4, 0, 6]]), ([2], [[2]])]
+    assert passes(start=2) == [([2], [[2]])] and passes(start=3) == []
+    assert passes(lambda indices: torch.is_grad_enabled())[0][1] == [False]
+    assert torch.is_grad_enabled()
+
+
+def test_processes_share_the_batches():
+    parts = [passes(device=CPU._replace(rank=rank, processes=2)) for rank in (0, 1)]
+    assert sorted(parts[0] + parts[1]) == sorted(passes()) and len(parts[0]) == 2
+
+
+def test_memory_too_small_halves_the_pieces_from_there():
+    asked = []
+
+    def run(indices):
+        asked.append(len(indices))
+        if len(indices) > 2:
+            raise RuntimeError("CUDA out of memory")
+        return indices
+
+    assert [pieces for _, pieces in passes(run)] == [[[1, 5], [3]], [[4, 0], [6]], [[2]]]
+    assert asked == [3, 2, 1, 2, 1, 1]
+
+
+def test_one_example_too_large_is_a_user_error_and_other_errors_stay():
+    for error, expected in ((MemoryError(), UserError), (RuntimeError("a bug"), RuntimeError)):
+
+        def run(indices, error=error):
+            raise error
+
+        with pytest.raises(expected):
+            passes(run)
+
+
+def test_inputs_are_padded_and_masked():
+    examples = [{"input_ids": [5, 6, 7], "units": [(0, 1)]}, {"input_ids": [8], "units": []}]
+    batch = {key: x.tolist() for key, x in forward.inputs(examples, None, CPU).items()}
+    assert batch == {
+        "input_ids": [[5, 6, 7], [8, 0, 0]],
+        "attention_mask": [[1, 1, 1], [1, 0, 0]],
+    }
+
+
+@pytest.fixture
+def model(tmp_path):
+    from transformers import AutoModelForTokenClassification
+
+    tiny.make("bert", tmp_path / "bert", layers=1)
+    return AutoModelForTokenClassification.from_pretrained(tmp_path / "bert", num_labels=3).eval()
+
+
+def rows():
+    rng = np.random.default_rng(0)
+    return [
+        {
+            "input_ids": rng.integers(5, 250, n).tolist(),
+            "labels": [-100, *rng.integers(0, 3, n - 1).tolist()],
+        }
+        for n in LENGTHS
+    ]
+
+
+def test_the_mean_loss_is_over_labels(model):
+    total = n = 0
+    for row in rows():
+        labels = torch.tensor(row["labels"])
+        with torch.no_grad():
+            logits = model(torch.tensor([row["input_ids"]])).logits[0]
+        summed = torch.nn.functional.cross_entropy(logits, labels, reduction="sum")
+        total, n = total + summed.item(), n + int((labels != -100).sum())
+    model.train()  # there is no dropout, whatever mode the model comes in
+    loss = forward.mean_loss(model, rows(), 3, CPU, losses.cross_entropy, losses.labels_in)
+    assert loss == pytest.approx(total / n, rel=1e-5)
+    assert all(p.grad is None for p in model.parameters())
+    with pytest.raises(UserError, match="no dev example has a label"):
+        forward.mean_loss(model, rows()[2:3], 3, CPU, losses.cross_entropy, losses.labels_in)
+
+
+def test_reduced_predictions_come_in_order_and_nan_is_refused(model):
+    examples = [{"input_ids": []}, *rows()]
+
+    def shape(logits, example):
+        return logits.shape, len(example["input_ids"])
+
+    predicted = forward.predict_logits(model, examples, 3, CPU, "", reduce=shape)
+    assert predicted == [((n, 3), n) for n in (0, *LENGTHS)]
+    model.classifier.bias.data[0] = torch.nan
+    with pytest.raises(UserError, match="not numbers any more"):
+        forward.predict_logits(model, examples, 3, CPU, "")

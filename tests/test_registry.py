@@ -1,0 +1,119 @@
+"""What `--model_name` means: short names, Hub ids, local folders, checkpoints of this project."""
+
+import dataclasses
+import json
+import shutil
+
+import pytest
+
+from common import models
+from common.cli import UserError
+from common.models import registry
+from tests import tiny
+
+
+def make(folder, config="{}"):
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(config)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("hub/models--google--electra-base/snapshots/0a1b2c", "google--electra-base"),
+        ("hub/models--gpt2/snapshots/0a1b2c", "gpt2"),
+        ("mine/electra", "mine--electra"),
+        ("models--mine/electra", "models--mine--electra"),
+        ("snapshots/electra", "snapshots--electra"),
+        ("models--mine/large/electra", "large--electra"),
+    ],
+)
+def test_a_local_folder(tmp_path, monkeypatch, path, name):
+    folder = make(tmp_path / path)
+    monkeypatch.chdir(folder.parent)
+    for given in (str(folder), folder.name):
+        assert models.source(given) == models.Source(str(folder.resolve()), name)
+    assert models.source(given).where() == str(folder.resolve())
+
+
+def test_a_checkpoint_of_this_project_goes_by_its_run(tmp_path):
+    """Else all would be `fine-tuning--checkpoint`, and their results one."""
+    run = tmp_path / "results" / "demo" / "biogpt" / "10" / "seed-1" / "fine-tuning"
+    checkpoint = make(run / "checkpoint")
+    config = {"task": "Instruct", "dataset": "demo", "model": "biogpt", "training_size": 10,
+              "seed": 1, "step": "fine-tuning", "settings": {}}  # fmt: skip
+    (run / "config.json").write_text(json.dumps(config))
+    assert models.source(str(checkpoint)).results == "Instruct-demo-biogpt-10-seed-1"
+    for other in ([], {"step": "fine-tuning", "task": "NER"}, config | {"step": "probing"}):
+        (run / "config.json").write_text(json.dumps(other))
+        assert models.source(str(checkpoint)).results == "fine-tuning--checkpoint"
+
+
+def test_short_names_and_hub_ids():
+    for name, hub_id in models.MODELS.items():
+        source = models.source(name)
+        assert (source.name, source.results, source.where()) == (name, name, hub_id)
+        assert source.identity() is None
+    source = models.source("owner/some-model")
+    assert (source.results, source.where()) == ("owner--some-model", "owner/some-model")
+    assert source.identity() is None
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        source.name = "gpt2"
+    assert set(models.STUDY) <= set(models.MINIATURES) <= set(models.MODELS)
+    assert models.fits("token", "bert") and not models.fits("causal", "bert")
+    assert models.fits("causal", "gpt2") and models.fits("causal", "owner/some-model")
+
+
+def test_what_is_no_model_is_refused_with_what_to_type(tmp_path):
+    with pytest.raises(
+        UserError, match="no miniature of albert-base.*from bert, biobert, .*biogpt"
+    ):
+        models.source("albert-base", demo=True)
+    for name in ("electra", "a/b/c", "../model", "owner/..", str(tmp_path / "missing")):
+        with pytest.raises(UserError, match="biom-electra-base = sultan/BioM.*Hub id .owner/name"):
+            models.source(name)
+    with pytest.raises(UserError, match="no config.json. Give the folder"):
+        models.source(str(tmp_path))
+
+
+def test_the_identity_is_of_the_files_that_a_model_is_read_from(tmp_path):
+    folder = tiny.make("bert", tmp_path / "model", layers=1)
+    source = models.source(str(folder))
+    before = source.identity()
+    assert len(before) == 64
+    shutil.copytree(folder, tmp_path / "copy")
+    assert models.source(str(tmp_path / "copy")).identity() == before
+    for name in (".hidden.json", "README.md", "training.log"):
+        (folder / name).write_text("other")
+    assert source.identity() == before
+    (folder / "vocab.txt").write_text("other")
+    assert source.identity() != before
+
+
+def test_the_identity_of_adapters_changes_with_the_model_that_they_adapt(tmp_path):
+    base = make(tmp_path / "base")
+    adapters = make(tmp_path / "adapters")
+    named = {"base_model_name_or_path": str(base)}
+    (adapters / "adapter_config.json").write_text(json.dumps(named))
+    source = models.source(str(adapters))
+    before = source.identity()
+    (base / "model.safetensors").write_bytes(b"other weights")
+    assert source.identity() != before
+    shutil.rmtree(base)
+    with pytest.raises(UserError, match="adapters of the model .*base_model_name_or_path"):
+        source.identity()
+
+
+def test_the_demo(tmp_path, monkeypatch):
+    monkeypatch.setattr(registry, "CACHE", tmp_path)
+    made = []
+
+    def miniature(name, cache):
+        made.append(name)
+        return cache / name
+
+    monkeypatch.setattr(registry.miniatures, "miniature", miniature)
+    source = models.source("gpt2", demo=True)
+    assert source == models.Source("gpt2", "gpt2", True) and source.identity().startswith("gpt2-")
+    assert not made and source.where() == str(tmp_path / "gpt2") and made == ["gpt2"]
