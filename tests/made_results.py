@@ -2,26 +2,13 @@
 
 import random
 
-from common import files, results
+from common import files
 from common import task as tasks
 from NLI import task as nli
 
 LAYERS, HEADS = 4, 3
 SKILL = {"bert": 0.45, "biobert": 0.6, "gpt2": 0.3, "biogpt": 0.5}
 MAIN = {"NER": "entity_f1", "NLI": "accuracy"}
-
-
-def differences(one, other):
-    return [
-        f"{part} {key}: {one[part][key]} and {other[part][key]}"
-        for part in ("settings", "inputs")
-        for key in sorted(one[part])
-        if one[part][key] != other[part][key]
-    ]
-
-
-if not hasattr(results, "differences"):  # until the branch has it
-    results.differences = differences
 
 
 def write(root, task, dataset, model, size, seed, name, metrics, inputs=None, **settings):

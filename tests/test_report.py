@@ -193,7 +193,7 @@ def test_two_data_sets_are_never_mixed(tmp_path, caplog, capsys):
     assert bert["30 %"] and bert["10 %"] and not (bert["50 %"] or bert["100 %"] or gpt2["50 %"])
     for text in (page(folder), caplog.text):
         assert "bert/100/seed-42/fine-tuning" in text and "of dataset mednli" in text
-        assert "bert/50/seed-42/fine-tuning" in text and "inputs data: b and a" in text
+        assert "bert/50/seed-42/fine-tuning" in text and "another data set" in text
         assert "gpt2/50/seed-42/fine-tuning" in text and "other test examples" in text
 
 
@@ -229,6 +229,7 @@ def test_a_score_that_is_no_number_is_left_out(tmp_path, caplog, value):
 def test_damaged_predictions_and_layers(tmp_path, caplog):
     cut = fine_tuned(tmp_path, "NLI", "demo", "bert", 30) / "predictions.jsonl"
     cut.write_text(cut.read_text()[:-20])
+    (fine_tuned(tmp_path, "NLI", "demo", "bert", 50) / "predictions.jsonl").write_text("")
     fewer = fine_tuned(tmp_path, "NLI", "demo", "biobert", 30) / "predictions.jsonl"
     fewer.write_text("\n".join(fewer.read_text().splitlines()[:-5]))  # whole lines are missing
     other = fine_tuned(tmp_path, "NLI", "demo", "gpt2", 30) / "predictions.jsonl"
@@ -240,12 +241,13 @@ def test_damaged_predictions_and_layers(tmp_path, caplog):
     layers.write_text(layers.read_text()[:-3])
     folder = write(tmp_path)
     found = {row["model"]: row for row in table(folder, "scores_accuracy")}
-    assert found["bert"]["30 %"] and not found["bert"]["30 % low"]  # a score without an interval
+    for size in ("30 %", "50 %"):  # scores without an interval
+        assert found["bert"][size] and not found["bert"][f"{size} low"]
     assert not found["biobert"]["30 %"]  # not of the same examples
     assert not found["gpt2"]["30 %"]  # the two files disagree: which of them is right?
     assert found["biogpt"]["30 % low"]
     assert not (folder / "probing.csv").exists()
-    for name in ("bert/30", "biobert/30", "gpt2/30", "bert/0"):
+    for name in ("bert/30", "bert/50", "biobert/30", "gpt2/30", "bert/0"):
         assert f"{name}/seed-42" in caplog.text
     assert "biogpt" not in caplog.text
 
@@ -310,14 +312,6 @@ def test_the_majority_is_that_of_the_most_training_data(tmp_path):
         files.write_json(folder / "metrics.json", metrics(folder) | more)
     (row,) = table(write(tmp_path), "scores_accuracy")
     assert float(row["majority class"]) == 0.5
-
-
-def test_an_empty_file_of_predictions(tmp_path, caplog):
-    fine_tuned(tmp_path, "NLI", "demo", "bert", 10)
-    (fine_tuned(tmp_path, "NLI", "demo", "bert", 30) / "predictions.jsonl").write_text("")
-    (row,) = table(write(tmp_path), "scores_accuracy")
-    assert row["30 %"] and "30 % low" not in row and row["10 % low"]
-    assert "bert/30/seed-42/fine-tuning/predictions.jsonl" in caplog.text
 
 
 def test_groups_of_examples_are_resampled_whole(tmp_path):

@@ -13,10 +13,12 @@ import pytest
 from matplotlib import colormaps
 from matplotlib.colors import to_hex
 
-from common import cli, flags, panels
+from common.report import __main__ as report
+from common.report import drawing
 from common.report.grid import Estimate
 from common.report.tables import Table
-from tests import test_report as made
+from tests import made_results as made
+from tests import test_report
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 BROWSER = next(filter(None, map(shutil.which, BROWSERS)), None)
@@ -47,7 +49,7 @@ def folder(tmp_path_factory):
     root = tmp_path_factory.mktemp("page")
     for model, sizes in (("bert", (0, 10, 100)), (NAME, (0, 10))):
         made.whole_study(root, "NLI", models=(model,), sizes=sizes)
-    return made.write(root, draw=True)
+    return test_report.write(root, draw=True)
 
 
 def content(uri, kind):
@@ -96,34 +98,36 @@ def test_seeds_share_a_map_and_a_damaged_one_is_named(tmp_path, caplog):
         table["value"] = seed / 10
         table.to_csv(path, index=False)
     path.write_text(path.read_text()[:-40])
-    out = made.write(tmp_path)
+    out = test_report.write(tmp_path)
     found = [attrs["title"] for attrs in Page(out / "report.html").all("td") if "title" in attrs]
     assert len(found) == made.LAYERS * made.HEADS and "layer 1, head 1: 0.1500" in found
-    assert f"{path} is passed over" in caplog.text
-    assert "seed-3/attention/heads.csv" in made.page(out)
+    assert f"{path.parent} is passed over: heads.csv" in caplog.text
+    assert "seed-3/attention: heads.csv is missing or damaged" in test_report.page(out)
 
 
 def test_entropies_share_a_scale_of_whole_bits(tmp_path):
-    path = made.compared(tmp_path, "NLI", "demo", "bert", 10) / "heads.csv"
-    table = pd.read_csv(path)
-    before, after = (table.assign(metric=f"entropy_{name}", value=value).query("head == 1")
-                     for name, value in (("pretrained", 2.5), ("fine_tuned", 0.5)))  # fmt: skip
-    after.loc[after["layer"] == 1, "value"] = None  # a head that was never compared
-    both = pd.concat([before.drop_duplicates("layer"), after.drop_duplicates("layer")])
-    both.to_csv(path, index=False)
-    found = [a for a in Page(made.write(tmp_path) / "report.html").all("td") if "title" in a]
-    one, none, other = found[0], found[made.LAYERS], found[-1]
+    def value(size, layer, head, metric):
+        if metric == "entropy_pretrained":
+            return 2.5
+        return None if layer == 1 else 0.5  # a head that was never compared
+
+    both = "entropy_pretrained", "entropy_fine_tuned"
+    made.compared(tmp_path, "NLI", "demo", "bert", 10, metrics=("cosine", *both), value=value)
+    page = Page(test_report.write(tmp_path) / "report.html")
+    cells = [attrs for attrs in page.all("td") if "title" in attrs][-2 * made.LAYERS * made.HEADS :]
+    one, none, other = cells[0], cells[made.LAYERS * made.HEADS], cells[-1]
     for cell, share in ((one, 2.5 / 3), (other, 0.5 / 3)):
         assert cell["style"] == f"background:{to_hex(colormaps['cividis'](share))}"
     assert none["title"] == "layer 1, head 1: never compared" and "style" not in none
 
 
 def test_empty_sections_are_left_out(tmp_path):
-    folder = made.compared(tmp_path, "NLI", "demo", "bert", 10)
-    folder.rename(folder.with_name("attention-train"))
-    out = made.write(tmp_path)
-    (title,) = re.findall(r"^#{2,} (.*)$", made.page(out), re.M)
-    assert title == "1. Attention: train" and "Mean cosine of the attention" in made.page(out)
+    made.compared(tmp_path, "NLI", "demo", "bert", 10, name="attention-train")
+    out = test_report.write(tmp_path)
+    (title,) = re.findall(r"^#{2,} (.*)$", test_report.page(out), re.M)
+    assert title == "1. Attention: train" and "Mean cosine of the attention" in test_report.page(
+        out
+    )
     links = [a["href"] for a in Page(out / "report.html").all("a") if "download" not in a]
     assert links == ["#part-1"]
     others = {path.suffix for path in out.iterdir() if "attention" not in path.name}
@@ -180,19 +184,18 @@ def test_latex_compiles_and_fits_the_page(tmp_path):
     assert latex.count(r"\begin{table*}") == 3 and r"\label{tab:wide-and-long-3-of-3}" in latex
 
 
-def test_a_style_file_goes_over_that_of_the_repository(tmp_path):
-    path = tmp_path / "my.mplstyle"
+def test_a_style_file_takes_precedence_over_that_of_the_repository(tmp_path, monkeypatch):
+    path, figures = tmp_path / "my.mplstyle", []
     path.write_text("# mine\nfont.size: 11\naxes.titlesize: 12  # larger\n")
-    assert cli.style_file(str(path)) == path
-    panels.use_style(path)
-    _, ((axes,),) = panels.panels([1])
-    assert axes.set_title("x").get_fontsize() == 12 and axes.text(0, 0, "x").get_fontsize() == 11
-    assert axes.set_xlabel("x").get_fontsize() == 7  # that of paper.mplstyle stays
-    panels.use_style(None)
-    figure, ((axes,),) = panels.panels([1])
-    assert axes.set_title("x").get_fontsize() == 7
-    assert figure.get_figwidth() * 2.54 == pytest.approx(8.5, abs=0.05)
-    assert flags.role("style") == flags.role("tensorboard") == flags.HOW
+    assert report.style_file(str(path)) == path
+    monkeypatch.setattr(drawing, "save", lambda figure, path: figures.append(figure))
+    panel = drawing.Panel([], "title", "x")
+    for style in (path, None):
+        drawing.draw(tmp_path / "figure", ["x"], [[panel]], style)
+    (mine,), (theirs,) = (figure.axes for figure in figures)
+    assert mine.title.get_fontsize() == 12 and theirs.title.get_fontsize() == 7
+    assert mine.yaxis.label.get_fontsize() == 7  # that of paper.mplstyle stays
+    assert figures[1].get_figwidth() * 2.54 == pytest.approx(8.5, abs=0.05)
 
 
 @pytest.mark.parametrize("text, named", (
@@ -205,7 +208,7 @@ def test_a_style_file_that_cannot_be_used_is_refused_at_once(tmp_path, capsys, t
     if text is not None:
         path.write_text(text, encoding="latin-1")
     with pytest.raises(SystemExit) as stop:
-        made.report.main(["--output_dir", str(tmp_path / "none"), "--style", str(path)])
+        report.main(["--output_dir", str(tmp_path / "none"), "--style", str(path)])
     shown = capsys.readouterr().err
     assert stop.value.code == 2 and shown.startswith("error: argument --style: ")
     assert str(path) in shown and named in shown and shown.count("\n") == 1

@@ -32,15 +32,7 @@ def parse_args(argv):
         "[--style FILE]"
     )
 
-    def names(text: str) -> list[str]:
-        for name in text.split(","):
-            if name not in there:
-                raise argparse.ArgumentTypeError(
-                    f"no task {name!r}. Take from {','.join(there)}, no spaces"
-                )
-        return list(dict.fromkeys(text.split(",")))
-
-    parser.add_argument("--tasks", type=names, help=f"with commas (default: {','.join(there)})")
+    parser.add_argument("--tasks", help=f"with commas (default: {','.join(there)})")
     parser.add_argument("--dataset", help="one data set (default: each by itself)")
     parser.add_argument(
         "--output_dir", type=Path, help="root of the results (default: <TASK>/results)"
@@ -52,28 +44,24 @@ def parse_args(argv):
         help="a Matplotlib style file; its lines take precedence over those of "
         "common/report/paper.mplstyle",
     )
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    names = there if args.tasks is None else args.tasks.split(",")
+    if unknown := [name for name in names if name not in there]:
+        parser.error(f"--tasks: no task {unknown[0]!r}. Take from {','.join(there)}, no spaces")
+    return args
 
 
 def style_file(text: str) -> Path:
     """An argparse type: a Matplotlib style file, tried at once."""
-    import io
-
     import matplotlib
-    from matplotlib.figure import Figure
 
     path = Path(text).expanduser().absolute()
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
         settings = matplotlib.rc_params_from_file(path, True, use_default_template=False)
-        for n, line in enumerate(lines, 1):
+        for n, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
             key = line.split("#")[0].partition(":")[0].strip()
             if key and key not in settings:  # Matplotlib passes over what it does not know
                 raise ValueError(f"line {n}: no setting {key!r}, or no colon after it")
-        with matplotlib.rc_context(settings):
-            figure = Figure()
-            figure.suptitle("0")
-            figure.savefig(io.BytesIO(), format="pdf")
     except Exception as error:  # whatever Matplotlib does not like
         reason = textwrap.shorten(str(getattr(error, "strerror", None) or error), 200)
         raise argparse.ArgumentTypeError(
@@ -88,7 +76,7 @@ def main(argv=None):
 
     from common.report.grid import Grid
 
-    tasks = args.tasks or task.find()
+    tasks = list(dict.fromkeys(args.tasks.split(","))) if args.tasks else task.find()
     roots = {name: root(args.output_dir, name) for name in task.find()}
     there = {name: datasets(roots[name], name) for name in tasks}
     names = sorted({folder.name for folders in there.values() for folder in folders})
@@ -188,26 +176,17 @@ def head(grid):
 
     counts = [f"{step} {sum(r.step == step for r in grid.results)}" for step in STEPS]
     seeds = ", ".join(map(str, sorted({result.seed for result in grid.results})))
+    summary = f"Finished results: {', '.join(counts)}; seeds: {seeds}."
+    tested = [len(table) for result in grid.results for table in result.counts.values()]
+    if tested:
+        groups = f" in {len(set(grid.groups or ()))} groups, which are resampled whole"
+        summary += f" Test examples: {tested[0]}{groups if grid.groups else ''}."
     lists = {
         "Passed over": grid.problems,
         "Not the same in all results of a step (number of results)": grid.conditions(),
     }
-    return Head(
-        grid.title(),
-        grid.dataset == "demo",
-        f"Finished results: {', '.join(counts)}; seeds: {seeds}.{tested(grid)}",
-        {title: lines for title, lines in lists.items() if lines},
-    )
-
-
-def tested(grid) -> str:
-    """How many examples the test split has, and whether they are resampled in groups."""
-    n = next((len(table) for r in grid.results for table in r.counts.values()), None)
-    if n is None:
-        return ""
-    if not grid.groups:
-        return f" Test examples: {n}."
-    return f" Test examples: {n} in {len(set(grid.groups))} groups, which are resampled whole."
+    lists = {title: lines for title, lines in lists.items() if lines}
+    return Head(grid.title(), grid.dataset == "demo", summary, lists)
 
 
 if __name__ == "__main__":

@@ -64,7 +64,8 @@ class Panel(NamedTuple):
         axes.xaxis.get_major_locator().set_params(integer=True)
         if self.xticks is not None:
             axes.set_xticks(self.xticks)
-        axes.set(xlabel=_wrapped(self.xlabel, width, "axes.labelsize"), xlim=self.xlim)
+        axes.set_xlabel(_wrapped(self.xlabel, width, "axes.labelsize"), fontsize="small")
+        axes.set_xlim(self.xlim)
         axes.set_ylabel(textwrap.fill(self.ylabel, 22))
 
     def y_range(self, panels: Sequence["Panel"], least: float = 0.1) -> tuple[float, float] | None:
@@ -114,7 +115,7 @@ class Heatmap(NamedTuple):
         layers, heads = self.grid.shape
         looks = {"vmin": self.vmin, "vmax": self.vmax, "cmap": self.colours, "aspect": "auto"}
         image = axes.imshow(self.grid, **looks)
-        cell = 72 * (width - 0.4) / heads  # points
+        cell = 72 * width / heads  # points
         digits = next((n for n, least in ((3, 16), (2, 11)) if cell > least), 0)
         for (y, x), value in np.ndenumerate(self.grid) if digits else ():
             light = (
@@ -159,6 +160,11 @@ def draw(
         if widest > width or sum(w * h for w, h in sizes) > 20:  # square inches
             width *= _TWO_COLUMNS
         across = max(1, min(int(width / widest), max(map(len, rows))))
+        inside = width / across - 0.4  # without the numbers of the y axis
+        rows = [
+            [p._replace(title=_wrapped(p.title, inside, "axes.titlesize")) for p in row]
+            for row in rows
+        ]
         wrapped = [row[i : i + across] for row in rows for i in range(0, len(row), across)]
         heights = [max(panel.size(tall)[1] for panel in row) for row in wrapped]
         if across == 1:
@@ -168,7 +174,7 @@ def draw(
         places = [(i, j) for i, row in enumerate(wrapped) for j in range(len(row))]
         axes = [figure.add_subplot(cells[place]) for place in places]
         for row in rows:
-            _show_row(row, axes[: len(row)], width / across - 0.4)
+            _show_row(row, axes[: len(row)], inside)
             axes = axes[len(row) :]
         title = _wrapped("\n".join(filter(None, titles)), width, "figure.titlesize")
         figure.suptitle(title)
@@ -180,7 +186,7 @@ def draw(
 def _show_row(row: Sequence[Panel | Heatmap], axes: list, width: float) -> None:
     for panel, place in zip(row, axes, strict=True):
         panel.show(place, width)
-        place.set_title(_wrapped(panel.title, width, "axes.titlesize"))
+        place.set_title(panel.title)
         if isinstance(panel, Heatmap):
             continue
         alike = [other for other in row if getattr(other, "ylabel", None) == panel.ylabel]
@@ -207,9 +213,9 @@ def _letters(inches: float, name: str) -> int:
 
 
 def _wrapped(text: str, inches: float, name: str) -> str:
+    lines = text.splitlines()
     fits = _letters(inches, name)
-    lines = (textwrap.fill(line, fits, break_on_hyphens=False) for line in text.splitlines())
-    return "\n".join(lines)
+    return "\n".join(textwrap.fill(line, fits, break_on_hyphens=False) for line in lines)
 
 
 def _add_legend(figure) -> None:

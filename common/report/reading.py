@@ -107,21 +107,12 @@ def is_number(value) -> bool:
 
 
 def unlike(one: Result, other: Result) -> list[str]:
-    """Why two results of a step cannot stand in one table, in words; empty if they can.
-
-    Settings that only one of them has (size 0 has none of training) are no difference.
-    """
-    same_model = one.model == other.model
-    shared = one.config["settings"].keys() & other.config["settings"].keys()
-    keys = {"settings": shared, "inputs": {"data", "model"}}
-    if not same_model:
-        keys = {"settings": () if one.step == DOWNSTREAM else shared, "inputs": {"data"}}
-    parts = [
-        {part: {key: config[part].get(key) for key in keys[part]} for part in keys}
-        for config in (one.config, other.config)
-    ]
+    """Why two results of a step cannot stand in one table, in words; empty if they can."""
+    configs = [one.config, other.config]
+    if one.step == DOWNSTREAM and one.model != other.model:
+        configs = [config | {"settings": {}} for config in configs]
     other_examples = None not in (one.examples, other.examples) and one.examples != other.examples
-    return results.differences(*parts) + ["other test examples"] * other_examples
+    return results.differences(*configs) + ["other test examples"] * other_examples
 
 
 def beside(own: Result, file: str) -> dict[int | str, pd.DataFrame]:

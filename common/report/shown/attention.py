@@ -21,7 +21,7 @@ BEFORE, AFTER = "entropy_pretrained", "entropy_fine_tuned"
 # measure that is not listed is drawn with its name.
 MEASURES = {
     "cosine": ("cosine similarity of the attention maps\n(1 = unchanged)", "cosine", 1, "viridis"),
-    "js": ("Jensen-Shannon divergence\n(0 = unchanged, 1 = disjoint)", "JS (bits)", 1, "viridis_r"),
+    "js": ("Jensen-Shannon divergence\n(0: same, 1: disjoint)", "JS (bits)", 1, "viridis_r"),
     BEFORE: ("entropy of the attention, pre-trained", "entropy (bits)", None, "cividis"),
     AFTER: ("entropy of the attention, fine-tuned", "entropy (bits)", None, "cividis"),
 }

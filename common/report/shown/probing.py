@@ -23,31 +23,24 @@ def required(main: str) -> list[str]:
 
 
 def read(result, task) -> dict[str, float]:
-    """The main score on test: `probe_layer_<n>`, `majority_probe_layer_<n>`; with a control also
-    `selectivity_layer_<n>`, `selectivity` (of the best layer) and `selectivity_last_layer`.
+    """The main score on test by layer: `probe_layer_<n>`, `majority_probe_layer_<n>`; with a
+    control also `selectivity_layer_<n>`, `selectivity` (best layer), `selectivity_last_layer`.
 
     Selectivity is the task's score minus the control's (Hewitt & Liang 2019). Raises ValueError if
     layers.csv is damaged or not of this result.
     """
-    from common.report import reading
-
     main, values = _by_layer(result, task)
     best, last = (result.metrics.get(f"{which}_layer") for which in ("best", "last"))
     there = result.metrics.get(f"test_{main}_last_layer")
     if best is None or there is None or values.get(f"probe_layer_{last}") != there:
         raise ValueError("layers.csv is not of the same result as metrics.json")
-    control = result.folder.with_name(f"{result.name}-control")
-    if control.is_dir():
-        try:
-            _, controlled = _by_layer(reading.load(control), task)
-        except ValueError:  # the report names it: it is one of the results that it reads
-            return values
-        for layer, score in controlled.items():
-            if layer.startswith("probe") and layer in values:
-                values[layer.replace("probe", "selectivity")] = values[layer] - score
-        for name, layer in (("selectivity", best), ("selectivity_last_layer", last)):
-            if f"selectivity_layer_{layer}" in values:
-                values[name] = values[f"selectivity_layer_{layer}"]
+    control = _whole(result.folder.with_name(f"{result.name}-control"))
+    _, controlled = _by_layer(control, task) if control else ("", {})
+    for layer in (layer for layer in controlled if layer.startswith("probe") and layer in values):
+        values[layer.replace("probe", "selectivity")] = values[layer] - controlled[layer]
+    for name, layer in (("selectivity", best), ("selectivity_last_layer", last)):
+        if f"selectivity_layer_{layer}" in values:
+            values[name] = values[f"selectivity_layer_{layer}"]
     return values
 
 
@@ -62,26 +55,55 @@ def _by_layer(result, task) -> tuple[str, dict[str, float]]:
 
 
 def draw(folder: Path, task) -> None:
-    """layers: test scores by layer; in the model's folder layers_all_sizes: a curve a size."""
+    """layers, and in the model's folder layers_all_sizes: test scores by layer.
+
+    layers shows the task and its control labels, whichever of the two `folder` holds, the untrained
+    encoder and the majority class; layers_all_sizes has a curve for each size.
+    """
     from common.report import drawing, palette, reading
 
     own = reading.working(folder)
-    table = own.table("layers.csv")
+    names = own.name.removesuffix("-control"), f"{own.name.removesuffix('-control')}-control"
+    there = [own if name == own.name else _whole(folder.with_name(name)) for name in names]
+    home = there[0] or own
+    table, style, name = (
+        home.table("layers.csv"),
+        palette.size_style(own.size),
+        palette.size_name(own.size),
+    )
+    control = style | {"marker": "+", "linestyle": "-."}
+    looks = (style, name), (control, f"{name}, control labels")
+    curves = [(r.table("layers.csv"), *look) for r, look in zip(there, looks, strict=True) if r]
+    sizes = reading.beside(home, "layers.csv")
+    by_size = {n: (t, palette.size_style(n), palette.size_name(n)) for n, t in sizes.items()}
+    if own.size != UNTRAINED and UNTRAINED in by_size:
+        curves.append(by_size[UNTRAINED])
     probe = table["probe"][table["probe"] != "majority"].iloc[0]
-    named = "; ".join(filter(None, (probe, palette.variant_name(own.variant))))
-    what = f"{task.NAME} probing ({named})"
+    variant = palette.variant_name(home.variant)
+    what = f"{task.NAME} probing ({'; '.join(filter(None, (probe, variant)))})"
     scores = [s for s in task.SCORES if s.by_layer and (table["metric"] == s.name).any()]
-    sizes = reading.beside(own, "layers.csv")
-    curves = {n: (t, palette.size_style(n), palette.size_name(n)) for n, t in sizes.items()}
-    panels = [_panel(score, table, [curves[own.size]]) for score in scores]
     titles = [what, palette.encoder_name(own.size), own.title()]
-    drawing.draw(folder / "layers", titles, [panels])
-    panels = [_panel(score, table, list(curves.values())) for score in scores]
-    titles = [f"{what}, all sizes so far", own.title()]
-    drawing.draw(own.of_the_model("layers_all_sizes"), titles, [panels])
+    drawing.draw(folder / "layers", titles, [[_panel(s, table, curves) for s in scores]])
+    if home is own:
+        path = own.of_the_model("layers_all_sizes")
+        titles = [f"{what}, all sizes so far", own.title()]
+        drawing.draw(path, titles, [[_panel(s, table, by_size.values()) for s in scores]])
 
 
-def _panel(score, own, curves: list[tuple]):
+def _whole(folder: Path):
+    """The result in a folder, or beside it one that only waits to be renamed; None without one."""
+    from common.report import reading
+
+    for path in (folder, folder.with_name(f"{folder.name}.partial")):
+        try:
+            result = reading.load(path)
+            result.table("layers.csv")
+            return result
+        except ValueError:
+            continue
+
+
+def _panel(score, own, curves):
     """A test score by layer of each (layers.csv, style, label); the majority class of `own`."""
     from common.report import drawing
 
