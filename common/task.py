@@ -199,12 +199,11 @@ def evaluate(task: Task, rows: list[dict]) -> dict[str, float]:
 
 
 def majority_scores(task, data, train: list, examples: dict[str, list]) -> dict[str, dict]:
-    """{split: {majority_<score>: value}} of predictions that read no input, see `Task.baseline`."""
+    """{split: {score: value}} of predictions that read no input, see `Task.baseline`."""
     guesses = {split: task.baseline(train, some) for split, some in examples.items()}
     rows, _ = task.rows(data, examples, guesses)
     values = {split: evaluate(task, rows[split]) for split in examples}
     names = [score.name for score in task.scores(data)]
     return {
-        split: {f"majority_{name}": own[name] for name in names if name in own}
-        for split, own in values.items()
+        split: {name: own[name] for name in names if name in own} for split, own in values.items()
     }

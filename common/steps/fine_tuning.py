@@ -233,7 +233,8 @@ def score(ready: Prepared, folder: Path) -> dict:
     rows, metrics = task.rows(data, scored, predicted)
     majority = majority_scores(task, data, examples["train"] or data.splits["train"], scored)
     for split in scored:
-        values = evaluate(task, rows[split]) | ready.counts[split] | majority[split]
+        values = evaluate(task, rows[split]) | ready.counts[split]
+        values |= summary.prefixed("majority", majority[split])
         metrics = metrics | summary.prefixed(split, values)
     files.write_jsonl(folder / "predictions.jsonl", rows["test"])
     return metrics | summary.prefixed("train", ready.counts["train"])

@@ -149,6 +149,7 @@ def make(call, targets: list[Target], data, where: str) -> dict[str, dict]:
         for target in targets:
             metrics = scores[target.name].write(target, args.probe) | totals
             written[target.name] = results.finish(target.cell, metrics, started)
+        for target in targets:  # each shows the others beside it
             draw(target.cell.partial, task)
     return written
 
@@ -240,7 +241,7 @@ class Scores:
             for layer, suffix in ((best, ""), (last, "_last_layer")):
                 values = self.by_layer[layer][split]
                 metrics |= {f"{split}_{m}{suffix}": values[m] for m in names if m in values}
-            metrics |= summary.prefixed(split, majority[split])
+            metrics |= summary.prefixed(f"{split}_majority", majority[split])
         return metrics
 
 
