@@ -124,13 +124,16 @@ class Task(Protocol):
         Raises ValueError for rows that are no predictions of this task.
         """
 
-    def controls(self, data: Data, splits: dict[str, list], seed: int) -> dict[str, dict]:
-        """`{target: splits}`, whose labels or inputs tell nothing about the task: `CONTROLS`."""
+    def controls(self, data: Data, splits: dict[str, list], seed: int) -> dict[str, list[dict]]:
+        """`{target: [splits of each draw]}`: labels or inputs that tell nothing about the task.
+
+        The targets are `CONTROLS`.
+        """
 
     def probe_inputs(
         self, data: Data, targets: dict[str, dict], tokenizer, max_length: int, pooling: str
     ) -> ProbeInputs:
-        """What encoder and probe read; `targets`: "task", and the controls' splits if wanted.
+        """What encoder and probe read; `targets`: the splits of "task", and of "control-1" ...
 
         `pooling` says which tokens' vectors stand for a unit.
         """
