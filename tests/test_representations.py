@@ -2,16 +2,16 @@
 
 import pytest
 
-from common import probe_scores
 from common.cli import UserError
+from common.steps.probing import chosen_layers
 from NER import task as ner
 
 
 def test_choice_of_layers():
-    assert probe_scores.choose("all", 2) == [0, 1, 2] and probe_scores.choose("last", 12) == [12]
-    assert probe_scores.choose("6,0,6", 12) == [0, 6]
+    assert chosen_layers("all", 2) == [0, 1, 2] and chosen_layers("last", 12) == [12]
+    assert chosen_layers("6,0,6", 12) == [0, 6]
     with pytest.raises(UserError, match="0 .embeddings. to 12"):
-        probe_scores.choose("13", 12)
+        chosen_layers("13", 12)
 
 
 def test_control_tags_are_one_a_word_type_and_follow_the_distribution():
