@@ -36,16 +36,12 @@ def test_every_example_once_in_full_batches(n, size, epoch):
         assert sizes == [n % size] * (n % size > 0) + [size] * (n // size)
 
 
-@pytest.mark.parametrize("n", (40, 1000))
-def test_a_pure_function_of_seed_and_epoch(n):
-    lengths = lengths_like_text(n)
-    batches, state = epoch_batches(lengths, 16, 5, 1), random.getstate()
-    random.seed(1)
-    assert batches == epoch_batches(lengths, 16, 5, 1)
-    random.setstate(state)
-    epoch_batches(lengths, 16, 5, 1)
+def test_a_pure_function_of_seed_and_epoch():
+    lengths, state = lengths_like_text(1000), random.getstate()
+    batches = epoch_batches(lengths, 16, 5, 1)
     assert random.getstate() == state
-    assert batches != epoch_batches(lengths, 16, 6, 1)  # the seed reaches it
+    random.seed(1)
+    assert batches == epoch_batches(lengths, 16, 5, 1) != epoch_batches(lengths, 16, 6, 1)
     assert epoch_batches(lengths, 16, 5, 11) != epoch_batches(lengths, 16, 51, 1)
 
 

@@ -45,15 +45,6 @@ def test_memory_too_small_halves_the_pieces_from_there():
         passes(lambda indices: torch.empty(2**60))
 
 
-def test_inputs_are_padded_and_masked():
-    examples = [{"input_ids": [5, 6, 7], "units": [(0, 1)]}, {"input_ids": [8], "units": []}]
-    batch = {key: x.tolist() for key, x in forward.inputs(examples, None, CPU).items()}
-    assert batch == {
-        "input_ids": [[5, 6, 7], [8, 0, 0]],
-        "attention_mask": [[1, 1, 1], [1, 0, 0]],
-    }
-
-
 @pytest.fixture
 def model(tmp_path):
     from transformers import AutoModelForTokenClassification

@@ -17,16 +17,13 @@ def test_choice_of_layers():
 def test_control_tags_are_one_a_word_type_and_follow_the_distribution():
     words = [f"w{i}" for i in range(2000)]
     tags = [("B-protein" if i % 4 == 0 else "O") for i in range(2000)]
-    splits = {
-        "train": [ner.Example("a", words[:1500], tags[:1500])],
-        "test": [ner.Example("b", words[1000:], tags[1000:])],
-    }
+    parts = {"train": slice(1500), "test": slice(1000, None)}
+    splits = {name: [ner.Example(name, words[s], tags[s])] for name, s in parts.items()}
     control = ner.controls(None, splits, 1)["control"]
     kinds = {}
-    for split in control.values():
-        for e in split:
-            for word, tag in zip(e.words, e.tags, strict=True):
-                assert kinds.setdefault(word, tag[2:] or tag) == (tag[2:] or tag)
+    for (example,) in control.values():
+        for word, tag in zip(example.words, example.tags, strict=True):
+            assert kinds.setdefault(word, tag[2:] or tag) == (tag[2:] or tag)
     share = sum(kind == "protein" for kind in kinds.values()) / len(kinds)
     assert 0.2 < share < 0.3
     again, other = (ner.controls(None, splits, seed)["control"] for seed in (1, 2))
