@@ -5,8 +5,8 @@
     python fine-tuning.py --demo --training_size 100 --model_name biogpt
 
 build.py makes the instructions. Writes results/<dataset>/<model>/<size>/seed-<n>/fine-tuning/:
-config.json, checkpoint/, history.csv, learning_curve.png, predictions.jsonl, metrics.json. After a kill
-the same command resumes.
+config.json, checkpoint/, history.csv, learning_curve.png, predictions.jsonl, metrics.json. After a
+kill the same command resumes.
 """
 
 import sys

@@ -86,7 +86,7 @@ def details(rows: list[dict]) -> dict[str, float]:
 
     Only labels that occur on either side count (a set may be two-way).
     """
-    from sklearn.metrics import classification_report, confusion_matrix
+    from sklearn.metrics import classification_report
 
     sides = [[row[side] for row in rows] for side in ("gold", "predicted")]
     labels = [label for label in LABELS if label in sides[0] or label in sides[1]]
@@ -95,9 +95,8 @@ def details(rows: list[dict]) -> dict[str, float]:
     report = classification_report(*sides, labels=labels, output_dict=True, zero_division=0)
     parts = {"precision": "precision", "recall": "recall", "f1": "f1-score"}
     values = {f"{name}_{label}": report[label][parts[name]] for name in parts for label in labels}
-    for gold, cells in zip(labels, confusion_matrix(*sides, labels=labels).tolist(), strict=True):
-        values |= {f"confusion_{gold}_{p}": n for p, n in zip(labels, cells, strict=True)}
-    return values
+    pairs = Counter(zip(*sides, strict=True))
+    return values | {f"confusion_{g}_{p}": pairs[g, p] for g in labels for p in labels}
 
 
 def controls(data: Data, splits: dict[str, list[Example]], seed: int) -> dict[str, dict]:

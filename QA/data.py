@@ -82,14 +82,16 @@ def load(
         parsed = {s: squad.parse(made, f"demo {s}") for s, made in demo_data.splits().items()}
     elif data_dir:
         parsed, questions = _read_folder(data_dir)
-    else:  # its validation split is our test split
+    else:
         tables = load_dataset(HUB_ID, ("train", "dev"), FIELDS)
-        names = {"train": "train", "test": "dev"}
         parsed = {
-            split: squad.examples(squad.hub_rows(tables[name], f"{HUB_ID}, {name}"), HUB_ID)
-            for split, name in names.items()
+            s: squad.examples(squad.hub_rows(tables[s], f"{HUB_ID}, {s}"), HUB_ID) for s in tables
         }
-    splits = _with_dev({split: examples for split, (examples, _) in parsed.items()})
+        parsed["test"] = parsed.pop("dev")  # its validation split is our test split
+    splits = {split: examples for split, (examples, _) in parsed.items()}
+    if "dev" not in splits:
+        train, dev = squad.cut_dev(splits["train"])
+        splits = {"train": train} | ({"dev": dev} if dev else {}) | {"test": splits["test"]}
     if questions:
         questions.setdefault("dev", questions["train"])  # cut from it
         splits["train"] = [example for example in splits["train"] if example.answers]
@@ -98,26 +100,17 @@ def load(
                 f"no snippet of the train files in {data_dir} contains an answer to its question, "
                 "so there is nothing to train on. Give others."
             )
-    _check_submission(write_submission, questions)
+    if write_submission:
+        _check_submission(write_submission, questions)
     return Data(
         splits,
         [],
         with_null=not questions and any(not e.golds for some in splits.values() for e in some),
         questions=questions,
-        counts={
-            f"{s}_{name}": n for s, (_, counts) in parsed.items() for name, n in counts.items()
-        },
+        counts={f"{s}_{name}": n for s, (_, noted) in parsed.items() for name, n in noted.items()},
         doc_stride=doc_stride,
         null_threshold=None if null_threshold == AUTO else null_threshold,
     )
-
-
-def _with_dev(splits: dict[str, list[Example]]) -> dict[str, list[Example]]:
-    """With a dev split: without one it is cut from train, if train can be divided."""
-    if "dev" in splits:
-        return splits
-    train, dev = squad.cut_dev(splits["train"])
-    return {"train": train} | ({"dev": dev} if dev else {}) | {"test": splits["test"]}
 
 
 def _read_folder(folder: Path) -> tuple[dict[str, tuple], dict[str, dict[str, Question]] | None]:
@@ -174,16 +167,14 @@ def _read_split(documents: dict[Path, dict], questions: dict | None) -> tuple[li
     return examples, dict(counts)
 
 
-def _check_submission(path: Path | None, questions: dict | None) -> None:
-    if path is not None and questions is None:
+def _check_submission(path: Path, questions: dict | None) -> None:
+    if questions is None:
         raise UserError(
             "--write_submission is for BioASQ's questions, and these data have none. Give the "
             "folder of BioASQ files: --data_dir FOLDER."
         )
-    if path is not None and (path.is_dir() or not path.expanduser().absolute().parent.is_dir()):
-        raise UserError(
-            f"--write_submission {path}: give a file in an existing folder, not a folder."
-        )
+    if path.is_dir() or not path.expanduser().absolute().parent.is_dir():
+        raise UserError(f"--write_submission {path}: give a file in an existing folder.")
 
 
 def stratum(example: Example) -> bool:

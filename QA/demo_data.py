@@ -1,7 +1,7 @@
 """The demo's QA data: made-up passages, questions that they answer and questions that they do not.
 
 Names and values of the test split (genes, cell lines, drugs, laboratory values) do not occur in the
-others, see common.demo.language.
+other splits, see common.demo.language.
 """
 
 import random
@@ -71,27 +71,23 @@ def passage(rng: random.Random, pool: str) -> tuple[str, list[tuple[str, int, st
 
 def splits(seed: int = 0) -> dict[str, dict]:
     """SQuAD-form documents by split; an article has one passage."""
-    return {split: squad(PASSAGES[split], split, seed) for split in POOLS}
+    return {split: _squad(PASSAGES[split], split, seed) for split in POOLS}
 
 
-def squad(passages: int, split: str, seed: int) -> dict:
+def _squad(passages: int, split: str, seed: int) -> dict:
     rng = random.Random(f"QA-{split}-{seed}")
     data = []
     for n in range(passages):
+        title = f"demo-{split}-{n}"
         text, answered, others = passage(rng, split)
         asked = rng.sample(answered, min(QUESTIONS - 1, len(answered)))
         asked += [(question, 0, None) for question in rng.sample(others, QUESTIONS - len(asked))]
-        questions = [
-            {
-                "id": f"demo-{split}-{n}-{i}",
-                "question": question,
-                "answers": [{"text": answer, "answer_start": start}] if answer else [],
-                "is_impossible": answer is None,
-            }
-            for i, (question, start, answer) in enumerate(asked)
-        ]
-        paragraph = {"context": text, "qas": questions}
-        data.append({"title": f"demo-{split}-{n}", "paragraphs": [paragraph]})
+        questions = []
+        for i, (question, start, answer) in enumerate(asked):
+            answers = [{"text": answer, "answer_start": start}] if answer else []
+            about = {"id": f"{title}-{i}", "question": question}
+            questions.append(about | {"answers": answers, "is_impossible": answer is None})
+        data.append({"title": title, "paragraphs": [{"context": text, "qas": questions}]})
     return {"version": "demo", "data": data}
 
 
@@ -100,7 +96,7 @@ def bioasq(seed: int = 0) -> dict[str, dict]:
 
     A few questions of other types are among them, as in BioASQ's files.
     """
-    found = {}
+    documents = {}
     for split, n in BIOASQ_PASSAGES.items():
         rng = random.Random(f"BioASQ-{split}-{seed}")
         questions = []
@@ -113,15 +109,13 @@ def bioasq(seed: int = 0) -> dict[str, dict]:
             if question not in [q for q, *_ in told] and answer not in other:
                 snippets.append(other)
             rng.shuffle(snippets)
-            questions.append({
-                "id": f"{rng.getrandbits(96):024x}",
-                "type": "factoid",
-                "body": question,
-                "snippets": [{"text": snippet} for snippet in snippets],
-                "exact_answer": [[answer]],
-            })  # fmt: skip
+            questions.append(_bioasq_question(rng, "factoid", question, snippets, [[answer]]))
             if len(questions) % 20 == 0:
-                yes = {"id": f"{rng.getrandbits(96):024x}", "type": "yesno", "exact_answer": "yes"}
-                questions.append(yes | {"body": "Is it so ?", "snippets": [{"text": text}]})
-        found[split] = {"questions": questions}
-    return found
+                questions.append(_bioasq_question(rng, "yesno", "Is it so ?", [text], "yes"))
+        documents[split] = {"questions": questions}
+    return documents
+
+
+def _bioasq_question(rng: random.Random, kind: str, body: str, snippets: list, answer) -> dict:
+    about = {"id": f"{rng.getrandbits(96):024x}", "type": kind, "body": body}
+    return about | {"snippets": [{"text": text} for text in snippets], "exact_answer": answer}

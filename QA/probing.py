@@ -6,8 +6,8 @@
 Question and passage go through the frozen encoder together: the pre-trained one (--training_size
 0), a fine-tuned one (after fine-tuning.py), or an untrained one (--untrained). The probe trains on
 the whole training split. Writes results/<dataset>/<model>/<size>/seed-<n>/probing/: config.json,
-layers.csv, layers.png, metrics.json; and, for the model, layers_all_sizes.png. After a kill the same
-command resumes.
+layers.csv, layers.png, metrics.json; and, for the model, layers_all_sizes.png. After a kill the
+same command resumes.
 """
 
 import sys

@@ -117,10 +117,8 @@ def _impatient_client():
     from huggingface_hub.utils._http import default_client_factory
 
     def bound(request):
-        given = request.extensions["timeout"]
-        request.extensions["timeout"] = {
-            step: min(seconds or TIMEOUT, TIMEOUT) for step, seconds in given.items()
-        }
+        timeouts = request.extensions["timeout"]  # seconds, by what is waited for
+        timeouts |= {step: min(given or TIMEOUT, TIMEOUT) for step, given in timeouts.items()}
 
     client = default_client_factory()
     client.event_hooks = {"request": [*client.event_hooks["request"], bound]}

@@ -13,7 +13,6 @@ from common.cli import ROOT
 
 if TYPE_CHECKING:  # not at run time: a wrong flag must answer before torch is imported
     import numpy as np
-    from torch import Tensor
 
 
 class Score(NamedTuple):
@@ -73,25 +72,21 @@ class ProbeInputs(NamedTuple):
 class Task(Protocol):
     """The names of a `task.py`; those with a default need not be there, see `defaults`.
 
-    An `example` is whatever `load` makes; `common` only hands it on. A prediction is whatever
-    `predict` and `probe_predictions` return for an example. A row is a line of predictions.jsonl:
-    JSON values, `id` first, and never any text of the data. `options` are the values of the flags
-    that the task's `add_arguments` has added, by name.
+    An `example` is whatever `load` makes. A prediction is whatever `predict` and
+    `probe_predictions` return for an example. A row is a line of predictions.jsonl: JSON values,
+    `id` first, and never any text of the data. `options` are the values of the flags that
+    `add_arguments` adds, by name; one that is missing has its default.
     """
 
     NAME: str  # the folder's name
     HEAD: str  # "sequence", "token" or "span": what the model predicts of an input; "causal": text
     DATASET: str  # the name in the results of the data set that is read without --data_dir
     SCORES: tuple[Score, ...]  # all there are; which of them a data set has, `scores` says
-    NOTE: str  # default "": what readers of the scores must know, for the report's page
-    IN_STUDY: bool  # default False: whether `common.study` runs it when no --tasks are given
-    CONTROLS: tuple[str, ...]  # default ("control",): the names of what `controls` gives
 
     def load(self, demo: bool, data_dir: Path | None, **options) -> Data:
-        """The data set: the demo's, that of a folder, or the published one.
+        """The data set: the demo's, that of a folder, or the published one. Deterministic.
 
-        `options` may lack a flag, which then has its default. Deterministic. Raises UserError,
-        with file and line, for what is not available or cannot be read.
+        Raises UserError, with file and line, for what is not available or cannot be read.
         """
 
     def stratum(self, example) -> Hashable:
@@ -100,18 +95,16 @@ class Task(Protocol):
     def encode(
         self, data: Data, examples: list, tokenizer, max_length: int
     ) -> tuple[list[dict], dict[str, int]]:
-        """The model's inputs: at least `input_ids` (, `token_type_ids`) and `labels`; the counts.
+        """The model's inputs and counts (of examples, of truncation) for metrics.json.
 
-        One dict an input, or several an example (windows). `labels`: a number, or one a token with
-        -100 for none, or what the task's own `loss` takes. The counts (of examples, of what was
-        cut) go into metrics.json; the summary prints those named as in `fine_tuning.CUT`, such as
-        `truncated_words`. Raises UserError where `max_length` leaves no room.
+        A dict an input, or several an example (windows): `input_ids` (, `token_type_ids`) and
+        `labels`, a number, or one a token with -100 for none, or what the task's `loss` takes. The
+        summary prints the counts named as in `fine_tuning.CUT`. Raises UserError without room.
         """
 
     def predict(
-        self, model, tokenizer, data: Data, examples: list, encoded: list[dict], batch_size: int,
-        device, name: str,
-    ) -> list:  # fmt: skip
+        self, model, tokenizer, data, examples, encoded, batch_size: int, device, name: str
+    ) -> list:
         """A prediction for each of `examples`, from their `encode`d inputs. `name`: the split's.
 
         Sets eval mode, shows a progress bar; under torchrun all processes get all predictions.
@@ -120,10 +113,7 @@ class Task(Protocol):
     def rows(
         self, data: Data, examples: dict[str, list], predictions: dict[str, list]
     ) -> tuple[dict[str, list[dict]], dict[str, float]]:
-        """`{split: rows of predictions.jsonl}`, and further metrics (a threshold chosen on dev).
-
-        A row holds all that `count` needs: gold and predicted labels, or numbers made of them.
-        """
+        """`{split: rows}`, with all that `count` needs; further metrics (a threshold of dev)."""
 
     def baseline(self, train: list, examples: list) -> list:
         """Predictions that read no input: the majority class of `train`, no answer, ..."""
@@ -131,21 +121,16 @@ class Task(Protocol):
     def count(self, rows: list[dict]) -> dict[str, "np.ndarray"]:
         """`{table: array [examples, ...]}`: what each example adds to each of the `SCORES`' tables.
 
-        Without the tables of scores that such rows have not. Raises ValueError for rows that are
-        no predictions of this task.
+        Raises ValueError for rows that are no predictions of this task.
         """
 
     def controls(self, data: Data, splits: dict[str, list], seed: int) -> dict[str, dict]:
-        """`{target: splits}` whose labels or inputs tell nothing of the task; "control" is first.
-
-        Selectivity is the task's score minus "control"'s (Hewitt & Liang 2019).
-        """
+        """`{target: splits}`, whose labels or inputs tell nothing about the task: `CONTROLS`."""
 
     def probe_inputs(
-        self, data: Data, targets: dict[str, dict[str, list]], tokenizer, max_length: int,
-        pooling: str,
-    ) -> ProbeInputs:  # fmt: skip
-        """What the frozen encoder and the probe read; `targets`: "task" and the controls' splits.
+        self, data: Data, targets: dict[str, dict], tokenizer, max_length: int, pooling: str
+    ) -> ProbeInputs:
+        """What encoder and probe read; `targets`: "task", and the controls' splits if wanted.
 
         `pooling` says which tokens' vectors stand for a unit.
         """
@@ -153,81 +138,41 @@ class Task(Protocol):
     def probe_predictions(
         self, data: Data, examples: list, inputs: ProbeInputs, target: str, split: str, found: list
     ) -> list:
-        """Predictions in `rows`' form from the probes'.
+        """Predictions in `rows`' form.
 
         `found`: for each of `inputs.sets` that has the target, an int array a sequence, or `[n]`.
         """
 
-    # With a default:
-
-    def add_arguments(self, parser, step: str) -> None:
-        """Default: none. The flags that the script of a step has besides those of `common.flags`.
-
-        Each is a setting: it identifies a result, and steps that share one must be given the same.
-        But one that begins with "write_" asks for a further file, see `export`.
-        """
-
-    def scores(self, data: Data) -> tuple[Score, ...]:
-        """Default: `SCORES`. Those that the data set has; the first chooses best epoch and layer.
-
-        Others may follow that `details` has: of its `parts`. The best epoch of a causal model has
-        the lowest dev loss.
-        """
-
-    def load_model(self, where: str, data: Data, **options) -> tuple[Any, Any, bool]:
-        """Default: a new head for `data.labels`. (model, tokenizer, whether its head is new).
-
-        `where`: a Hub id or a folder. New weights come from torch's global generator, which is
-        seeded before.
-        """
-
-    def n_labels(self, row: dict) -> int:
-        """Default: of labels. How many labels of an encoded input the loss is a mean over.
-
-        0: the input is not trained on.
-        """
-
-    def loss(self, model, batch: dict) -> "Tensor":
-        """Default: cross entropy. Of a padded batch, summed over its labels: a scalar."""
-
-    def probed(self, examples: list) -> list:
-        """Default: all. Those of a split's examples that probes are asked about."""
-
-    def parts(self, rows: list[dict]) -> tuple[Score, ...]:
-        """Default: none. The scores of the parts of a data set, of `count`'s tables."""
-
-    def details(self, rows: list[dict]) -> dict[str, float]:
-        """Default: none. Further numbers of a split for metrics.json: by class, ..."""
-
-    def export(self, folder: Path, data: Data, **options) -> None:
-        """Default: nothing. Write what "write_" flags ask for, from a finished result's files."""
-
-    def attention_inputs(
-        self, data: Data, examples: list, tokenizer, max_length: int
-    ) -> tuple[list[dict], dict[str, int]]:
-        """Default: `encode`. The inputs whose attention is compared, one an example; counts."""
-
 
 def defaults(task) -> dict[str, Any]:
-    """What a task has of the names that its module leaves out, see `Task`."""
+    """What a task has of the names that its module leaves out."""
     from common.training import losses
 
-    def load_model(where, data, **options):
+    def load_model(where: str, data: Data, **options):
+        """(model, tokenizer, whether the head is new); its weights are torch's global generator's.
+
+        `where`: a Hub id or a folder.
+        """
         from common import models
 
         return *models.load_task_model(where, task.HEAD, data.labels), True
 
     return {
-        "NOTE": "", "IN_STUDY": False,
-        "probed": lambda examples: examples,
+        "NOTE": "",  # what readers of the scores must know, for the report's page
+        "IN_STUDY": False,  # whether `common.study` runs it when no --tasks are given
+        "CONTROLS": ("control",),  # the names of what `controls` gives
+        # A step's flags of the task are settings; "write_..." asks for a file, see `export`.
         "add_arguments": lambda parser, step: None,
-        "scores": lambda data: task.SCORES,
+        "scores": lambda data: task.SCORES,  # those of a data set, the one that chooses first
         "load_model": load_model,
-        "n_labels": losses.labels_in, "loss": losses.cross_entropy,
-        "parts": lambda rows: (), "details": lambda rows: {},
-        "export": lambda folder, data, **options: None,
-        "attention_inputs": task.encode,
-    }  # fmt: skip
+        "n_labels": losses.labels_in,  # of an encoded input, for the mean loss; 0: not trained on
+        "loss": losses.cross_entropy,  # of (model, padded batch), summed over the labels
+        "probed": lambda examples: examples,  # those of a split that probes are asked about
+        "parts": lambda rows: (),  # scores of the parts of a data set, of `count`'s tables
+        "details": lambda rows: {},  # further numbers of a split, by class, for metrics.json
+        "export": lambda folder, data, **options: None,  # writes what "write_..." flags ask for
+        "attention_inputs": task.encode,  # the inputs whose attention is compared, and counts
+    }
 
 
 def find(root: Path = ROOT) -> list[str]:

@@ -502,3 +502,11 @@ def test_loading_and_saving_print_nothing_but_a_missing_pooler(
     assert found == ([f"{tmp_path / 'token'} has no pooler: it starts untrained"]
                      if kind in POOLED else [])  # fmt: skip
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_model_of_masked_words_alone_has_no_pooler_and_nobody_is_told(folder, tmp_path, caplog):
+    """The demo's BERTs are such models."""
+    transformers.BertForMaskedLM.from_pretrained(folder("bert")).save_pretrained(tmp_path)
+    tokenizer_of(folder("bert")).save_pretrained(tmp_path)
+    load(tmp_path, "sequence")
+    assert not caplog.records

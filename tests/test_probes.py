@@ -1,6 +1,5 @@
 """The one interface to all probes: each layer's own features, each target's own labels and rows."""
 
-from collections import Counter
 from itertools import pairwise
 
 import numpy as np
@@ -13,20 +12,20 @@ from sklearn.svm import SVC
 
 from common import probes
 from common.device import Device, choose_device
-from common.probes import sequences
-from common.task import ProbeInputs
+from common.probes import bilstm_crf, linear, sequences
+from common.task import Examples, Sequences
 
 CPU = choose_device("cpu", "fp32")
 LAYERS = (0, 2, 5)
 SIZES = {"train": 90, "dev": 31, "test": 47}  # splits that cannot be taken for one another
 
 
-def run(kind, features, inputs, **options):
-    """`predict_layers`' results, and the layers in the order they were done."""
-    found = {}
+def predict(kind, features, sets, **options):
+    """`predict_layers`' predictions by layer, in the order in which the layers were done."""
+    done = {}
     options = {"epochs": 4, "standardize": False, "seed": 3, "device": CPU} | options
-    probes.predict_layers(kind, features, inputs, on_done=found.__setitem__, **options)
-    return found
+    probes.predict_layers(kind, features, sets, 3, on_done=done.__setitem__, **options)
+    return done
 
 
 def save(folder, layers):
@@ -39,16 +38,17 @@ def save(folder, layers):
 
 @pytest.fixture
 def examples(tmp_path):
-    """Layers' features and inputs: pairs of vectors; a control with other labels, a target with
-    other rows. What is read of a layer differs from layer to layer."""
+    """Layers' features and two sets: pairs of vectors with a control, and single vectors. What is
+    read of a layer differs from layer to layer."""
     rng = np.random.default_rng(0)
-    vectors = 120
-    layers = rng.normal(size=(len(LAYERS), vectors, 6))
-    pairs = {s: rng.integers(vectors, size=(n, 2)) for s, n in SIZES.items()}
+    layers = rng.normal(size=(len(LAYERS), 120, 6))
+    pairs = {s: rng.integers(120, size=(n, 2)) for s, n in SIZES.items()}
     gold = layers[1][pairs["train"][:, 0], :3].argmax(1)
-    rows = {"task": pairs, "control": pairs, "other": {s: p[:, :1] for s, p in pairs.items()}}
-    labels = {"task": gold, "control": rng.permutation(gold), "other": gold}
-    return save(tmp_path, layers), ProbeInputs([], rows, labels, 3, {})
+    other = {s: p[: n - 9, :1] for (s, p), n in zip(pairs.items(), SIZES.values(), strict=True)}
+    return save(tmp_path, layers), [
+        Examples(pairs, {"task": gold, "control": rng.permutation(gold)}),
+        Examples(other, {"task": gold[:-9]}),
+    ]
 
 
 CLASSIFIERS = {
@@ -61,38 +61,38 @@ CLASSIFIERS = {
 
 @pytest.mark.parametrize(("kind", "standardize"), CLASSIFIERS)
 def test_examples_equal_a_plain_loop_of_scikit_learn(kind, standardize, examples):
-    features, inputs = examples
-    found = run(kind, features, inputs, standardize=standardize)
-    assert sorted(found) == sorted(LAYERS)
+    features, sets = examples
+    done = predict(kind, features, sets, standardize=standardize)
+    assert sorted(done) == sorted(LAYERS)
     for layer, kept in features.items():
         vectors = np.asarray(kept).astype(float)
-        assert found[layer].keys() == inputs.rows.keys()
-        for target, splits in inputs.rows.items():
-            x = {s: np.concatenate(vectors[r].swapaxes(0, 1), axis=1) for s, r in splits.items()}
-            model = CLASSIFIERS[kind, standardize]().fit(x["train"], inputs.labels[target])
-            assert found[layer][target].keys() == SIZES.keys()
-            for split in SIZES:
-                wanted = model.predict(x[split])
-                np.testing.assert_array_equal(found[layer][target][split], wanted)
-    told_apart(found)
+        for target in ("task", "control"):
+            having = [some for some in sets if target in some.labels]
+            assert done[layer][target].keys() == SIZES.keys()
+            for number, (rows, labels) in enumerate(having):
+                x = {s: np.concatenate(vectors[r].swapaxes(0, 1), axis=1) for s, r in rows.items()}
+                model = CLASSIFIERS[kind, standardize]().fit(x["train"], labels[target])
+                for split, predictions in done[layer][target].items():
+                    assert len(predictions) == len(having)
+                    np.testing.assert_array_equal(predictions[number], model.predict(x[split]))
+    told_apart(done)
 
 
-def told_apart(found):
-    """No two layers, and no two targets, have the same predictions: a mix-up would show."""
+def told_apart(done):
+    """No two layers, sets or targets have the same predictions: a mix-up would show."""
     flat = [
-        np.concatenate([np.asarray(some).ravel() for some in splits["test"]])
-        if isinstance(splits["test"], list)
-        else splits["test"]
-        for targets in found.values()
+        np.concatenate(one).tobytes() if isinstance(one, list) else one.tobytes()
+        for targets in done.values()
         for splits in targets.values()
+        for one in splits["test"]
     ]
-    assert len(set(map(bytes, flat))) == len(flat)
+    assert len(set(flat)) == len(flat)
 
 
 @pytest.fixture
 def labelled_sequences(tmp_path):
-    """Layers' features and inputs: sequences, some without units; a control with other labels, a
-    target with other rows. Layer 2 has each unit's label in it, layer 0 noise, layer 5 a part."""
+    """Layers' features and two sets: sequences, some without units, with a control; shorter spans.
+    Layer 2 has each unit's label in it, layer 0 noise, layer 5 a part."""
     rng = np.random.default_rng(1)
     lengths = rng.integers(0, 6, sum(SIZES.values()))
     ends = np.cumsum(lengths)
@@ -101,52 +101,58 @@ def labelled_sequences(tmp_path):
     layers = noise + np.array([0, 6, 2])[:, None, None] * np.eye(8)[gold]
     every = list(zip((ends - lengths).tolist(), ends.tolist(), strict=True))
     bounds = pairwise(np.cumsum([0, *SIZES.values()]).tolist())
-    rows = {split: every[a:b] for split, (a, b) in zip(SIZES, bounds, strict=True)}
-    assert any(a == b for a, b in rows["train"]) and any(a == b for a, b in rows["test"])
-    labels = [gold[a:b] for a, b in rows["train"]]
-    control = [2 - tags for tags in labels]
-    shorter = {split: [(a, max(a, b - 1)) for a, b in some] for split, some in rows.items()}
-    return save(tmp_path, layers), ProbeInputs(
-        [],
-        {"task": rows, "control": rows, "other": shorter},
-        {"task": labels, "control": control, "other": [tags[:-1] for tags in labels]},
-        3, {},
-    ), gold  # fmt: skip
+    spans = {split: every[a:b] for split, (a, b) in zip(SIZES, bounds, strict=True)}
+    assert any(a == b for a, b in spans["train"]) and any(a == b for a, b in spans["test"])
+    labels = [gold[a:b] for a, b in spans["train"]]
+    shorter = {split: [(a, max(a, b - 1)) for a, b in some] for split, some in spans.items()}
+    return save(tmp_path, layers), [
+        Sequences(spans, {"task": labels, "control": [2 - tags for tags in labels]}),
+        Sequences(shorter, {"task": [tags[:-1] for tags in labels]}),
+    ], gold  # fmt: skip
 
 
+@pytest.mark.parametrize("device", ["cpu", "meta"])
 @pytest.mark.parametrize("at_once", [1, 2, 4])
 @pytest.mark.parametrize("kind", ["bilstm-crf", "linear"])
-def test_sequences_equal_one_probe_after_another(kind, at_once, labelled_sequences, monkeypatch):
-    features, inputs, _ = labelled_sequences
+def test_sequences_equal_one_probe_after_another(
+    kind, at_once, device, labelled_sequences, monkeypatch
+):
+    """Also on an accelerator, where all layers go at once: probes are then told to use the CPU."""
+    features, sets, _ = labelled_sequences
+    model = {"bilstm-crf": bilstm_crf, "linear": linear}[kind]
+    real, groups = sequences.Probes, []
+
+    def noted(probe, n_layers, *given):
+        groups.append(n_layers)
+        return real(probe, n_layers, *given[:-1], CPU)
+
     monkeypatch.setattr(sequences, "LAYERS_AT_ONCE", at_once)
-    found = run(kind, features, inputs)
-    assert list(found) == list(LAYERS)
+    monkeypatch.setattr(sequences, "Probes", noted)
+    done = predict(kind, features, sets, device=Device(torch.device(device), "fp32"))
+    assert list(done) == list(LAYERS) and max(groups) == (min(at_once, 3) if device == "cpu" else 3)
     for layer, kept in features.items():
-        vectors = np.asarray(kept)
-        assert found[layer].keys() == inputs.rows.keys()
-        for target, splits in inputs.rows.items():
-            given = zip(splits["train"], inputs.labels[target], strict=True)
-            filled = [(some, tags) for some, tags in given if len(tags)]
-            probe = sequences.fit([vectors], *zip(*filled, strict=True), 3, kind=kind, epochs=4,
-                                  seeds=[3], batch_seed=3, device=CPU)  # fmt: skip
-            assert found[layer][target].keys() == {"dev", "test"}
-            for split, predicted in found[layer][target].items():
-                assert len(predicted) == SIZES[split]
-                for (start, end), tags in zip(splits[split], predicted, strict=True):
-                    assert tags.shape == (end - start,) and tags.dtype.kind == "i"
-                    if start < end:
-                        alone = probe.predict([vectors], [(start, end)])[0][0]
-                        np.testing.assert_array_equal(tags, alone)
-    told_apart(found)
+        for target in ("task", "control"):
+            having = [some for some in sets if target in some.labels]
+            assert done[layer][target].keys() == {"dev", "test"}
+            for number, (spans, labels) in enumerate(having):
+                probe = real(model, 1, 8, 3, 3, CPU)
+                probe.fit([kept], spans["train"], labels[target], epochs=4, seed=3)
+                for split, predictions in done[layer][target].items():
+                    assert len(predictions) == len(having)
+                    alone = probe.predict([kept], spans[split])[0]
+                    assert [len(tags) for tags in alone] == [b - a for a, b in spans[split]]
+                    for tags, wanted in zip(predictions[number], alone, strict=True):
+                        np.testing.assert_array_equal(tags, wanted)
+    told_apart(done)
 
 
 def test_each_layer_and_target_is_what_it_is_trained_on(labelled_sequences):
     """Without a second implementation: what can be read where, and that the control is turned."""
-    features, inputs, gold = labelled_sequences
-    found = run("bilstm-crf", features, inputs, epochs=60)
+    features, sets, gold = labelled_sequences
+    done = predict("bilstm-crf", features, sets[:1], epochs=60)
 
     def right(layer, target, gold):
-        some = zip(inputs.rows[target]["test"], found[layer][target]["test"], strict=True)
+        some = zip(sets[0].spans["test"], done[layer][target]["test"][0], strict=True)
         return np.mean(np.concatenate([gold[a:b] == tags for (a, b), tags in some]))
 
     assert right(2, "task", gold) > 0.97 and right(2, "control", 2 - gold) > 0.97
@@ -154,71 +160,68 @@ def test_each_layer_and_target_is_what_it_is_trained_on(labelled_sequences):
     assert right(0, "task", gold) + 0.1 < right(5, "task", gold)
 
 
-def test_on_an_accelerator_all_layers_go_at_once(labelled_sequences, monkeypatch):
-    features, inputs, _ = labelled_sequences
-    real, groups = sequences.fit, []
-
-    def noted(features, *given, device, **options):
-        groups.append(len(features))
-        assert options["seeds"] == [3] * len(features) and options["batch_seed"] == 3
-        return real(features, *given, device=CPU, **options)
-
-    monkeypatch.setattr(sequences, "fit", noted)
-    monkeypatch.setattr(sequences, "LAYERS_AT_ONCE", 1)
-    run("linear", features, inputs)
-    assert Counter(groups) == {1: len(LAYERS) * len(inputs.rows)}
-    groups.clear()
-    run("linear", features, inputs, device=Device(torch.device("meta"), "fp32"))
-    assert Counter(groups) == {len(LAYERS): len(inputs.rows)}
-
-
 def test_seed_and_epochs_reach_the_training(labelled_sequences):
-    features, inputs, _ = labelled_sequences
+    features, sets, _ = labelled_sequences
     seen = {}
     for name, options in {"a": {}, "b": {"seed": 4}, "c": {"epochs": 40}, "again": {}}.items():
-        found = run("linear", features, inputs, **options)[0]["task"]["test"]
-        seen[name] = np.concatenate(found).tobytes()
+        done = predict("linear", features, sets, **options)[0]["task"]["test"][0]
+        seen[name] = np.concatenate(done).tobytes()
     assert seen["a"] == seen["again"] and len(set(seen.values())) == 3
 
 
 @pytest.mark.parametrize("kind", ["svc", "linear", "bilstm-crf"])
-def test_a_split_without_rows_and_one_without_units(kind, examples, labelled_sequences):
-    features, inputs = examples if kind == "svc" else labelled_sequences[:2]
-    rows = dict(inputs.rows["task"])
-    rows["dev"] = rows["dev"][:0]
-    inputs = inputs._replace(rows={"task": rows}, labels={"task": inputs.labels["task"]})
-    found = run(kind, features, inputs)[0]["task"]
-    assert "dev" not in found and len(found["test"]) == SIZES["test"]
+def test_splits_without_rows_and_without_units(kind, examples, labelled_sequences):
+    """A split is left out if no set has rows there; else it has a place for each set."""
+    features, (whole, other) = examples if kind == "svc" else labelled_sequences[:2]
+    sets = [some._replace(labels={"task": some.labels["task"]}) for some in (whole, other)]
+    for some in sets:
+        some[0]["dev"] = some[0]["dev"][:0]
+    sets[1][0]["test"] = sets[1][0]["test"][:0]
+    done = predict(kind, features, sets)[0]["task"]
+    assert "dev" not in done and [len(one) for one in done["test"]] == [SIZES["test"], 0]
     if kind != "svc":
-        rows["dev"] = [(4, 4), (0, 0)]
-        found = run(kind, features, inputs)[0]["task"]
-        assert [tags.shape for tags in found["dev"]] == [(0,), (0,)]
+        sets[0].spans["dev"] = [(4, 4), (0, 0)]
+        done = predict(kind, features, sets)[0]["task"]
+        assert [tags.shape for tags in done["dev"][0]] == [(0,), (0,)] and done["dev"][1] == []
 
 
-def test_labels_that_are_not_one_a_sequence_are_refused(labelled_sequences):
-    features, inputs, _ = labelled_sequences
-    labels = inputs.labels | {"control": inputs.labels["control"][1:]}
+def test_labels_that_are_not_one_per_sequence_are_refused(labelled_sequences):
+    features, (some, _), _ = labelled_sequences
     with pytest.raises(ValueError):
-        run("linear", features, inputs._replace(labels=labels))
+        predict("linear", features, [some._replace(labels={"task": some.labels["task"][1:]})])
 
 
-def test_a_probe_for_other_data_is_refused(examples, labelled_sequences):
-    for kind, (features, inputs, *_) in {
-        "bilstm-crf": examples, "svc": labelled_sequences, "tree": examples,
-    }.items():  # fmt: skip
-        with pytest.raises(ValueError, match=f"kind '{kind}': of labelled"):
-            run(kind, features, inputs)
+def test_a_probe_for_other_sets_is_refused(examples, labelled_sequences):
+    sets = {"bilstm-crf": examples[1], "svc": labelled_sequences[1], "tree": examples[1]}
+    sets["linear"] = [examples[1][0], labelled_sequences[1][0]]
+    for kind, some in sets.items():
+        with pytest.raises(ValueError, match=f"no probe '{kind}' of"):
+            predict(kind, examples[0], some)
+
+
+def test_a_new_probe_is_a_module_and_a_row(labelled_sequences, monkeypatch):
+    """A probe of the first label only: nothing else needs to know of it."""
+    features, sets, _ = labelled_sequences
+    toy = type(linear)("common.probes.toy")
+    vars(toy).update({name: getattr(linear, name) for name in ("HALF", "shapes", "emissions")})
+    toy.loss, toy.best = linear.loss, lambda weights, scores, mask: scores.argmin(-1) * 0
+    monkeypatch.setitem(__import__("sys").modules, "common.probes.toy", toy)
+    monkeypatch.setitem(probes.KINDS, "toy", probes.Kind({"answer": 0}, {Sequences: "toy"}))
+    done = predict("toy", features, sets)
+    assert probes.constants("toy") == {"answer": 0}
+    assert not np.concatenate(done[5]["task"]["test"][0]).any()
 
 
 def test_constants_tell_the_methods_apart_and_are_those_in_use():
-    from common.probes import bilstm_crf, linear, svm
+    from common.probes import svm
 
-    assert set(probes.KINDS) == {"svc", "linear", "bilstm-crf"}
     known = {kind: probes.constants(kind) for kind in probes.KINDS}
-    assert known["svc"] == {"C": 1.0, "gamma": "scale"}
     descent = {"batch_size": 64, "learning_rate": 1e-3}
-    assert known["bilstm-crf"] == descent | {"hidden_size": 128}
-    assert known["linear"] == descent | {"C": 1.0, "max_iter": 10_000}
+    assert known == {
+        "svc": {"C": 1.0, "gamma": "scale"},
+        "linear": descent | {"C": 1.0, "max_iter": 10_000},
+        "bilstm-crf": descent | {"hidden_size": 128},
+    }
     assert svm.classifier().C == 1.0 and linear.classifier().C == 1.0
     assert linear.classifier().max_iter == 10_000
     assert bilstm_crf.shapes(7, 3)["recurrent"][1:] == (2, 128, 512)

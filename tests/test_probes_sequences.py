@@ -9,14 +9,13 @@ from torch.nn.utils import rnn
 
 from common.cli import UserError
 from common.device import choose_device
-from common.probes import sequences as module
+from common.probes import bilstm_crf, linear, sequences
 from common.probes.crf import log_partition, path_score, viterbi
-from common.probes.lstm import bilstm
-from common.probes.sequences import fit
+from common.probes.sequences import Probes
 
 CPU = choose_device("cpu", "fp32")
 LAYERS, BATCH, LABELS = 2, 7, 3
-KINDS = tuple(module.MODELS)
+KINDS = (bilstm_crf, linear)
 
 
 def some_crf(lengths, seed=0, layers=LAYERS, labels=LABELS):
@@ -84,32 +83,6 @@ def test_crf_survives_forbidden_moves_and_large_scores():
     assert not moves.any()
 
 
-@pytest.mark.parametrize("row", [[1, 0, 1, 1], [0, 1, 1, 1], [0, 0, 0, 0]])
-def test_a_mask_with_holes_is_refused(row):
-    emissions, parameters, mask = some_crf([4, 4])
-    mask[1] = torch.tensor(row)
-    tags = torch.zeros(mask.shape, dtype=torch.long)
-    for run in (
-        lambda: log_partition(emissions, *parameters, mask),
-        lambda: viterbi(emissions, *parameters, mask),
-        lambda: path_score(emissions, tags, *parameters, mask),
-    ):
-        with pytest.raises(ValueError, match="mask"):
-            run()
-
-
-@pytest.mark.parametrize("tag", [-100, -1, LABELS])
-def test_a_tag_out_of_range_is_refused_but_not_at_the_padding(tag):
-    emissions, parameters, mask = some_crf([4, 2])
-    tags = torch.ones(mask.shape, dtype=torch.long)
-    expected = path_score(emissions, tags, *parameters, mask)
-    tags[1, 2:] = tag
-    assert torch.equal(path_score(emissions, tags, *parameters, mask), expected)
-    tags[1, 1] = tag
-    with pytest.raises(ValueError, match="tag"):
-        path_score(emissions, tags, *parameters, mask)
-
-
 @pytest.mark.parametrize("lengths", [[5, 4, 3, 1], [1, 1], [6], [3, 3, 2, 2]])
 def test_bilstm_equals_torch(lengths):
     """Output and all gradients, in float64, against packed sequences, one layer at a time."""
@@ -133,7 +106,7 @@ def test_bilstm_equals_torch(lengths):
 
     weight, biases, recurrent = ours(lambda p: p.detach())
     inputs = [p.clone().requires_grad_() for p in (weight, sum(biases), recurrent)]
-    found = bilstm(x, np.array(lengths), *inputs)
+    found = bilstm_crf.bilstm(x, np.array(lengths), *inputs)
     factors = torch.randn_like(found)
     (found * factors).sum().backward()
     counts = torch.tensor([sum(n > t for n in lengths) for t in range(lengths[0])])
@@ -164,23 +137,35 @@ def accuracy(predicted, gold):
     return np.mean(np.concatenate(predicted) == np.concatenate(gold))
 
 
+def fit(probe, features, spans, labels, n_labels=4, *, seed=1, epochs=3, device=CPU):
+    """Probes, trained."""
+    probes = Probes(probe, len(features), features[0].shape[1], n_labels, seed, device)
+    probes.fit(features, spans, labels, epochs=epochs, seed=seed)
+    return probes
+
+
+@pytest.fixture(autouse=True)
+def small_batches(monkeypatch):
+    monkeypatch.setattr(sequences, "BATCH_SIZE", 8)
+
+
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("kind", KINDS)
-def test_learns_what_the_features_encode_and_no_more(kind, precision):
-    device = choose_device("cpu", precision)
+@pytest.mark.parametrize("probe", KINDS)
+def test_learns_what_the_features_encode_and_no_more(probe, precision, monkeypatch):
+    monkeypatch.setattr(sequences, "LEARNING_RATE", 1e-2 if probe is linear else 1e-3)
     layers, sentences, gold = some_task(500, layers=2)
     layers[1] = np.random.default_rng(1).normal(size=layers[1].shape).astype(np.float16)
-    settings = {"kind": kind, "seeds": [1, 2], "device": device, "batch_size": 8}
-    rate = 1e-2 if kind == "linear" else 1e-3
-    probes = fit(layers, sentences[:400], gold[:400], 4, learning_rate=rate, **settings)
+    device = choose_device("cpu", precision)
+    probes = fit(probe, layers, sentences[:400], gold[:400], device=device)
     informed, noise = probes.predict(layers, sentences[400:])
     majority = np.mean(np.concatenate(gold[400:]) == 0)
     assert accuracy(informed, gold[400:]) > 0.97
     assert abs(accuracy(noise, gold[400:]) - majority) < 0.06
 
 
-def test_the_crf_learns_the_order_of_labels():
+def test_the_crf_learns_the_order_of_labels(monkeypatch):
     """Labels 0 1 2 0 1 2 ...: noise but for a sentence's first word; a linear probe cannot."""
+    monkeypatch.setattr(sequences, "BATCH_SIZE", 4)
     rng = np.random.default_rng(0)
     gold = [(rng.integers(3) + np.arange(6)) % 3 for _ in range(300)]
     features = rng.normal(size=(300, 6, 8))
@@ -190,20 +175,18 @@ def test_the_crf_learns_the_order_of_labels():
     features = [features.reshape(-1, 8).astype(np.float16)]
     sentences = [(6 * i, 6 * i + 6) for i in range(300)]
     scores = {}
-    for kind in KINDS:
-        probes = fit(features, sentences[:250], gold[:250], 3, kind=kind, seeds=[0], device=CPU,
-                     batch_size=4, epochs=5)  # fmt: skip
-        scores[kind] = accuracy(probes.predict(features, sentences[250:])[0], gold[250:])
-    assert scores["bilstm-crf"] > 0.97 and scores["linear"] < 0.7
+    for probe in KINDS:
+        probes = fit(probe, features, sentences[:250], gold[:250], 3, epochs=5)
+        scores[probe] = accuracy(probes.predict(features, sentences[250:])[0], gold[250:])
+    assert scores[bilstm_crf] > 0.97 and scores[linear] < 0.7
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_layers_in_lockstep_equal_each_alone(kind):
+@pytest.mark.parametrize("probe", KINDS)
+def test_layers_in_lockstep_equal_each_alone(probe):
     layers, sentences, gold = some_task(60, layers=3)
-    settings = {"kind": kind, "device": CPU, "batch_size": 16}
-    together = fit(layers, sentences, gold, 4, seeds=[5, 6, 7], **settings)
+    together = fit(probe, layers, sentences, gold)
     for i, layer in enumerate(layers):
-        alone = fit([layer], sentences, gold, 4, seeds=[5 + i], **settings)
+        alone = fit(probe, [layer], sentences, gold)
         for name, weight in alone.weights.items():
             torch.testing.assert_close(together.weights[name][i], weight[0], rtol=1e-4, atol=1e-6)
         found, same = alone.predict([layer], sentences), together.predict(layers, sentences)
@@ -211,75 +194,64 @@ def test_layers_in_lockstep_equal_each_alone(kind):
             np.testing.assert_array_equal(a, b)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_training_does_not_depend_on_the_pieces_of_a_batch(kind, monkeypatch):
+@pytest.mark.parametrize("probe", KINDS)
+def test_training_does_not_depend_on_the_pieces_of_a_batch(probe, monkeypatch):
     """One sentence at a time has no padding: the same step as a whole batch with its padding."""
     layers, sentences, gold = some_task(40, layers=2)
-    settings = {"kind": kind, "seeds": [1, 2], "device": CPU, "batch_size": 16}
-    whole = fit(layers, sentences, gold, 4, **settings)
-    monkeypatch.setattr(module, "ROOM", 1)
-    single = fit(layers, sentences, gold, 4, **settings)
+    whole = fit(probe, layers, sentences, gold)
+    monkeypatch.setattr(sequences, "ROOM", 1)
+    single = fit(probe, layers, sentences, gold)
     for name, weight in whole.weights.items():
         torch.testing.assert_close(single.weights[name], weight, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_scores_do_not_depend_on_companions(precision):
-    device = choose_device("cpu", precision)
     layers, sentences, gold = some_task(30, layers=2)
-    probes = fit(layers, sentences, gold, 4, seeds=[1, 2], device=device, epochs=1)
+    device = choose_device("cpu", precision)
+    probes = fit(bilstm_crf, layers, sentences, gold, epochs=1, device=device)
+    sentences.sort(key=lambda span: span[0] - span[1])
     with torch.no_grad():
-        order = sorted(range(30), key=lambda i: sentences[i][0] - sentences[i][1])
-        together, mask = probes.emissions(layers, sentences, order)
-        for i, number in enumerate(order):
-            start, end = sentences[number]
-            alone, _ = probes.emissions(layers, sentences, [number])
+        together, mask = probes.scores(layers, sentences)
+        for i, (start, end) in enumerate(sentences):
+            alone, _ = probes.scores(layers, [(start, end)])
             tolerance = 1e-5 if precision == "fp32" else 2e-2
             assert (together[:, i, : end - start] - alone[:, 0]).abs().max() < tolerance
             assert mask[i].sum() == end - start
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_only_the_bilstm_computes_in_bfloat16(kind):
-    layers, sentences, gold = some_task(30, layers=2)
-    order = sorted(range(30), key=lambda i: sentences[i][0] - sentences[i][1])
+@pytest.mark.parametrize("probe", KINDS)
+def test_only_the_bilstm_computes_in_bfloat16(probe):
+    layers, sentences, _ = some_task(30, layers=2)
+    sentences.sort(key=lambda span: span[0] - span[1])
     found = []
-    with torch.no_grad():
-        for precision in ("fp32", "bf16"):
-            device = choose_device("cpu", precision)
-            probes = module.Probes(kind, layers[0].shape[1], 4, [1, 2], device)
-            found.append(probes.emissions(layers, sentences, order)[0])
-    assert torch.equal(*found) == (kind == "linear")
+    for precision in ("fp32", "bf16"):
+        probes = Probes(probe, 2, layers[0].shape[1], 4, 1, choose_device("cpu", precision))
+        found.append(probes.scores(layers, sentences)[0])
+    assert torch.equal(*found) == (probe is linear)
     assert all(scores.dtype == torch.float32 for scores in found)
 
 
 def test_deterministic_and_seeded():
     layers, sentences, gold = some_task(40, layers=2)
-
-    def run(seeds, batch_seed=0):
+    weights = []
+    for seed in (1, 1, 2):
         torch.rand(3), np.random.rand(3)  # global generators play no part
-        settings = {"seeds": seeds, "batch_seed": batch_seed, "device": CPU, "batch_size": 8}
-        return fit(layers, sentences, gold, 4, **settings).weights
-
-    first, again = run([1, 2]), run([1, 2])
+        weights.append(fit(bilstm_crf, layers, sentences, gold, seed=seed).weights)
+    first, again, other = weights
     assert all(torch.equal(first[name], again[name]) for name in first)
-    for other in (run([3, 4]), run([1, 2], batch_seed=1)):
-        assert not any(torch.allclose(first[name], other[name]) for name in first)
+    assert not any(torch.allclose(first[name], other[name]) for name in first)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_single_words_progress_memory_maps_and_order(tmp_path, kind, recwarn):
+@pytest.mark.parametrize("probe", KINDS)
+def test_single_words_memory_maps_and_order(tmp_path, probe, recwarn):
     layers, sentences, gold = some_task(50, longest=2)
     assert {end - start for start, end in sentences} == {1}
     np.save(tmp_path / "layer.npy", layers[0])
     layers = [np.load(tmp_path / "layer.npy", mmap_mode="r")]
-    seen = []
-    settings = {"kind": kind, "batch_size": 16, "seeds": [0], "device": CPU, "epochs": 2}
-    probes = fit(layers, sentences, gold, 4, progress=seen.append, **settings)
-    assert sum(seen) == 100 and len(seen) == 8
+    probes = fit(probe, layers, sentences, gold, epochs=2)
     found = probes.predict(layers, sentences)[0]
-    backwards = probes.predict(layers, sentences[::-1], batch_size=7)[0][::-1]
-    np.testing.assert_array_equal(found, backwards)
+    np.testing.assert_array_equal(found, probes.predict(layers, sentences[::-1])[0][::-1])
     assert probes.predict(layers, []) == [[]]
     assert found[0].shape == (1,) and found[0].dtype == np.int64
     as_tensors = probes.predict([torch.tensor(layers[0])], sentences)[0]
@@ -287,24 +259,23 @@ def test_single_words_progress_memory_maps_and_order(tmp_path, kind, recwarn):
     assert not recwarn.list
 
 
+def test_sequences_without_units_change_nothing():
+    layers, sentences, gold = some_task(30)
+    some = fit(bilstm_crf, layers, sentences, gold)
+    empty = gold[0][:0]
+    more = fit(bilstm_crf, layers, [(3, 3), *sentences, (0, 0)], [empty, *gold, empty])
+    assert all(torch.equal(some.weights[name], more.weights[name]) for name in some.weights)
+
+
 def test_what_does_not_fit_is_refused():
     layers, sentences, gold = some_task(5, layers=2)
-
-    def refused(match, error=ValueError, **changes):
-        given = {"features": layers, "sequences": sentences, "labels": gold, "n_labels": 4,
-                 "seeds": [0, 0], "device": CPU} | changes  # fmt: skip
-        with pytest.raises(error, match=match):
-            fit(**given)
-
     for bad in (-100, 4):
         tags = [*gold[:4], np.where(np.arange(len(gold[4])) == 0, bad, gold[4])]
-        refused("sequence 4: .* labels", labels=tags)
-    refused("sequence 2: .* labels", labels=[*gold[:2], gold[2][:0], *gold[3:]])
-    refused("5 sequences with 4", labels=gold[:4])
-    refused("0 sequences", sequences=[], labels=[])
-    refused("sequence 1: rows", sequences=[sentences[0], (3, 3), *sentences[2:]])
-    refused("sequence 0: rows", sequences=[(0, 10**6), *sentences[1:]])
-    refused("feature matrices", seeds=[0])
-    refused("feature matrices", features=[layers[0], layers[1][:, :5]])
-    infinite = [layers[0], np.full_like(layers[1], np.inf)]
-    refused("probe 2 of 2", UserError, features=infinite)
+        with pytest.raises(ValueError, match="sequence 4: .* labels"):
+            fit(linear, layers, sentences, tags)
+    with pytest.raises(ValueError, match="sequence 2: .* labels"):
+        fit(linear, layers, sentences, [*gold[:2], gold[2][:0], *gold[3:]])
+    with pytest.raises(ValueError):
+        fit(linear, layers, sentences, gold[:4])
+    with pytest.raises(UserError, match="stopped being a number"):
+        fit(linear, [layers[0], np.full_like(layers[1], np.inf)], sentences, gold)

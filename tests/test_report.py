@@ -2,116 +2,20 @@
 
 import csv
 import json
-import random
 import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from common import files
-from common import task as tasks
 from common.report import __main__ as report
-from common.report import figures
+from common.report import drawing
 from NLI import task as nli
-
-LAYERS, HEADS = 4, 3
-SKILL = {"bert": 0.45, "biobert": 0.6, "gpt2": 0.3, "biogpt": 0.5}
-MAIN = {"NER": "entity_f1", "NLI": "accuracy"}
-
-
-def rows(task, skill, seed, n=60):
-    gold_of, choose = random.Random(0), random.Random(f"{skill} {seed}")
-    found = []
-    for i in range(n):
-        if task == "NLI":
-            gold, other = gold_of.choice(nli.LABELS), choose.choice(nli.LABELS)
-            predicted = gold if choose.random() < skill else other
-        else:
-            gold = [
-                "O",
-                gold_of.choice(["B-DNA", "B-protein"]),
-                "O",
-                gold_of.choice(["O", "B-RNA"]),
-            ]
-            predicted = [t if choose.random() < skill else "O" for t in gold]
-        found.append({"id": f"test-{i}", "gold": gold, "predicted": predicted})
-    return found
-
-
-def write_run(root, task, dataset, model, size, seed, step, metrics, sha="a", **arguments):
-    folder = root / dataset / model / str(size) / f"seed-{seed}" / step
-    folder.mkdir(parents=True)
-    about = {"task": task, "dataset": dataset, "model": model, "training_size": size, "seed": seed}
-    config = {**about, "arguments": {"seed": seed, **arguments}, "data": {"sha256": sha}}
-    files.write_json(folder / "config.json", config)
-    files.write_json(folder / "metrics.json", about | metrics)
-    return folder, about
-
-
-def fine_tuned(root, task, dataset, model, size, seed=42, n=60, **more):
-    skill = 0.1 + SKILL.get(model, 0.4) * (size / 100) ** 0.3 if size else 0.05
-    table = rows(task, skill, seed, n)
-    found = tasks.evaluate(tasks.load(task), table)
-    metrics = {f"test_{name}": value for name, value in found.items()}
-    metrics |= {f"dev_{name}": value / 2 for name, value in found.items()}
-    for name in ("macro_f1", MAIN[task]):
-        metrics[f"test_majority_{name}"] = 0.3 if task == "NLI" else 0.0
-    folder, _ = write_run(root, task, dataset, model, size, seed, "fine-tuning",
-                          metrics | {"trained": size > 0}, **more)  # fmt: skip
-    files.write_jsonl(folder / "predictions.jsonl", table)
-    return folder
-
-
-def probed(root, task, dataset, model, size, seed=42, control=True, **more):
-    main, skill = MAIN[task], 0.2 if size == "random" else 0.3 + size / 1000
-    task_scores = {n: skill + 0.07 * n - 0.02 * n**2 + seed / 1e4 for n in range(LAYERS + 1)}
-    best = max(task_scores, key=task_scores.get)
-    metrics = {"best_layer": best, "last_layer": LAYERS, "layers": LAYERS + 1,
-               f"test_{main}": task_scores[best], f"test_majority_{main}": 0.1,
-               f"test_{main}_last_layer": task_scores[LAYERS]}  # fmt: skip
-    if control:
-        metrics[f"test_selectivity_{main}"] = task_scores[best] - 0.15
-        metrics[f"test_selectivity_{main}_last_layer"] = task_scores[LAYERS] - 0.15
-    folder, about = write_run(root, task, dataset, model, size, seed, "probing", metrics, **more)
-    table = []
-    for layer, value in task_scores.items():
-        curves = {("svc", "task"): value, ("majority", "task"): 0.1}
-        if control:
-            curves |= {("svc", "control"): 0.15, ("svc", "selectivity"): value - 0.15}
-        for (probe, target), one in curves.items():
-            where = {"layer": layer, "probe": probe, "target": target}
-            for split in ("dev", "test"):
-                other = one if split == "test" else one / 2
-                table.append(about | where | {"split": split, "metric": main, "value": other})
-    files.write_csv(folder / "layers.csv", table)
-    return folder
-
-
-def compared(root, task, dataset, model, size, seed=42, floor=True, **more):
-    by_layer = {n: 1 - size / 1000 * n for n in range(1, LAYERS + 1)}
-    metrics = {"cosine": sum(by_layer.values()) / LAYERS, "most_changed_heads": []}
-    metrics |= {f"cosine_layer_{n}": value for n, value in by_layer.items()}
-    if floor:
-        metrics |= {"floor_cosine": 0.4} | {f"floor_cosine_layer_{n}": 0.4 for n in by_layer}
-    folder, about = write_run(root, task, dataset, model, size, seed, "attention", metrics, **more)
-    rows = [about | {"layer": n, "head": head, "metric": metric, "value": one}
-            for metric in ("cosine", "cosine_std") for n, value in by_layer.items()
-            for head in range(1, HEADS + 1)
-            for one in [value if metric == "cosine" else 0.01 * head]]  # fmt: skip
-    files.write_csv(folder / "heads.csv", rows)
-    return folder
-
-
-def whole_study(root, task, dataset="demo", models=tuple(SKILL), sizes=(0, 10, 30, 50, 100)):
-    for model in models:
-        probed(root, task, dataset, model, "random")
-        for size in sizes:
-            fine_tuned(root, task, dataset, model, size, demo=True)
-            probed(root, task, dataset, model, size)
-            if size:
-                compared(root, task, dataset, model, size)
+from tests import made_results as made
+from tests.made_results import LAYERS, MAIN, SKILL, compared, fine_tuned, probed, whole_study
 
 
 def table(folder, name):
@@ -170,7 +74,10 @@ def test_probing_and_attention_tables_hold_what_was_measured(study):
         assert int(row["best layer (dev)"]) == found["best_layer"]
         name = main.replace("_f1", " F1")
         assert float(row[f"best layer: {name}"]) == found[f"test_{main}"]
-        assert float(row["selectivity, last layer"]) == found[f"test_selectivity_{main}_last_layer"]
+        selectivity = found[f"test_{main}_last_layer"] - 0.15
+        assert float(row["selectivity, last layer"]) == pytest.approx(selectivity)
+        best = found[f"test_{main}"] - 0.15  # of the control, the same layer
+        assert float(row["selectivity, best layer"]) == pytest.approx(best)
     rows = table(folder, "probing_gpt2")
     assert [int(row["layer"]) for row in rows] == list(range(LAYERS + 1))
     assert (
@@ -182,11 +89,12 @@ def test_probing_and_attention_tables_hold_what_was_measured(study):
         assert float(other["untrained encoder"]) == pytest.approx(
             float(row["untrained encoder"]) - 0.15
         )
-    found = metrics(root / "demo" / "gpt2" / "50" / "seed-42" / "attention")
     row = table(folder, "attention_gpt2")[2]
-    assert float(row["50 %"]) == found["cosine_layer_3"] and float(row["untrained encoder"]) == 0.4
+    assert float(row["50 %"]) == pytest.approx(1 - 0.05 * 3)
+    assert float(row["untrained encoder"]) == pytest.approx(0.4) and "0 % (pre-trained)" not in row
     row = next(r for r in table(folder, "attention") if (r["model"], r["size"]) == ("gpt2", "50 %"))
-    assert float(row["change (1 - cosine)"]) == pytest.approx(1 - found["cosine"])
+    assert float(row["change (1 - cosine)"]) == pytest.approx(0.05 * 2.5)
+    assert float(row["untrained encoder"]) == pytest.approx(0.4)
     assert row["most changed layer"] == "4"
 
 
@@ -195,7 +103,9 @@ def test_differences_and_link(study):
     models, sizes = (table(folder, f"differences_{name}") for name in ("models", "sizes"))
     assert len(models) == 6 * 4 and len(sizes) == 4 * 6  # not of the untrained heads
     for row in models + sizes:
-        assert float(row["a less b low"]) <= float(row["a less b"]) <= float(row["a less b high"])
+        assert (
+            float(row["a minus b low"]) <= float(row["a minus b"]) <= float(row["a minus b high"])
+        )
         assert float(row["p"]) <= float(row["p (Holm)"]) <= 1
     assert min(float(row["p (Holm)"]) for row in sizes) < 0.05
     link = {(row["measure"], row["sizes"]): row for row in table(folder, "link")}
@@ -228,7 +138,7 @@ def write(tmp_path, *more, draw=False):
 
     with pytest.MonkeyPatch.context() as patch:
         if not draw:
-            patch.setattr(figures, "save", save)
+            patch.setattr(drawing, "save", save)
         assert report.main(["--tasks", "NLI", "--output_dir", str(tmp_path), *more]) == 0
     return tmp_path / "demo" / "report"
 
@@ -275,7 +185,7 @@ def test_two_data_sets_are_never_mixed(tmp_path, caplog, capsys):
     # Copied into the other's folder; another data set, or test split, under the same name.
     (tmp_path / "mednli/bert/100").rename(tmp_path / "demo/bert/100")
     fine_tuned(tmp_path, "NLI", "demo", "bert", 10)
-    fine_tuned(tmp_path, "NLI", "demo", "bert", 50, sha="b")
+    fine_tuned(tmp_path, "NLI", "demo", "bert", 50, inputs={"data": "b"})
     fine_tuned(tmp_path, "NLI", "demo", "gpt2", 50, n=80)
     caplog.clear()
     folder = write(tmp_path, "--dataset", "demo")
@@ -283,7 +193,7 @@ def test_two_data_sets_are_never_mixed(tmp_path, caplog, capsys):
     assert bert["30 %"] and bert["10 %"] and not (bert["50 %"] or bert["100 %"] or gpt2["50 %"])
     for text in (page(folder), caplog.text):
         assert "bert/100/seed-42/fine-tuning" in text and "of dataset mednli" in text
-        assert "bert/50/seed-42/fine-tuning" in text and "other data" in text
+        assert "bert/50/seed-42/fine-tuning" in text and "inputs data: b and a" in text
         assert "gpt2/50/seed-42/fine-tuning" in text and "other test examples" in text
 
 
@@ -297,10 +207,14 @@ def test_a_damaged_or_unfinished_run_is_named_and_left_out(tmp_path, caplog, nam
     fine_tuned(tmp_path, "NLI", "demo", "bert", 30)
     path = fine_tuned(tmp_path, "NLI", "demo", "bert", 30, seed=1) / name
     path.unlink() if text is None else path.write_text(text, encoding="latin-1")
+    unfinished = fine_tuned(tmp_path, "NLI", "demo", "bert", 10)
+    unfinished.rename(unfinished.with_name("fine-tuning.partial"))
     folder = write(tmp_path)
-    assert table(folder, "scores_accuracy")[0]["30 % n"] == "1"
-    assert "bert/30/seed-1/fine-tuning" in caplog.text and name in caplog.text
-    assert "bert/30/seed-1/fine-tuning" in page(folder)
+    row = table(folder, "scores_accuracy")[0]
+    assert row["30 % n"] == "1" and not row["10 %"]
+    for shown in (caplog.text, page(folder)):
+        assert re.search(rf"bert/30/seed-1/fine-tuning(:| is passed over:) .*{name}", shown)
+        assert re.search("bert/10/seed-42/fine-tuning.partial.*: not finished", shown)
 
 
 @pytest.mark.parametrize("value", (None, "0.5", float("nan"), True, [0.5]))
@@ -330,8 +244,7 @@ def test_damaged_predictions_and_layers(tmp_path, caplog):
     assert not found["biobert"]["30 %"]  # not of the same examples
     assert not found["gpt2"]["30 %"]  # the two files disagree: which of them is right?
     assert found["biogpt"]["30 % low"]
-    assert table(folder, "probing")[1]["best layer (dev)"] == "2"
-    assert not (folder / "probing_bert.csv").exists()
+    assert not (folder / "probing.csv").exists()
     for name in ("bert/30", "biobert/30", "gpt2/30", "bert/0"):
         assert f"{name}/seed-42" in caplog.text
     assert "biogpt" not in caplog.text
@@ -343,7 +256,7 @@ def test_runs_made_in_another_way_are_passed_over(tmp_path, caplog):
         fine_tuned(tmp_path, "NLI", "demo", "bert", size, learning_rate=2e-5)
         fine_tuned(tmp_path, "NLI", "demo", "gpt2", size, learning_rate=1e-5)
     fine_tuned(tmp_path, "NLI", "demo", "bert", 100, learning_rate=1e-4)
-    fine_tuned(tmp_path, "NLI", "demo", "bert", 0, learning_rate=3e-5)  # it trained nothing
+    fine_tuned(tmp_path, "NLI", "demo", "bert", 0)  # without settings of training
     for model in ("bert", "gpt2"):
         probed(tmp_path, "NLI", "demo", model, 10, max_train_examples=None)
     probed(tmp_path, "NLI", "demo", "biobert", 10, max_train_examples=7)
@@ -359,18 +272,15 @@ def test_runs_made_in_another_way_are_passed_over(tmp_path, caplog):
                         ("biobert/10/seed-42/probing", "max_train_examples")):  # fmt: skip
         assert re.search(rf"^- {place}: unlike most of its step: .*{flag}", text, re.M)
         assert place in caplog.text
-    # What was not passed over and yet differs: the models' own rates.
-    assert "- fine-tuning, --learning_rate: 1e-05 (3), 2e-05 (3)" in text
 
 
 def test_a_variant_has_a_section_of_its_own(tmp_path):
     for size in (0, 10, 50):
         fine_tuned(tmp_path, "NLI", "demo", "bert", size)
         probed(tmp_path, "NLI", "demo", "bert", size)
-    folder = probed(tmp_path, "NLI", "demo", "bert", 30, probe="linear")
-    folder.rename(folder.with_name("probing-linear"))
-    folder = compared(tmp_path, "NLI", "demo", "bert", 10, drop_special=True)
-    folder.rename(folder.with_name("attention-drop_special"))
+    probed(tmp_path, "NLI", "demo", "bert", 30, name="probing-linear", probe="linear")
+    name = "attention-drop_special"
+    compared(tmp_path, "NLI", "demo", "bert", 10, name=name, drop_special=True)
     compared(tmp_path, "NLI", "demo", "bert", 30)
     out = write(tmp_path)
     text = page(out)
@@ -391,20 +301,6 @@ def test_a_variant_has_a_section_of_its_own(tmp_path):
     numbers = {(row["measure"], row["sizes"]): row["n"] for row in table(out, "link")}
     assert numbers["probe, last layer: accuracy", "0 to 100 %"] == "3"
     assert numbers["attention change (1 - mean cosine)", "0 to 100 %"] == "0"
-
-
-def test_a_score_that_old_results_lack_is_computed_or_missing(tmp_path):
-    for size, removed in ((10, "accuracy"), (30, "macro_f1"), (50, "matthews_correlation")):
-        folder = fine_tuned(tmp_path, "NLI", "demo", "bert", size)
-        whole = metrics(folder)
-        files.write_json(folder / "metrics.json", {k: v for k, v in whole.items()
-                                                   if k != f"test_{removed}"})  # fmt: skip
-        (row,) = table(write(tmp_path), f"scores_{removed}")
-        assert float(row[f"{size} %"]) == pytest.approx(whole[f"test_{removed}"])
-    (folder / "predictions.jsonl").unlink()
-    (row,) = table(write(tmp_path), "scores_matthews_correlation")
-    assert not row["50 %"] and row["30 %"] and not row["majority class"]
-    assert "| – |" in page(tmp_path / "demo" / "report")
 
 
 def test_the_majority_is_that_of_the_most_training_data(tmp_path):
@@ -462,12 +358,12 @@ def test_encoders_stand_beside_where_they_were_asked_the_same(tmp_path):
     values = {f"test_{start}{name}": 0.75 for start in ("", "majority_") for name in
               ("mean", "parse_failures", "pairs_accuracy", "pairs_parse_failures")}  # fmt: skip
     values |= {name: 0.25 for name in values if "failures" in name}
-    folder, _ = write_run(tmp_path / "Instruct", "Instruct", "medtuned", "gpt2", 100, 42,
-                          "fine-tuning", values, sha="own")  # fmt: skip
+    where = tmp_path / "Instruct", "Instruct", "medtuned", "gpt2", 100, 42, "fine-tuning"
+    folder, _ = made.write(*where, values, {"data": "own"})
     files.write_jsonl(folder / "predictions.jsonl", answers)
     for dataset, model, size in (("here", "bert", 100), ("here", "bert", 0), ("b", "gpt2", 100)):
         sha = "same" if dataset == "here" else "another"
-        fine_tuned(tmp_path / "NLI", "NLI", dataset, model, size, sha=sha)
+        fine_tuned(tmp_path / "NLI", "NLI", dataset, model, size, inputs={"data": sha})
     wanted = metrics(tmp_path / "NLI" / "here" / "bert" / "100" / "seed-42" / "fine-tuning")
     config = json.loads((folder / "config.json").read_text())
     for same in ({}, {"pairs_accuracy": ["same", "accuracy"]}):
@@ -490,16 +386,14 @@ def test_encoders_stand_beside_where_they_were_asked_the_same(tmp_path):
 
 
 def test_conditions_that_differ_are_listed(tmp_path):
-    """Code, machine, versions, precision, resolved length: runs that stay, and are named."""
-    for size, commit, precision, length in ((10, "abc", "fp32", 512), (30, "def", "bf16", 256)):
+    """Code, machine, versions: results that stay, and are named."""
+    for size, commit, precision in ((10, "abc", "fp32"), (30, "def", "bf16")):
         folder = fine_tuned(tmp_path, "NLI", "demo", "bert", size)
         config = json.loads((folder / "config.json").read_text())
-        config |= {"git_commit": commit, "torch": "2.13", "max_length": length}
-        config["machine"] = {"device": "cpu", "precision": precision}
-        files.write_json(folder / "config.json", config)
+        environment = {"commit": commit, "torch": "2.13", "precision": precision, "device": "cpu"}
+        files.write_json(folder / "config.json", config | {"environment": environment})
     text = page(write(tmp_path))
-    for line in ("made by other code (commit): abc (1), def (1)",
-                 "max_length: 256 (1), 512 (1)", "precision: bf16 (1), fp32 (1)"):  # fmt: skip
+    for line in ("commit: abc (1), def (1)", "precision: bf16 (1), fp32 (1)"):
         assert f"- fine-tuning, {line}\n" in text
     assert "torch" not in text and "cpu" not in text and "Passed over" not in text
 
@@ -577,11 +471,9 @@ def test_no_model_code_is_imported(tmp_path):
 def test_a_probe_of_an_earlier_fine_tuned_model_is_left_out(tmp_path, caplog):
     for size in (10, 30):
         tuned = fine_tuned(tmp_path, "NLI", "demo", "bert", size)
-        folder = probed(tmp_path, "NLI", "demo", "bert", size)
-        config = json.loads((folder / "config.json").read_text())
-        config["checkpoint"] = "first"
+        first = {"inputs": {"checkpoint": "first"}}
+        probed(tmp_path, "NLI", "demo", "bert", size, control=size == 30, **first)
         files.write_json(tuned / "metrics.json", metrics(tuned) | {"checkpoint_sha256": "first"})
-        files.write_json(folder / "config.json", config)
     files.write_json(tuned / "metrics.json", metrics(tuned) | {"checkpoint_sha256": "new"})
     rows = table(write(tmp_path), "probing")
     scored = {row["encoder"]: row["last layer"] for row in rows}
@@ -593,3 +485,40 @@ def test_a_probe_of_an_earlier_fine_tuned_model_is_left_out(tmp_path, caplog):
         rows = table(write(tmp_path), "probing")
         assert all(row["last layer"] for row in rows if row["encoder"] in ("10 %", "30 %"))
         assert "bert/30/seed-42/fine-tuning" in caplog.text
+
+
+def test_selectivity_needs_a_control_that_is_whole(tmp_path, caplog):
+    for size in (10, 30, 50):
+        probed(tmp_path, "NLI", "demo", "bert", size)
+    (tmp_path / "demo/bert/30/seed-42/probing-control/layers.csv").write_text("")
+    (tmp_path / "demo/bert/50/seed-42/probing-control/metrics.json").unlink()
+    rows = {row["encoder"]: row for row in table(write(tmp_path), "probing")}
+    assert rows["10 %"]["selectivity, best layer"]
+    for size in (30, 50):
+        assert rows[f"{size} %"]["last layer"] and not rows[f"{size} %"]["selectivity, best layer"]
+        assert f"bert/{size}/seed-42/probing-control" in caplog.text
+
+
+def test_a_fourth_step(tmp_path, monkeypatch):
+    """A step that this package has never heard of is read, shown and correlated."""
+    from common.report import page as pages
+    from common.report import tables
+    from common.steps import STEPS
+
+    def sections(grid):
+        rows = [
+            {"model": model, "toy": grid.score("toy", model, 10, "toys")} for model in grid.models
+        ]
+        return [pages.Section("Toys", "", tables=tables.make(grid, "toys", "toys", rows))]
+
+    toy = SimpleNamespace(NAME="toy", NEEDS=("attention",), sections=sections)
+    toy.read = lambda result, task: {"toys": result.metrics["toy"] * 2}
+    toy.link_measures = lambda grid: {"toys": grid.by_cell("toy", "toys")}
+    monkeypatch.setitem(STEPS, "toy", toy)
+    for size in (10, 30, 50):
+        fine_tuned(tmp_path, "NLI", "demo", "bert", size)
+        made.write(tmp_path, "NLI", "demo", "bert", size, 42, "toy", {"toy": size / 100})
+    folder = write(tmp_path)
+    assert [row["toy"] for row in table(folder, "toys")] == ["0.2"]
+    assert "## 4. Toys" in page(folder) and "toy 3; seeds" in page(folder)
+    assert "toys" in {row["measure"] for row in table(folder, "link")}

@@ -47,17 +47,6 @@ MODELS = {
     "qwen3": ("Qwen3Config", "Qwen3ForCausalLM"),
 }
 LEGACY = ("biobert", "biobert-vocab-only", "biogpt", "electra", "electra-small", "biom-albert")
-# What a file does not hold because it is tied to another weight: safetensors stores it once.
-TIED = collections.defaultdict(tuple, {
-    "bert": ("cls.predictions.decoder.weight",),
-    "uncased": ("cls.predictions.decoder.weight",),
-    "albert": ("predictions.decoder.weight", "predictions.decoder.bias"),
-    "roberta": ("lm_head.decoder.weight", "lm_head.decoder.bias"),
-    "distilbert": ("vocab_projector.weight",),
-    "llama3": ("lm_head.weight",),
-    "qwen2": ("lm_head.weight",),
-    "qwen3": ("lm_head.weight",),
-})  # fmt: skip
 UNCASED = ("uncased", "electra", "electra-small", "albert", "biom-albert")
 SENTENCES = (
     "IL-2 gene expression and NF-kappa B activation through CD28 require reactive oxygen .",
@@ -139,7 +128,6 @@ def _write_weights(kind, folder, weights, max_positions):
     from safetensors.torch import save_file
 
     if kind == "gpt2":
-        del weights["lm_head.weight"]
         weights = {name.removeprefix("transformer."): w for name, w in weights.items()}
         mask = torch.ones(max_positions, max_positions).tril()[None, None]
         blocks = {name.split(".")[1] for name in weights if name.startswith("h.")}
@@ -150,7 +138,9 @@ def _write_weights(kind, folder, weights, max_positions):
             weights = {name.replace(new, old): w for name, w in weights.items()}
     elif kind == "roberta":
         weights["roberta.embeddings.position_ids"] = torch.arange(max_positions + 2)[None]
-    weights = {name: w for name, w in weights.items() if kind in LEGACY or name not in TIED[kind]}
+    if kind not in LEGACY:  # safetensors stores a weight that is tied to another one once
+        first = {w.data_ptr(): name for name, w in reversed(weights.items())}
+        weights = {name: w for name, w in weights.items() if first[w.data_ptr()] == name}
     if kind in LEGACY:  # BioBERT's file is older than torch's zip format
         path, zipped = folder / "pytorch_model.bin", kind not in ("biobert", "biobert-vocab-only")
         torch.save(weights, path, _use_new_zipfile_serialization=zipped)

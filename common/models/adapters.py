@@ -1,7 +1,6 @@
 """Low-rank adapters (PEFT): adding them to a model, and merging those of a model folder."""
 
 import warnings
-from contextlib import contextmanager
 from pathlib import Path
 
 from common.cli import UserError
@@ -9,6 +8,8 @@ from common.files import read_json
 from common.hub import shortened
 
 CONFIG = "adapter_config.json"
+# PEFT uses names of transformers that are deprecated there.
+DEPRECATED = {"action": "ignore", "category": FutureWarning}
 
 
 def base_of(where: str) -> str | None:
@@ -44,7 +45,7 @@ def add(model, rank: int):
         task_type="CAUSAL_LM",
         fan_in_fan_out=any(isinstance(module, Conv1D) for module in model.modules()),
     )
-    with _without_warnings():
+    with warnings.catch_warnings(**DEPRECATED):
         return get_peft_model(model, config)
 
 
@@ -53,7 +54,7 @@ def merge(model, where: str):
     from peft import PeftModel
 
     try:
-        with _without_warnings():
+        with warnings.catch_warnings(**DEPRECATED):
             merged = PeftModel.from_pretrained(model, where).merge_and_unload().eval()
             return merged.requires_grad_(True)  # PEFT has frozen it
     except Exception as error:  # a damaged file can raise almost anything
@@ -61,11 +62,3 @@ def merge(model, where: str):
             f"the adapters in {where} do not fit the model that they name ({shortened(error)}). "
             "Make them again."
         ) from error
-
-
-@contextmanager
-def _without_warnings():
-    """PEFT uses names of transformers that are deprecated there."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)
-        yield

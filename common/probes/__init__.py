@@ -1,41 +1,54 @@
-"""The probes: small models that are trained on a frozen encoder's vectors, one a layer.
+"""The probes: small models that are trained on a frozen encoder's vectors, one per layer.
 
-    sequences.py   labelled sequences (the words of a sentence): all layers trained in lockstep
-      bilstm_crf.py   BiLSTM-CRF; its parts: lstm.py, crf.py
-    examples.py    labelled examples (a pair of sentences): a layer a core
+    examples.py    trains probes of labelled examples (pairs of sentences), layers in threads
       svm.py          `SVC()` with an RBF kernel
+    sequences.py   trains probes of labelled sequences (the words of a sentence), layers in lockstep
+      bilstm_crf.py   a BiLSTM and a CRF (crf.py)
     linear.py      the linear probe of both
 
-Any task can use any of them: it says which vectors stand for what (`common.task.ProbeInputs`).
-This file needs no torch, so that a finished run answers at once.
+A new probe is a module like its siblings and a row of `KINDS`. This file does not import torch, so
+that `--help` is quick.
 """
 
 from collections.abc import Callable
+from importlib import import_module
+from typing import NamedTuple
 
-KINDS = ("svc", "linear", "bilstm-crf")
+from common.task import Examples, Sequences
+
 # Gradient descent of the probes of sequences, and the LSTM's size in each direction.
 BATCH_SIZE, LEARNING_RATE, HIDDEN_SIZE = 64, 1e-3, 128
-# SVC() and LogisticRegression(): the weight of the errors; steps, more than it ever takes.
+# SVC() and LogisticRegression(): the weight of the errors; more steps than it ever takes.
 C, GAMMA, MAX_ITER = 1.0, "scale", 10_000
+DESCENT = {"batch_size": BATCH_SIZE, "learning_rate": LEARNING_RATE}
+
+
+class Kind(NamedTuple):
+    """A kind of probe."""
+
+    constants: dict  # what identifies the method besides the flags
+    modules: dict  # {form of the sets: its module in this package}
+
+
+KINDS = {
+    "svc": Kind({"C": C, "gamma": GAMMA}, {Examples: "svm"}),
+    "linear": Kind(
+        DESCENT | {"C": C, "max_iter": MAX_ITER}, {Examples: "linear", Sequences: "linear"}
+    ),
+    "bilstm-crf": Kind(DESCENT | {"hidden_size": HIDDEN_SIZE}, {Sequences: "bilstm_crf"}),
+}
 
 
 def constants(kind: str) -> dict:
-    """What identifies the method besides the flags, for config.json.
-
-    "linear" has the numbers of both its forms. The number of epochs is the caller's.
-    """
-    descent = {"batch_size": BATCH_SIZE, "learning_rate": LEARNING_RATE}
-    return {
-        "svc": {"C": C, "gamma": GAMMA},
-        "linear": descent | {"C": C, "max_iter": MAX_ITER},
-        "bilstm-crf": descent | {"hidden_size": HIDDEN_SIZE},
-    }[kind]
+    """The method's constants, for config.json; "linear" has the numbers of both its forms."""
+    return KINDS[kind].constants
 
 
 def predict_layers(
     kind: str,
     features: dict,
-    inputs,
+    sets: list[Sequences | Examples],
+    n_labels: int,
     *,
     epochs: int,
     standardize: bool,
@@ -43,62 +56,48 @@ def predict_layers(
     device,
     on_done: Callable[[int, dict], object],
 ) -> None:
-    """Train a probe a layer and target on the train split; hand over what they predict.
+    """Train a probe per layer, set and target on the train split, and hand over its predictions.
 
-    `features`: layer -> `[rows, size]`, see `common.features`; `inputs`:
-    `common.task.ProbeInputs`, whose `rows` say whether these are labelled examples ("svc",
-    "linear") or sequences ("bilstm-crf", "linear"). `epochs` and `seed` are those of sequences'
-    training, `standardize` (mean 0, variance 1 on the training examples) is for examples; the rest
-    has no use for them.
+    `features`: layer -> `[rows, size]`, see `common.features`. `sets`: all of one form; each has
+    its own probes, and a train split with at least one unit. `epochs`, `seed` and `device` are for
+    sequences; `standardize` (mean 0, variance 1 on the training examples) is for examples.
 
-    `on_done(layer, {target: {split: found}})` is called in this thread as soon as a layer is done,
-    in any order; `found`: an int array `[n]`, or an int array a sequence, empty for one without
-    units. All splits with rows are there; of sequences not train, which would cost a further pass.
-    Raises ValueError for a kind that is not for such data, UserError for what has no room.
+    Calls `on_done(layer, {target: {split: [predictions of each set that has the target]}})` in
+    this thread when a layer is done, in any order. A set's predictions are an int array `[n]`, or a
+    list with an int array per sequence (empty for a sequence without units). All splits with rows
+    are there, except the train split of sequences, which would cost another pass. Raises
+    ValueError for a kind that is not for such sets, UserError if memory is short or a loss
+    diverges.
     """
-    from common.probes import examples, sequences
+    form = type(sets[0])
+    module = KINDS[kind].modules.get(form) if kind in KINDS else None
+    if module is None or any(type(some) is not form for some in sets):
+        raise ValueError(f"there is no probe {kind!r} of these sets; the first is {form.__name__}")
+    probe = import_module(f"common.probes.{module}")
 
-    if inputs.groups is not None:
-        inputs, on_done = grouped(inputs, on_done)
-    lists = {isinstance(splits["train"], list) for splits in inputs.rows.values()}
-    sequential = lists == {True}
-    fitting = ("bilstm-crf", "linear") if sequential else ("svc", "linear")
-    if len(lists) != 1 or kind not in fitting:
-        what = "sequences" if sequential else "examples"
-        raise ValueError(f"kind {kind!r}: of labelled {what} it must be one of {fitting}")
-    if sequential:
-        sequences.predict_layers(
-            kind, features, inputs.rows, inputs.labels, inputs.n_labels,
-            epochs=epochs, seed=seed, device=device, on_done=on_done,
-        )  # fmt: skip
+    def done(layer: int, predictions: list[dict]) -> None:
+        on_done(layer, join(predictions))
+
+    if form is Examples:
+        from common.probes import examples
+
+        examples.predict_layers(probe, features, sets, standardize=standardize, on_done=done)
     else:
-        examples.predict_layers(
-            kind, features, inputs.rows, inputs.labels,
-            standardize=standardize, device=device, on_done=on_done,
-        )  # fmt: skip
+        from common.probes import sequences
+
+        sequences.predict_layers(
+            probe, features, sets, n_labels, epochs=epochs, seed=seed, device=device, on_done=done
+        )
 
 
-def grouped(inputs, on_done: Callable) -> tuple:
-    """`inputs` with a target for each target and group; and what puts their predictions together.
+def join(predictions: list[dict]) -> dict:
+    """`{target: {split: values}}` of each set as `{target: {split: [values of each set]}}`.
 
-    Targets are (target, group); a group has the rows and labels of its own examples.
+    A set that has the target but no row in the split has an empty list there.
     """
-    import numpy as np
-
-    groups = {split: np.asarray(numbers) for split, numbers in inputs.groups.items()}
-    rows, labels = {}, {}
-    for group in np.unique(groups["train"]):
-        own = {split: numbers == group for split, numbers in groups.items()}
-        for target, splits in inputs.rows.items():
-            rows[target, group] = {split: some[own[split]] for split, some in splits.items()}
-            labels[target, group] = inputs.labels[target][own["train"]]
-
-    def together(layer: int, found: dict) -> None:
-        whole: dict = {target: {} for target in inputs.rows}
-        for (target, group), splits in found.items():
-            for split, values in splits.items():
-                empty = np.zeros(len(groups[split]), values.dtype)
-                whole[target].setdefault(split, empty)[groups[split] == group] = values
-        on_done(layer, whole)
-
-    return inputs._replace(rows=rows, labels=labels, groups=None), together
+    joined = {}
+    for target in dict.fromkeys(target for one in predictions for target in one):
+        having = [one[target] for one in predictions if target in one]
+        splits = dict.fromkeys(split for one in having for split in one)
+        joined[target] = {split: [one.get(split, []) for one in having] for split in splits}
+    return joined

@@ -1,15 +1,19 @@
 """The BiLSTM-CRF of labelled sequences: a bidirectional LSTM, a linear layer, a linear-chain CRF.
 
-Lample et al. (2016), "Neural Architectures for Named Entity Recognition", on frozen vectors. One
-probe a layer of the encoder: every weight has a leading dimension of layers, and nothing is shared
-between them. `common.probes.sequences` trains it.
+Lample et al. (2016), "Neural Architectures for Named Entity Recognition", on frozen vectors. Every
+weight has a leading dimension of encoder layers, one probe each; nothing is shared between them.
+`common.probes.sequences` trains it.
 """
+
+import numpy as np
+import torch
 
 from common.probes import HIDDEN_SIZE, linear
 from common.probes.crf import log_partition, path_score, viterbi
-from common.probes.lstm import bilstm
+from common.probes.sequences import pack
 
-HALF = True  # products in bfloat16 where the device has it
+HALF = True  # matrix products in bfloat16 where the device's precision is bf16
+CRF = ("transitions", "start", "end")
 
 
 def shapes(size: int, n_labels: int) -> dict[str, tuple]:
@@ -25,22 +29,49 @@ def shapes(size: int, n_labels: int) -> dict[str, tuple]:
     }
 
 
-def emissions(weights: dict, x, lengths):
-    """Scores of packed units: `[layers, units, size]` -> `[layers, labels, units]`, float32."""
+def emissions(weights: dict, x, lengths: np.ndarray):
+    """Scores of packed units: `[layers, units, size]` -> `[layers, units, labels]`, float32."""
     hidden = bilstm(x, lengths, weights["input"], weights["input_bias"], weights["recurrent"])
     return linear.emissions(weights, hidden, lengths)
 
 
 def loss(weights: dict, scores, tags, mask):
     """Negative log-likelihood of the labels, `tags` `[batch, units]`, summed: `[layers]`."""
-    gold = path_score(scores, tags, *_crf(weights), mask)
-    return (log_partition(scores, *_crf(weights), mask) - gold).sum(-1)
+    crf = [weights[name] for name in CRF]
+    return (log_partition(scores, *crf, mask) - path_score(scores, tags, *crf, mask)).sum(-1)
 
 
 def best(weights: dict, scores, mask):
     """The best path of each sequence: `[layers, batch, units]`."""
-    return viterbi(scores, *_crf(weights), mask)
+    return viterbi(scores, *(weights[name] for name in CRF), mask)
 
 
-def _crf(weights: dict) -> list:
-    return [weights[name] for name in ("transitions", "start", "end")]
+def bilstm(x, lengths: np.ndarray, weight, bias, recurrent) -> torch.Tensor:
+    """Hidden states of a bidirectional LSTM per layer: `[layers, units, 2n]`, packed like `x`.
+
+    `x`: `[layers, units, size]`, see `pack`; `lengths`: `[batch]`, the longest first. `weight`:
+    `[layers, size, 8n]` and `bias`: `[layers, 1, 8n]`, forward then backward gates, each in the
+    order i, f, o, g; `recurrent`: `[layers, 2, n, 4n]`. One bias where nn.LSTM adds two. Matrix
+    products are in `x`'s precision, all else in that of the weights. Gates as in nn.LSTM;
+    Hochreiter & Schmidhuber (1997).
+    """
+    unit, sequence = pack(lengths)
+    counts = np.bincount(unit)  # how many sequences have a unit 0, 1, ...
+    # Both directions are chains that read forwards: the backward one reads each sequence mirrored.
+    mirror = (np.cumsum(counts) - counts)[lengths[sequence] - 1 - unit] + sequence
+    mirror = torch.from_numpy(mirror).to(x.device)
+    ahead, back = torch.baddbmm(bias.to(x.dtype), x, weight.to(x.dtype)).chunk(2, -1)
+    inputs = torch.cat([ahead, back[:, mirror]])  # [2 * layers, units, 4n]
+    recurrent = recurrent.transpose(0, 1).flatten(0, 1).to(x.dtype)
+    size = recurrent.shape[1]
+    hidden = inputs.new_zeros(len(inputs), counts[0], size)
+    cell, states = hidden.to(weight.dtype), []
+    for step in inputs.split(counts.tolist(), 1):
+        n = step.shape[1]  # the first n sequences have this unit
+        gates = torch.baddbmm(step, hidden[:, :n], recurrent).to(weight.dtype)
+        i, f, o = gates[..., : 3 * size].sigmoid().chunk(3, -1)
+        cell = torch.addcmul(i * gates[..., 3 * size :].tanh(), f, cell[:, :n])
+        hidden = (o * cell.tanh()).to(x.dtype)
+        states.append(hidden)
+    ahead, back = torch.cat(states, 1).chunk(2)
+    return torch.cat([ahead, back[:, mirror]], -1)

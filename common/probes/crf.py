@@ -1,28 +1,19 @@
 """A linear-chain conditional random field: partition function, path score, best path.
 
-Leading dimensions, `...`, are chains of their own (one an encoder layer) on the same sentences.
+Leading dimensions, `...`, are separate chains (one per encoder layer) on the same sequences. A mask
+`[batch, units]`, bool, is true for the units of a sequence, at least one, and then false.
 """
 
 import torch
 
 
-def _check(mask: torch.Tensor, tags: torch.Tensor | None = None, n_labels: int = 0) -> None:
-    """ValueError where the recursions below would be wrong without a word: holes, a tag of -100."""
-    if not mask[:, 0].all() or (mask[:, 1:] & ~mask[:, :-1]).any():
-        raise ValueError("a mask must be ones, at least one, and then zeros: no holes")
-    if tags is not None and ((tags < 0) | (tags >= n_labels))[mask].any():
-        raise ValueError(f"a tag is outside 0 ... {n_labels - 1}. Leave out words without one.")
-
-
 def log_partition(emissions, transitions, start, end, mask) -> torch.Tensor:
-    """log Z, the log-sum-exp of the scores of all paths, by the forward algorithm.
+    """log Z, the log-sum-exp of the scores of all paths, by the forward algorithm: `[..., batch]`.
 
-    `emissions`: `[..., batch, words, labels]`; `transitions` (from, to): `[..., labels, labels]`;
-    `start`, `end`: `[..., labels]`; `mask`: `[batch, words]`, bool, a dense prefix (or ValueError).
-    Returns `[..., batch]`. Lafferty, McCallum & Pereira (2001), section 3:
+    `emissions`: `[..., batch, units, labels]`; `transitions` (from, to): `[..., labels, labels]`;
+    `start`, `end`: `[..., labels]`. Lafferty, McCallum & Pereira (2001), section 3:
     alpha_1 = start + e_1; alpha_t(j) = e_t(j) + log sum_i exp(alpha_{t-1}(i) + transitions(i, j)).
     """
-    _check(mask)
     first, *rest = emissions.unbind(-2)
     alpha = start.unsqueeze(-2) + first
     for t, emission in enumerate(rest, 1):
@@ -32,13 +23,11 @@ def log_partition(emissions, transitions, start, end, mask) -> torch.Tensor:
 
 
 def path_score(emissions, tags, transitions, start, end, mask) -> torch.Tensor:
-    """Score of one path a sentence: start, emissions, transitions and end, added up.
+    """Score of one path per sequence: start, emissions, transitions and end, added up.
 
-    `tags`: `[batch, words]`, 0 ... labels - 1 where `mask` is set (or ValueError); the rest as in
+    `tags`: `[batch, units]`, 0 ... labels - 1 (also at the padding); the rest as in
     `log_partition`. Returns `[..., batch]`. Equation 1 of Lample et al. (2016).
     """
-    _check(mask, tags, emissions.shape[-1])
-    tags = tags.masked_fill(~mask, 0)
     index = tags.expand(emissions.shape[:-1]).unsqueeze(-1)
     emitted = emissions.gather(-1, index).squeeze(-1) * mask
     moved = transitions[..., tags[:, :-1], tags[:, 1:]] * mask[:, 1:]
@@ -47,11 +36,10 @@ def path_score(emissions, tags, transitions, start, end, mask) -> torch.Tensor:
 
 
 def viterbi(emissions, transitions, start, end, mask) -> torch.Tensor:
-    """The best path of every sentence: int64 `[..., batch, words]`, 0 at the padding.
+    """The best path of every sequence: int64 `[..., batch, units]`, 0 at the padding.
 
-    Arguments as in `log_partition`, with the maximum in place of its log-sum-exp (Viterbi 1967).
+    Arguments as in `log_partition`, with the maximum instead of its log-sum-exp (Viterbi 1967).
     """
-    _check(mask)
     first, *rest = emissions.unbind(-2)
     best, origins = start.unsqueeze(-2) + first, []
     for t, emission in enumerate(rest, 1):
@@ -60,7 +48,7 @@ def viterbi(emissions, transitions, start, end, mask) -> torch.Tensor:
         origins.append(origin)
     tag = last = (best + end.unsqueeze(-2)).argmax(-1, keepdim=True)
     path = [tag]
-    for t in range(len(origins), 0, -1):  # until a sentence's last word, `tag` stays its `last`
+    for t in range(len(origins), 0, -1):  # at the padding, `tag` stays the sequence's `last`
         tag = torch.where(mask[:, t, None], origins[t - 1].gather(-1, tag), last)
         path.append(tag)
     return torch.cat(path[::-1], -1) * mask

@@ -1,14 +1,14 @@
-"""The linear probe, for either kind of data: what of a label is a linear function of the vectors.
+"""The linear probe of both forms: what of a label is a linear function of the vectors.
 
-Labelled examples: scikit-learn's logistic regression, to its optimum, beside the SVC
-(`common.probes.examples`). Labelled sequences: one linear layer and a softmax for each unit,
-trained as the BiLSTM-CRF is, with the same batches and number of steps (`common.probes.sequences`),
-so that the two differ in what they are and not in how they were trained.
+Labelled examples: scikit-learn's logistic regression, fitted to its optimum. Labelled sequences:
+one linear layer and a softmax for each unit. It is trained as the BiLSTM-CRF is, with the same
+batches and number of steps, so that the two differ only in what they are.
 """
 
 from common.probes import MAX_ITER, C
 
-HALF = False  # bfloat16 would gain nothing: reading the vectors is most of the work
+MANY = float("inf")  # training examples that take long
+HALF = False  # bfloat16 would gain nothing: most of the work is reading the vectors
 
 
 def classifier():
@@ -18,14 +18,24 @@ def classifier():
     return LogisticRegression(C=C, max_iter=MAX_ITER)
 
 
+def inputs(train):
+    """What `classifier` reads of examples' features: the features themselves."""
+    return lambda features: features
+
+
+def memory(n_train: int, n: int, size: int) -> int:
+    """Bytes at the peak: of `n` examples in all splits, the features, and what the fit copies."""
+    return 2 * 8 * n * size
+
+
 def shapes(size: int, n_labels: int) -> dict[str, tuple]:
     """Of labelled sequences: `{weight: (bound of its first values, *shape)}`, as nn.Linear's."""
     return {"output": (size**-0.5, n_labels, size), "output_bias": (size**-0.5, n_labels, 1)}
 
 
 def emissions(weights: dict, x, lengths):
-    """Scores of packed units: `[layers, units, size]` -> `[layers, labels, units]`, float32."""
-    return weights["output_bias"].baddbmm(weights["output"], x.float().mT)
+    """Scores of packed units: `[layers, units, size]` -> `[layers, units, labels]`, float32."""
+    return weights["output_bias"].mT.baddbmm(x.float(), weights["output"].mT)
 
 
 def loss(weights: dict, scores, tags, mask):

@@ -1,198 +1,163 @@
-"""Probes of labelled sequences: one a layer, trained in lockstep.
+"""Trains the probes of labelled sequences, one per layer, in lockstep.
 
 The probes of several encoder layers see the same batches, so their weights are stacked and each
-step is one batched product over layers; nothing else is shared between them. A sequence is a range
-of the features' rows, its units.
+step is one batched product over layers; nothing else is shared between them. A sequence is a span
+of the features' rows, its units. A probe's module (bilstm_crf.py, linear.py) has `HALF`, `shapes`,
+`emissions`, `loss` and `best`.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 
 import numpy as np
 import torch
+from torch.nn.utils.rnn import pad_sequence
 
 from common.batching import epoch_batches, sorted_batches
 from common.cli import UserError
 from common.device import Device
-from common.probes import BATCH_SIZE, LEARNING_RATE, bilstm_crf, linear
-from common.probes.lstm import pack
+from common.probes import BATCH_SIZE, LEARNING_RATE
+from common.task import Sequences
 
-MODELS = {"bilstm-crf": bilstm_crf, "linear": linear}  # each: HALF, shapes, emissions, loss, best
-# Layers x units held at once, some 20 KB each: a batch with more goes through in pieces.
-ROOM = 2**15
+ROOM = 2**15  # layers x units at a time, 20 KB each: a larger batch is computed in pieces
 LAYERS_AT_ONCE = 4  # on a CPU; a killed run keeps the groups that were done
 
 
 def predict_layers(
-    kind: str,
+    probe,
     features: dict,
-    rows: dict[str, dict[str, list[tuple[int, int]]]],
-    labels: dict[str, list],
+    sets: list[Sequences],
     n_labels: int,
     *,
     epochs: int,
     seed: int,
     device: Device,
-    on_done: Callable[[int, dict], object],
+    on_done: Callable[[int, list[dict]], object],
 ) -> None:
-    """A probe a layer and target; see `common.probes.predict_layers`.
-
-    Sequences without a unit are left out of training, and predicted as empty.
-    """
-    from tqdm import tqdm
-
-    # On a GPU all at once: there a launch costs more than what it computes.
-    n = LAYERS_AT_ONCE if device.torch_device.type == "cpu" else len(features)
-    for group in (list(features)[i : i + n] for i in range(0, len(features), n)):
-        arrays = [features[layer] for layer in group]
-        found = [{} for _ in group]
-        for target, splits in rows.items():
-            given = zip(splits["train"], labels[target], strict=True)
-            filled = [(some, tags) for some, tags in given if some[0] < some[1]]
-            bar = f"{target} labels, {len(group)} layers"
-            with tqdm(total=epochs * len(filled), desc=bar, unit=" sequences") as progress:
-                probes = fit(
-                    arrays, [some for some, _ in filled], [tags for _, tags in filled], n_labels,
-                    kind=kind, epochs=epochs, seeds=[seed] * len(group), batch_seed=seed,
-                    device=device, progress=progress.update,
-                )  # fmt: skip
-            for layer in found:
-                layer[target] = {}
-            for split, some in splits.items():
-                if split != "train" and len(some):
-                    for layer, predicted in zip(found, probes.predict(arrays, some), strict=True):
-                        layer[target][split] = predicted
-        for layer, predicted in zip(group, found, strict=True):
-            on_done(layer, predicted)
+    """Call `on_done(layer, [{target: {split: predictions}} of each set])` for each layer."""
+    # On a GPU all layers at once: starting a kernel costs more there than what it computes.
+    at_once = LAYERS_AT_ONCE if device.torch_device.type == "cpu" else len(features)
+    for start in range(0, len(features), at_once):
+        group = dict(list(features.items())[start : start + at_once])
+        vectors = list(group.values())
+        predictions = {layer: [{t: {} for t in labels} for _, labels in sets] for layer in group}
+        for number, (spans, labels) in enumerate(sets):
+            for target, tags in labels.items():
+                probes = Probes(probe, len(group), vectors[0].shape[1], n_labels, seed, device)
+                name = f"{target} labels, {len(group)} layers"
+                probes.fit(vectors, spans["train"], tags, epochs=epochs, seed=seed, name=name)
+                for split in spans:
+                    if split != "train" and len(spans[split]):
+                        by_layer = probes.predict(vectors, spans[split])
+                        for layer, values in zip(group, by_layer, strict=True):
+                            predictions[layer][number][target][split] = values
+        for layer in group:
+            on_done(layer, predictions[layer])
 
 
 class Probes:
-    """One probe a layer. `weights`: name -> float32 `[layers, ...]`, on the device's device."""
+    """One probe per layer, on the same sequences.
 
-    def __init__(self, kind: str, size: int, n_labels: int, seeds: Sequence[int], device: Device):
-        self.model = MODELS[kind]
-        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-        self.weights = {
-            name: torch.stack(
-                [(torch.rand(shape, generator=g) * 2 - 1) * bound for g in generators]
-            )
-            .to(device.torch_device)
-            .requires_grad_()
-            for name, (bound, *shape) in self.model.shapes(size, n_labels).items()
-        }
-        self.device = device.torch_device
+    `features`: a `[rows, size]` array per layer (float16; a memory map, or a tensor on any device).
+    `spans`: the first row and the last row + 1 of each sequence.
+    """
+
+    def __init__(self, probe, n_layers: int, size: int, n_labels: int, seed: int, device: Device):
+        """`weights`: name -> float32 `[layers, ...]`; every layer starts from the same values."""
+        self.probe, self.n_labels, self.device = probe, n_labels, device.torch_device
+        generator = torch.Generator().manual_seed(seed)
+        self.weights = {}
+        for name, (bound, *shape) in probe.shapes(size, n_labels).items():
+            first = (torch.rand(shape, generator=generator) * 2 - 1) * bound
+            stacked = torch.stack([first] * n_layers).to(self.device)
+            self.weights[name] = stacked.requires_grad_()
         # float16 has too little range for gradients.
-        half = self.model.HALF and device.precision == "bf16"
+        half = probe.HALF and device.precision == "bf16"
         self.dtype = torch.bfloat16 if half else torch.float32
 
-    def emissions(self, features, sequences, chosen) -> tuple[torch.Tensor, torch.Tensor]:
-        """Scores `[layers, batch, units, labels]` of some sequences (longest first), their mask."""
-        start, end = np.array([sequences[i] for i in chosen]).T
-        units, sequence = pack(end - start)
-        x = torch.stack([  # through float32, as float16 straight to bfloat16 is slower
-            torch.as_tensor(layer[start[sequence] + units]).to(self.device).float().to(self.dtype)
-            for layer in features
-        ])  # fmt: skip
-        packed = self.model.emissions(self.weights, x, end - start)
-        scores = packed.new_zeros(len(packed), len(chosen), units[-1] + 1, packed.shape[1])
+    def scores(self, features, spans) -> tuple[torch.Tensor, torch.Tensor]:
+        """Scores `[layers, batch, units, labels]` of sequences (longest first), and their mask."""
+        start, end = np.array(spans).T
+        unit, sequence = pack(end - start)
+        rows = start[sequence] + unit
+        # Through float32, as float16 straight to bfloat16 is slower.
+        vectors = (torch.as_tensor(layer[rows]).to(self.device).float() for layer in features)
+        x = torch.stack([layer.to(self.dtype) for layer in vectors])
+        packed = self.probe.emissions(self.weights, x, end - start)
+        scores = packed.new_zeros(len(packed), len(spans), unit[-1] + 1, packed.shape[2])
         mask = torch.zeros(scores.shape[1:3], dtype=torch.bool, device=self.device)
-        units, sequence = (torch.from_numpy(i).to(self.device) for i in (units, sequence))
-        scores[:, sequence, units], mask[sequence, units] = packed.mT, True
+        sequence, unit = (torch.from_numpy(i).to(self.device) for i in (sequence, unit))
+        scores[:, sequence, unit], mask[sequence, unit] = packed, True
         return scores, mask
 
-    def loss(self, features, sequences, labels, chosen) -> torch.Tensor:
+    def fit(self, features, spans, labels, *, epochs: int, seed: int, name: str = "") -> None:
+        """Train with Adam, on batches in an order from `seed`. `name`: the progress bar's.
+
+        `labels`: for each sequence an array of numbers below `n_labels`, one per unit. Sequences
+        without units are left out. The loss is the batch's mean over units. Gradients are not
+        clipped: Adam scales them. Raises ValueError for labels that do not fit the sequences,
+        UserError if the loss stops being a number.
+        """
+        from tqdm import tqdm
+
+        for i, ((start, end), tags) in enumerate(zip(spans, labels, strict=True)):
+            if len(tags) != end - start or not set(tags) <= set(range(self.n_labels)):
+                raise ValueError(f"sequence {i}: needs {end - start} labels below {self.n_labels}")
+        filled = [i for i, tags in enumerate(labels) if len(tags)]
+        lengths = [len(labels[i]) for i in filled]
+        optimizer = torch.optim.Adam(self.weights.values(), lr=LEARNING_RATE, fused=True)
+        with tqdm(total=epochs * len(filled), desc=name, unit=" sequences") as bar:
+            for epoch in range(epochs):
+                total = torch.zeros(len(features), device=self.device)
+                for batch in epoch_batches(lengths, BATCH_SIZE, seed, epoch):
+                    units = sum(lengths[i] for i in batch)
+                    for piece in pieces(batch, lengths, len(features)):
+                        chosen = [filled[i] for i in piece]
+                        loss = self.loss(features, spans, labels, chosen) / units
+                        loss.sum().backward()
+                        total += loss.detach()
+                    optimizer.step()
+                    optimizer.zero_grad()
+                    bar.update(len(batch))
+                if not total.isfinite().all():
+                    raise UserError(
+                        "the loss of a probe stopped being a number. Check that the encoder's "
+                        "weights are finite, or use --precision fp32 --overwrite."
+                    )
+
+    def loss(self, features, spans, labels, chosen: list[int]) -> torch.Tensor:
         """The loss of some sequences' labels, summed: `[layers]`."""
-        scores, mask = self.emissions(features, sequences, chosen)
-        tags = np.zeros(mask.shape, np.int64)
-        for row, i in zip(tags, chosen, strict=True):
-            row[: len(labels[i])] = labels[i]
-        return self.model.loss(self.weights, scores, torch.from_numpy(tags).to(self.device), mask)
+        scores, mask = self.scores(features, [spans[i] for i in chosen])
+        tags = [torch.as_tensor(labels[i], dtype=torch.int64) for i in chosen]
+        tags = pad_sequence(tags, batch_first=True).to(self.device)
+        return self.probe.loss(self.weights, scores, tags, mask)
 
     @torch.inference_mode()
-    def predict(self, features, sequences, batch_size: int = BATCH_SIZE) -> list[list[np.ndarray]]:
-        """Labels by layer and sequence, in the order given: int64 `[units]`. See `fit`."""
-        filled = [i for i, (start, end) in enumerate(sequences) if start < end]
-        some = [sequences[i] for i in filled]
-        lengths = _lengths(features, some, len(self.weights["output"]))
-        found = [[np.empty(0, np.int64)] * len(sequences) for _ in features]
-        for batch in sorted_batches(lengths, batch_size):
-            for piece in _pieces(batch, lengths, len(features)):
-                scores, mask = self.emissions(features, some, piece)
-                best = self.model.best(self.weights, scores, mask)
-                for rows, layer in zip(best.cpu().numpy(), found, strict=True):
+    def predict(self, features, spans) -> list[list[np.ndarray]]:
+        """Labels by layer and sequence, in the order given: int64 `[units]`."""
+        predictions = [[np.empty(0, np.int64)] * len(spans) for _ in features]
+        filled = [i for i, (start, end) in enumerate(spans) if start < end]
+        lengths = [spans[i][1] - spans[i][0] for i in filled]
+        for batch in sorted_batches(lengths, BATCH_SIZE):
+            for piece in pieces(batch, lengths, len(features)):
+                scores, mask = self.scores(features, [spans[filled[i]] for i in piece])
+                best = self.probe.best(self.weights, scores, mask).cpu().numpy()
+                for of_layer, rows in zip(predictions, best, strict=True):
                     for row, i in zip(rows, piece, strict=True):
-                        layer[filled[i]] = row[: lengths[i]].copy()
-        return found
+                        of_layer[filled[i]] = row[: lengths[i]].copy()
+        return predictions
 
 
-def fit(
-    features: Sequence[np.ndarray | torch.Tensor],
-    sequences: Sequence[tuple[int, int]],
-    labels: Sequence[np.ndarray],
-    n_labels: int,
-    *,
-    kind: str = "bilstm-crf",
-    epochs: int = 3,
-    batch_size: int = BATCH_SIZE,
-    learning_rate: float = LEARNING_RATE,
-    seeds: Sequence[int],
-    batch_seed: int = 0,
-    device: Device,
-    progress: Callable[[int], object] | None = None,
-) -> Probes:
-    """Train one probe a layer with Adam; all see the same batches, in an order from `batch_seed`.
+def pack(lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Position in its sequence, and sequence, of each unit of sequences (longest first), packed.
 
-    `features`: a `[rows, size]` array a layer (float16; a memory map, or a tensor on any device);
-    `sequences`: the rows (start, end) of each; `labels`: 0 ... `n_labels` - 1 for each of its
-    units; `seeds`: one a layer, for its first weights, so that a layer's result does not depend on
-    its companions. `progress` is called with the number of sequences after each step. The loss is
-    the batch's mean over units. Gradients are not clipped: Adam scales them.
-
-    Raises ValueError for an empty sequence or labels that do not fit it, UserError if the loss
-    stops being a number.
+    Packed means without padding: the first units of all sequences, then the second units of those
+    that have one, and so on.
     """
-    lengths = _lengths(features, sequences, len(seeds))
-    if not sequences or len(labels) != len(sequences):
-        raise ValueError(f"{len(sequences)} sequences with {len(labels)} arrays of labels")
-    for i, (tags, length) in enumerate(zip(labels, lengths, strict=True)):
-        if np.shape(tags) != (length,) or np.min(tags) < 0 or np.max(tags) >= n_labels:
-            raise ValueError(f"sequence {i}: needs {length} labels within 0 ... {n_labels - 1}")
-    probes = Probes(kind, features[0].shape[1], n_labels, seeds, device)
-    optimizer = torch.optim.Adam(probes.weights.values(), lr=learning_rate, fused=True)
-    for epoch in range(epochs):
-        total = torch.zeros(len(features), device=device.torch_device)
-        for batch in epoch_batches(lengths, batch_size, batch_seed, epoch):
-            optimizer.zero_grad()
-            units = sum(lengths[i] for i in batch)
-            for piece in _pieces(batch, lengths, len(features)):
-                loss = probes.loss(features, sequences, labels, piece) / units
-                loss.sum().backward()
-                total += loss.detach()
-            optimizer.step()
-            if progress:
-                progress(len(batch))
-        if bad := (~total.isfinite()).nonzero().flatten().tolist():
-            raise UserError(
-                f"the loss of probe {bad[0] + 1} of {len(seeds)} stopped being a number. Are its "
-                "features finite? Or try --precision fp32."
-            )
-    return probes
+    return np.nonzero(np.arange(lengths[0])[:, None] < lengths)
 
 
-def _lengths(features: Sequence, sequences: Sequence[tuple[int, int]], n: int) -> list[int]:
-    """Number of units of each sequence. ValueError for what does not fit together."""
-    if len(features) != n or len({tuple(layer.shape) for layer in features}) != 1:
-        raise ValueError(f"needs {n} feature matrices of one shape, one a probe")
-    for i, (start, end) in enumerate(sequences):
-        if not 0 <= start < end <= len(features[0]):
-            raise ValueError(f"sequence {i}: rows {start} to {end} of {len(features[0])}")
-    return [int(end - start) for start, end in sequences]
-
-
-def _pieces(batch: list[int], lengths: list[int], n_layers: int) -> Iterator[list[int]]:
+def pieces(batch: list[int], lengths: list[int], n_layers: int) -> list[list[int]]:
     """A batch, the longest sequence first, in pieces within ROOM (or of one sequence)."""
     batch = sorted(batch, key=lambda i: -lengths[i])
-    while batch:
-        units = np.cumsum([lengths[i] for i in batch])
-        size = max(1, int(np.searchsorted(units, ROOM // n_layers, side="right")))
-        yield batch[:size]
-        batch = batch[size:]
+    size = max(1, ROOM // (n_layers * lengths[batch[0]]))
+    return [batch[start : start + size] for start in range(0, len(batch), size)]

@@ -4,16 +4,18 @@
     python -m common.report --tasks NER --dataset bionlp2004
 
 Reads results only, never a model. Writes <TASK>/results/<dataset>/report/: report.html, one file
-with all in it; the same as report.md; beside them the tables as CSV and LaTeX (booktabs) and the
-figures as PNG and PDF. With --output_dir, the
-results are those in <DIR>/<TASK>, as the study leaves them, or, if there is no such folder, in
-<DIR>, as a script leaves them. Missing cells are shown as missing; files that are damaged, and runs
-that were made in another way than the rest, are named and left out.
+that holds everything; report.md, the same text; the tables as CSV and LaTeX (booktabs); the figures
+as PNG and PDF. With --output_dir, the results are read from <DIR>/<TASK>, where the study puts
+them, or, if there is no such folder, from <DIR>, where a script puts them. Missing cells are shown
+as missing. Damaged results, and results made in another way than the rest, are named and left out.
 """
 
+import argparse
 import logging
 import shutil
 import sys
+import textwrap
+from itertools import chain
 from pathlib import Path
 
 from common import cli, task
@@ -29,198 +31,178 @@ def parse_args(argv):
         f"python %(prog)s [--tasks {','.join(there)}] [--dataset NAME] [--output_dir DIR] "
         "[--style FILE]"
     )
-    parser.add_argument("--tasks", help=f"with commas (default: {','.join(there)})")
+
+    def names(text: str) -> list[str]:
+        for name in text.split(","):
+            if name not in there:
+                raise argparse.ArgumentTypeError(
+                    f"no task {name!r}. Take from {','.join(there)}, no spaces"
+                )
+        return list(dict.fromkeys(text.split(",")))
+
+    parser.add_argument("--tasks", type=names, help=f"with commas (default: {','.join(there)})")
     parser.add_argument("--dataset", help="one data set (default: each by itself)")
     parser.add_argument(
         "--output_dir", type=Path, help="root of the results (default: <TASK>/results)"
     )
     parser.add_argument(
-        "--style", type=cli.style_file, help="a Matplotlib style file, over common/paper.mplstyle"
+        "--style",
+        type=style_file,
+        metavar="FILE",
+        help="a Matplotlib style file; its lines take precedence over those of "
+        "common/report/paper.mplstyle",
     )
-    args = parser.parse_args(argv)
-    args.tasks = list(dict.fromkeys(args.tasks.split(","))) if args.tasks is not None else there
-    if unknown := [name for name in args.tasks if name not in there]:
-        parser.error(f"--tasks: no task {unknown[0]!r}. Take from {','.join(there)}, no spaces")
-    return args
+    return parser.parse_args(argv)
+
+
+def style_file(text: str) -> Path:
+    """An argparse type: a Matplotlib style file, tried at once."""
+    import io
+
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    path = Path(text).expanduser().absolute()
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+        settings = matplotlib.rc_params_from_file(path, True, use_default_template=False)
+        for n, line in enumerate(lines, 1):
+            key = line.split("#")[0].partition(":")[0].strip()
+            if key and key not in settings:  # Matplotlib passes over what it does not know
+                raise ValueError(f"line {n}: no setting {key!r}, or no colon after it")
+        with matplotlib.rc_context(settings):
+            figure = Figure()
+            figure.suptitle("0")
+            figure.savefig(io.BytesIO(), format="pdf")
+    except Exception as error:  # whatever Matplotlib does not like
+        reason = textwrap.shorten(str(getattr(error, "strerror", None) or error), 200)
+        raise argparse.ArgumentTypeError(
+            f"{path}: {reason}. Give a style file like common/report/paper.mplstyle"
+        ) from None
+    return path
 
 
 @cli.command
 def main(argv=None):
     args = parse_args(argv)
 
-    from common import panels
     from common.report.grid import Grid
 
-    panels.use_style(args.style)
-    found = {name: datasets(root(args, name), name) for name in args.tasks}
-    names = sorted({folder.name for folders in found.values() for folder in folders})
+    tasks = args.tasks or task.find()
+    roots = {name: root(args.output_dir, name) for name in task.find()}
+    there = {name: datasets(roots[name], name) for name in tasks}
+    names = sorted({folder.name for folders in there.values() for folder in folders})
     if names and args.dataset and args.dataset not in names:
         raise cli.UserError(
             f"--dataset {args.dataset}: no results. There are some on {', '.join(names)}."
         )
     written = []
-    for name, folders in found.items():
+    for name, folders in there.items():
         for folder in (f for f in folders if args.dataset in (None, f.name)):
             grid = Grid(folder, task.load(name))
-            if grid.runs:
-                grid.others = elsewhere(args, grid)
-                written.append(write(grid))
+            if grid.results:
+                grid.others = elsewhere(roots, grid)
+                written.append(write(grid, args.style))
             else:
-                log.warning("%s: no finished run of %s, no report", folder, name)
+                log.warning("%s: no finished result of %s, no report", folder, name)
     if not written:
-        roots = " or ".join(dict.fromkeys(str(root(args, name)) for name in args.tasks))
+        searched = " or ".join(dict.fromkeys(str(roots[name]) for name in tasks))
         raise cli.UserError(
-            f"no finished results in {roots}. Make some first, e.g.:\n"
-            f"  python {args.tasks[0]}/fine-tuning.py --demo --training_size 30\n"
+            f"no finished results in {searched}. Make some first, e.g.:\n"
+            f"  python {cli.relative(tasks[0], 'fine-tuning.py')} --demo --training_size 30\n"
             "  python -m common.study --demo"
         )
     print("reports:", *(f"{path} and report.html" for path in written), sep="\n  ")
 
 
-def root(args, name: str) -> Path:
+def root(output_dir: Path | None, name: str) -> Path:
     """The folder of a task's results."""
-    if args.output_dir is None:
+    if output_dir is None:
         return cli.ROOT / name / "results"
-    folder = args.output_dir.expanduser().absolute()
+    folder = output_dir.expanduser().absolute()
     return folder / name if (folder / name).is_dir() else folder
 
 
 def datasets(folder: Path, name: str) -> list[Path]:
-    """The folders of the data sets that hold runs of the task of this name.
+    """The folders of the data sets that hold results of the task of this name.
 
-    Raises UserError if one of them holds runs of another task, too.
+    Raises UserError if one of them also holds results of another task.
     """
     from common.files import read_json
-    from common.report.grid import run_folders
+    from common.report.grid import result_folders
 
     chosen = []
     for dataset in sorted(folder.glob("*")):
-        runs = run_folders(dataset)
-        configs = [read_json(run / "config.json") for run in runs]
+        results = result_folders(dataset)
+        configs = [read_json(result / "config.json") for result in results]
         tasks = {config.get("task") for config in configs if isinstance(config, dict)} - {None}
-        tasks = tasks or ({name} if runs else set())
         if name in tasks and len(tasks) > 1:
             raise cli.UserError(
                 f"{dataset} holds results of {' and '.join(sorted(tasks))}. Move one of them away: "
                 "each task needs an --output_dir of its own."
             )
-        chosen += [dataset] if name in tasks else []
+        if name in tasks or (results and not tasks):
+            chosen.append(dataset)
     return chosen
 
 
-def elsewhere(args, grid) -> dict[str, list[tuple]]:
+def elsewhere(roots: dict[str, Path], grid) -> dict[str, list[tuple]]:
     """`Grid.others`: the results of other tasks on test examples that a part of the data has."""
-    from common.files import read_json
-    from common.report.grid import Grid, run_folders
+    from common.report.grid import Grid
 
-    wanted, found = grid.same_test(), {}
-    hashes = {sha256 for sha256, _ in wanted.values()}
-    for name in task.find() if wanted else ():
-        for folder in datasets(root(args, name), name) if name != grid.task.NAME else ():
-            configs = (read_json(run / "config.json") for run in run_folders(folder))
-            there = {(config or {}).get("data", {}).get("sha256") for config in configs}
-            if there & hashes:
-                other = Grid(folder, task.load(name))
-                for score, (sha256, theirs) in wanted.items():
-                    if sha256 in other.data_hashes():
-                        found.setdefault(score, []).append((other, theirs))
-    return found
+    wanted, others = grid.same_test(), {}
+    for name in roots if wanted else ():
+        for folder in datasets(roots[name], name) if name != grid.task.NAME else ():
+            other = Grid(folder, task.load(name))
+            for score, (sha256, theirs) in wanted.items():
+                if sha256 in other.data_hashes():
+                    others.setdefault(score, []).append((other, theirs))
+    return others
 
 
-def write(grid) -> Path:
+def write(grid, style: Path | None = None) -> Path:
     """The report of one task on one data set, all or nothing; returns the path of report.md."""
     from common.files import replacing
-    from common.palette import variant_name
-    from common.report import figures, heads, page, tables
+    from common.report import page
 
     with replacing(grid.folder / "report") as folder:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
-        sections = []
-
-        def section(title, text, draw=None, alt="", make=None, variant=None, maps=()):
-            of = [] if variant is None else [variant]
-            figure = None
-            if draw and draw(grid, folder, *of):
-                figure = "-".join(filter(None, (draw.__name__, variant)))
-            made = [table for table in (make(grid, *of) if make else ()) if len(table.frame)]
-            if figure or made:
-                sections.append(page.Section(title, text, figure, alt, made, maps, bool(variant)))
-
-        note = f"\n{grid.task.NOTE}\n" if grid.task.NOTE else ""
-        section("Downstream scores", SCORES + note, make=tables.downstream)
-        section("Learning curves", "", figures.learning_curves, "test score by training size")
-        section("Differences", DIFFERENCES, make=tables.comparisons)
-        for title, text, name, alt in (
-            ("Probing", PROBING, "probing", "probe score by layer"),
-            ("Attention", ATTENTION, "attention", "similarity of attention by layer"),
-        ):
-            for variant in grid.variants(name):
-                section(f"{title}: {variant_name(variant)}" if variant else title, text,
-                        getattr(figures, name), alt, getattr(tables, name), variant,
-                        heads.maps(grid, variant) if name == "attention" else ())  # fmt: skip
-        section("The link", LINK, figures.link,
-                "downstream score against probe score, selectivity and attention change",
-                tables.link)  # fmt: skip
-        page.write(folder, head(grid), sections)
+        page.write(folder, head(grid), sections(grid), style)
     return grid.folder / "report" / "report.md"
 
 
-SCORES = """\
-The highest of a score is 1. [a, b] is the 95 % percentile bootstrap interval over the test
-examples; of several seeds the cell is their mean ± sample standard deviation (n = seeds), and the
-interval that of the mean: it does not hold the variation between seeds. "–" is a missing cell. At
-0 % nothing was fine-tuned: a head that is new then is one arbitrary mapping, not chance.
-"""
-DIFFERENCES = """\
-Paired bootstrap tests of no difference in the main score (two-sided, on the same test examples);
-10,000 resamples, so that no p is below 0.0001; Holm's correction over the tests of a table. Only
-trained models. With one seed, a difference may be this seed's.
-"""
-PROBING = """\
-A probe on frozen vectors. The untrained encoder is the same architecture with random weights, 0 %
-the pre-trained model, the others were fine-tuned. The best layer is chosen on dev, its score is
-that on test. Selectivity is the score less that of the same probe trained on control labels, which
-tell nothing of the task. Where the probe can learn those by heart, a selectivity near 0 says that
-it may have learned the task's so; where it cannot, selectivity is what is gained over guessing.
-"""
-ATTENTION = """\
-Mean cosine of the attention maps of the fine-tuned and the pre-trained model over real tokens
-(special tokens included), heads and examples. The untrained encoder, compared in the same way, is
-a reference: so alike are two models that have nothing in common but the architecture. A fine-tuned
-model can lie below it. Layer 1 is the first block.
-"""
-LINK = """\
-One point a model and size (the mean of its seeds), [a, b] the 95 % percentile bootstrap interval
-over points. The points are few and not independent (sizes of one model, nested subsets), so the
-intervals are too narrow. At 0 % no head was trained and attention has not changed: with it, a
-correlation tells trained from untrained models, so it comes without it first. "–": fewer than three
-points, or all alike. Only runs with default settings of probing and attention.
-"""
+def sections(grid) -> list:
+    """All sections, in the page's order."""
+    from common.report import across
+    from common.steps import STEPS
+
+    downstream, *inside = (step.sections(grid) for step in STEPS.values())
+    return [*downstream, across.differences(grid), *chain(*inside), across.link(grid)]
 
 
 def head(grid):
-    """The title, what was read, what was passed over, and what is not alike in what was not."""
-    from common.identity import STEPS
+    """The title, what was read, what was passed over, and what differs in what was read."""
     from common.report.page import Head
+    from common.steps import STEPS
 
-    counts = [f"{step} {sum(run.step == step for run in grid.runs)}" for step in STEPS]
-    seeds = ", ".join(map(str, sorted({run.seed for run in grid.runs})))
+    counts = [f"{step} {sum(r.step == step for r in grid.results)}" for step in STEPS]
+    seeds = ", ".join(map(str, sorted({result.seed for result in grid.results})))
     lists = {
         "Passed over": grid.problems,
-        "Not the same in all runs of a step (number of runs)": grid.conditions(),
+        "Not the same in all results of a step (number of results)": grid.conditions(),
     }
     return Head(
-        f"{grid.task.NAME} on {grid.name}",
-        any(run.config["arguments"].get("demo") for run in grid.runs),
-        f"Finished runs: {', '.join(counts)}; seeds: {seeds}.{tested(grid)}",
+        grid.title(),
+        grid.dataset == "demo",
+        f"Finished results: {', '.join(counts)}; seeds: {seeds}.{tested(grid)}",
         {title: lines for title, lines in lists.items() if lines},
     )
 
 
 def tested(grid) -> str:
     """How many examples the test split has, and whether they are resampled in groups."""
-    n = next((len(table) for run in grid.runs for table in run.counts.values()), None)
+    n = next((len(table) for r in grid.results for table in r.counts.values()), None)
     if n is None:
         return ""
     if not grid.groups:

@@ -9,8 +9,10 @@ from contextlib import ExitStack
 from common import checkpoints, flags, models, results, summary
 from common.cli import UNTRAINED, Parser, UserError, number
 from common.files import write_csv
+from common.report.shown.attention import NAME, draw, link_measures, read, sections
 
-NAME, ORDER, NEEDS, SIZES = "attention", 3, ("fine-tuning",), "training_sizes"
+__all__ = ["link_measures", "read", "sections"]
+ORDER, NEEDS, SIZES = 3, ("fine-tuning",), "training_sizes"
 N_MOST_CHANGED = 5
 CONSTANTS = {"average": "mean over examples of each head's measure, real tokens only"}
 

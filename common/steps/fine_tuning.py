@@ -6,8 +6,10 @@ from typing import Any, NamedTuple
 
 from common import flags, models, results, summary
 from common.cli import RANK, UNTRAINED, Parser, number
+from common.report.shown.fine_tuning import NAME, draw, read, required, sections
 
-NAME, ORDER, NEEDS, SIZES = "fine-tuning", 1, (), "training_size"
+__all__ = ["read", "required", "sections"]
+ORDER, NEEDS, SIZES = 1, (), "training_size"
 # What identifies a result besides the flags.
 CONSTANTS = {
     "optimizer": "AdamW",

@@ -10,8 +10,10 @@ from typing import NamedTuple
 from common import checkpoints, flags, models, probes, results, summary
 from common.cli import UNTRAINED, Parser, UserError, number
 from common.files import read_json, write_json
+from common.report.shown.probing import NAME, draw, link_measures, read, required, sections
 
-NAME, ORDER, NEEDS, SIZES = "probing", 2, ("fine-tuning",), "training_size"
+__all__ = ["link_measures", "read", "required", "sections"]
+ORDER, NEEDS, SIZES = 2, ("fine-tuning",), "training_size"
 TASK, CONTROL, MAJORITY = "task", "control", "majority"  # the first two are targets of a probe
 
 
@@ -222,10 +224,10 @@ class Scores:
         majority = majority_scores(self.task, self.data, examples["train"], scored)
         layers, rows = sorted(self.by_layer), []
         for layer in layers:
-            where = target.cell.about | {"layer": layer, "target": target.name}
             for kind, splits in ((probe, self.by_layer[layer]), (MAJORITY, majority)):
+                where = {"layer": layer, "probe": kind, "target": target.name}
                 rows += [
-                    where | {"probe": kind, "split": split, "metric": metric, "value": value}
+                    target.cell.about | where | {"split": split, "metric": metric, "value": value}
                     for split, values in splits.items()
                     for metric, value in values.items()
                 ]

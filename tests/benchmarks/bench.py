@@ -129,19 +129,19 @@ def word_pieces(texts, vocab_size: int = 28996):
         return transformers.BertTokenizer.from_pretrained(folder, do_lower_case=False)
 
 
-def train(model, encoded, batches, flags, device, loss, n_labels) -> float:
+def train(model, encoded, batches, settings, device, loss, n_labels) -> float:
     """Seconds of our training steps on `batches` of `encoded`.
 
     After one on the largest, which makes the memory grow: in a whole epoch that is no time.
     """
     from common.training.loop import Trainer
 
-    trainer = Trainer(model, flags, device, loss, 1.0)
+    trainer = Trainer(model, settings, device, loss)
 
     def step(number):
         batch = [encoded[i] for i in batches[number]]
         trainer.set_rate(number, len(batches))
-        found, _ = trainer.train_on(batch, sum(map(n_labels, batch)), flags.batch_size)
+        found, _ = trainer.train_on(batch, sum(map(n_labels, batch)), settings.batch_size)
         return found
 
     sizes = [len(b) * max(len(encoded[i]["input_ids"]) for i in b) for b in batches]
@@ -153,12 +153,21 @@ def train(model, encoded, batches, flags, device, loss, n_labels) -> float:
     return time.perf_counter() - started
 
 
-def training_flags(batch_size: int) -> argparse.Namespace:
-    """The defaults of fine-tuning."""
-    return argparse.Namespace(
-        learning_rate=2e-5, num_train_epochs=1, warmup_ratio=0.1, seed=0, weight_decay=0.01,
-        max_grad_norm=1.0, save_minutes=60, batch_size=batch_size,
-    )  # fmt: skip
+def training_flags(batch_size: int):
+    """The defaults of fine-tuning, as `loop.Settings`."""
+    from common.training.loop import Settings
+
+    return Settings(
+        learning_rate=2e-5,
+        num_train_epochs=1,
+        batch_size=batch_size,
+        warmup_ratio=0.1,
+        weight_decay=0.01,
+        max_grad_norm=1.0,
+        layer_decay=1.0,
+        seed=0,
+        save_minutes=60.0,
+    )
 
 
 def padding(lengths, batches) -> float:

@@ -33,6 +33,7 @@ def main():
     parser.add_argument("--plain_examples", type=int, default=8, help="to train on, the plain way")
     parser.add_argument("--max_length", type=int, default=1024)
     parser.add_argument("--model", choices=VOCABULARY, default="gpt2")
+    parser.add_argument("--precision", default="auto", help="of ours; the plain way is fp32")
     parser.add_argument("--layers", type=int, help="(of llama2-7b; default: its 32)")
     args = bench.parse(parser, {"ours": ours, "plain": plain})
     names = ("ours", "plain") if args.model == "gpt2" else ("ours",)
@@ -62,7 +63,7 @@ def prepare(args):
     from common.models import adapters
     from Instruct import prompts, task
 
-    data = task.load(argparse.Namespace(demo=False, data_dir=args.data_dir, negative_label=None))
+    data = task.load(False, args.data_dir)
     texts = (prompts.text(row) + row["output"] for row in data.splits["train"][::20])
     pieces = ByteLevelBPETokenizer()
     pieces.train_from_iterator(texts, VOCABULARY[args.model], show_progress=False,
@@ -75,7 +76,9 @@ def prepare(args):
         model = transformers.GPT2LMHeadModel(transformers.GPT2Config())
     else:  # the library's defaults are Llama-2-7b's
         config = transformers.LlamaConfig(num_hidden_layers=args.layers or 32)
-        with choose_device(args.device, "auto").torch_device:  # on a CPU it would take minutes
+        with choose_device(
+            args.device, args.precision
+        ).torch_device:  # on a CPU it would take minutes
             model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
         model = adapters.add(model, 16)
     model.config.pad_token_id = tokenizer.eos_token_id
@@ -100,7 +103,7 @@ def ours(args):
     from Instruct import generation, task
 
     model, asked, examples = prepare(args)
-    device = choose_device(args.device, "auto")
+    device = choose_device(args.device, args.precision)
     prompts, most = [list(row["prompt"]) for row in asked], lengths(asked, args)
     generation.generate(model, prompts[:2], [2, 2], set(), 16, device, "warm-up")
     started = time.perf_counter()

@@ -17,6 +17,7 @@ from pathlib import Path
 import bench
 
 MAX_LENGTH, STRIDE, N_BEST, MAX_ANSWER = 384, 128, 20, 30
+BATCH = 16  # windows, ours
 
 
 def main():
@@ -62,20 +63,20 @@ def ours(args):
 
     model, tokenizer, examples = prepare(args)
     device = choose_device(args.device, "auto")
-    flags = bench.training_flags(16)
-    held = data.Data({}, [], True, True, None, {}, STRIDE, None)
+    flags = bench.training_flags(BATCH)
+    held = data.Data({}, [], True, doc_stride=STRIDE)
     encoded, _ = task.encode(held, examples, tokenizer, MAX_LENGTH)
     lengths = [len(row["input_ids"]) for row in encoded]
-    batches = batching.epoch_batches(lengths, 16, 0, 0)[: args.batches]
+    batches = batching.epoch_batches(lengths, BATCH, 0, 0)[: args.batches]
     seconds = bench.train(model, encoded, batches, flags, device, task.loss, task.n_labels)
     trained = sum(map(len, batches))
 
-    some = examples[: 16 * args.batches]
+    some = examples[: BATCH * args.batches]
     first, _ = task.encode(held, some[:8], tokenizer, MAX_LENGTH)
-    task.predict(model, tokenizer, held, some[:8], first, flags, device, "test")
+    task.predict(model, tokenizer, held, some[:8], first, BATCH, device, "test")
     started = time.perf_counter()
     again, _ = task.encode(held, some, tokenizer, MAX_LENGTH)
-    task.predict(model, tokenizer, held, some, again, flags, device, "test")
+    task.predict(model, tokenizer, held, some, again, BATCH, device, "test")
     predicted = time.perf_counter() - started
     rng = np.random.default_rng(0)
     outputs = [rng.normal(size=(len(row["input_ids"]), 2)).astype(np.float32) for row in again]

@@ -18,7 +18,8 @@ from pathlib import Path
 import bench
 import numpy as np
 
-from common.probes import examples
+from common.probes import examples, svm
+from common.task import Examples
 
 SPLITS = ("train", "dev", "test")
 
@@ -123,12 +124,9 @@ def compare(name: str, args, predictions) -> dict:
 
 
 def ours(args) -> dict:
-    from common.device import choose_device
-
-    device = choose_device(args.device, "fp32")
-
     def predictions(sentences, pairs, labels):
-        return examples.predict("svc", sentences, pairs, {"task": labels}, device=device)["task"]
+        some = Examples(pairs, {"task": labels})
+        return examples.predict(svm, sentences, some)["task"]
 
     return compare("ours", args, predictions)
 
@@ -137,36 +135,35 @@ def plain(args) -> dict:
     from sklearn.svm import SVC
 
     def predictions(sentences, pairs, labels):
-        model = SVC().fit(examples.concatenated(sentences, pairs["train"]), labels)
-        return {
-            s: model.predict(examples.concatenated(sentences, pairs[s])) for s in ("dev", "test")
-        }
+        x = {s: sentences[rows].reshape(len(rows), -1).astype(float) for s, rows in pairs.items()}
+        model = SVC().fit(x["train"], labels)
+        return {split: model.predict(x[split]) for split in ("dev", "test")}
 
     return compare("plain", args, predictions)
 
 
-def all_layers(args, memory_bytes: int | None) -> dict:
+def all_layers(args, cores: int | None = None) -> dict:
+    import joblib
     import sklearn.svm  # noqa: F401
 
-    from common.device import choose_device
-
     layers, pairs, labels = load(args)
-    device = choose_device(args.device, "fp32")
+    if cores:
+        joblib.cpu_count = lambda: cores
     started, processor = time.perf_counter(), time.process_time()
     examples.predict_layers(
-        "svc", layers, {"task": pairs}, {"task": labels}, standardize=False, device=device,
-        on_done=lambda layer, found: None, memory_bytes=memory_bytes,
+        svm, layers, [Examples(pairs, {"task": labels})], standardize=False,
+        on_done=lambda layer, found: None,
     )  # fmt: skip
     return report(time.perf_counter() - started, time.process_time() - processor,
                   layers=len(layers), cores=os.cpu_count())  # fmt: skip
 
 
 def single(args) -> dict:
-    return all_layers(args, memory_bytes=1)
+    return all_layers(args, cores=1)
 
 
 def parallel(args) -> dict:
-    return all_layers(args, memory_bytes=None)
+    return all_layers(args)
 
 
 if __name__ == "__main__":
