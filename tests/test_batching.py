@@ -9,8 +9,6 @@ import torch
 
 from common.batching import epoch_batches, pad, sorted_batches
 
-SHAPES = [(n, size) for n in (0, 1, 2, 15, 16, 17, 31, 100, 1030, 4099) for size in (1, 3, 16)]
-
 
 def lengths_like_text(n, seed=0):
     """Sentence lengths in sub-words: lognormal, median 30, a few above 100."""
@@ -24,13 +22,11 @@ def padding(batches, lengths):
     return 1 - sum(lengths) / held
 
 
-@pytest.mark.parametrize(("n", "size"), SHAPES)
-@pytest.mark.parametrize("epoch", (0, 3))
-def test_every_example_once_in_full_batches(n, size, epoch):
-    for batches in (
-        epoch_batches(lengths_like_text(n), size, 42, epoch),
-        sorted_batches(lengths_like_text(n), size),
-    ):
+@pytest.mark.parametrize("n", (0, 1, 2, 15, 16, 17, 31, 100, 1030, 4099))
+@pytest.mark.parametrize("size", (1, 3, 16))
+def test_every_example_once_in_full_batches(n, size):
+    lengths = lengths_like_text(n)
+    for batches in (epoch_batches(lengths, size, 42, 0), sorted_batches(lengths, size)):
         assert sorted(chain.from_iterable(batches)) == list(range(n))
         sizes = sorted(map(len, batches))
         assert sizes == [n % size] * (n % size > 0) + [size] * (n // size)
