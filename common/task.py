@@ -172,6 +172,7 @@ def defaults(task) -> dict[str, Any]:
         "loss": losses.cross_entropy,  # of (model, padded batch), summed over the labels
         "probed": lambda examples: examples,  # those of a split that probes are asked about
         "parts": lambda rows: (),  # scores of the parts of a data set, of `count`'s tables
+        "shared": lambda example: {},  # {name: text} of what train and test should not both hold
         "details": lambda rows: {},  # further numbers of a split, by class, for metrics.json
         "export": lambda folder, data, **options: None,  # writes what "write_..." flags ask for
         "attention_inputs": task.encode,  # the inputs whose attention is compared, and counts
@@ -210,3 +211,13 @@ def majority_scores(task, data, train: list, examples: dict[str, list]) -> dict[
     return {
         split: {name: own[name] for name in names if name in own} for split, own in values.items()
     }
+
+
+def in_train(task, train: list, examples: list) -> dict[str, int]:
+    """{<name>_in_train: of how many `examples` a text of `Task.shared` also stands in train}."""
+    seen = {(name, text) for example in train for name, text in task.shared(example).items()}
+    texts = [pair for example in examples for pair in task.shared(example).items()]
+    counts = {f"{name}_in_train": 0 for name, _ in texts}
+    for name, text in texts:
+        counts[f"{name}_in_train"] += (name, text) in seen
+    return counts
