@@ -172,7 +172,7 @@ def test_a_variant_stands_beside_the_default_and_does_not_touch_it(place, step, 
 
 def test_layers_in_groups_are_those_of_one_pass(place, monkeypatch):
     place.run("probing", "--controls", out="whole")
-    monkeypatch.setattr(features, "place", lambda *given: (features.MEMORY, 1), raising=False)
+    monkeypatch.setattr(features, "_that_fit", lambda *given: 1)
     place.run("probing", "--controls")
     for name in ("probing", "probing-control"):
         one, two = (place.folder(0, name, out) / "layers.csv" for out in ("out", "whole"))
