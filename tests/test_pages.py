@@ -26,7 +26,8 @@ from tests.helpers import TASKS
 PAGES = ["README.md", *(f"{task}/README.md" for task in TASKS)]
 PAGES += [f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md"))]
 STEPS = ("fine-tuning", "probing", "attention", "predict")
-SHELL = ("git", "pip", "source", "export", "printf", "echo", "#", "hf", "eval")  # lines that are no script
+# How lines begin that run no script of ours.
+SHELL = ("git", "pip", "source", "export", "printf", "echo", "#", "hf", "eval")
 COMMAND = re.compile(r"(?:python|torchrun --nproc_per_node \d+) (-m common\.\w+|\w+/[\w-]+\.py)"
                      r"((?: (?:'[^']*'|[^\s`|)&']+))*)")  # fmt: skip
 
