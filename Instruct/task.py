@@ -4,11 +4,11 @@ An example is a row of the data set. A prediction is what `Instruct.parsing.read
 answer, and whether it could not be parsed.
 """
 
-import random
 from collections import Counter
 
 from common import models
 from common.cli import UserError, number
+from common.controls import DRAWS, by_rarest_word
 from common.task import Examples, ProbeInputs, Score
 from Instruct import encoding, parsing, tuning
 from Instruct import scores as scoring
@@ -169,16 +169,26 @@ def baseline(train: list[dict], examples: list[dict]) -> list[tuple]:
     return answers
 
 
-def controls(data: Data, splits: dict[str, list[dict]], seed: int) -> dict[str, dict]:
-    """The same prompts, the training answers shuffled within each source."""
-    by_source: dict[str, list] = {}
-    for example in splits["train"]:
-        by_source.setdefault(example["source"], []).append(example["gold"])
-    generator = random.Random(seed)
-    for golds in by_source.values():
-        generator.shuffle(golds)
-    train = [example | {"gold": by_source[example["source"]].pop()} for example in splits["train"]]
-    return {"control": splits | {"train": train}}
+def controls(data: Data, splits: dict[str, list[dict]], seed: int) -> dict[str, list[dict]]:
+    """The same prompts with labels that a word of the input decides, see `common.controls`.
+
+    Each source has its own words and labels.
+    """
+    places: dict[str, dict[str, list[int]]] = {}
+    for split, examples in splits.items():
+        for i, example in enumerate(examples):
+            if example["kind"] in LABEL_KINDS:
+                own = places.setdefault(example["source"], {name: [] for name in splits})
+                own[split].append(i)
+    drawn = [{split: list(own) for split, own in splits.items()} for _ in range(DRAWS)]
+    for by_split in places.values():
+        texts = {s: [splits[s][i]["input"] for i in own] for s, own in by_split.items()}
+        golds = [splits["train"][i]["gold"] for i in by_split["train"]]
+        for control, labels in zip(drawn, by_rarest_word(texts, golds, seed), strict=True):
+            for split, own in by_split.items():
+                for i, label in zip(own, labels[split], strict=True):
+                    control[split][i] = splits[split][i] | {"gold": label}
+    return {"control": drawn}
 
 
 def probe_inputs(

@@ -75,7 +75,7 @@ def baseline(train: list[Example], examples: list[Example]) -> list[list[str]]:
     return [to_iob2([best] * len(example.words)) for example in examples]
 
 
-def controls(data: Data, splits: dict[str, list[Example]], seed: int) -> dict[str, dict]:
+def controls(data: Data, splits: dict[str, list[Example]], seed: int) -> dict[str, list[dict]]:
     """The splits with random tags: one a word type, drawn from the training words' classes.
 
     The control task of Hewitt & Liang (2019): it can be learned from a word's identity alone.
@@ -89,7 +89,7 @@ def controls(data: Data, splits: dict[str, list[Example]], seed: int) -> dict[st
         split: [e._replace(tags=to_iob2([drawn[word] for word in e.words])) for e in examples]
         for split, examples in splits.items()
     }
-    return {"control": control}
+    return {"control": [control]}
 
 
 def probe_inputs(

@@ -1,10 +1,10 @@
 """The NLI task, as `common.task` asks for it: a premise and a hypothesis in, one label out."""
 
-import random
 from collections import Counter
 from typing import TYPE_CHECKING
 
 from common import scoring
+from common.controls import by_rarest_word
 from common.task import Data, Examples, ProbeInputs, Score
 from NLI.data import LABELS, Example, load
 from NLI.encoding import encode_pairs, encode_texts
@@ -99,12 +99,14 @@ def details(rows: list[dict]) -> dict[str, float]:
     return values | {f"confusion_{g}_{p}": pairs[g, p] for g in labels for p in labels}
 
 
-def controls(data: Data, splits: dict[str, list[Example]], seed: int) -> dict[str, dict]:
-    """The same pairs, the training labels shuffled among them: only a guess is left to learn."""
-    labels = [example.label for example in splits["train"]]
-    random.Random(seed).shuffle(labels)
-    train = [e._replace(label=new) for e, new in zip(splits["train"], labels, strict=True)]
-    return {"control": splits | {"train": train}}
+def controls(data: Data, splits: dict[str, list[Example]], seed: int) -> dict[str, list[dict]]:
+    """The same pairs with labels that a word of the hypothesis decides, see `common.controls`."""
+    texts = {split: [e.hypothesis for e in own] for split, own in splits.items()}
+    drawn = by_rarest_word(texts, [e.label for e in splits["train"]], seed)
+    return {"control": [
+        {split: [e._replace(label=label) for e, label in zip(own, labels[split], strict=True)]
+         for split, own in splits.items()} for labels in drawn
+    ]}  # fmt: skip
 
 
 def probe_inputs(

@@ -7,8 +7,6 @@ Jensen-Shannon divergence (Lin, 1991), the entropies and leaving out special tok
 
 import math
 import time
-from collections.abc import Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -18,25 +16,12 @@ from torch.nn.utils.rnn import pad_sequence
 from common import forward
 from common.cli import UserError
 from common.device import JOBS, Device, free_memory, shrink_frozen, to_device
-from common.files import replacing
+from common.files import read_json, write_json
 from common.models import families
 
 MAPS_BYTES = 2**29  # of both models' maps at once; a batch with more of them runs in pieces
 SAVE_SECONDS = 20  # between two saves of the sums
 TINY = torch.finfo(torch.float32).tiny
-
-
-class Similarity(NamedTuple):
-    """One model against the pre-trained one. Arrays are float64 `[layers, heads]`, by metric."""
-
-    mean: dict[str, np.ndarray]
-    std: dict[str, np.ndarray]  # between examples, of a sample (n - 1); NaN if n is 1
-    n: int  # compared examples
-    skipped: int  # examples without a token to compare
-    # (Example, layer, head, query) without attention to any kept token: left out of all metrics.
-    # Only rows whose softmax underflows; a head without any other row does not count the example.
-    empty_rows: int
-
 
 # The measures get the `distributions` of the pre-trained and of the other model, and which query
 # rows they compare, `[batch, heads, query]`. They return `[batch, heads]`.
@@ -44,10 +29,8 @@ class Similarity(NamedTuple):
 
 def cosine(p: torch.Tensor, q: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
     """The cosine of the maps flattened over `[query, key]`: at most 1, exactly 1 for equal maps."""
-    # For equal maps all three sums are one x, and sqrt(x * x) is x in floating point. For nearly
-    # equal maps rounding can give 1 + 1e-7.
-    norms = _sum(p.square(), rows) * _sum(q.square(), rows)
-    return (_sum(p * q, rows) / norms.sqrt()).clamp(max=1.0)
+    norms = _sum(p.square(), rows) * _sum(q.square(), rows)  # of equal maps x * x, whose root is x
+    return (_sum(p * q, rows) / norms.sqrt()).clamp(max=1.0)  # rounding can give 1 + 1e-7
 
 
 def js(p: torch.Tensor, q: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
@@ -75,95 +58,68 @@ METRICS = {
 }
 
 
+class Similarity(NamedTuple):
+    """One model against the pre-trained one. Arrays are float64 `[layers, heads]`, by metric."""
+
+    mean: dict[str, np.ndarray]
+    std: dict[str, np.ndarray]  # between examples, of a sample (n - 1); NaN if n is 1
+    n: int  # compared examples
+    skipped: int  # examples without a token to compare
+    empty_rows: int  # queries without attention to a kept token, in all heads: not compared
+
+
 def compare(
-    pretrained,
-    others: dict,
-    examples: list[dict],
-    device: Device,
-    *,
-    drop_special: bool = False,
-    pad_token_id: int,
-    batch_size: int,
-    file: Path | None = None,
+    pretrained, others, examples, device, *, pad_token_id, batch_size, drop_special=False, file=None
 ) -> dict:
-    """{key: Similarity} of each of `others` to `pretrained`, by all `METRICS`, over real tokens.
+    """{key: Similarity to `pretrained`} of `others`, {key: model}, over real tokens.
 
-    Models: bare encoders with eager attention and equal numbers of layers and heads. `examples`:
-    dicts of `input_ids` (, `token_type_ids`). `drop_special` leaves out, as queries and as keys,
-    the tokens that are true in `special`, a list of bools; the rest of a row is scaled to 1.
-
-    Only sums over examples are kept, in `file` too, if given: a later call with the same keys (as
-    strings) resumes there. All else must then be the same, and the caller removes the file.
-
-    Raises ValueError for models that do not match or return no maps; UserError if no example has a
-    token to compare, a map holds NaN, or memory is too small for one example.
+    Models: bare encoders of one shape, with eager attention. `examples`: dicts of `input_ids`
+    (, `token_type_ids`). `drop_special` leaves out, as queries and as keys, the tokens that are
+    true in `special`, a list of bools. A call with the `file`, keys and inputs of a killed one
+    resumes. Raises UserError for NaN, and if no example has a token to compare.
     """
-    models = (pretrained, *others.values())
-    shapes = {(m.config.num_hidden_layers, m.config.num_attention_heads) for m in models}
-    if len(shapes) > 1:
-        raise ValueError(f"models of different (layers, heads) cannot be compared: {shapes}")
-    for model in models:
-        to_device(model, device).eval()  # dropout would change the maps
-    layers, heads = shapes.pop()
-    masks = [_kept(example, drop_special) for example in examples]
-    filled = [i for i, mask in enumerate(masks) if any(mask)]
-    if not filled:
+    models = [to_device(model, device).eval() for model in (pretrained, *others.values())]
+    layers, heads = pretrained.config.num_hidden_layers, pretrained.config.num_attention_heads
+    special = [e["special"] if drop_special else [False] * len(e["input_ids"]) for e in examples]
+    lengths = [0 if all(tokens) else len(tokens) for tokens in special]
+    if not any(lengths):
         raise UserError(f"attention: none of {len(examples)} examples has a token to compare.")
-    lengths = [len(masks[i]) for i in filled]
 
     def run(indices: list[int]) -> np.ndarray:
-        n, longest = len(indices), lengths[indices[0]]
-        if n > 1 and 2 * 4 * layers * heads * n * longest**2 > MAPS_BYTES:
-            return run(indices[: n // 2]) + run(indices[n // 2 :])
-        piece = [filled[i] for i in indices]
-        batch = forward.inputs([examples[i] for i in piece], pad_token_id, device)
-        kept = pad_sequence([torch.tensor(masks[i]) for i in piece], batch_first=True)
+        half, longest = len(indices) // 2, lengths[indices[0]]
+        if half and 2 * 4 * layers * heads * len(indices) * longest**2 > MAPS_BYTES:
+            return run(indices[:half]) + run(indices[half:])
+        batch = forward.inputs([examples[i] for i in indices], pad_token_id, device)
+        kept = pad_sequence([~torch.tensor(special[i]) for i in indices], batch_first=True)
         return _sums(models, batch, kept.to(device.torch_device), device)
 
-    shape = len(others), 3, len(METRICS) + 1, layers, heads
-    sums, n_batches = _load(file, others) or (np.zeros(shape), 0)
+    keys, saved = list(map(str, others)), file and read_json(file)
+    sums, done = np.zeros((len(others), 3, len(METRICS) + 1, layers, heads)), 0
+    if saved and saved["keys"] == keys:
+        sums, done = np.array(saved["sums"]), saved["done"]
     saved_at = time.monotonic()
-    for _, results in forward.batches(lengths, batch_size, device, "attention", run, n_batches):
-        sums, n_batches = sums + sum(results), n_batches + 1
-        if time.monotonic() - saved_at > SAVE_SECONDS:
-            _save(file, others, sums, n_batches)
+    for _, results in forward.batches(lengths, batch_size, device, "attention", run, done):
+        sums, done = sums + sum(results), done + 1
+        if file and time.monotonic() - saved_at > SAVE_SECONDS:
+            write_json(file, {"keys": keys, "sums": sums.tolist(), "done": done})
             saved_at = time.monotonic()
-    _save(file, others, sums, n_batches)
-    counts = len(filled), len(examples) - len(filled), layers * heads * sum(map(sum, masks))
-    return {key: _similarity(own, *counts) for key, own in zip(others, sums, strict=True)}
+    rows = layers * heads * sum(tokens.count(False) for tokens in special)
+    return {key: _similarity(own, lengths, rows) for key, own in zip(others, sums, strict=True)}
 
 
-def groups(keys: Sequence, pretrained, device: Device) -> list[list]:
-    """`keys` (one a model like `pretrained`) in groups whose models fit on the device together.
-
-    Half of the free memory is left for the maps.
-    """
+def groups(keys: list, pretrained, device: Device) -> list[list]:
+    """`keys`, one a model, in groups whose models fit into half of the device's free memory."""
     shrink_frozen(pretrained, device)
     size = sum(p.numel() * p.element_size() for p in pretrained.parameters())
     room = max(1, int(free_memory(device) / 2 / JOBS / size) - 1)
-    return [list(keys[i : i + room]) for i in range(0, len(keys), room)]
-
-
-def outputs(model, batch: dict, device: Device):
-    """What the model returns, with the maps of all layers. ValueError if it returns none."""
-    options = families.of(model.config).options
-    with device.autocast():
-        returned = model(**batch, output_attentions=True, **options)
-    maps = returned.attentions or ()
-    if len(maps) != model.config.num_hidden_layers or any(layer is None for layer in maps):
-        raise ValueError(
-            f"{type(model).__name__} returned {len(maps)} attention maps for its "
-            f"{model.config.num_hidden_layers} layers: load it with attn_implementation='eager'."
-        )
-    return returned
+    return [keys[i : i + room] for i in range(0, len(keys), room)]
 
 
 def distributions(maps: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:
-    """Maps over the kept tokens alone, float32, each row scaled to a sum of 1.
+    """Maps `[batch, heads, query, key]` over the `kept` tokens `[batch, tokens]` alone, float32.
 
-    `maps`: `[batch, heads, query, key]`; `kept`: `[batch, tokens]`, bool. Rows and columns of
-    other tokens (padding, special tokens) become 0, as do rows without attention to a kept token.
-    The scaling also corrects bfloat16, whose rows miss 1 by up to 0.01.
+    Each row is scaled to a sum of 1, which bfloat16 misses by up to 0.01. Rows and columns of other
+    tokens become 0, as do rows without attention to a kept token.
     """
     pairs = kept[:, None, :, None] & kept[:, None, None, :]
     maps = maps.float().masked_fill(~pairs, 0.0)
@@ -172,72 +128,38 @@ def distributions(maps: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:
 
 
 def head_metrics(p: torch.Tensor, q: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:
-    """`[metrics + 1, batch, heads]` of one layer's `distributions`; the last is the compared rows.
-
-    A query row that is empty in either map is left out of both.
-    """
-    rows = kept[:, None] & (p.sum(-1) != 0) & (q.sum(-1) != 0)
+    """`[metrics + 1, batch, heads]` of a layer's `distributions`; the last is the compared rows."""
+    rows = kept[:, None] & (p.sum(-1) != 0) & (q.sum(-1) != 0)  # not those empty in either map
     return torch.stack([*(measure(p, q, rows) for measure in METRICS.values()), rows.sum(-1)])
 
 
-def _kept(example: dict, drop_special: bool) -> list[bool]:
-    """Which tokens are compared."""
-    tokens = len(example["input_ids"])
-    if not drop_special:
-        return [True] * tokens
-    if len(example.get("special", ())) != tokens:
-        raise ValueError("drop_special needs `special` in every example, a truth value a token")
-    return [not special for special in example["special"]]
+def _sums(models: list, batch: dict, kept: torch.Tensor, device: Device) -> np.ndarray:
+    """A batch's sums of `head_metrics` ** (0, 1, 2): `[others, 3, metrics + 1, layers, heads]`."""
 
+    def maps(model):
+        with device.autocast():
+            output = model(**batch, output_attentions=True, **families.of(model.config).options)
+        return (distributions(layer, kept) for layer in output.attentions)
 
-def _sums(models: Sequence, batch: dict, kept: torch.Tensor, device: Device) -> np.ndarray:
-    """Sums over a batch's examples: float64 `[others, 3, metrics + 1, layers, heads]`.
-
-    The three are of the `head_metrics` to the powers of 0 (how many examples have any), 1 and 2. An
-    example without a row to compare in a head is left out there.
-    """
-    pretrained, *others = models
-    before = [distributions(m, kept) for m in outputs(pretrained, batch, device).attentions]
-    sums = []
-    for other in others:
-        after = before
-        if other is not pretrained:
-            maps = outputs(other, batch, device).attentions
-            after = (distributions(m, kept) for m in maps)
+    before, sums = list(maps(models[0])), []
+    for other in models[1:]:
+        after = before if other is models[0] else maps(other)
         by_layer = [head_metrics(p, q, kept) for p, q in zip(before, after, strict=True)]
-        # To the host all at once, since each transfer waits for the device.
-        values = torch.stack(by_layer, 2).cpu().double().numpy()
-        counted = np.broadcast_to(values[-1] > 0, values.shape)
+        values = torch.stack(by_layer, 2).cpu().double().numpy()  # one transfer, which waits
+        counted = np.broadcast_to(values[-1] > 0, values.shape)  # an example without rows is not
         values = np.where(counted, values, 0.0)
         if not np.isfinite(values).all():
-            layer = (~np.isfinite(values)).any((0, 1, 3)).argmax() + 1
-            raise UserError(
-                f"attention: layer {layer} has NaN. Is the checkpoint sound? Try --precision fp32."
-            )
+            raise UserError("attention has NaN. Is the checkpoint sound? Try --precision fp32.")
         sums.append([power.sum(1) for power in (counted, values, values**2)])
     return np.array(sums, np.float64)
 
 
-def _similarity(sums: np.ndarray, n: int, skipped: int, n_rows: int) -> Similarity:
-    """Of one model's `_sums`; `n_rows` counts the empty rows as well."""
+def _similarity(sums: np.ndarray, lengths: list[int], rows: int) -> Similarity:
+    """Of one model's `_sums`; `lengths`: 0 for a skipped example; `rows`: with the empty ones."""
     counted, total, squares = sums
     with np.errstate(invalid="ignore", divide="ignore"):  # no example, or only one: NaN
         mean = total / counted
         variance = np.maximum(squares - total * mean, 0) / (counted - 1)  # rounding: not below 0
     means, stds = (dict(zip(METRICS, x, strict=False)) for x in (mean, np.sqrt(variance)))
-    return Similarity(means, stds, n, skipped, empty_rows=n_rows - int(total[-1].sum()))
-
-
-def _save(file: Path | None, others: dict, sums: np.ndarray, n_batches: int) -> None:
-    if file:
-        with replacing(file) as temporary, temporary.open("wb") as opened:
-            np.savez(opened, others=[str(key) for key in others], sums=sums, n_batches=n_batches)
-
-
-def _load(file: Path | None, others: dict) -> tuple[np.ndarray, int] | None:
-    """What `_save` wrote for the same others, or None."""
-    if not (file and file.exists()):
-        return None
-    with np.load(file) as saved:
-        same = saved["others"].tolist() == [str(key) for key in others]
-        return (saved["sums"], int(saved["n_batches"])) if same else None
+    skipped, empty = lengths.count(0), rows - int(total[-1].sum())
+    return Similarity(means, stds, len(lengths) - skipped, skipped, empty)

@@ -1,7 +1,8 @@
 """Batches of similar length that stay random, and their padding."""
 
 import random
-from collections.abc import Sequence
+
+import torch
 
 INPUTS = ("input_ids", "token_type_ids")  # what a model reads of an example
 # A pool of this many batches is shuffled, then sorted by length: large enough for little padding,
@@ -9,9 +10,7 @@ INPUTS = ("input_ids", "token_type_ids")  # what a model reads of an example
 POOL = 64
 
 
-def epoch_batches(
-    lengths: Sequence[int], batch_size: int, seed: int, epoch: int
-) -> list[list[int]]:
+def epoch_batches(lengths: list[int], batch_size: int, seed: int, epoch: int) -> list[list[int]]:
     """Indices of one epoch's batches: every example once, in batches of similar length.
 
     A pure function of its arguments (the generator is private), so that a resumed run sees the
@@ -32,33 +31,24 @@ def epoch_batches(
     return batches
 
 
-def sorted_batches(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
-    """Indices of all examples in batches, the longest first: memory is short at once or never."""
-    order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
+def sorted_batches(lengths: list[int], batch_size: int) -> list[list[int]]:
+    """Indices in batches, the longest first: memory is short at once or never. Omits length 0."""
+    order = sorted((i for i, n in enumerate(lengths) if n), key=lambda i: (-lengths[i], i))
     return [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
 
 
-def pad(encoded: Sequence[dict], pad_token_id: int) -> dict:
-    """Stack examples into `{name: int64 tensor [batch, tokens]}`, padded on the right.
+def pad(encoded: list[dict], pad_token_id: int) -> dict:
+    """Stack examples into `{name: int64 tensor [batch, tokens]}`; add `attention_mask`.
 
-    Adds `attention_mask`. `labels` becomes `[batch]` where it is one number an example, else
-    `[batch, tokens]` with -100 at the padding.
+    Padding is on the right, of labels -100. `labels` of one number an example become `[batch]`.
     """
-    import torch
-
     width = max(len(example["input_ids"]) for example in encoded)
+    rows = [example | {"attention_mask": [1] * len(example["input_ids"])} for example in encoded]
 
-    def stack(rows, filler):
-        return torch.tensor([[*row, *[filler] * (width - len(row))] for row in rows])
+    def stack(values: list, filler: int) -> torch.Tensor:
+        if isinstance(values[0], int):
+            return torch.tensor(values)
+        return torch.tensor([[*row, *[filler] * (width - len(row))] for row in values])
 
-    batch = {
-        "input_ids": stack([e["input_ids"] for e in encoded], pad_token_id),
-        "attention_mask": stack([[1] * len(e["input_ids"]) for e in encoded], 0),
-    }
-    if "token_type_ids" in encoded[0]:
-        batch["token_type_ids"] = stack([e["token_type_ids"] for e in encoded], 0)
-    if "labels" in encoded[0]:
-        labels = [e["labels"] for e in encoded]
-        single = isinstance(labels[0], int)
-        batch["labels"] = torch.tensor(labels) if single else stack(labels, -100)
-    return batch
+    fillers = {"input_ids": pad_token_id, "attention_mask": 0, "token_type_ids": 0, "labels": -100}
+    return {k: stack([row[k] for row in rows], x) for k, x in fillers.items() if k in rows[0]}

@@ -60,6 +60,11 @@ def write_json(path: Path, value: dict) -> None:
         temporary.write_text(text + "\n", encoding="utf-8")
 
 
+def read_jsonl(path: Path) -> list[dict]:
+    """The objects of a file that `write_jsonl` wrote."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+
+
 def write_jsonl(path: Path, rows: Iterable[dict]) -> None:
     """Write one JSON object a line, atomically."""
     with replacing(path) as temporary, temporary.open("w", encoding="utf-8") as file:

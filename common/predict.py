@@ -92,7 +92,8 @@ def run(call, new_text: NewText) -> None:
 
         from common.device import choose_device
 
-        device = choose_device(args.device, args.precision)
+        own = made.settings["precision"]  # that of the run: another one gives other answers
+        device = choose_device(args.device, own if args.precision == "auto" else args.precision)
         model, tokenizer = models.load_task_model(
             str(made.checkpoint), call.task.HEAD, made.labels, keep_head=True
         )

@@ -124,13 +124,16 @@ class Task(Protocol):
         Raises ValueError for rows that are no predictions of this task.
         """
 
-    def controls(self, data: Data, splits: dict[str, list], seed: int) -> dict[str, dict]:
-        """`{target: splits}`, whose labels or inputs tell nothing about the task: `CONTROLS`."""
+    def controls(self, data: Data, splits: dict[str, list], seed: int) -> dict[str, list[dict]]:
+        """`{target: [splits of each draw]}`: labels or inputs that tell nothing about the task.
+
+        The targets are `CONTROLS`.
+        """
 
     def probe_inputs(
         self, data: Data, targets: dict[str, dict], tokenizer, max_length: int, pooling: str
     ) -> ProbeInputs:
-        """What encoder and probe read; `targets`: "task", and the controls' splits if wanted.
+        """What encoder and probe read; `targets`: the splits of "task", and of "control-1" ...
 
         `pooling` says which tokens' vectors stand for a unit.
         """
@@ -169,6 +172,7 @@ def defaults(task) -> dict[str, Any]:
         "loss": losses.cross_entropy,  # of (model, padded batch), summed over the labels
         "probed": lambda examples: examples,  # those of a split that probes are asked about
         "parts": lambda rows: (),  # scores of the parts of a data set, of `count`'s tables
+        "shared": lambda example: {},  # {name: text} of what train and test should not both hold
         "details": lambda rows: {},  # further numbers of a split, by class, for metrics.json
         "export": lambda folder, data, **options: None,  # writes what "write_..." flags ask for
         "attention_inputs": task.encode,  # the inputs whose attention is compared, and counts
@@ -207,3 +211,13 @@ def majority_scores(task, data, train: list, examples: dict[str, list]) -> dict[
     return {
         split: {name: own[name] for name in names if name in own} for split, own in values.items()
     }
+
+
+def in_train(task, train: list, examples: list) -> dict[str, int]:
+    """{<name>_in_train: of how many `examples` a text of `Task.shared` also stands in train}."""
+    seen = {(name, text) for example in train for name, text in task.shared(example).items()}
+    texts = [pair for example in examples for pair in task.shared(example).items()]
+    counts = {f"{name}_in_train": 0 for name, _ in texts}
+    for name, text in texts:
+        counts[f"{name}_in_train"] += (name, text) in seen
+    return counts

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from common import features, memory, models
+from common import features, models
 from common.cli import UserError
 from common.device import choose_device
 from NER import alignment
@@ -14,14 +14,6 @@ from NLI.encoding import encode_texts
 
 CPU = choose_device("cpu", "fp32")
 KINDS = ("bert", "gpt2", "biogpt")
-WORDS = [
-    ["IL-2", "gene", "expression", "requires", "NF-kappa", "B", "."],
-    ["The", "\u200b", "", "glucocorticoid", "receptor"],  # BERT has no piece for the second word
-    ["", ""],
-    [],
-    ["cells"],
-    [*("transcription-factor-binding" for _ in range(60)), "cut"],
-]
 TEXTS = ["Chest pain.", "The patient denies fever and chills.", "", "x " * 300]
 
 
@@ -37,114 +29,65 @@ def states(encoder, ids):
     return [state[0].double().numpy() for state in output.hidden_states]
 
 
-def extract(encoder, encoded, folder, batch_size=4, device=CPU):
-    """All layers' features, the same on disk and in memory."""
-    layers = list(range(encoder.config.num_hidden_layers + 1))
-    both = []
-    for keep in (True, False):
-        (group,) = map(
-            dict, features.groups(encoder, encoded, layers, device, batch_size, folder, keep)
-        )
-        both.append(group)
-        shutil.rmtree(folder, ignore_errors=True)
-    assert all(np.array_equal(both[0][layer], both[1][layer]) for layer in layers)
-    return both[1]
+def extract(encoder, encoded, folder, batch_size=4, device=CPU, keep=False):
+    """All layers' features; the groups that they come in are put together."""
+    layers, found = list(range(encoder.config.num_hidden_layers + 1)), {}
+    for group in features.groups(encoder, encoded, layers, device, batch_size, folder, keep):
+        found |= {layer: np.array(vectors) for layer, vectors in group.items()}
+    assert list(found) == layers and folder.exists() == keep
+    return found
 
 
-@pytest.mark.parametrize("pooling", ("mean", "first", "last"))
-def test_words_equal_a_plain_loop(loaded, tmp_path, pooling):
-    encoder, tokenizer = loaded
-    encoded, counts = alignment.encode(WORDS, tokenizer, 40)
-    for row in encoded:
-        row["units"] = alignment.units(row, pooling)
-    by_layer = extract(encoder, encoded, tmp_path / "features")
-    expected = {layer: [] for layer in by_layer}
-    seen = 0
-    for words in WORDS:
-        # Independent of NER.alignment: pieces word by word, until the room of 40 is used up.
-        pieces = [
-            tokenizer([w], is_split_into_words=True, add_special_tokens=False)["input_ids"]
-            for w in words
-        ]
-        frame = tokenizer(["x"], is_split_into_words=True)["input_ids"]
-        bare = tokenizer(["x"], is_split_into_words=True, add_special_tokens=False)["input_ids"]
-        head = frame.index(bare[0])
-        tail = frame[head + len(bare) :]
-        ids, spans = frame[:head], []
-        for piece in pieces:
-            if len(ids) + len(piece) + len(tail) > 40:
-                break
-            if piece:
-                spans.append((len(ids), len(ids) + len(piece)))
-            ids = ids + piece
-        if not spans:
-            continue
-        for layer, state in enumerate(states(encoder, ids + tail)):
-            for a, b in spans:
-                vector = {"mean": state[a:b].mean(0), "first": state[a], "last": state[b - 1]}
-                expected[layer].append(vector[pooling])
-        seen += len(spans)
-    assert seen and counts["truncated_words"] > 0 and counts["empty_words"] > 0
-    for layer, vectors in by_layer.items():
-        assert vectors.dtype == np.float16 and len(vectors) == seen
+def test_units_equal_a_plain_loop(loaded, tmp_path):
+    encoder, _ = loaded
+    rng, encoded, expected = np.random.default_rng(0), [], [[], []]
+    for n in (3, 40, 1, 0, 7, 12, 5):
+        units = [(i, min(i + 3, n)) for i in range(0, n, 2)] if n != 7 else []
+        encoded.append({"input_ids": rng.integers(5, 250, n).tolist(), "units": units})
+        for layer, state in enumerate(states(encoder, encoded[-1]["input_ids"]) if units else ()):
+            expected[layer] += [state[a:b].mean(0) for a, b in units]
+    for layer, vectors in extract(encoder, encoded, tmp_path / "f").items():
+        assert vectors.dtype == np.float16
         np.testing.assert_allclose(vectors, expected[layer], atol=2e-3, rtol=1e-3)
 
 
-@pytest.mark.parametrize("pooling", ("mean", "cls", "last"))
-def test_sentences_equal_a_plain_loop(loaded, tmp_path, pooling):
-    encoder, tokenizer = loaded
-    encoded, counts = encode_texts(TEXTS, tokenizer, 50, pooling)
-    by_layer = extract(encoder, encoded, tmp_path / "features")
-    assert counts["truncated_texts"] == 1 and max(len(e["input_ids"]) for e in encoded) == 50
-    for row, text in enumerate(TEXTS[:2]):
-        for layer, state in enumerate(states(encoder, tokenizer(text)["input_ids"])):
-            vector = {"mean": state.mean(0), "cls": state[0], "last": state[-1]}[pooling]
-            np.testing.assert_allclose(by_layer[layer][row], vector, atol=2e-3, rtol=1e-3)
+def test_units_of_words_and_texts(loaded):
+    row = {"words": [(1, 3), None, (3, 4)]}
+    assert alignment.units(row, "mean") == [(1, 3), (3, 4)]
+    assert alignment.units(row, "first") == [(1, 2), (3, 4)]
+    assert alignment.units(row, "last") == [(2, 3), (3, 4)]
+    ids = loaded[1](TEXTS[0])["input_ids"]
+    n = len(ids)
+    for pooling, unit in (("mean", (0, n)), ("cls", (0, 1)), ("last", (n - 1, n))):
+        (row,), _ = encode_texts(TEXTS[:1], loaded[1], 50, pooling)
+        assert row["input_ids"] == ids and row["units"] == [unit]
 
 
-def test_features_do_not_depend_on_batches_or_order(loaded, tmp_path):
+def test_batches_order_and_precision_hardly_change_them(loaded, tmp_path):
     encoder, tokenizer = loaded
     encoded, _ = encode_texts(TEXTS + ["One more.", "And another one."], tokenizer, 50, "mean")
-    one = extract(encoder, encoded, tmp_path / "one", batch_size=1)
-    many = extract(encoder, encoded[::-1], tmp_path / "many", batch_size=6)
+    one = extract(encoder, encoded, tmp_path / "f", batch_size=1)
+    many = extract(encoder, encoded[::-1], tmp_path / "f", batch_size=6)
+    bf16 = extract(encoder, encoded, tmp_path / "f", device=choose_device("cpu", "bf16"))
     for layer in one:
         np.testing.assert_allclose(one[layer], many[layer][::-1], atol=2e-3, rtol=1e-3)
-
-
-def test_bf16_is_close_to_fp32(loaded, tmp_path):
-    encoder, tokenizer = loaded
-    encoded, _ = encode_texts(TEXTS, tokenizer, 50, "mean")
-    exact = extract(encoder, encoded, tmp_path / "fp32")
-    bf16 = extract(encoder, encoded, tmp_path / "bf16", device=choose_device("cpu", "bf16"))
-    for layer in exact:
-        a, b = (np.array(f[layer], np.float64) for f in (exact, bf16))
+        a, b = (np.array(f[layer], np.float64) for f in (one, bf16))
         cosine = (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
         assert cosine.min() > 0.999
 
 
 @pytest.fixture
 def bert(checkpoint):
-    """(encoder, encoded texts, bytes of a layer's features)."""
+    """(encoder, encoded texts, bytes of a layer's features, an item for each forward pass)."""
     encoder, tokenizer = models.load_encoder(str(checkpoint("bert")))
     encoded, _ = encode_texts(TEXTS, tokenizer, 50, "mean")
-    return encoder, encoded, 2 * len(TEXTS) * encoder.config.hidden_size
+    passes = []
+    encoder.register_forward_hook(lambda *_: passes.append(1))
+    return encoder, encoded, 2 * len(TEXTS) * encoder.config.hidden_size, passes
 
 
-@pytest.fixture
-def passes(monkeypatch):
-    """The layers of each forward pass."""
-    layers, pooled = [], features.pooled
-
-    def counted(*given):
-        layers.append(given[2])
-        return pooled(*given)
-
-    monkeypatch.setattr(features, "pooled", counted)
-    return layers
-
-
-def test_kept_features_are_used_again_only_for_the_same_inputs(bert, passes, tmp_path):
-    encoder, encoded, _ = bert
+def test_kept_features_are_used_again_only_for_the_same_inputs(bert, tmp_path):
+    encoder, encoded, _, passes = bert
 
     def passed(encoded=encoded, layers=(0, 1), device=CPU, keep=True):
         passes.clear()
@@ -153,8 +96,7 @@ def test_kept_features_are_used_again_only_for_the_same_inputs(bert, passes, tmp
         return bool(passes)
 
     assert passed(layers=[1]) and not passed(layers=[1])
-    assert passed() and not passed() and not passed(layers=[1])
-    assert len(list((tmp_path / "f").glob("*.npy"))) == 2
+    assert passed() and not passed() and not passed(layers=[1]) and not passed(layers=[])
     assert passed(encoded=encoded[:2]) and passed()
     with torch.no_grad():
         encoder.embeddings.word_embeddings.weight[7, 3] += 1e-3
@@ -165,102 +107,37 @@ def test_kept_features_are_used_again_only_for_the_same_inputs(bert, passes, tmp
     bf16 = choose_device("cpu", "bf16")
     assert passed(device=bf16) and not passed(device=bf16)
     assert not passed(device=bf16, keep=False) and not (tmp_path / "f").exists()
-    assert passed(device=bf16, keep=False) and passed(device=bf16, keep=False)
-    assert not passed(layers=[])
 
 
-@pytest.fixture
-def room(monkeypatch):
-    """Sets what is free, in bytes: (memory, disk, GPU)."""
-
-    def free(in_memory, on_disk, on_gpu=0):
-        usage = shutil.disk_usage("/")._replace(free=on_disk)
-        monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
-        monkeypatch.setattr(memory, "available_memory", lambda: in_memory)
-        monkeypatch.setattr(features, "free_memory", lambda device: on_gpu)
-
-    return free
+def free(monkeypatch, size):
+    usage = shutil.disk_usage("/")._replace(free=size)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
 
 
-def test_where_features_are_kept(bert, tmp_path, monkeypatch, room, caplog):
-    """In a quarter of what the GPU or memory has free, else on disk; or some layers at a time."""
-    encoder, encoded, one = bert
-    gpu = CPU._replace(torch_device=torch.device("cuda"))
-
-    def place(device=CPU, keep=False):
-        return features._place(encoder, encoded, 3, device, tmp_path / "f", keep)
-
-    big = 100 * one
-    for free, device, expected in (
-        ((big, big, big), gpu, ("on the GPU", 3)),
-        ((12 * one, big, 12 * one - 1), gpu, ("in memory", 3)),
-        ((12 * one, 0), CPU, ("in memory", 3)),
-        ((12 * one - 1, 4 * one), CPU, ("on disk", 3)),
-        ((11 * one, 2 * one), CPU, ("in memory", 2)),
-        ((4 * one, 3 * one), CPU, ("on disk", 2)),
-        ((0, big), CPU, ("on disk", 3)),
-    ):
-        room(*free)
-        assert place(device) == expected
-    room(big, big, big)
-    assert place(gpu, keep=True) == ("on disk", 3)
-    monkeypatch.setattr(memory, "JOBS", 20)  # processes that share it
-    assert place(gpu)[0] == "on disk"
-    with caplog.at_level("INFO"):
-        room(44 * 20 * one // 10, 2 * one)
-        assert place() == ("in memory", 1)
-    assert "3 layers x" in caplog.text and "1 layers at a time" in caplog.text
-
-
-@pytest.mark.parametrize("keep", (False, True))
-def test_no_room_is_refused_before_anything_runs(bert, passes, tmp_path, room, keep):
-    encoder, encoded, _ = bert
-    room(100, 100)
-    with pytest.raises(UserError, match="--layers last") as error:
-        next(features.groups(encoder, encoded, [0, 1], CPU, 4, tmp_path / "f", keep))
-    assert ("--keep_features" in str(error.value)) == keep and not passes
-
-
-@pytest.mark.parametrize(("where", "free"), (("memory", (4, 0)), ("disk", (0, 1.1))))
-def test_layers_in_groups_are_those_of_one_pass(bert, passes, tmp_path, room, where, free):
-    encoder, encoded, one = bert
+def test_layers_in_groups_are_those_of_one_pass(bert, tmp_path, monkeypatch):
+    encoder, encoded, one, passes = bert
     whole = extract(encoder, encoded, tmp_path / "f")
     passes.clear()
-    room(*(int(number * one) for number in free))
-    seen = {}
-    for group in features.groups(encoder, encoded, [0, 1], CPU, 4, tmp_path / "f", False):
-        assert len(group) == 1 and (tmp_path / "f").exists() == (where == "disk")
-        seen |= {layer: np.array(vectors) for layer, vectors in group.items()}
-        last = group
-    assert not last and not (tmp_path / "f").exists() and passes == [[0], [1]]
-    assert all(np.array_equal(seen[layer], whole[layer]) for layer in whole)
-
-
-def test_a_group_on_disk_serves_the_process_that_follows_a_killed_one(bert, passes, tmp_path, room):
-    encoder, encoded, one = bert
-    room(0, int(1.1 * one))
-    given = (CPU, 4, tmp_path / "f", False)
-    killed = features.groups(encoder, encoded, [0, 1], *given)
-    next(killed), next(killed)  # layer 0 is done, layer 1 on disk
+    free(monkeypatch, 2 * one)  # of which 95 % are for features
+    grouped = extract(encoder, encoded, tmp_path / "f")
+    assert len(passes) == 2 and all(np.array_equal(grouped[n], whole[n]) for n in whole)
     passes.clear()
-    (again,) = (list(group) for group in features.groups(encoder, encoded, [1], *given))
-    assert again == [1] and not passes and not (tmp_path / "f").exists()
+    killed = features.groups(encoder, encoded, [0, 1], CPU, 4, tmp_path / "f", False)
+    first = next(killed)
+    assert [*first] == [0] and [*next(killed)] == [1] and not first  # layer 0's space is free
+    again = features.groups(encoder, encoded, [1], CPU, 4, tmp_path / "f", False)
+    assert [[*group] for group in again] == [[1]] and len(passes) == 2
 
 
-def test_a_full_disk_is_named_before_anything_runs(bert, passes, tmp_path, monkeypatch):
-    def full(*given):
-        raise OSError(28, "No space left on device")
-
-    encoder, encoded, _ = bert
-    monkeypatch.setattr(features.os, "posix_fallocate", full, raising=False)
-    with pytest.raises(OSError, match="layer-00.npy"):
-        next(features.groups(encoder, encoded, [0, 1], CPU, 4, tmp_path / "f", True))
-    assert not passes
-
-
-def test_values_beyond_float16_are_refused(bert, tmp_path):
-    encoder, encoded, _ = bert
+def test_errors(bert, tmp_path, monkeypatch):
+    encoder, encoded, one, passes = bert
     with torch.no_grad():
         encoder.encoder.layer[-1].output.LayerNorm.bias.fill_(1e6)
-    with pytest.raises(UserError, match="float16"):
+    with pytest.raises(UserError, match="layer 1 has values beyond float16"):
         extract(encoder, encoded, tmp_path / "f")
+    passes.clear()
+    for size, keep in ((one, False), (2 * one, True)):
+        free(monkeypatch, size)
+        with pytest.raises(UserError, match="Free some space"):
+            extract(encoder, encoded, tmp_path / "f", keep=keep)
+    assert not passes

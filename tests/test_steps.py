@@ -89,7 +89,11 @@ def test_probing_and_attention_write_what_the_design_says(task, tmp_path, checkp
         for target in ("task", "control"):
             here = place.folder(size, "probing" if target == "task" else "probing-control")
             written = {"config.json", "metrics.json", "layers.csv", "layers.png", "layers.pdf"}
+            written |= {"predictions.jsonl"} if target == "task" else set()
             assert {path.name for path in here.iterdir()} == written
+            if target == "task":
+                kept = [json.loads(line) for line in (here / "predictions.jsonl").open()]
+                assert [row["layer"] for row in kept] == [0] * 12 + [1] * 12
             rows = table(here, "layers.csv")
             columns = [*KEYS, "layer", "probe", "target", "split", "metric", "value"]
             assert list(rows.columns) == columns
@@ -168,7 +172,7 @@ def test_a_variant_stands_beside_the_default_and_does_not_touch_it(place, step, 
 
 def test_layers_in_groups_are_those_of_one_pass(place, monkeypatch):
     place.run("probing", "--controls", out="whole")
-    monkeypatch.setattr(features, "place", lambda *given: (features.MEMORY, 1), raising=False)
+    monkeypatch.setattr(features, "_that_fit", lambda *given: 1)
     place.run("probing", "--controls")
     for name in ("probing", "probing-control"):
         one, two = (place.folder(0, name, out) / "layers.csv" for out in ("out", "whole"))

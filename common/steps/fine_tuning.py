@@ -223,7 +223,7 @@ def training_settings(args, layer_decay: float):
 def score(ready: Prepared, folder: Path) -> dict:
     """Predict dev and test, write the predictions; returns all scores, counts and baselines."""
     from common import files
-    from common.task import evaluate, majority_scores
+    from common.task import evaluate, in_train, majority_scores
 
     task, data, examples = ready.call.task, ready.data, ready.examples
     scored = {split: examples[split] for split in ("dev", "test") if split in examples}
@@ -234,6 +234,7 @@ def score(ready: Prepared, folder: Path) -> dict:
     majority = majority_scores(task, data, examples["train"] or data.splits["train"], scored)
     for split in scored:
         values = evaluate(task, rows[split]) | ready.counts[split]
+        values |= in_train(task, data.splits["train"], scored[split])
         values |= summary.prefixed("majority", majority[split])
         metrics = metrics | summary.prefixed(split, values)
     files.write_jsonl(folder / "predictions.jsonl", rows["test"])
@@ -266,4 +267,7 @@ def summarize(call, cell, metrics: dict, scores, state: str) -> None:
     print(summary.score_table(metrics, scores))
     if cut := {k: n for k, n in metrics.items() if n and any(part in k for part in CUT)}:
         print("truncated:", ", ".join(f"{n} {key.replace('_', ' ')}" for key, n in cut.items()))
+    if seen := {key: n for key, n in metrics.items() if n and key.endswith("_in_train")}:
+        print("also in train:", ", ".join(f"{n} {k.removesuffix('_in_train').replace('_', ' ')}"
+                                          for k, n in seen.items()))  # fmt: skip
     print(f"results: {cell.folder}\nnext:    {summary.next_command(call, cell)}")

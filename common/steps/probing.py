@@ -4,12 +4,14 @@ import argparse
 import re
 import time
 from contextlib import ExitStack
+from itertools import chain
 from pathlib import Path
+from statistics import fmean, stdev
 from typing import NamedTuple
 
 from common import checkpoints, flags, models, probes, results, summary
 from common.cli import UNTRAINED, Parser, UserError, number
-from common.files import read_json, write_json
+from common.files import read_json, read_jsonl, write_json, write_jsonl
 from common.report.shown.probing import NAME, draw, link_measures, read, required, sections
 
 __all__ = ["link_measures", "read", "required", "sections"]
@@ -131,10 +133,12 @@ def make(call, targets: list[Target], data, where: str) -> dict[str, dict]:
     set_seed(args.seed)
     encoder, tokenizer = models.load_encoder(where, random_init=args.untrained)
     layers = chosen_layers(args.layers, encoder.config.num_hidden_layers)
-    splits = {TASK: examples}
+    draws = {TASK: {TASK: examples}}  # {target: {name of a draw: its splits}}
     if any(target.name != TASK for target in targets):
-        splits |= task.controls(data, examples, args.seed)
+        for name, drawn in task.controls(data, examples, args.seed).items():
+            draws[name] = {f"{name}-{n}": splits for n, splits in enumerate(drawn, 1)}
     limit = min(args.max_length, families.positions(encoder.config))
+    splits = {name: own for drawn in draws.values() for name, own in drawn.items()}
     inputs = task.probe_inputs(data, splits, tokenizer, limit, args.pooling)
     with ExitStack() as stack:
         scores = {}
@@ -142,7 +146,8 @@ def make(call, targets: list[Target], data, where: str) -> dict[str, dict]:
             target.config["environment"] |= device.describe()
             target.config["settings"]["precision"] = device.precision
             folder = stack.enter_context(results.making(target.cell, target.config))
-            scores[target.name] = Scores(folder / results.WORK, task, data, inputs, splits)
+            about = folder / results.WORK, task, data, inputs, draws[target.name]
+            scores[target.name] = Scores(*about)
         probe(call, encoder, inputs, layers, scores, device)
         totals = inputs.counts | {"parameters": encoder.num_parameters()} | peak_memory(device)
         written = {}
@@ -160,12 +165,13 @@ def probe(call, encoder, inputs, layers: list[int], scores: dict, device) -> Non
 
     args = call.args
     missing = [n for n in layers if any(n not in own.by_layer for own in scores.values())]
-    sets = [own._replace(labels=chosen) for own in inputs.sets
-            if (chosen := {t: y for t, y in own.labels.items() if t in scores})]  # fmt: skip
+    wanted = {name for own in scores.values() for name in own.draws}
+    labels = [{t: y for t, y in own.labels.items() if t in wanted} for own in inputs.sets]
+    sets = [s._replace(labels=y) for s, y in zip(inputs.sets, labels, strict=True) if y]
 
     def keep(layer: int, predictions: dict) -> None:
-        for target, by_split in predictions.items():
-            scores[target].add(layer, target, by_split)
+        for own in scores.values():
+            own.add(layer, {name: predictions[name] for name in own.draws})
 
     work = next(iter(scores.values())).folder
     folder = (work.parent if args.keep_features else work) / "features"
@@ -186,29 +192,35 @@ def probe(call, encoder, inputs, layers: list[int], scores: dict, device) -> Non
 
 
 class Scores:
-    """The scores of a target by layer: `{split: {metric: value}}`, a file each in the work folder.
+    """The scores of a target by layer: `{split: {metric: value}}`, the mean over its draws.
 
-    So a killed call's layers are not probed again.
+    Each layer has files in the work folder, so that a killed call's layers are not probed again.
     """
 
-    def __init__(self, folder: Path, task, data, inputs, splits: dict):
+    def __init__(self, folder: Path, task, data, inputs, draws: dict[str, dict]):
+        """`draws`: {name: splits}; a task has one, a control as many as were drawn."""
         self.folder, self.task, self.data = folder, task, data
-        self.inputs, self.splits = inputs, splits
+        self.inputs, self.draws = inputs, draws
         files = sorted(folder.glob("layer-*.json"))
         read = {int(file.stem.removeprefix("layer-")): read_json(file) for file in files}
         self.by_layer: dict[int, dict] = {n: values for n, values in read.items() if values}
 
-    def add(self, layer: int, target: str, predictions: dict[str, list]) -> None:
-        """Score the predictions of a layer's probes, `{split: [those of each set]}`."""
+    def add(self, layer: int, predictions: dict[str, dict[str, list]]) -> None:
+        """Score a layer's probes, `{draw: {split: [the predictions of each set]}}`."""
         from common.task import evaluate
 
-        self.by_layer[layer] = {}
-        for split, found in predictions.items():
-            examples = self.splits[target][split]
-            about = self.data, examples, self.inputs, target, split, found
-            predicted = {split: self.task.probe_predictions(*about)}
-            rows, _ = self.task.rows(self.data, {split: examples}, predicted)
-            self.by_layer[layer][split] = evaluate(self.task, rows[split])
+        by_draw = {split: [] for split in next(iter(predictions.values()))}
+        for name, by_split in predictions.items():
+            for split, predicted in by_split.items():
+                examples = self.draws[name][split]
+                about = self.data, examples, self.inputs, name, split, predicted
+                made = {split: self.task.probe_predictions(*about)}
+                rows = self.task.rows(self.data, {split: examples}, made)[0][split]
+                by_draw[split].append(evaluate(self.task, rows))
+                if split == "test" and name == TASK:
+                    rows = [{"id": row["id"], "layer": layer} | row for row in rows]
+                    write_jsonl(self.folder / f"test-{layer}.jsonl", rows)
+        self.by_layer[layer] = {split: averaged(scores) for split, scores in by_draw.items()}
         write_json(self.folder / f"layer-{layer}.json", self.by_layer[layer])
 
     def write(self, target: Target, probe: str) -> dict:
@@ -220,9 +232,13 @@ class Scores:
         from common.files import write_csv
         from common.task import majority_scores
 
-        examples = self.splits[target.name]
+        examples = next(iter(self.draws.values()))
         scored = {split: examples[split] for split in ("dev", "test") if split in examples}
-        majority = majority_scores(self.task, self.data, examples["train"], scored)
+        guessed = [
+            majority_scores(self.task, self.data, own["train"], {s: own[s] for s in scored})
+            for own in self.draws.values()
+        ]
+        majority = {split: averaged([own[split] for own in guessed]) for split in scored}
         layers, rows = sorted(self.by_layer), []
         for layer in layers:
             for kind, splits in ((probe, self.by_layer[layer]), (MAJORITY, majority)):
@@ -233,6 +249,9 @@ class Scores:
                     for metric, value in values.items()
                 ]
         write_csv(target.cell.partial / "layers.csv", rows)
+        if target.name == TASK:
+            kept = (read_jsonl(self.folder / f"test-{layer}.jsonl") for layer in layers)
+            write_jsonl(target.cell.partial / "predictions.jsonl", chain(*kept))
         names = [score.name for score in self.task.scores(self.data)]
         best, last = best_layer(self.by_layer, names[0]), layers[-1]
         metrics = {"best_layer": best, "last_layer": last, "layers": len(layers)}
@@ -243,6 +262,15 @@ class Scores:
                 metrics |= {f"{split}_{m}{suffix}": values[m] for m in names if m in values}
             metrics |= summary.prefixed(f"{split}_majority", majority[split])
         return metrics
+
+
+def averaged(scores: list[dict]) -> dict[str, float]:
+    """The mean of each score over draws; of several draws also the deviation, `<score>_std`."""
+    if len(scores) == 1:
+        return scores[0]
+    values = {name: [own[name] for own in scores if name in own] for name in scores[0]}
+    means = {name: fmean(own) for name, own in values.items()}
+    return means | {f"{name}_std": stdev(own) for name, own in values.items() if len(own) > 1}
 
 
 def best_layer(by_layer: dict[int, dict], metric: str) -> int:
