@@ -73,9 +73,8 @@ def test_every_family_has_a_miniature_and_only_families_of_the_table_are_read(fo
 def test_words_have_the_same_pieces_alone_together_and_in_a_text(folder, kind):
     tokenizer = tokenizer_of(folder(kind))
     split = WordTokenizer(tokenizer, 200)
-    ids, counts = split(WORDS)
+    ids, _ = split(WORDS)
     assert ids == tokenizer(WORDS, is_split_into_words=True)["input_ids"]
-    assert sum(counts) == len(ids) - len(split.head) - len(split.tail)
     if kind != "biogpt":  # Moses reads a text's words otherwise than the same words alone
         assert ids == tokenizer(" ".join(WORDS))["input_ids"]
     once, twice = (tokenizer.tokenize(text) for text in ("gene", "gene gene"))
@@ -91,31 +90,6 @@ def test_only_a_text_begins_with_a_blank_not_its_words_or_what_follows_a_special
     assert tokenizer.tokenize("U937-B") == plain.tokenize(" U937-B") != plain.tokenize("U937-B")
     chat = f"{plain.eos_token}user\nU937{plain.eos_token}\nB"
     assert tokenizer.tokenize(chat) == plain.tokenize(chat)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_pairs_are_framed_as_the_family_has_it(folder, kind):
-    tokenizer = tokenizer_of(folder(kind))
-    row = encoding.encode_pairs([TEXTS], tokenizer, 100)[0][0]
-    whole = tokenizer(*TEXTS)
-    whole.pop("attention_mask")
-    if kind in NO_SEPARATOR:
-        first = len(tokenizer(TEXTS[0])["input_ids"])
-        assert row["input_ids"].pop(first) == tokenizer.eos_token_id
-    assert row == dict(whole)
-    types = kind in ("bert", "uncased", "electra", "electra-small", "albert", "biom-albert")
-    assert ("token_type_ids" in row) == types
-    if types:
-        assert set(row["token_type_ids"]) == {0, 1}
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_case_and_padding(folder, kind):
-    tokenizer = tokenizer_of(folder(kind))
-    lower = tokenizer.tokenize("GENE Cells") == tokenizer.tokenize("gene cells")
-    assert lower == (kind in tiny.UNCASED)
-    assert tokenizer.pad_token_id is not None
-    assert len(tokenizer) == models.load_config(folder(kind)).vocab_size
 
 
 def test_what_pads_on_the_left_is_made_to_pad_on_the_right(folder, tmp_path):
@@ -136,7 +110,7 @@ def test_a_pad_token_without_an_embedding_is_replaced(folder, tmp_path):
     assert models.load_tokenizer(str(tmp_path), config).pad_token == "</s>"
     tokenizer.add_tokens(["<instruction>"])
     tokenizer.save_pretrained(tmp_path)
-    with pytest.raises(UserError, match="602 entries, the model only 600"):
+    with pytest.raises(UserError, match="601 tokens for 600 embeddings"):
         models.load_tokenizer(str(tmp_path), config)
 
 
@@ -261,7 +235,7 @@ def test_a_head_is_kept_only_where_there_is_one_for_these_labels(folder, tmp_pat
     tokenizer.save_pretrained(tmp_path)
     assert torch.equal(load(tmp_path, keep_head=True)[0].classifier.weight, model.classifier.weight)
     for labels in (["a", "b"], ["b", "a", "c"]):
-        with pytest.raises(UserError, match="its head is for a, b, c, not"):
+        with pytest.raises(UserError, match="no token head of its own for the labels"):
             load(tmp_path, labels=labels, keep_head=True)
     config = json.loads((tmp_path / "config.json").read_text())
     del config["id2label"], config["label2id"]
