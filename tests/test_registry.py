@@ -91,20 +91,6 @@ def test_the_identity_is_of_the_files_that_a_model_is_read_from(tmp_path):
     assert source.identity() != before
 
 
-def test_the_identity_of_adapters_changes_with_the_model_that_they_adapt(tmp_path):
-    base = make(tmp_path / "base")
-    adapters = make(tmp_path / "adapters")
-    named = {"base_model_name_or_path": str(base)}
-    (adapters / "adapter_config.json").write_text(json.dumps(named))
-    source = models.source(str(adapters))
-    before = source.identity()
-    (base / "model.safetensors").write_bytes(b"other weights")
-    assert source.identity() != before
-    shutil.rmtree(base)
-    with pytest.raises(UserError, match="adapters of the model .*base_model_name_or_path"):
-        source.identity()
-
-
 def test_the_demo(tmp_path, monkeypatch):
     monkeypatch.setattr(registry, "CACHE", tmp_path)
     made = []
