@@ -29,10 +29,9 @@ def base_of(where: str) -> str | None:
 
 
 def add(model, rank: int):
-    """`model`, frozen, with new adapters of rank `rank`, alpha twice that (Hu et al. 2022).
+    """`model`, frozen, with a new adapter (Hu et al. 2022) at each linear layer except the head.
 
-    They are at each linear layer except the head and change nothing at first. Their weights come
-    from torch's global generator: seed it before.
+    They change nothing at first. Their weights are of torch's global generator: seed it before.
     """
     from peft import LoraConfig, get_peft_model
     from transformers.pytorch_utils import Conv1D

@@ -25,8 +25,6 @@ DESCENT = {"batch_size": BATCH_SIZE, "learning_rate": LEARNING_RATE}
 
 
 class Kind(NamedTuple):
-    """A kind of probe."""
-
     constants: dict  # what identifies the method besides the flags
     modules: dict  # {form of the sets: its module in this package}
 
@@ -63,11 +61,10 @@ def predict_layers(
     a train split. `epochs`, `seed` and `device` are for sequences; `standardize` (mean 0, variance
     1 on the training examples) is for examples.
 
-    Calls `on_done(layer, {target: {split: [predictions of each set that has the target]}})` in
-    this thread when a layer is done, in any order. A set's predictions are an int array `[n]`, or a
-    list with an int array per sequence; an empty list if it has no row in the split. All splits
-    with rows are there, except the train split of sequences, which would cost another pass. Raises
-    ValueError for a kind that is not for such sets, UserError if memory is short or a loss
+    Calls `on_done(layer, {target: {split: [predictions of each set that has the target]}})` when a
+    layer is done, in any order. A set's predictions are an int array `[n]`, or a list with one per
+    sequence. All splits with rows are there; of sequences not train, which would cost another pass.
+    Raises ValueError for a kind that is not for such sets, UserError if memory is short or a loss
     diverges.
     """
     form = type(sets[0])

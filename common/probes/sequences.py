@@ -46,14 +46,12 @@ def predict_layers(
 
 
 class Probes:
-    """One probe per layer, on the same sequences.
+    """One probe per layer, on the same sequences: `spans` of the rows of `[rows, size]` features.
 
-    `features`: a `[rows, size]` array per layer (float16; a memory map, or a tensor on any device).
-    `spans`: the first row and the last row + 1 of each sequence.
+    `weights`: name -> float32 `[layers, ...]`; every layer starts from the same values.
     """
 
     def __init__(self, probe, n_layers: int, size: int, n_labels: int, seed: int, device: Device):
-        """`weights`: name -> float32 `[layers, ...]`; every layer starts from the same values."""
         self.probe, self.n_labels, self.device = probe, n_labels, device.torch_device
         generator = torch.Generator().manual_seed(seed)
         self.weights = {}
