@@ -28,7 +28,7 @@ REPO = r"(?P<repo>[^/]+(?:/[^/]+)??)"
 FILE_URL = re.compile(rf"/(?P<kind>datasets/)?{REPO}/resolve/(?P<revision>[^/]+)/(?P<path>.+)")
 API_URL = re.compile(
     rf"/api/(?P<kind>models|datasets)/{REPO}"
-    r"(?:/(?P<what>revision|tree)(?:/(?P<revision>[^/]+)(?:/(?P<path>.+))?)?)?"
+    r"(?:/(?P<what>revision|tree|paths-info)(?:/(?P<revision>[^/]+)(?:/(?P<path>.+))?)?)?"
 )
 LARGE = (".bin", ".safetensors", ".parquet")  # known by their SHA-256, the rest as git blobs
 
@@ -108,7 +108,7 @@ def _commit(folder) -> str:
 
 
 def _entry(path, name) -> dict:
-    """A file or folder as the tree endpoint describes it."""
+    """A file or folder as the tree and paths-info endpoints describe it."""
     if path.is_dir():
         return {"type": "directory", "path": name, "size": 0, "oid": _commit(path)}
     data = path.read_bytes()
@@ -135,6 +135,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         pass
 
     def do_GET(self):
+        self.body = self.rfile.read(int(self.headers.get("Content-Length", 0))).decode()
         self.mode = self.hub.breaks((self.command, self.path))
         if self.mode == "silent":
             self.wait()
@@ -158,10 +159,13 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             return self.file(folder, part["path"])
         return self.api(part, folder, urllib.parse.parse_qs(url.query))
 
-    do_HEAD = do_GET
+    do_HEAD = do_POST = do_GET
 
     def api(self, part, folder, query):
         names = {p: p.relative_to(folder).as_posix() for p in sorted(folder.rglob("*"))}
+        if part["what"] == "paths-info":
+            wanted = urllib.parse.parse_qs(self.body).get("paths", [])
+            return self.json([_entry(p, name) for p, name in names.items() if name in wanted])
         if part["what"] == "tree":
             top = folder / part["path"]
             if not top.is_dir():
