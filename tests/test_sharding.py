@@ -118,7 +118,7 @@ def train(case, root, folder, device, save_minutes=10.0, stop=None):
         )  # fmt: skip
     prompts = [row["prompt"] for row in rows(7, 3)]
     answers = generation.generate(model, prompts, [2, 9, 4, 6, 1, 7, 3], {2}, 2, device, "")
-    likely = generation.log_likelihoods(model, prompts, [[[9, 2], [8]]] * 7, 2, device, "")
+    likely = generation.log_likelihoods(model, prompts, [[9, 2], [8]], 2, device, "")
     weights = resume.weights_of(model)
     if device.rank:
         assert not weights
