@@ -173,23 +173,13 @@ def available_memory(root: Path = Path("/")) -> int:
 
 
 def shrink_frozen(model, device: Device) -> None:
-    """In bf16, hold frozen linear layers in bf16 too: autocast would cast them at each pass.
-
-    A head that shares the embeddings' weights gets its own: embeddings stay as they are.
-    """
-    if device.precision != "bf16":
-        return
-    modules = list(model.modules())
-    shared = {id(m.weight) for m in modules if isinstance(m, torch.nn.Embedding)}
-    for module in modules:
-        weight = getattr(module, "weight", None)
+    """In bf16, hold frozen linear layers in bf16 too: autocast would cast them at each pass."""
+    for module in model.modules() if device.precision == "bf16" else ():
         linear = type(module).__name__ in ("Linear", "Conv1D")  # GPT-2 has the latter
-        if not linear or weight.requires_grad:
-            continue
-        if id(weight) in shared:
-            module.weight = torch.nn.Parameter(weight.to(torch.bfloat16), requires_grad=False)
-        else:
-            weight.data = weight.data.to(torch.bfloat16)
+        if linear and not module.weight.requires_grad:
+            # A new parameter: embeddings that shared the old one stay as they are.
+            weight = module.weight.to(torch.bfloat16)
+            module.weight = torch.nn.Parameter(weight, requires_grad=False)
 
 
 def to_device(model, device: Device):
@@ -203,21 +193,23 @@ def to_device(model, device: Device):
         return model.to(device.torch_device)
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether the memory was too small; torch raises a RuntimeError for that."""
-    texts = ("out of memory", "allocate memory", "alloc_failed")  # the last is cuBLAS's
-    return isinstance(error, MemoryError) or any(text in str(error).lower() for text in texts)
+class OutOfMemory(UserError):
+    """The memory is too small."""
 
 
 @contextlib.contextmanager
 def enough_memory(message: str) -> Iterator[None]:
-    """Raise UserError with this message if the memory is too small within."""
+    """Raise OutOfMemory with this message if the memory is too small within."""
     try:
         yield
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
-        raise UserError(message) from None
+    except (
+        RuntimeError,
+        MemoryError,
+    ) as error:  # torch raises a RuntimeError; the last is cuBLAS's
+        texts = "out of memory", "allocate memory", "alloc_failed"
+        if isinstance(error, MemoryError) or any(text in str(error).lower() for text in texts):
+            raise OutOfMemory(message) from None
+        raise
 
 
 def in_memory(run: Callable[[int], object], size: int, device: Device):
@@ -227,16 +219,15 @@ def in_memory(run: Callable[[int], object], size: int, device: Device):
     """
     while True:
         try:
-            return run(size), size
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-        # Only here is the exception gone, and with it the tensors that its traceback held.
-        if size == 1:
-            raise UserError(
+            with enough_memory(
                 f"{device.torch_device} has too little memory for one example. Use a lower "
                 "--max_length, --precision bf16, or a smaller model."
-            )
+            ):
+                return run(size), size
+        except OutOfMemory:
+            if size == 1:
+                raise
+        # Only here is the exception gone, and with it the tensors that its traceback held.
         size = -(-size // 2)
         if device.torch_device.type == "cuda":
             torch.cuda.empty_cache()

@@ -551,7 +551,7 @@ def test_batches_are_those_of_the_seed_and_the_epoch(tmp_path):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop, "Trainer", Noting)
-        patch.setattr(loop, "CHECK_EVERY", 2)
+        patch.setattr(loop, "LOG_EVERY", 2)
         state, _ = loop.fit(model, some, SETTINGS._replace(seed=5), CPU, dict, "", tmp_path)
     lengths = [len(e["input_ids"]) for e in some]
     assert seen == [b for epoch in (0, 1) for b in epoch_batches(lengths, 4, 5, epoch)]

@@ -18,7 +18,7 @@ from common.models import families
 from common.training import losses, resume, sharding
 from common.training.resume import State
 
-CHECK_EVERY = 20  # steps between rows of steps.csv: to read a loss is to wait for the device
+LOG_EVERY = 20  # steps between rows of steps.csv
 # A forward pass on a CPU has at most so many positions (examples times the longest one). More are
 # not faster, and the activations of long inputs would take much memory.
 CPU_POSITIONS = 2048
@@ -53,17 +53,14 @@ def fit(
 ) -> tuple[State, dict]:
     """Fine-tune `model` in place and leave the best epoch's weights in it.
 
-    `examples`: encoded inputs; those without any label are left out. `loss` and `n_labels`: see
+    `examples`: encoded inputs, of which those without a label are left out. `loss`, `n_labels`: see
     `common.task.Task`. `evaluate()` gives the dev scores after an epoch. The first epoch with the
-    highest `main_metric` is the best (of "loss": the lowest), or the last one without dev scores.
+    highest `main_metric` (of "loss": the lowest) is the best; without dev scores the last one.
 
-    The state is saved in `folder` every `settings.save_minutes`, and after Ctrl-C or SIGTERM. A
-    later call with the same arguments resumes from it, in fp32 on a CPU bit for bit. Under torchrun
-    the model is sharded, and stays so; each process takes its share of every batch, and the first
-    process writes.
-
-    Returns the state at the end (its history) and totals. Raises UserError if the loss stops being
-    a number, or if the memory is too small for a single example.
+    The state is saved in `folder` every `settings.save_minutes`, and after Ctrl-C or SIGTERM. The
+    same call later resumes from it, in fp32 on a CPU bit for bit. Under torchrun the model is
+    sharded, and stays so. Returns the state at the end (its history) and totals. Raises UserError
+    if the loss is no longer a number, or if the memory is too small for an example.
     """
     rows = [(example, n) for example in examples if (n := n_labels(example))]
     if not rows:
@@ -110,9 +107,8 @@ class Trainer:
     def train_on(self, batch: list[dict], n_labels: int, micro: int) -> tuple[torch.Tensor, int]:
         """One step on `batch`, encoded examples that have `n_labels` labels in all.
 
-        `micro`: how many examples to compute at a time. Returns the mean loss over the labels, and
-        `micro`, or less if the memory is too small for that. Raises UserError if it is too small
-        for one example; under torchrun for `micro`, as the other processes would wait meanwhile.
+        `micro` examples are computed at a time. Returns the mean loss over the labels, and `micro`,
+        or less if memory is short; torchrun's processes raise UserError then, as others wait.
         """
         with enough_memory(
             f"{self.device.torch_device} has too little memory for the training. Use a lower "
@@ -159,20 +155,12 @@ class _Training:
         self.trainer, self.rows, self.folder = trainer, rows, folder
         self.settings, self.device = trainer.settings, trainer.device
         self.lengths = [len(example["input_ids"]) for example, _ in rows]
-        epochs, batch_size = self.settings.num_train_epochs, self.settings.batch_size
-        self.steps = epochs * -(-len(rows) // batch_size)
+        self.steps = self.settings.num_train_epochs * -(-len(rows) // self.settings.batch_size)
         gather(self.device, {})  # wait until the first process has prepared the folder
-        self.state = resume.load_state(folder, trainer) or State(micro=batch_size)
-        self.unread: list[torch.Tensor] = []  # losses of the last steps, still on the device
-        self.clock = self.saved_at = time.perf_counter()
+        self.state = resume.load_state(folder, trainer) or State(micro=self.settings.batch_size)
+        self.saved_at = time.monotonic()
         self.progress = tqdm(
-            total=epochs * len(rows),
-            initial=self.state.epoch * len(rows) + self.state.batch * batch_size,
-            desc="fine-tuning",
-            unit=" examples",
-            dynamic_ncols=True,
-            smoothing=0.1,
-            disable=self.device.rank > 0,
+            initial=self.state.step, total=self.steps, unit="step", disable=self.device.rank > 0
         )
         self.events = None
         if self.settings.tensorboard and not self.device.rank:
@@ -194,41 +182,41 @@ class _Training:
                     break
 
     def step(self, indices: list[int]) -> None:
-        """Train on one batch, and note the loss from time to time."""
-        state = self.state
+        """Train on one batch. Raises UserError if the loss is not a number."""
+        state, started = self.state, time.perf_counter()
         examples, n_labels = zip(*(self.rows[i] for i in indices), strict=True)
         state.learning_rate = self.trainer.set_rate(state.step, self.steps)
         loss, state.micro = self.trainer.train_on(list(examples), sum(n_labels), state.micro)
-        self.unread.append(loss)
-        state.step += 1
-        state.batch += 1
-        self.progress.update(len(indices))
-        if state.step % CHECK_EVERY == 0 or state.step == self.steps:
-            row = {"loss": self.read_losses(), "learning_rate": state.learning_rate}
+        loss = loss.item()  # waits for the device
+        state.seconds += time.perf_counter() - started
+        state.step, state.batch, state.loss = state.step + 1, state.batch + 1, state.loss + loss
+        if not np.isfinite(loss):
+            raise UserError(f"the loss is {loss} at step {state.step}. {REMEDY}")
+        self.progress.update()
+        if state.step % LOG_EVERY == 0 or state.step == self.steps:
+            row = {"loss": loss, "learning_rate": state.learning_rate}
             state.steps.append({"step": state.step} | row)
-            self.progress.set_postfix(loss=f"{row['loss']:.3f}", refresh=False)
-            self.record("train", row)
+            self.progress.set_postfix(loss=f"{loss:.3f}", refresh=False)
+            self.log("train", row)
 
     def end_epoch(self, evaluate: Callable[[], dict], main_metric: str) -> None:
         """Score the epoch, and keep its weights if they are the best so far."""
         state = self.state
-        self.read_losses()
         self.trainer.optimizer.zero_grad()  # frees the gradients for the evaluation
         dev = evaluate()
-        self.clock = time.perf_counter()  # scoring is no part of the training's seconds
         self.trainer.model.train()
         train = {"loss": state.loss / state.batch, "learning_rate": state.learning_rate}
         best = state.history[state.best]["dev"].get(main_metric) if state.history else None
         state.history.append({"train": train, "dev": dev})
-        self.record("dev", dev)
+        self.log("dev", dev)
         sign = -1 if main_metric == "loss" else 1
         if best is None or sign * dev[main_metric] > sign * best:
             state.best = state.epoch
             resume.save_best(self.folder, self.trainer, state)
         state.epoch, state.batch, state.loss = state.epoch + 1, 0, 0.0
         self.save_if_due()
-        score = f"dev {main_metric} {dev[main_metric]:.4f}" if dev else ""
         if not self.device.rank:
+            score = f"dev {main_metric} {dev[main_metric]:.4f}" if dev else ""
             text = f"epoch {state.epoch}: loss {train['loss']:.4f} {score}"
             self.progress.write(text, sys.stderr)
 
@@ -247,37 +235,20 @@ class _Training:
         }
 
     def save_if_due(self, signal: int = 0) -> int:
-        """Save the state every `save_minutes`, and after a signal: all processes, or none.
+        """Save the state if it is time to, or after a signal, which any process may have noted.
 
-        Returns the signal that any process has noted, else 0.
+        Returns that signal, else 0.
         """
-        due = time.perf_counter() - self.saved_at > 60 * self.settings.save_minutes
+        due = time.monotonic() - self.saved_at > 60 * self.settings.save_minutes
         said = gather(self.device, {self.device.rank: (signal, due)})
         signal, due = map(max, zip(*said.values(), strict=True))
         if signal or due:
-            self.read_losses()
             resume.save_state(self.folder, self.trainer, self.state)
             gather(self.device, {})  # wait until the first process has written it
-            self.saved_at = time.perf_counter()
+            self.saved_at = time.monotonic()
         return signal
 
-    def read_losses(self) -> float | None:
-        """Wait for the device, add up seconds and losses; returns the last loss.
-
-        Raises UserError if a loss is not a number.
-        """
-        values = torch.stack(self.unread).tolist() if self.unread else []
-        self.unread.clear()
-        now = time.perf_counter()
-        self.state.seconds, self.clock = self.state.seconds + now - self.clock, now
-        for step, value in enumerate(values, self.state.step - len(values) + 1):
-            if not np.isfinite(value):
-                raise UserError(f"the loss is {value} at step {step}. {REMEDY}")
-            self.state.loss += value  # one by one: a resumed run rounds as a whole one
-        return values[-1] if values else None
-
-    def record(self, split: str, values: dict) -> None:
-        if self.events:
-            for name, value in values.items():
-                self.events.add_scalar(f"{split}/{name}", value, self.state.step)
+    def log(self, split: str, values: dict) -> None:
+        for name, value in values.items() if self.events else ():
+            self.events.add_scalar(f"{split}/{name}", value, self.state.step)
             self.events.flush()

@@ -41,18 +41,18 @@ def weights_of(model) -> dict[str, torch.Tensor]:
 
     The first process gets a sharded model's whole weights, the others {}; all must call it.
     """
-    return checkpoint.get_model_state_dict(model, options=WHOLE)
+    # A head that shares the embeddings' weights is left out: `named_parameters` has them once.
+    names = {name for name, p in model.named_parameters() if p.requires_grad}
+    state = checkpoint.get_model_state_dict(model, options=WHOLE)
+    return {name: tensor for name, tensor in state.items() if name in names}
 
 
 def save_state(folder: Path, trainer, state: State) -> None:
-    """Write `folder/state.pt`, in the first process; under torchrun all must call it.
-
-    A saved state is whole, so that any number of processes can resume from it.
-    """
-    model, optimizer = checkpoint.get_state_dict(trainer.model, trainer.optimizer, options=WHOLE)
+    """Write `folder/state.pt`, from which any number of processes can resume; all must call it."""
+    model, optimizer = trainer.model, trainer.optimizer
     parts = {
-        "model": model,
-        "optimizer": optimizer,
+        "model": weights_of(model),
+        "optimizer": checkpoint.get_optimizer_state_dict(model, optimizer, options=WHOLE),
         "scaler": trainer.scaler.state_dict(),
         "rng": [generator.get_state() for generator in _generators(trainer.device)],
     }
@@ -81,13 +81,8 @@ def load_state(folder: Path, trainer) -> State | None:
     except Exception as error:  # whatever unpickling half a file raises
         log.warning("%s is damaged (%s): the training starts anew", path, type(error).__name__)
         return None
-    checkpoint.set_state_dict(
-        trainer.model,
-        trainer.optimizer,
-        model_state_dict=model,
-        optim_state_dict=optimizer,
-        options=WHOLE,
-    )
+    checkpoint.set_model_state_dict(trainer.model, model, options=WHOLE)
+    checkpoint.set_optimizer_state_dict(trainer.model, trainer.optimizer, optimizer, options=WHOLE)
     trainer.scaler.load_state_dict(scaler)
     for generator, its in zip(_generators(trainer.device), rng, strict=False):
         generator.set_state(its)
@@ -96,10 +91,7 @@ def load_state(folder: Path, trainer) -> State | None:
 
 
 def save_best(folder: Path, trainer, state: State) -> None:
-    """Keep the weights of the best epoch, in a file of its own.
-
-    The earlier best one stays until the state is saved: the state that is there needs it.
-    """
+    """Keep the best epoch's weights. The saved state may need the earlier ones: they stay."""
     weights = weights_of(trainer.model)
     if not trainer.device.rank:
         _save(_best(folder, state), weights)
