@@ -14,6 +14,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import NamedTuple
 
+import psutil
 import torch
 
 from common import cli
@@ -51,13 +52,13 @@ class Device(NamedTuple):
 
 
 def choose_device(device: str, precision: str, torchrun: bool = False) -> Device:
-    """Resolve `--device` ("auto": cuda, mps or cpu) and `--precision` ("auto": the faster one).
+    """What `--device` and `--precision` say; "auto" is cuda, mps or cpu, and the faster precision.
 
-    With `torchrun`, processes that torchrun started join, each with a GPU of its own. Raises
-    UserError if the device is not available, or for several processes without `torchrun`.
+    With `torchrun`, the processes that torchrun started join, each with a GPU of its own. Raises
+    UserError for a device that is not available, or for several processes without `torchrun`.
     """
-    processes, started = cli.PROCESSES, "TORCHELASTIC_RUN_ID" in os.environ
-    if processes > 1 and not (torchrun and started):
+    processes = cli.PROCESSES
+    if processes > 1 and not (torchrun and "TORCHELASTIC_RUN_ID" in os.environ):
         raise UserError(
             f"WORLD_SIZE is {processes}, but only fine-tuning.py runs in several processes, and "
             "torchrun starts them. Start this step with python, and unset WORLD_SIZE."
@@ -71,40 +72,31 @@ def choose_device(device: str, precision: str, torchrun: bool = False) -> Device
         chosen = torch.device(device)
         torch.zeros(1, device=chosen).item()  # meta, too, has no values
     except (RuntimeError, AssertionError, ImportError) as error:
-        reason = str(error).splitlines()[0].split(". ")[0][:150]
-        raise UserError(
-            f"--device {device} is not available here ({reason}). Leave it out, or --device cpu."
-        ) from None
+        reason = str(error).splitlines()[0][:150]
+        raise UserError(f"--device {device}: {reason}. Leave it out, or --device cpu.") from None
     if precision == "auto":
         precision = faster_precision(chosen.type)
     answer = Device(chosen, precision, cli.RANK, processes)
-    if processes > 1:
-        _join(answer)
-        # CPUs differ: all processes take the first one's precision.
-        answer = answer._replace(precision=gather(answer, {cli.RANK: precision})[0])
-    return answer
-
-
-def _join(device: Device) -> None:
-    """Wait for torchrun's other processes; from here on they can exchange tensors."""
-    if device.torch_device.type == "cuda":
-        torch.cuda.set_device(device.torch_device)
+    if processes == 1:
+        return answer
+    if chosen.type == "cuda":
+        torch.cuda.set_device(chosen)
     # One may wait long for another that generates, or writes. If one ends, torchrun ends all.
-    backend = "cpu:gloo,cuda:nccl" if device.torch_device.type == "cuda" else "gloo"
+    backend = "cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo"
     torch.distributed.init_process_group(backend, timeout=timedelta(hours=6))
     atexit.register(torch.distributed.destroy_process_group)
+    # CPUs differ: all processes take the first one's precision.
+    return answer._replace(precision=gather(answer, {cli.RANK: precision})[0])
 
 
 @functools.cache
 def faster_precision(kind: str) -> str:
     """fp32 or bf16, whichever is faster on a kind of device; logged with the reason."""
     faster, reason = False, "no bf16 instructions here"
-    if kind == "cuda":
-        faster = torch.cuda.is_bf16_supported(including_emulation=False)
-        reason = "bf16 is native on this GPU" if faster else "bf16 is not native on this GPU"
-    elif kind == "cpu" and (
-        torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    ):
+    if kind == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
+        faster, reason = True, "bf16 is native on this GPU"
+    cpu = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    if kind == "cpu" and cpu:
         times = bf16_speedup()
         faster, reason = times > WORTH_BF16, f"bf16 is {times:.1f} times as fast as fp32 here"
     precision = "bf16" if faster else "fp32"
@@ -128,10 +120,9 @@ def bf16_speedup() -> float:
 
 def gather(device: Device, value: dict) -> dict:
     """The dicts of torchrun's processes as one; they wait for each other here."""
-    if device.processes == 1:
-        return value
-    parts: list = [None] * device.processes
-    torch.distributed.all_gather_object(parts, value)
+    parts = [value] * device.processes
+    if device.processes > 1:
+        torch.distributed.all_gather_object(parts, value)
     return {key: item for part in parts for key, item in part.items()}
 
 
@@ -141,7 +132,7 @@ def set_seed(value: int) -> None:
 
 
 def peak_memory(device: Device) -> dict:
-    """The most memory used so far: on the device for CUDA, else by the process."""
+    """The most memory used so far: of the GPU, else by the process."""
     if device.torch_device.type == "cuda":
         return {"peak_memory_mib": torch.cuda.max_memory_allocated(device.torch_device) / 2**20}
     unit = 2**20 if sys.platform == "darwin" else 2**10  # KiB, on a Mac bytes
@@ -157,18 +148,15 @@ def free_memory(device: Device) -> int:
     return torch.cuda.mem_get_info(where)[0] + unused
 
 
-def available_memory(root: Path = Path("/")) -> int:
+def available_memory(root: Path = Path("/sys/fs/cgroup")) -> int:
     """Bytes that processes can still take, of the machine and within the container's limit."""
-    try:
-        rows = dict(line.split(":") for line in (root / "proc/meminfo").read_text().splitlines())
-    except OSError:  # not Linux: all there is
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    free = int(rows["MemAvailable"].split()[0]) * 2**10
+    free = psutil.virtual_memory().available
+    # Of version 2 and 1. What processes hold counts; the pages of files can be dropped.
     for name, used in ("memory.max", "anon"), ("memory/memory.limit_in_bytes", "total_rss"):
-        limit = root / "sys/fs/cgroup" / name
         with contextlib.suppress(OSError, ValueError):  # no such file, or "max"
-            rows = limit.with_name("memory.stat").read_text().splitlines()
-            free = min(free, int(limit.read_text()) - int(dict(map(str.split, rows))[used]))
+            rows = (root / name).with_name("memory.stat").read_text().splitlines()
+            held = dict(map(str.split, rows))[used]
+            free = min(free, int((root / name).read_text()) - int(held))
     return max(0, free)
 
 
@@ -185,10 +173,9 @@ def shrink_frozen(model, device: Device) -> None:
 def to_device(model, device: Device):
     """The model, there, after `shrink_frozen`. Raises UserError if the device has no room."""
     shrink_frozen(model, device)
-    size = sum(p.numel() * p.element_size() for p in model.parameters())
     with enough_memory(
-        f"{device.torch_device} has no room for the model's {size / 1e9:.1f} GB. Use a smaller "
-        "--model_name, --device cpu, or, if the model is not trained, --precision bf16."
+        f"{device.torch_device} has no room for the model. Use a smaller --model_name, "
+        "--device cpu, or, if the model is not trained, --precision bf16."
     ):
         return model.to(device.torch_device)
 

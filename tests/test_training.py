@@ -59,41 +59,6 @@ def examples(n, task, vocabulary=300, labels=3, seed=0):
 
 
 @pytest.mark.parametrize("task", TASKS)
-@pytest.mark.parametrize("kind", KINDS)
-def test_logits_do_not_depend_on_padding_or_order(tmp_path, kind, task):
-    model, _ = load(tmp_path, kind, task)
-    some = examples(9, task)
-    alone = [forward.predict_logits(model, [example], 1, CPU, "")[0] for example in some]
-    for batch_size in (2, 9):
-        together = forward.predict_logits(model, some[::-1], batch_size, CPU, "")[::-1]
-        for one, many in zip(alone, together, strict=True):
-            np.testing.assert_allclose(one, many, atol=1e-5)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_logits_equal_the_librarys(tmp_path, kind):
-    """One example at a time, where the library needs no pad token to find the last one."""
-    model, _ = load(tmp_path, kind, "SequenceClassification")
-    for example in examples(5, "SequenceClassification"):
-        ours = forward.predict_logits(model, [example], 1, CPU, "")[0]
-        with torch.inference_mode():
-            theirs = model(input_ids=torch.tensor([example["input_ids"]])).logits[0].numpy()
-        np.testing.assert_allclose(ours, theirs, atol=1e-5)
-
-
-def test_a_text_that_ends_in_the_pad_token_is_read_to_its_end(tmp_path):
-    model, tokenizer = load(tmp_path, "gpt2", "SequenceClassification")
-    ids = [20, 21, 22, tokenizer.pad_token_id]
-    with torch.inference_mode():
-        hidden = model.base_model(torch.tensor([ids])).last_hidden_state
-        expected = model.score(hidden[0, -1]).numpy()
-    found = forward.predict_logits(
-        model, [{"input_ids": ids}, {"input_ids": [7] * 9}], 2, CPU, ""
-    )  # fmt: skip
-    np.testing.assert_allclose(found[0], expected, atol=1e-5)
-
-
-@pytest.mark.parametrize("task", TASKS)
 def test_one_step_equals_plain_torch(tmp_path, task):
     """`fit` with one step against AdamW and cross-entropy written out, without dropout."""
     model, _ = load(tmp_path, "bert", task)
@@ -190,16 +155,6 @@ def test_on_a_cpu_a_piece_is_bounded_in_positions(tmp_path, monkeypatch):
 def fresh(folder):
     folder.mkdir()
     return folder
-
-
-def test_memory_for_not_even_one_example_is_a_user_error(tmp_path, monkeypatch):
-    def nothing_fits(model, batch):
-        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
-
-    monkeypatch.setattr(models, "logits", nothing_fits)
-    model, _ = load(tmp_path, "bert", TASKS[0])
-    with pytest.raises(UserError, match="too little memory"):
-        loop.fit(model, examples(8, TASKS[0]), SETTINGS, CPU, dict, "", tmp_path)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -410,17 +365,6 @@ def test_the_best_epoch_is_kept(tmp_path):
     _, totals = loop.fit(model, some, settings, CPU, evaluate, "accuracy", tmp_path)
     assert totals["best_epoch"] == 2
     assert all(torch.equal(after[1][name], value) for name, value in model.state_dict().items())
-
-
-def test_same_seed_same_weights_other_seed_others(tmp_path):
-    def run(seed):
-        folder = fresh(tmp_path / f"{len(list(tmp_path.iterdir()))}")
-        model, _ = load(tmp_path, "bert", TASKS[0], seed=seed)
-        loop.fit(model, examples(8, TASKS[0]), SETTINGS._replace(seed=seed), CPU, dict, "", folder)
-        return model.classifier.weight
-
-    assert torch.equal(run(3), run(3))
-    assert not torch.equal(run(3), run(4))
 
 
 def test_learning_rate_rises_then_falls_to_zero():

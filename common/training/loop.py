@@ -94,15 +94,15 @@ class Trainer:
         )
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate, fused=True)
-        fp16 = device.precision == "fp16"
-        self.scaler = torch.amp.GradScaler(device.torch_device.type, enabled=fp16)
+        kind, fp16 = device.torch_device.type, device.precision == "fp16"
+        self.scaler = torch.amp.GradScaler(kind, enabled=fp16)
 
     def set_rate(self, step: int, steps: int) -> float:
         """Set each group's learning rate for a step of the schedule; returns the highest one."""
-        ratio = self.settings.warmup_ratio
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(step, steps, group["base_lr"], ratio)
-        return learning_rate(step, steps, self.settings.learning_rate, ratio)
+            peak, ratio = group["base_lr"], self.settings.warmup_ratio
+            group["lr"] = learning_rate(step, steps, peak, ratio)
+        return max(group["lr"] for group in self.optimizer.param_groups)
 
     def train_on(self, batch: list[dict], n_labels: int, micro: int) -> tuple[torch.Tensor, int]:
         """One step on `batch`, encoded examples that have `n_labels` labels in all.
@@ -111,9 +111,9 @@ class Trainer:
         or less if memory is short; torchrun's processes raise UserError then, as others wait.
         """
         with enough_memory(
-            f"{self.device.torch_device} has too little memory for the training. Use a lower "
-            "--batch_size, a smaller --model_name, --lora or --gradient_checkpointing where the "
-            "task has them, or torchrun with more processes; with --overwrite."
+            f"{self.device.torch_device} has too little memory for the training. Use a smaller "
+            "--model_name or --batch_size, --lora or --gradient_checkpointing where the task has "
+            "them, or torchrun with more processes; with --overwrite."
         ):
             if self.device.processes > 1:
                 loss = self._gradients(batch, n_labels, micro)
@@ -235,10 +235,7 @@ class _Training:
         }
 
     def save_if_due(self, signal: int = 0) -> int:
-        """Save the state if it is time to, or after a signal, which any process may have noted.
-
-        Returns that signal, else 0.
-        """
+        """Save the state if it is time to, or after a signal, which any process may have noted."""
         due = time.monotonic() - self.saved_at > 60 * self.settings.save_minutes
         said = gather(self.device, {self.device.rank: (signal, due)})
         signal, due = map(max, zip(*said.values(), strict=True))

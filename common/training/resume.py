@@ -39,7 +39,7 @@ class State:
 def weights_of(model) -> dict[str, torch.Tensor]:
     """The weights that training changes, by name: all but the frozen ones.
 
-    The first process gets a sharded model's whole weights, the others {}; all must call it.
+    A sharded model's are whole, in the first process alone; all must call it.
     """
     # A head that shares the embeddings' weights is left out: `named_parameters` has them once.
     names = {name for name, p in model.named_parameters() if p.requires_grad}
@@ -56,11 +56,9 @@ def save_state(folder: Path, trainer, state: State) -> None:
         "scaler": trainer.scaler.state_dict(),
         "rng": [generator.get_state() for generator in _generators(trainer.device)],
     }
-    if trainer.device.rank:
-        return
-    _save(folder / "state.pt", asdict(state) | parts)
-    for old in folder.glob("epoch-*.pt"):
-        if old != _best(folder, state):
+    if not trainer.device.rank:
+        _save(folder / "state.pt", asdict(state) | parts)
+        for old in set(folder.glob("epoch-*.pt")) - {_best(folder, state)}:
             old.unlink()
 
 
@@ -70,14 +68,12 @@ def load_state(folder: Path, trainer) -> State | None:
     if not path.is_file():
         return None
     try:
-        # Mapped, since each of torchrun's processes reads the whole file.
-        mmap = trainer.device.processes > 1
-        saved = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+        saved = _read(path)
         model, optimizer, scaler, rng = map(saved.pop, ("model", "optimizer", "scaler", "rng"))
         state = State(**saved)
         if state.best is not None:  # the end will need it
             path = _best(folder, state)
-            torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+            _read(path)
     except Exception as error:  # whatever unpickling half a file raises
         log.warning("%s is damaged (%s): the training starts anew", path, type(error).__name__)
         return None
@@ -99,12 +95,16 @@ def save_best(folder: Path, trainer, state: State) -> None:
 
 def load_best(folder: Path, trainer, state: State) -> None:
     """Put the weights of the best epoch into the model."""
-    weights = torch.load(_best(folder, state), map_location="cpu", weights_only=True, mmap=True)
-    checkpoint.set_model_state_dict(trainer.model, weights, options=WHOLE)
+    checkpoint.set_model_state_dict(trainer.model, _read(_best(folder, state)), options=WHOLE)
 
 
 def _best(folder: Path, state: State) -> Path:
     return folder / f"epoch-{state.best}.pt"
+
+
+def _read(path: Path) -> dict:
+    # Mapped: torchrun's processes all read it, and it may be larger than the memory.
+    return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
 
 
 def _save(path: Path, value: dict) -> None:
@@ -124,10 +124,7 @@ def _generators(device: Device) -> list[torch.Generator]:
 
 @contextmanager
 def noted_signals() -> Iterator[list[int]]:
-    """Within, Ctrl-C (SIGINT) and SIGTERM only add their number to the list, for the loop to see.
-
-    At the end the usual handlers are back, and the first signal of the list is raised again.
-    """
+    """Within, Ctrl-C and SIGTERM only add their number to the list; the first is raised after."""
     noted: list[int] = []
     usual = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     for number, handler in usual.items():

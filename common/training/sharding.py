@@ -1,8 +1,6 @@
 """Training in several processes, which divide weights, gradients and optimizer (FSDP2).
 
-A layer's weights are gathered for as long as it computes. So while the model trains, all processes
-must run equally many forward and backward passes; within `scoring` they need not.
-Only the functions that need torch.distributed import it: one process does without.
+All must run equally many passes while the model trains; within `scoring` they need not.
 """
 
 from contextlib import contextmanager
@@ -17,9 +15,9 @@ from common.training.losses import IGNORED
 def shard(model, device: Device) -> None:
     """Divide the model in place, on the device. Make the optimizer after that.
 
-    Each layer is a part; the rest (embeddings, last norm and head, which may share weights) is one
-    more. Gradients are sums over the processes. They and the optimizer stay in float32; weights are
-    gathered in the device's precision.
+    Each layer is a part, and the rest is one (its head may share the embeddings' weights). Weights
+    and gradients, which are sums over the processes, are in float32; layers compute in the device's
+    precision.
     """
     from torch.distributed import fsdp
     from torch.distributed.device_mesh import init_device_mesh
@@ -60,8 +58,7 @@ def idle(example: dict) -> dict:
 def scoring(model, device: Device):
     """The model on the device in eval mode; a sharded one is whole in each process meanwhile.
 
-    Within, the processes need not do the same. All must enter it, and outside of inference mode,
-    whose tensors no later training could use.
+    All must enter it, outside of inference mode, whose tensors no later training could use.
     """
     model.eval()
     if not is_sharded(model):
