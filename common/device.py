@@ -163,11 +163,12 @@ def available_memory(root: Path = Path("/sys/fs/cgroup")) -> int:
 def shrink_frozen(model, device: Device) -> None:
     """In bf16, hold frozen linear layers in bf16 too: autocast would cast them at each pass."""
     for module in model.modules() if device.precision == "bf16" else ():
-        linear = type(module).__name__ in ("Linear", "Conv1D")  # GPT-2 has the latter
-        if linear and not module.weight.requires_grad:
+        # GPT-2 has Conv1D. The Linear of an adapter has no weight of its own.
+        linear = type(module).__name__ in ("Linear", "Conv1D")
+        weight = dict(module.named_parameters(recurse=False)).get("weight")
+        if linear and weight is not None and not weight.requires_grad:
             # A new parameter: embeddings that shared the old one stay as they are.
-            weight = module.weight.to(torch.bfloat16)
-            module.weight = torch.nn.Parameter(weight, requires_grad=False)
+            module.weight = torch.nn.Parameter(weight.to(torch.bfloat16), requires_grad=False)
 
 
 def to_device(model, device: Device):
