@@ -186,7 +186,6 @@ def train(ready: Prepared, cell, folder: Path, layer_decay: float) -> dict:
 
     task, device = ready.call.task, ready.device
     by_loss = task.HEAD == "causal"
-    sharded = by_loss and device.processes > 1  # these are the models that may fit no single device
     state, totals = loop.fit(
         ready.model,
         ready.encoded["train"],
@@ -197,8 +196,8 @@ def train(ready: Prepared, cell, folder: Path, layer_decay: float) -> dict:
         folder / results.WORK,
         loss=task.loss,
         n_labels=task.n_labels,
-        sharded=sharded,
     )
+    sharded = device.processes > 1
     weights = resume.weights_of(ready.model) if sharded else None  # all processes take part
     if device.rank:
         return {}
