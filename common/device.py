@@ -14,7 +14,6 @@ from datetime import timedelta
 from pathlib import Path
 from typing import NamedTuple
 
-import psutil
 import torch
 
 from common import cli
@@ -148,15 +147,28 @@ def free_memory(device: Device) -> int:
     return torch.cuda.mem_get_info(where)[0] + unused
 
 
-def available_memory(root: Path = Path("/sys/fs/cgroup")) -> int:
-    """Bytes that processes can still take, of the machine and within the container's limit."""
-    free = psutil.virtual_memory().available
-    # Of version 2 and 1. What processes hold counts; the pages of files can be dropped.
-    for name, used in ("memory.max", "anon"), ("memory/memory.limit_in_bytes", "total_rss"):
-        with contextlib.suppress(OSError, ValueError):  # no such file, or "max"
-            rows = (root / name).with_name("memory.stat").read_text().splitlines()
-            held = dict(map(str.split, rows))[used]
-            free = min(free, int((root / name).read_text()) - int(held))
+def available_memory(root: Path = Path("/")) -> int:
+    """Bytes that processes can still take: of the machine, and within the limits of its groups.
+
+    A container or a cluster's job (Slurm's too) limits a control group, maybe above the process's
+    own. `root` is where /proc and /sys are.
+    """
+    try:
+        meminfo = (root / "proc/meminfo").read_text().splitlines()
+        rows = dict(line.split(":") for line in meminfo)
+        free = int(rows["MemAvailable"].split()[0]) * 2**10
+    except (OSError, KeyError):  # not Linux: all there is
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limits = [("memory/memory.limit_in_bytes", "total_rss")]  # version 1, and a container's own
+    with contextlib.suppress(OSError, ValueError):  # "0::/a/b" is the group of version 2
+        text = (root / "proc/self/cgroup").read_text()
+        own = next((line[4:] for line in text.splitlines() if line.startswith("0::/")), "")
+        limits += [(f"{path}/memory.max", "anon") for path in (Path(own), *Path(own).parents)]
+    for name, used in [*limits, ("memory.max", "anon")]:
+        with contextlib.suppress(OSError, ValueError, KeyError):  # no such file, or "max"
+            file = root / "sys/fs/cgroup" / name
+            held = dict(map(str.split, file.with_name("memory.stat").read_text().splitlines()))
+            free = min(free, int(file.read_text()) - int(held[used]))  # pages of files are free
     return max(0, free)
 
 

@@ -1,7 +1,5 @@
 """Memory that a process can have, the faster precision, and what a GPU cannot hold."""
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 
@@ -15,15 +13,17 @@ CPU = Device(torch.device("cpu"), "fp32")
 
 @pytest.mark.parametrize(
     ("limit", "used"),
-    [("memory.max", "anon"), ("memory/memory.limit_in_bytes", "total_rss")],
-)
-def test_available_memory_is_limited_by_the_container(tmp_path, monkeypatch, limit, used):
+    [("memory.max", "anon"), ("memory/memory.limit_in_bytes", "total_rss"),
+     ("slurm/job_7/memory.max", "anon"), ("slurm/memory.max", "anon")],
+)  # fmt: skip
+def test_available_memory_is_limited_by_each_group(tmp_path, limit, used):
     """Minus what its processes hold; the pages of files can be dropped."""
-    machine = SimpleNamespace(available=1000 * MIB)
-    monkeypatch.setattr(device.psutil, "virtual_memory", lambda: machine)
+    (tmp_path / "proc" / "self").mkdir(parents=True)
+    (tmp_path / "proc" / "meminfo").write_text(f"MemTotal: 9 kB\nMemAvailable: {1000 * 2**10} kB")
+    (tmp_path / "proc" / "self" / "cgroup").write_text("4:memory:/a\n0::/slurm/job_7\n")
     assert device.available_memory(tmp_path) == 1000 * MIB
-    file = tmp_path / limit
-    file.parent.mkdir(exist_ok=True)
+    file = tmp_path / "sys" / "fs" / "cgroup" / limit
+    file.parent.mkdir(parents=True)
     file.with_name("memory.stat").write_text(f"{used} {100 * MIB}\nfile {900 * MIB}\n")
     for text, free in ((9000 * MIB, 1000), (500 * MIB, 400), (50 * MIB, 0), ("max", 1000)):
         file.write_text(f"{text}\n")
