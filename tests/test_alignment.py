@@ -174,13 +174,6 @@ def test_perfect_logits_give_the_gold_tags_back_except_for_cut_words(kind, iob2)
     assert "B-cell" not in decoded[0] or kept > 8  # the cut entity is lost, not guessed
 
 
-def test_as_many_labels_as_words():
-    row = {"input_ids": [5, 6, 7], "words": [(0, 2), (2, 3)]}
-    assert alignment.token_labels(row, [3, 4]) == [3, -100, 4]
-    with pytest.raises(ValueError):
-        alignment.token_labels(row, [3])
-
-
 # --- casing
 
 
@@ -191,15 +184,6 @@ def test_only_an_uncased_vocabulary_is_lower_cased(kind):
     assert (capital == small) == (kind in tiny.UNCASED)
     text = "".join(tokenizer(kind).convert_ids_to_tokens(capital))
     assert ("IL" in text.replace("##", "").replace("</w>", "")) == (kind not in tiny.UNCASED)
-
-
-def test_the_library_alone_would_lower_case_the_vocabulary_only_repository(tmp_path):
-    """The trap that load_tokenizer is there for; when the library fixes it, it may go."""
-    from transformers import AutoTokenizer
-
-    folder = tiny.make("biobert-vocab-only", tmp_path)
-    pieces = AutoTokenizer.from_pretrained(folder).tokenize("DNA")
-    assert "".join(pieces).replace("##", "") == "dna"
 
 
 # --- NLI: pairs
@@ -242,14 +226,6 @@ def test_gpt2_is_given_a_separator():
     for (a, b), row in zip(pairs, encode_pairs("gpt2", pairs)[0], strict=True):
         expected = tok(a)["input_ids"] + [tok.eos_token_id] + tok(b)["input_ids"]
         assert row == {"input_ids": expected, "labels": 2}
-
-
-def test_biogpt_frame():
-    tok = tokenizer("biogpt")
-    a, b = (tok(t, add_special_tokens=False)["input_ids"] for t in ("chest pain", "healthy"))
-    ids = encode_pairs("biogpt", [("chest pain", "healthy")])[0][0]["input_ids"]
-    assert ids == [tok.eos_token_id, *a, tok.eos_token_id, *b]
-    assert tok.convert_ids_to_tokens(tok.eos_token_id) == "</s>"
 
 
 @pytest.mark.parametrize("kind", FAMILIES)
