@@ -13,7 +13,6 @@ from NER import alignment
 from NER import task as ner
 from NLI import data as nli_data
 from NLI import task as nli
-from NLI.encoding import truncate
 from tests import tiny
 
 FAMILIES = ("bert", "biobert", "gpt2", "biogpt")
@@ -251,29 +250,6 @@ def test_what_a_probe_of_pairs_reads_and_predicts():
         DATA, train, inputs, "task", "train", [examples.labels["task"]]
     )
     assert predicted == [example.label for example in train]
-
-
-def one_token_at_a_time(a, b, room):
-    """Always from the end of the longer; between equals, from the one that was not longer.
-
-    So the odd token stays with the text that was longer, the second if they were equal: the rule
-    of the fast tokenizers.
-    """
-    a, b, first_was_longer = list(a), list(b), len(a) > len(b)
-    while len(a) + len(b) > room:
-        if len(a) > len(b) or (len(a) == len(b) and not first_was_longer):
-            a.pop()
-        else:
-            b.pop()
-    return a, b
-
-
-def test_truncate_equals_one_token_at_a_time():
-    for n in range(13):
-        for m in range(13):
-            for room in range(2, n + m + 1):
-                a, b = [f"a{i}" for i in range(n)], [f"b{i}" for i in range(m)]
-                assert truncate(a, b, room) == one_token_at_a_time(a, b, room), (n, m, room)
 
 
 @pytest.mark.parametrize("kind", FAMILIES)

@@ -13,7 +13,6 @@ from sklearn import metrics
 from sklearn.model_selection import train_test_split
 
 from common.cli import UserError
-from NER import alignment
 from NER import task as ner
 from NER.data import STUDY_ORDER
 from NER.scores import entities, to_iob2, word_class
@@ -52,32 +51,6 @@ def corpora(n, sentences=40):
 
 
 # --- NER: entities
-
-
-def by_own_rules(tags, strict):
-    """The rules of conlleval, and of strict IOB2, written down apart from seqeval."""
-    spans, kind, start = set(), None, 0
-    for i, tag in enumerate([*tags, "O"]):
-        prefix, _, name = tag.partition("-")
-        if kind is not None and prefix == "I" and name == kind:
-            continue
-        if kind is not None:
-            spans.add((kind, start, i))
-        opens = prefix == "B" or (prefix == "I" and not strict)
-        kind, start = (name if opens else None), i
-    return spans
-
-
-@pytest.mark.parametrize("make", (random_tags, valid_tags))
-def test_entities_of_random_tags(make):
-    rng = random.Random(0)
-    different = 0
-    for _ in range(5000):
-        tags = make(rng)
-        loose, strict = entities(tags), entities(tags, strict=True)
-        assert (loose, strict) == (by_own_rules(tags, False), by_own_rules(tags, True)), tags
-        different += loose != strict
-    assert (different > 2000) == (make is random_tags)  # valid tags: no difference
 
 
 @pytest.mark.parametrize(
@@ -204,16 +177,6 @@ def test_the_ceiling_of_the_io_scheme_is_what_gold_without_b_and_i_scores():
     assert ner_scores([["B-DNA", "O"]], [["O", "O"]])["entity_f1_io_ceiling"] == 1
 
 
-def test_cut_words_are_scored_as_outside_and_cost_recall():
-    gold = ["B-DNA", "I-DNA", "O", "B-RNA"]
-    row = {"words": [(1, 2), (2, 3), (3, 4), None]}  # the last word was cut
-    tags = alignment.word_labels(row, [9, 1, 1, 0, 9], ["O", "DNA", "RNA"])
-    found = ner_scores([gold], [to_iob2(tags)])
-    assert (found["entity_precision"], found["entity_recall"]) == (1, 1 / 2)
-    assert found["micro_f1"] == 3 / 4
-    assert found["entity_recall_RNA"] == found["f1_RNA"] == 0
-
-
 @pytest.mark.parametrize(
     "row",
     [{"gold": ["O", "O"], "predicted": ["O"]}, {"gold": ["O"]}, {"gold": None, "predicted": ["O"]}]
@@ -222,15 +185,6 @@ def test_cut_words_are_scored_as_outside_and_cost_recall():
 def test_rows_of_something_else_are_refused(row):
     with pytest.raises(ValueError, match="not all rows"):
         ner.count([{"gold": ["O"], "predicted": ["B-DNA"]}, row])
-
-
-@pytest.mark.parametrize("classes", ([], ["O"], ["a", "a", "b", "O", "b"], ["B-cell", "B-cell"]))
-def test_to_iob2_and_back(classes):
-    tags = to_iob2(classes)
-    assert [word_class(tag) for tag in tags] == classes
-    for i, tag in enumerate(tags):
-        begins = classes[i] != "O" and (i == 0 or classes[i - 1] != classes[i])
-        assert tag[0] == ("B" if begins else "O" if classes[i] == "O" else "I")
 
 
 def test_majority_of_ner():
@@ -390,14 +344,6 @@ def test_a_train_file_alone_is_split_80_20_as_in_the_study(tmp_path, name, seed)
         counts, totals = Counter(labels[i] for i in expected), Counter(labels)
         share = len(expected) / 203
         assert all(abs(counts[label] - totals[label] * share) <= 1 for label in LABELS)
-
-
-def test_three_files_are_taken_as_they_are(tmp_path):
-    for n, split in enumerate(("train", "dev", "test"), 3):
-        write_nli(tmp_path, LABELS[:2] * n, f"mli_{split}_v1.jsonl")
-    assert {s: len(examples) for s, examples in load_nli(tmp_path).items()} == {
-        "train": 6, "dev": 8, "test": 10,
-    }  # fmt: skip
 
 
 def test_too_few_examples_to_split_is_a_user_error(tmp_path):

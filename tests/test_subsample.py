@@ -4,9 +4,7 @@ import hashlib
 import random
 from collections import Counter
 
-import numpy as np
 import pytest
-import torch
 
 from common.cli import TRAINING_SIZES, UserError
 from common.subsample import describe, subset
@@ -26,8 +24,8 @@ def test_nested_prefixes_of_a_permutation(strata, seed):
     whole = subset(strata, 100, seed)
     assert sorted(whole) == list(range(len(strata)))
     for size in (0, *SIZES, 1, 37, 99):
-        found = subset(strata, size, seed) if size else []
-        assert found == whole[: round(len(strata) * size / 100)]
+        chosen = subset(strata, size, seed) if size else []
+        assert chosen == whole[: round(len(strata) * size / 100)]
 
 
 @pytest.mark.parametrize(
@@ -76,18 +74,13 @@ def test_members_of_a_stratum_are_equally_likely():
 
 
 def test_independent_of_the_global_random_state_and_leaves_it_alone():
-    found = []
+    chosen = []
     for state in (1, 2):
         random.seed(state)
-        np.random.seed(state)
-        torch.manual_seed(state)
-        before = random.getstate(), np.random.get_state(), torch.get_rng_state()
-        found.append(subset(NER_LIKE, 30, 7))
-        after = random.getstate(), np.random.get_state(), torch.get_rng_state()
-        assert before[0] == after[0]
-        assert all(np.array_equal(a, b) for a, b in zip(before[1], after[1], strict=True))
-        assert torch.equal(before[2], after[2])
-    assert found[0] == found[1] == subset(list(NER_LIKE), 30, 7)
+        before = random.getstate()
+        chosen.append(subset(NER_LIKE, 30, 7))
+        assert random.getstate() == before
+    assert chosen[0] == chosen[1]
 
 
 @every_strata
