@@ -61,10 +61,7 @@ def _entities(tags: tuple[str, ...], strict: bool) -> frozenset[tuple[str, int, 
 
 
 def classes(rows: list[dict]) -> list[str]:
-    """`O`, and the entity types that occur on either side, in order.
-
-    Raises ValueError unless rows have gold and predicted IOB2 tags of the same words.
-    """
+    """`O`, and the entity types in order. Raises ValueError for rows that are not of this task."""
     try:
         tags = {tag for row in rows for tag in (*row["gold"], *row["predicted"])}
         valid = all(tag == OUTSIDE or tag[:2] in ("B-", "I-") for tag in tags)

@@ -105,14 +105,11 @@ def probe_inputs(
             row["units"] = alignment.units(row, pooling)
             spans[split].append((start, start + len(row["units"])))
             start += len(row["units"])
-    kept = [[span is not None for span in row["words"]] for row in encoded["train"]]
-    labels = {
-        target: [
-            np.array(label_numbers(data, example), int)[has]
-            for example, has in zip(splits["train"], kept, strict=True)
-        ]
-        for target, splits in targets.items()
-    }
+    labels = {target: [] for target in targets}
+    for target, splits in targets.items():
+        for example, row in zip(splits["train"], encoded["train"], strict=True):
+            has = [span is not None for span in row["words"]]
+            labels[target].append(np.array(label_numbers(data, example), int)[has])
     flat = [row for split in encoded.values() for row in split]
     return ProbeInputs(flat, [Sequences(spans, labels)], len(data.labels), counts, encoded)
 

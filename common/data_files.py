@@ -73,11 +73,9 @@ def jsonl(path: Path, fields: tuple[str, ...]) -> Iterator[tuple[str, dict]]:
     """
     for place, line in lines(path):
         if line.strip():
-            row = json_row(place, line)
-            for field in fields:
-                if field not in row:
-                    needed = ", ".join(fields)
-                    raise UserError(f"{place} has no field {field!r}. Each line needs: {needed}.")
+            row, needed = json_row(place, line), ", ".join(fields)
+            if lost := [field for field in fields if field not in row]:
+                raise UserError(f"{place} has no field {lost[0]!r}. Each line needs: {needed}.")
             yield place, row
 
 
@@ -129,7 +127,8 @@ def parquet(path: Path, fields: tuple[str, ...]) -> Iterator[tuple[str, dict]]:
     # folder takes the lock file that the library makes in any case.
     with tempfile.TemporaryDirectory() as folder:
         try:
-            data = datasets.IterableDataset.from_parquet(glob.escape(str(path)), cache_dir=folder)
+            pattern, options = glob.escape(str(path)), {"cache_dir": folder, "batch_size": 1000}
+            data = datasets.IterableDataset.from_parquet(pattern, **options)
             rows = list(data.select_columns(list(fields)))
         # What the library and the format's reader raise; none of it quotes the rows.
         except (OSError, ValueError, TypeError, LookupError, NotImplementedError) as error:
