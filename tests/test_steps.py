@@ -172,7 +172,7 @@ def test_a_variant_stands_beside_the_default_and_does_not_touch_it(place, step, 
 
 def test_layers_in_groups_are_those_of_one_pass(place, monkeypatch):
     place.run("probing", "--controls", out="whole")
-    monkeypatch.setattr(features, "place", lambda *given: (features.MEMORY, 1), raising=False)
+    monkeypatch.setattr(features, "_that_fit", lambda *given: 1)
     place.run("probing", "--controls")
     for name in ("probing", "probing-control"):
         one, two = (place.folder(0, name, out) / "layers.csv" for out in ("out", "whole"))
@@ -425,7 +425,7 @@ def test_nothing_is_mixed_with_the_demo(place, capsys):
 
 TOY = '''"""A fourth step: it counts the test examples."""
 
-from common import flags, models, results
+from common import flags, results
 from common.cli import Parser
 
 NAME, ORDER, NEEDS, SIZES = "counting", 4, ("fine-tuning",), "training_size"
@@ -445,14 +445,12 @@ def calls(sizes, controls):
 
 
 def run(call):
-    source = models.source(call.args.model_name, call.args.demo)
-    cell = results.cell_of(call, source, call.args.training_size)
-    data = call.task.load(call.args.demo, call.args.data_dir, **call.options)
-    inputs = {"data": results.fingerprint(data.splits), "model": source.identity()}
-    config = results.config_of(cell, call, {}, **inputs)
+    begun = results.begin(call)
+    cell = begun.cell(call.args.training_size)
+    config = begun.config(cell, {})
     if results.finished(cell, config, call.args.overwrite) is None:
         with results.making(cell, config):
-            results.finish(cell, {"examples": len(data.splits["test"])}, 0.0)
+            results.finish(cell, {"examples": len(begun.data.splits["test"])}, 0.0)
 
 
 def draw(folder, task):

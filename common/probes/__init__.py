@@ -11,6 +11,7 @@ that `--help` is quick.
 """
 
 from collections.abc import Callable
+from contextlib import closing
 from importlib import import_module
 from typing import NamedTuple
 
@@ -24,8 +25,6 @@ DESCENT = {"batch_size": BATCH_SIZE, "learning_rate": LEARNING_RATE}
 
 
 class Kind(NamedTuple):
-    """A kind of probe."""
-
     constants: dict  # what identifies the method besides the flags
     modules: dict  # {form of the sets: its module in this package}
 
@@ -58,46 +57,30 @@ def predict_layers(
 ) -> None:
     """Train a probe per layer, set and target on the train split, and hand over its predictions.
 
-    `features`: layer -> `[rows, size]`, see `common.features`. `sets`: all of one form; each has
-    its own probes, and a train split with at least one unit. `epochs`, `seed` and `device` are for
-    sequences; `standardize` (mean 0, variance 1 on the training examples) is for examples.
+    `features`: layer -> `[rows, size]`, see `common.features`. `sets`: all of one form, each with
+    a train split. `epochs`, `seed` and `device` are for sequences; `standardize` (mean 0, variance
+    1 on the training examples) is for examples.
 
-    Calls `on_done(layer, {target: {split: [predictions of each set that has the target]}})` in
-    this thread when a layer is done, in any order. A set's predictions are an int array `[n]`, or a
-    list with an int array per sequence (empty for a sequence without units). All splits with rows
-    are there, except the train split of sequences, which would cost another pass. Raises
-    ValueError for a kind that is not for such sets, UserError if memory is short or a loss
+    Calls `on_done(layer, {target: {split: [predictions of each set that has the target]}})` when a
+    layer is done, in any order. A set's predictions are an int array `[n]`, or a list with one per
+    sequence. All splits with rows are there; of sequences not train, which would cost another pass.
+    Raises ValueError for a kind that is not for such sets, UserError if memory is short or a loss
     diverges.
     """
     form = type(sets[0])
     module = KINDS[kind].modules.get(form) if kind in KINDS else None
-    if module is None or any(type(some) is not form for some in sets):
+    if module is None or any(type(one) is not form for one in sets):
         raise ValueError(f"there is no probe {kind!r} of these sets; the first is {form.__name__}")
+    trainer = import_module(f"common.probes.{'examples' if form is Examples else 'sequences'}")
+    options = {"standardize": standardize}
+    if form is Sequences:
+        options = {"n_labels": n_labels, "epochs": epochs, "seed": seed, "device": device}
     probe = import_module(f"common.probes.{module}")
-
-    def done(layer: int, predictions: list[dict]) -> None:
-        on_done(layer, join(predictions))
-
-    if form is Examples:
-        from common.probes import examples
-
-        examples.predict_layers(probe, features, sets, standardize=standardize, on_done=done)
-    else:
-        from common.probes import sequences
-
-        sequences.predict_layers(
-            probe, features, sets, n_labels, epochs=epochs, seed=seed, device=device, on_done=done
-        )
-
-
-def join(predictions: list[dict]) -> dict:
-    """`{target: {split: values}}` of each set as `{target: {split: [values of each set]}}`.
-
-    A set that has the target but no row in the split has an empty list there.
-    """
-    joined = {}
-    for target in dict.fromkeys(target for one in predictions for target in one):
-        having = [one[target] for one in predictions if target in one]
-        splits = dict.fromkeys(split for one in having for split in one)
-        joined[target] = {split: [one.get(split, []) for one in having] for split in splits}
-    return joined
+    with closing(trainer.predict_layers(probe, features, sets, **options)) as layers:
+        for layer, predictions in layers:
+            joined = {}
+            for target in dict.fromkeys(target for one in predictions for target in one):
+                having = [one[target] for one in predictions if target in one]
+                splits = dict.fromkeys(split for one in having for split in one)
+                joined[target] = {split: [one.get(split, []) for one in having] for split in splits}
+            on_done(layer, joined)

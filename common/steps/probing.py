@@ -94,25 +94,21 @@ def run(call) -> None:
 
     Results that are finished stay as they are. Raises UserError.
     """
-    task, args = call.task, call.args
-    source = models.source(args.model_name, args.demo)
-    size = UNTRAINED if args.untrained else args.training_size
-    cell = results.cell_of(call, source, size)
-    data = task.load(args.demo, args.data_dir, **call.options)
-    inputs = {"data": results.fingerprint(data.splits), "model": source.identity()}
-    made = checkpoints.find(call, [cell], inputs)[cell]
-    where, inputs["checkpoint"] = made or (None, None)
+    task, args, begun = call.task, call.args, results.begin(call)
+    cell = begun.cell(UNTRAINED if args.untrained else args.training_size)
+    made = checkpoints.find(begun, [cell])[cell]
+    where, checkpoint = made or (begun.source.where(), None)
     targets, finished = [], {}
     for name in [TASK] + [target for target in task.CONTROLS if args.controls]:
         own = cell if name == TASK else cell._replace(variant=control_variant(cell.variant, name))
         constants = summary.prefixed("probe", probes.constants(args.probe)) | {"target": name}
-        target = Target(name, own, results.config_of(own, call, constants, **inputs))
+        target = Target(name, own, begun.config(own, constants, checkpoint))
         finished[name] = results.finished(own, target.config, args.overwrite)
         targets += [target] if finished[name] is None else []
     state = "done" if targets else results.EARLIER
     if targets:
-        finished |= make(call, targets, data, str(where or source.where()))
-    summarize(call, cell, finished, task.scores(data), state)
+        finished |= make(call, targets, begun.data, str(where))
+    summarize(call, cell, finished, task.scores(begun.data), state)
 
 
 def control_variant(variant: str, target: str) -> str:
