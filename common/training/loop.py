@@ -159,15 +159,20 @@ class _Training:
         gather(self.device, {})  # wait until the first process has prepared the folder
         self.state = resume.load_state(folder, trainer) or State(micro=self.settings.batch_size)
         self.saved_at = time.monotonic()
+        state, batch_size = self.state, self.settings.batch_size
         self.progress = tqdm(
-            initial=self.state.step, total=self.steps, unit="step", disable=self.device.rank > 0
+            desc="fine-tuning",
+            initial=state.epoch * len(rows) + state.batch * batch_size,
+            total=self.settings.num_train_epochs * len(rows),
+            unit=" examples",
+            disable=self.device.rank > 0,
         )
         self.events = None
         if self.settings.tensorboard and not self.device.rank:
             from torch.utils.tensorboard import SummaryWriter
 
             # What a killed process wrote of later steps is dropped.
-            self.events = SummaryWriter(folder / "tensorboard", purge_step=self.state.step + 1)
+            self.events = SummaryWriter(folder / "tensorboard", purge_step=state.step + 1)
 
     def train_epoch(self) -> None:
         """Train on the batches of this epoch that are left; Ctrl-C and SIGTERM end it."""
@@ -192,7 +197,7 @@ class _Training:
         state.step, state.batch, state.loss = state.step + 1, state.batch + 1, state.loss + loss
         if not np.isfinite(loss):
             raise UserError(f"the loss is {loss} at step {state.step}. {REMEDY}")
-        self.progress.update()
+        self.progress.update(len(indices))
         if state.step % LOG_EVERY == 0 or state.step == self.steps:
             row = {"loss": loss, "learning_rate": state.learning_rate}
             state.steps.append({"step": state.step} | row)
