@@ -434,31 +434,28 @@ def test_the_majority_is_the_most_frequent_training_answer(folder):
     assert task.baseline(silent, silent) == [("", False)]
 
 
-def test_control_labels_are_the_training_answers_shuffled(folder):
-    """Within each source, by a seed; prompts, dev and test stay."""
+def test_control_labels_are_drawn_within_each_source(folder):
+    """Of the sources whose answer is one label, by a seed; prompts stay, and so do the others."""
     splits = task.load(False, folder).splits
     before = json.dumps(splits)
-    found, same, other = (
-        task.controls(None, splits, seed)["control"]["train"] for seed in (1, 1, 2)
-    )
+    drawn, same, other = (task.controls(None, splits, seed)["control"] for seed in (1, 1, 2))
+    assert drawn == same != other and json.dumps(splits) == before
     changed = Counter()
-    for old, new in zip(splits["train"], found, strict=True):
-        assert new | {"gold": old["gold"]} == old
-        changed[old["source"]] += new["gold"] != old["gold"]
-    for source in changed:
-        golds = [sorted(json.dumps(e["gold"]) for e in some if e["source"] == source)
-                 for some in (splits["train"], found)]  # fmt: skip
-        assert golds[0] == golds[1] and changed[source] > 0
-    assert found == same != other and json.dumps(splits) == before
-    control = task.controls(None, splits, 1)["control"]
-    assert control["dev"] is splits["dev"] and control["test"] is splits["test"]
+    for control in drawn:
+        for split, examples in splits.items():
+            for old, new in zip(examples, control[split], strict=True):
+                assert new | {"gold": old["gold"]} == old
+                changed[old["source"]] += new["gold"] != old["gold"]
+                golds = [e["gold"] for e in splits["train"] if e["source"] == old["source"]]
+                assert old["kind"] not in LABEL_KINDS or new["gold"] in golds
+    assert {source for source, n in changed.items() if n} == {"pairs", "links", "verdicts"}
 
 
 def test_each_source_with_labels_has_a_probe_of_its_own(loaded):
     """Its rows are its prompts' last tokens, of all targets; of the others nothing is asked."""
     _, tokenizer, data, _, _ = loaded
     splits = {split: task.probed(examples) for split, examples in data.splits.items()}
-    targets = {"task": splits} | task.controls(data, splits, 1)
+    targets = {"task": splits, "control-1": task.controls(data, splits, 1)["control"][0]}
     inputs = task.probe_inputs(data, targets, tokenizer, 512, "last")
     names = [s for s, about in data.sources.items() if about["kind"] in LABEL_KINDS]
     assert inputs.notes == names and len(inputs.sets) == 3 and inputs.n_labels == len(data.labels)
@@ -477,8 +474,8 @@ def test_each_source_with_labels_has_a_probe_of_its_own(loaded):
             found.append(numbers)
             if split == "train":
                 assert (one.labels["task"] == numbers).all()
-                changed = [e["gold"] for e in targets["control"]["train"] if e["source"] == name]
-                assert [data.labels[i] for i in one.labels["control"]] == changed
+                changed = [e["gold"] for e in targets["control-1"]["train"] if e["source"] == name]
+                assert [data.labels[i] for i in one.labels["control-1"]] == changed
         predicted = task.probe_predictions(data, examples, inputs, "task", split, found)
         assert predicted == [(e["gold"], False) for e in examples]
         (rows,) = task.rows(data, {split: examples}, {split: predicted})[0].values()
