@@ -4,50 +4,40 @@
     python -m common.report --tasks NER --dataset bionlp2004
 
 Reads results only, never a model. Writes <TASK>/results/<dataset>/report/: report.html, one file
-that holds everything; report.md, the same text; the tables as CSV and LaTeX (booktabs); the figures
-as PNG and PDF. With --output_dir, the results are read from <DIR>/<TASK>, where the study puts
-them, or, if there is no such folder, from <DIR>, where a script puts them. Missing cells are shown
-as missing. Damaged results, and results made in another way than the rest, are named and left out.
+that holds everything; report.md, the same text; the tables as CSV; the figures as PNG and PDF. With
+--output_dir, the results are read from <DIR>/<TASK>, where the study puts them, or, if there is no
+such folder, from <DIR>, where a script puts them. Missing cells are shown as missing. Damaged
+results, and results made in another way than the rest, are named and left out.
 """
 
 import argparse
-import logging
-import shutil
 import sys
-import textwrap
 from itertools import chain
 from pathlib import Path
 
 from common import cli, task
 
-log = logging.getLogger(__name__)
+DEMO = "Demo: generated text and miniature models. It says nothing about real ones."
 
 
 def parse_args(argv):
+    """Sets `tasks`, a list; a wrong flag is an error of one line."""
     parser = cli.Parser(__doc__)
     parser.prog = "-m common.report"
-    there = task.find()
+    names = ",".join(task.find())
     parser.usage = (
-        f"python %(prog)s [--tasks {','.join(there)}] [--dataset NAME] [--output_dir DIR] "
-        "[--style FILE]"
+        f"python %(prog)s [--tasks {names}] [--dataset NAME] [--output_dir DIR] [--style FILE]"
     )
-
-    parser.add_argument("--tasks", help=f"with commas (default: {','.join(there)})")
+    parser.add_argument("--tasks", help=f"with commas (default: {names})")
     parser.add_argument("--dataset", help="one data set (default: each by itself)")
-    parser.add_argument(
-        "--output_dir", type=Path, help="root of the results (default: <TASK>/results)"
-    )
-    parser.add_argument(
-        "--style",
-        type=style_file,
-        metavar="FILE",
-        help="a Matplotlib style file; its lines take precedence over those of "
-        "common/report/paper.mplstyle",
-    )
+    root = "root of the results (default: <TASK>/results)"
+    parser.add_argument("--output_dir", type=Path, help=root)
+    style = "a Matplotlib style file; takes precedence over common/report/paper.mplstyle"
+    parser.add_argument("--style", type=style_file, metavar="FILE", help=style)
     args = parser.parse_args(argv)
-    names = there if args.tasks is None else args.tasks.split(",")
-    if unknown := [name for name in names if name not in there]:
-        parser.error(f"--tasks: no task {unknown[0]!r}. Take from {','.join(there)}, no spaces")
+    wanted = names.split(",") if args.tasks is None else args.tasks.split(",")
+    if unknown := [name for name in wanted if name not in task.find()]:
+        parser.error(f"--tasks: no task {unknown[0]!r}. Take from {names}, no spaces")
     return args
 
 
@@ -57,13 +47,9 @@ def style_file(text: str) -> Path:
 
     path = Path(text).expanduser().absolute()
     try:
-        settings = matplotlib.rc_params_from_file(path, True, use_default_template=False)
-        for n, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-            key = line.split("#")[0].partition(":")[0].strip()
-            if key and key not in settings:  # Matplotlib passes over what it does not know
-                raise ValueError(f"line {n}: no setting {key!r}, or no colon after it")
+        matplotlib.rc_params_from_file(path, True, use_default_template=False)
     except Exception as error:  # whatever Matplotlib does not like
-        reason = textwrap.shorten(str(getattr(error, "strerror", None) or error), 200)
+        reason = " ".join(str(getattr(error, "strerror", None) or error).split())[:200]
         raise argparse.ArgumentTypeError(
             f"{path}: {reason}. Give a style file like common/report/paper.mplstyle"
         ) from None
@@ -77,41 +63,28 @@ def main(argv=None):
     from common.report.grid import Grid
 
     tasks = list(dict.fromkeys(args.tasks.split(","))) if args.tasks else task.find()
-    roots = {name: root(args.output_dir, name) for name in task.find()}
-    there = {name: datasets(roots[name], name) for name in tasks}
-    names = sorted({folder.name for folders in there.values() for folder in folders})
+    there = [(name, folder) for name in tasks for folder in datasets(args.output_dir, name)]
+    names = sorted({folder.name for _, folder in there})
     if names and args.dataset and args.dataset not in names:
         raise cli.UserError(
             f"--dataset {args.dataset}: no results. There are some on {', '.join(names)}."
         )
     written = []
-    for name, folders in there.items():
-        for folder in (f for f in folders if args.dataset in (None, f.name)):
+    for name, folder in there:
+        if args.dataset in (None, folder.name):
             grid = Grid(folder, task.load(name))
-            if grid.results:
-                grid.others = elsewhere(roots, grid)
-                written.append(write(grid, args.style))
-            else:
-                log.warning("%s: no finished result of %s, no report", folder, name)
+            grid.others = others(args.output_dir, grid)
+            written += [write(grid, args.style)] if grid.results else []
     if not written:
-        searched = " or ".join(dict.fromkeys(str(roots[name]) for name in tasks))
         raise cli.UserError(
-            f"no finished results in {searched}. Make some first, e.g.:\n"
+            f"no finished results in {args.output_dir or '<TASK>/results'}. Make some first, e.g.:\n"
             f"  python {cli.relative(tasks[0], 'fine-tuning.py')} --demo --training_size 30\n"
             "  python -m common.study --demo"
         )
     print("reports:", *(f"{path} and report.html" for path in written), sep="\n  ")
 
 
-def root(output_dir: Path | None, name: str) -> Path:
-    """The folder of a task's results."""
-    if output_dir is None:
-        return cli.ROOT / name / "results"
-    folder = output_dir.expanduser().absolute()
-    return folder / name if (folder / name).is_dir() else folder
-
-
-def datasets(folder: Path, name: str) -> list[Path]:
+def datasets(output_dir: Path | None, name: str) -> list[Path]:
     """The folders of the data sets that hold results of the task of this name.
 
     Raises UserError if one of them also holds results of another task.
@@ -119,74 +92,61 @@ def datasets(folder: Path, name: str) -> list[Path]:
     from common.files import read_json
     from common.report.grid import result_folders
 
+    root = cli.ROOT / name / "results"
+    if output_dir:
+        root = output_dir.expanduser().absolute()
+        root = root / name if (root / name).is_dir() else root
     chosen = []
-    for dataset in sorted(folder.glob("*")):
-        results = result_folders(dataset)
-        configs = [read_json(result / "config.json") for result in results]
+    for dataset in sorted(root.glob("*")):
+        configs = [read_json(result / "config.json") for result in result_folders(dataset)]
         tasks = {config.get("task") for config in configs if isinstance(config, dict)} - {None}
-        if name in tasks and len(tasks) > 1:
-            raise cli.UserError(
-                f"{dataset} holds results of {' and '.join(sorted(tasks))}. Move one of them away: "
-                "each task needs an --output_dir of its own."
-            )
-        if name in tasks or (results and not tasks):
+        if name in tasks:
             chosen.append(dataset)
+            if len(tasks) > 1:
+                raise cli.UserError(
+                    f"{dataset} holds results of {' and '.join(sorted(tasks))}. Move one of them "
+                    "away: each task needs an --output_dir of its own."
+                )
     return chosen
 
 
-def elsewhere(roots: dict[str, Path], grid) -> dict[str, list[tuple]]:
-    """`Grid.others`: the results of other tasks on test examples that a part of the data has."""
-    from common.report.grid import Grid
+def others(output_dir: Path | None, grid) -> dict[str, list[tuple]]:
+    """`Grid.others`: the results of other tasks on test examples that a part of the data has.
 
-    wanted, others = grid.same_test(), {}
-    for name in roots if wanted else ():
-        for folder in datasets(roots[name], name) if name != grid.task.NAME else ():
-            other = Grid(folder, task.load(name))
+    config.json says which those are: {score: (hash of the other task's data, its score)}.
+    """
+    configs = [result.config.get("same_test", {}) for result in grid.results]
+    wanted = {score: same for config in configs for score, same in config.items()}
+    beside = {}
+    for name in sorted(set(task.find()) - {grid.task.NAME}) if wanted else ():
+        for folder in datasets(output_dir, name):
+            other = type(grid)(folder, task.load(name))
+            hashes = {result.config["inputs"].get("data") for result in other.results}
             for score, (sha256, theirs) in wanted.items():
-                if sha256 in other.data_hashes():
-                    others.setdefault(score, []).append((other, theirs))
-    return others
+                if sha256 in hashes:
+                    beside.setdefault(score, []).append((other, theirs))
+    return beside
 
 
 def write(grid, style: Path | None = None) -> Path:
     """The report of one task on one data set, all or nothing; returns the path of report.md."""
     from common.files import replacing
-    from common.report import page
-
-    with replacing(grid.folder / "report") as folder:
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir()
-        page.write(folder, head(grid), sections(grid), style)
-    return grid.folder / "report" / "report.md"
-
-
-def sections(grid) -> list:
-    """All sections, in the page's order."""
-    from common.report import across
+    from common.report import across, page
     from common.steps import STEPS
 
     downstream, *inside = (step.sections(grid) for step in STEPS.values())
-    return [*downstream, across.differences(grid), *chain(*inside), across.link(grid)]
-
-
-def head(grid):
-    """The title, what was read, what was passed over, and what differs in what was read."""
-    from common.report.page import Head
-    from common.steps import STEPS
-
+    sections = [*downstream, across.differences(grid), *chain(*inside), across.link(grid)]
     counts = [f"{step} {sum(r.step == step for r in grid.results)}" for step in STEPS]
     seeds = ", ".join(map(str, sorted({result.seed for result in grid.results})))
-    summary = f"Finished results: {', '.join(counts)}; seeds: {seeds}."
-    tested = [len(table) for result in grid.results for table in result.counts.values()]
-    if tested:
+    text = f"Finished results: {', '.join(counts)}; seeds: {seeds}."
+    if tested := [len(table) for result in grid.results for table in result.counts.values()]:
         groups = f" in {len(set(grid.groups or ()))} groups, which are resampled whole"
-        summary += f" Test examples: {tested[0]}{groups if grid.groups else ''}."
-    lists = {
-        "Passed over": grid.problems,
-        "Not the same in all results of a step (number of results)": grid.conditions(),
-    }
-    lists = {title: lines for title, lines in lists.items() if lines}
-    return Head(grid.title(), grid.dataset == "demo", summary, lists)
+        text += f" Test examples: {tested[0]}{groups if grid.groups else ''}."
+    notes = [DEMO, text] if grid.folder.name == "demo" else [text]
+    with replacing(grid.folder / "report") as folder:
+        folder.mkdir()
+        page.write(folder, grid.title, notes, grid.problems, sections, style)
+    return grid.folder / "report" / "report.md"
 
 
 if __name__ == "__main__":

@@ -3,11 +3,8 @@
 from typing import NamedTuple
 
 from common.cli import UNTRAINED
-from common.report import palette, tables
-from common.report.drawing import Figure, Line, Panel
-from common.report.grid import Grid
-from common.report.page import Section
-from common.steps import split
+from common.report import page
+from common.report.drawing import Figure, Panel, size_line, size_name
 
 
 class Curve(NamedTuple):
@@ -15,58 +12,36 @@ class Curve(NamedTuple):
 
     key: str
     title: str
+    file: str  # in place of the step's name in the names of its tables
     low: float = 0.0  # of its range
-    file: str = ""  # in place of the step's name in the names of its tables
 
 
-def called(name: str) -> str:
-    """What a step or its variant is called in captions: `probing (linear)`."""
-    step, variant = split(name)
-    return f"{step} ({palette.variant_name(variant)})" if variant else step
+def section(grid, step: str, name: str, text: str, tables: list, layer: str, curves: list):
+    """The section of a step or its variant (`name`): `tables`, then those of the layers.
 
-
-def section(grid: Grid, name: str, text: str, summary: list, layer: str, curves: list) -> Section:
-    """The section of a step or its variant.
-
-    `summary`: its first tables; `layer`: the label of the x axis; `curves`: a row of panels each.
-    A horizontal line shows `majority_layer_<n>`, where there is such a metric, in the first row.
+    `layer`: the label of the x axis; `curves`: a row of panels each. A horizontal line shows
+    `majority_<key>_layer_<n>`, where there is such a metric.
     """
-    step, variant = split(name)
-    made, rows = list(summary), []
-    measured = {result.size for result in grid.results if result.name == name}
-    sizes = {n: palette.size_name(n) for n in (UNTRAINED, *grid.sizes) if n in measured}
+    sizes = {result.size for result in grid.results if result.name == name}
+    sizes, rows = [size for size in (UNTRAINED, *grid.sizes) if size in sizes], []
     for curve in curves:
-        row = []
+        panels = []
         for model in grid.models:
-            layers = {size: grid.layers(name, model, size, curve.key) for size in sizes}
-            numbers = sorted({n for scores in layers.values() for n in scores})
+            scores = {size: grid.layers(name, model, size, curve.key) for size in sizes}
             cells = [
-                {"layer": n} | {sizes[size]: scores.get(n) for size, scores in layers.items()}
-                for n in numbers
+                {"layer": n} | {size_name(size): scores[size].get(n) for size in sizes}
+                for n in sorted(set().union(*scores.values()))
             ]
-            file = f"{name.replace(step, curve.file or step, 1)}_{model}"
-            caption = f"{called(name)} of {model}, {curve.title} by layer"
-            made += tables.make(grid, file, caption, cells)
-            if numbers:
-                row.append(_panel(grid, name, model, layers, layer, curve))
-        rows.append(row)
-    titles = [grid.title(), f"{called(name)}, by the encoder's training data"]
-    figure = Figure(name, titles, rows) if any(rows) else None
-    heading = step.capitalize() + f": {palette.variant_name(variant)}" * bool(variant)
-    return Section(heading, text, figure, made, below=bool(variant))
-
-
-def _panel(grid: Grid, name: str, model: str, layers: dict, layer: str, curve: Curve) -> Panel:
-    lines = [
-        Line(
-            list(scores),
-            [score.value for score in scores.values()],
-            palette.size_style(size),
-            palette.size_name(size),
-        )
-        for size, scores in layers.items()
-        if scores
-    ]
-    levels = [grid.layers(name, model, size, f"majority_{curve.key}") for size in layers]
-    hline = next((score.value for scores in levels for score in scores.values()), None)
-    return Panel(lines, palette.short(model), layer, curve.title, hline, curve.low)
+            file, caption = name.replace(step, curve.file, 1), f"{name} of {model}, {curve.title}"
+            tables += page.tables(grid, f"{file}_{model}", f"{caption} by layer", cells)
+            values = {n: [score.value for score in points.values()] for n, points in scores.items()}
+            lines = [size_line(n, list(scores[n]), values[n]) for n in sizes if scores[n]]
+            levels = [grid.layers(name, model, size, f"majority_{curve.key}") for size in sizes]
+            level = next((score.value for points in levels for score in points.values()), None)
+            if lines:
+                panels.append(Panel(lines, model, layer, curve.title, level, curve.low))
+        rows += [panels] if panels else []
+    figure = Figure(name, [grid.title, f"{name}, by the encoder's training data"], rows)
+    variant = name.removeprefix(step).removeprefix("-").replace("-", ", ").replace("_", " ")
+    heading = f"{step.capitalize()}: {variant}".removesuffix(": ")
+    return page.Section(heading, text, figure if rows else None, tables)

@@ -1,24 +1,54 @@
-"""The report's page, as Markdown with files beside it, and as one HTML file with all in it."""
+"""The report's page: Markdown with tables and figures beside it, and one HTML file with all in it.
+
+pandas and Matplotlib are imported when they are needed: the steps import this module.
+"""
 
 import base64
 from collections.abc import Sequence
-from math import isfinite
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from common.report.drawing import Figure, Heatmap, draw
-from common.report.tables import MISSING, Table, number_of, text_of
 
-DEMO = "generated text and miniature models. It says nothing about real ones."
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 
-class Head(NamedTuple):
-    """What stands at the top of the page."""
+class Estimate(NamedTuple):
+    """A mean over seeds; where known its 95 % interval and, of several seeds, their deviation."""
 
-    title: str
-    demo: bool
-    results: str  # which were read
-    lists: dict[str, list[str]]  # what was passed over, what is not alike
+    value: float
+    low: float | None = None
+    high: float | None = None
+    std: float | None = None
+    n: int | None = None  # seeds
+
+    def __str__(self):
+        text = f"{self.value:.3f}"
+        if self.std is not None:
+            text += f" ± {self.std:.3f} (n={self.n})"
+        return text if self.low is None else f"{text} [{self.low:.3f}, {self.high:.3f}]"
+
+
+class Table(NamedTuple):
+    """A frame of text, numbers, Estimates and None (missing); `name` is that of its file."""
+
+    name: str
+    caption: str
+    frame: "DataFrame"
+
+    def csv(self) -> str:
+        """All digits; an Estimate in several columns; nothing where missing."""
+        import pandas as pd
+
+        columns = {}
+        for name, cells in self.frame.items():
+            columns[name] = [cell.value if isinstance(cell, Estimate) else cell for cell in cells]
+            for part in Estimate._fields[1:]:
+                values = [getattr(cell, part, None) for cell in cells]
+                if any(value is not None for value in values):
+                    columns[f"{name} {part}"] = values
+        return pd.DataFrame(columns, dtype=object).to_csv(index=False)
 
 
 class Section(NamedTuple):
@@ -29,54 +59,64 @@ class Section(NamedTuple):
     figure: Figure | None = None
     tables: Sequence[Table] = ()
     maps: Sequence[tuple[str, Heatmap]] = ()  # of models, for the HTML page
-    below: bool = False  # a variant of the section before, which explains it
 
 
-def write(folder: Path, head: Head, sections: list[Section], style: Path | None = None) -> None:
-    """Write the figures, the tables as CSV and LaTeX, report.md and report.html into `folder`."""
-    shown = _numbered([section for section in sections if section.figure or section.tables])
-    for section in shown:
+def tables(grid, name: str, caption: str, rows: list[dict]) -> list[Table]:
+    """The table of `rows`, in a list; an empty list if all are empty.
+
+    An empty row lacks values and has no Estimate: it has only the names of what is missing.
+    """
+    import pandas as pd
+
+    full = [
+        row
+        for row in rows
+        if None not in row.values() or any(isinstance(cell, Estimate) for cell in row.values())
+    ]
+    frame = pd.DataFrame(full, dtype=object)
+    return [Table(name, f"{grid.title}: {caption}.", frame)] if full else []
+
+
+def text_of(cell) -> str:
+    """How a cell is shown."""
+    if cell is None:
+        return "–"
+    return f"{cell:.4f}" if isinstance(cell, float) else str(cell)
+
+
+def write(
+    folder: Path, title: str, notes: list, problems: list, sections: list[Section], style=None
+) -> None:
+    """Write report.md, report.html, the figures, and the tables as CSV into `folder`.
+
+    `notes`: paragraphs about the results; `problems`: what was passed over.
+    """
+    shown = [section for section in sections if section.figure or section.tables]
+    text = [f"# {title}\n", *(f"{note}\n" for note in notes)]
+    if problems:
+        text.append("Passed over:\n\n" + "".join(f"- {line}\n" for line in problems))
+    for number, section in enumerate(shown, 1):
+        text.append(f"## {number}. {section.title}\n\n{section.text}")
         if section.figure:
-            draw(folder / section.figure.name, section.figure.titles, section.figure.rows, style)
+            draw(folder, section.figure, style)
+            text.append(f"![{section.figure.titles[-1]}]({section.figure.name}.png)\n")
         for table in section.tables:
             (folder / f"{table.name}.csv").write_text(table.csv(), encoding="utf-8")
-            (folder / f"{table.name}.tex").write_text(table.latex(), encoding="utf-8")
-    (folder / "report.md").write_text(_markdown(head, shown), encoding="utf-8")
-    (folder / "report.html").write_text(_html(folder, head, shown), encoding="utf-8")
+            cells = table.frame.map(text_of).to_markdown(index=False, disable_numparse=True)
+            text.append(f"**{table.caption}** ({table.name}.csv)\n\n{cells}\n")
+    (folder / "report.md").write_text("\n".join(text), encoding="utf-8")
+    page = {"title": title, "notes": notes, "problems": problems, "sections": shown}
+    (folder / "report.html").write_text(_html(folder, page), encoding="utf-8")
 
 
-def _numbered(sections: list[Section]) -> list[Section]:
-    """With numbers in the titles, except for variants, which stand below their step."""
-    numbered, before, n = [], "", 0
-    for section in sections:
-        below = section.below and section.text == before
-        before, n = section.text, n + (not below)
-        title = section.title if below else f"{n}. {section.title}"
-        numbered.append(section._replace(title=title, text="" if below else before, below=below))
-    return numbered
-
-
-def _markdown(head: Head, sections: list[Section]) -> str:
-    parts = [f"# {head.title}\n", *[f"**Demo**: {DEMO}\n"] * head.demo, f"{head.results}\n"]
-    for title, lines in head.lists.items():
-        parts.append(f"{title}:\n\n" + "".join(f"- {line}\n" for line in lines))
-    for section in sections:
-        parts.append(f"##{'#' * section.below} {section.title}\n\n{section.text}")
-        if section.figure:
-            parts.append(f"![{section.figure.titles[-1]}]({section.figure.name}.png)\n")
-        for table in section.tables:
-            name = f"({table.name}.csv, .tex)"
-            parts.append(f"**{table.caption}** {name}\n\n{table.markdown()}")
-    return "\n".join(parts)
-
-
-def _html(folder: Path, head: Head, sections: list[Section]) -> str:
+def _html(folder: Path, page: dict) -> str:
     """One file that needs no other file and no network: figures and CSV are in it as data URIs."""
     import jinja2
 
-    def image(name: str) -> tuple[str, int]:
-        png = (folder / f"{name}.png").read_bytes()
-        return _data_uri("image/png", png), int.from_bytes(png[16:20]) // 2  # a PNG's width
+    def content(kind: str, name: str) -> tuple[str, int]:  # and the width, if it is a PNG
+        read = (folder / name).read_bytes()
+        uri = f"data:{kind};base64,{base64.b64encode(read).decode()}"
+        return uri, int.from_bytes(read[16:20]) // 2
 
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
@@ -85,28 +125,5 @@ def _html(folder: Path, head: Head, sections: list[Section]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    helpers = {"image": image, "csv": _csv, "cells": cells, "text_of": text_of}
-    return environment.get_template("page.html").render(
-        head=head, demo=DEMO, sections=sections, number_of=number_of, missing=MISSING, **helpers
-    )
-
-
-def cells(heatmap: Heatmap) -> list[tuple[int, list[tuple[str, str | None]]]]:
-    """(layer, [(text, colour) of each head]) of each row of a map."""
-    from matplotlib.colors import to_hex
-
-    def cell(layer: int, head: int, value: float) -> tuple[str, str | None]:
-        shown = f"{value:.4f}" if isfinite(value) else "never compared"
-        colour = heatmap.colour(value)
-        return f"layer {layer}, head {head}: {shown}", colour and to_hex(colour)
-
-    rows = heatmap.grid.iterrows()
-    return [(layer, [cell(layer, *item) for item in row.items()]) for layer, row in rows]
-
-
-def _csv(table: Table) -> str:
-    return _data_uri("text/csv", table.csv().encode())
-
-
-def _data_uri(kind: str, content: bytes) -> str:
-    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
+    template = environment.get_template("page.html")
+    return template.render(**page, content=content, text_of=text_of)

@@ -15,7 +15,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-LEVEL = 0.95
 RESAMPLES = 10_000  # the least p is 1 / 10,001: still under 0.05 after Holm over 400 comparisons
 _CHUNK = 2**20  # weights drawn at a time
 
@@ -42,69 +41,53 @@ def resample(
     """
     if not systems:
         return []
-    tables = {id(counted): counted for counted, _ in systems}  # several scores share a table
-    if not len(systems[0][0]) or len({len(counted) for counted in tables.values()}) > 1:
+    tables = {id(counts): counts.astype(float) for counts, _ in systems}  # scores share a table
+    if len({len(counts) for counts in tables.values()} | {0}) != 2:
         raise ValueError("the systems need the same examples, one at least")
-    columns, parts = {}, []  # a table's columns of all counts, which are [examples, columns]
-    for key, counted in tables.items():
-        parts.append(counted.reshape(len(counted), -1))
-        start = sum(part.shape[1] for part in parts[:-1])
-        columns[key] = slice(start, start + parts[-1].shape[1])
-    flat = np.concatenate(parts, axis=1, dtype=float)
     if groups is not None:
         number = {group: i for i, group in enumerate(dict.fromkeys(groups))}
-        flat, ungrouped = np.zeros((len(number), flat.shape[1])), flat
-        np.add.at(flat, [number[group] for group in groups], ungrouped)
-    n, generator = len(flat), np.random.default_rng(seed)
+        for key, counts in tables.items():
+            tables[key] = np.zeros((len(number), *counts.shape[1:]))
+            np.add.at(tables[key], [number[group] for group in groups], counts)
+    n, generator = len(next(iter(tables.values()))), np.random.default_rng(seed)
 
-    def scores(totals):  # [k, columns] -> [systems, k]
-        return np.stack(
-            [
-                score(totals[:, columns[id(counted)]].reshape(len(totals), *counted.shape[1:]))
-                for counted, score in systems
-            ]
-        )
+    def scores(weights):  # [k, n] -> [systems, k]
+        totals = {key: np.tensordot(weights, counts, 1) for key, counts in tables.items()}
+        return np.stack([score(totals[id(counts)]) for counts, score in systems])
 
     samples = []
     for start in range(0, resamples, chunk := max(1, _CHUNK // n)):
         k = min(chunk, resamples - start)
         drawn = generator.integers(n, size=(k, n)) + n * np.arange(k)[:, None]
         weights = np.bincount(drawn.ravel(), minlength=k * n).reshape(k, n)  # multinomial
-        samples.append(scores(weights.astype(float) @ flat))
-    values = scores(flat.sum(0, keepdims=True))[:, 0]
-    samples = np.concatenate(samples, axis=1)
+        samples.append(scores(weights.astype(float)))
+    values, samples = scores(np.ones((1, n)))[:, 0], np.concatenate(samples, axis=1)
     return [Resampled(float(v), s, n) for v, s in zip(values, samples, strict=True)]
 
 
-def mean(runs: Sequence[Resampled]) -> Resampled:
-    """The mean score of several runs (seeds) of one `resample`."""
-    samples = np.mean([run.samples for run in runs], axis=0)
-    return Resampled(float(np.mean([run.value for run in runs])), samples, runs[0].units)
+def mean(seeds: Sequence[Resampled]) -> Resampled:
+    """The mean score over seeds, all of one `resample`."""
+    value, samples = (np.mean([one[i] for one in seeds], axis=0) for i in (0, 1))
+    return Resampled(float(value), samples, seeds[0].units)
 
 
 def interval(samples: np.ndarray) -> tuple[float, float]:
     """The percentile interval (95 %) of a score's resamples; undefined ones (NaN) are left out."""
-    low, high = np.nanquantile(samples, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    low, high = np.nanquantile(samples, [0.025, 0.975])
     return float(low), float(high)
 
 
 def paired_difference(a: Resampled, b: Resampled) -> tuple[float, float, float, float]:
     """(a - b, low, high, p) of two systems of one `resample`; p is two-sided, of no difference.
 
-    How often a resampled difference lies as far from the found one as that lies from 0. Fewer than
-    some thirty examples are too few for it.
+    p is how often a resampled difference lies as far from the observed one as that lies from 0.
+    Fewer than some thirty examples are too few for it.
     """
     difference, samples = a.value - b.value, a.samples - b.samples
     far = np.abs(samples - difference) >= abs(difference) - 1e-12
     p = (1 + far.sum()) / (1 + len(far))
     # One example cannot vary; no test that swaps the systems example by example gives less.
     return difference, *interval(samples), float(max(p, 2.0 ** (1 - a.units)))
-
-
-def mean_std(values: Sequence[float]) -> tuple[float, float | None, int]:
-    """Mean, sample standard deviation (None of one value) and number, over seeds."""
-    n = len(values)
-    return float(np.mean(values)), float(np.std(values, ddof=1)) if n > 1 else None, n
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -117,7 +100,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def correlation(
-    x: Sequence[float], y: Sequence[float], kind: str = "spearman", resamples: int = 2000
+    pairs: Sequence[tuple[float, float]], kind: str = "spearman", resamples: int = 2000
 ) -> tuple[float, float, float] | None:
     """(r, low, high), resampling pairs; None of fewer than three pairs or where a side is constant.
 
@@ -126,8 +109,7 @@ def correlation(
     """
     from scipy import stats
 
-    pairs = np.array([x, y], dtype=float)
-    n = pairs.shape[1]
+    n, pairs = len(pairs), np.array(pairs, dtype=float).T
     if n < 3 or (pairs == pairs[:, :1]).all(1).any():
         return None
     drawn = np.random.default_rng(0).integers(n, size=(resamples, n))

@@ -5,6 +5,8 @@ from itertools import product
 from pathlib import Path
 
 from common.cli import UNTRAINED
+from common.report import by_layer, drawing, page
+from common.report.drawing import Figure, Heatmap, Panel, size_line, size_name
 
 NAME = "attention"
 
@@ -17,8 +19,7 @@ below it. Layer 1 is the first block.
 LAYER = "layer (1 = first block)"
 BEFORE, AFTER = "entropy_pretrained", "entropy_fine_tuned"
 # By name in heads.csv: title, short name, end of the scale (None: a whole number of bits above all
-# values), colours. Scales are fixed, so figures can be compared; unchanged attention is yellow. A
-# measure that is not listed is drawn with its name.
+# values), colours. Scales are fixed, so figures can be compared; unchanged attention is yellow.
 MEASURES = {
     "cosine": ("cosine similarity of the attention maps\n(1 = unchanged)", "cosine", 1, "viridis"),
     "js": ("Jensen-Shannon divergence\n(0: same, 1: disjoint)", "JS (bits)", 1, "viridis_r"),
@@ -42,89 +43,77 @@ def read(result, task) -> dict[str, float]:
 def _heads(table) -> dict:
     """`{measure: its values [layers, heads]}` of heads.csv. ValueError if a head is missing."""
     measures = {}
-    for measure, rows in table.groupby("metric", sort=False):
-        if not measure.endswith("_std"):
-            if len(rows) != rows["layer"].max() * rows["head"].max():
-                raise ValueError("heads.csv is damaged (heads are missing)")
-            measures[measure] = rows.pivot(index="layer", columns="head", values="value")
+    for measure, rows in table[table["metric"].isin(MEASURES)].groupby("metric", sort=False):
+        if len(rows) != rows["layer"].max() * rows["head"].max():
+            raise ValueError("heads.csv is damaged (heads are missing)")
+        measures[measure] = rows.pivot(index="layer", columns="head", values="value")
     return measures
 
 
-def _heatmaps(measures: dict) -> list:
+def _heatmaps(measures: dict) -> list[Heatmap]:
     """A map of each measure; the scale of both entropies is the same."""
-    from common.report.drawing import Heatmap
-
     most = max([1, *(measures[name].max().max() for name in (BEFORE, AFTER) if name in measures)])
-    looks = {name: MEASURES.get(name, (name, name, None, "cividis")) for name in measures}
+    looks = {name: MEASURES[name] for name in measures}
     return [
-        Heatmap(title, measures[name], label, 0, end or math.ceil(most), colours)
+        Heatmap(title, measures[name], label, end or math.ceil(most), colours)
         for name, (title, label, end, colours) in looks.items()
     ]
 
 
 def draw(folder: Path, task) -> None:
     """heads: a map of each measure; attention_all_sizes in the model's folder: means by layer."""
-    from common.report import drawing, palette, reading
+    from common.report.grid import Result
 
-    own = reading.working(folder)
-    sizes = {size: _heads(table) for size, table in reading.beside(own, "heads.csv").items()}
+    own = Result(folder)
+    ending, of_sizes = own.of_all_sizes("heads.csv")
+    sizes = {size: _heads(table) for size, table in of_sizes.items()}
     settings = own.config["settings"]
     first = f", first {n} examples" if (n := settings.get("max_examples")) else ""
     special = "dropped" if settings.get("drop_special") else "included"
     inputs = f"{settings.get('split', 'test')} split{first}, special tokens {special}"
-    encoder = palette.encoder_name(own.size).removeprefix("encoder ")
-    titles = [f"{task.NAME} attention, pre-trained against {encoder}", inputs, own.title()]
-    drawing.draw(folder / "heads", titles, [_heatmaps(sizes[own.size])])
-
-    def line(heads, size):
-        mean = heads.mean(axis=1)
-        return drawing.Line(mean.index, mean, palette.size_style(size), palette.size_name(size))
-
+    titles = [f"{task.NAME} attention, encoder: {size_name(own.size)}", inputs, own.title]
+    drawing.draw(folder, Figure("heads", titles, [_heatmaps(sizes[own.size])]))
     panels = []
     for name in (name for name in sizes[own.size] if name != BEFORE):
-        title, label, end, _ = MEASURES.get(name, (name, name, None, ""))
-        lines = [line(measures[name], size) for size, measures in sizes.items() if name in measures]
+        title, label, end, _ = MEASURES[name]
+        curves = {size: heads[name].mean(axis=1) for size, heads in sizes.items() if name in heads}
         if name == AFTER:
             title = title.removesuffix(", fine-tuned")
-            lines.append(line(sizes[own.size][BEFORE], 0))
-        panels.append(drawing.Panel(lines, title, LAYER, f"mean {label}", high=end))
+            curves[0] = sizes[own.size][BEFORE].mean(axis=1)
+        lines = [size_line(size, mean.index, mean) for size, mean in curves.items()]
+        panels.append(Panel(lines, title, LAYER, f"mean {label}", high=end))
     titles[0] = f"{task.NAME} attention, pre-trained against fine-tuned"
-    drawing.draw(own.of_the_model("attention_all_sizes"), titles, [panels])
+    drawing.draw(folder.parents[2], Figure(f"attention_all_sizes{ending}", titles, [panels]))
 
 
 def sections(grid) -> list:
     """Similarity to the pre-trained model, and all layers; a section for each variant."""
-    from common.report import by_layer, palette, tables
-
-    made, curves = [], [by_layer.Curve("cosine", "mean cosine (1 = unchanged)")]
+    made, curves = [], [by_layer.Curve("cosine", "mean cosine (1 = unchanged)", NAME)]
     for name in grid.names(NAME):
         rows = []
         for model, size in product(grid.models, grid.trained):
             cosine = grid.score(name, model, size, "cosine")
             layers = grid.layers(name, model, size, "cosine")
-            row = {"model": model, "size": palette.size_name(size), "mean cosine": cosine}
+            row = {"model": model, "size": size_name(size), "mean cosine": cosine}
             row["change (1 - cosine)"] = cosine and cosine._replace(value=1 - cosine.value)
             row["untrained encoder"] = grid.score(name, model, UNTRAINED, "cosine")
             row["most changed layer"] = min(layers, key=lambda n: layers[n].value, default=None)
             rows.append(row)
-        caption = f"{by_layer.called(name)}, fine-tuned against pre-trained"
-        summary = tables.make(grid, name, caption, rows)
-        section = by_layer.section(grid, name, EXPLAINED, summary, LAYER, curves)
+        tables = page.tables(grid, name, f"{name}, fine-tuned against pre-trained", rows)
+        section = by_layer.section(grid, NAME, name, EXPLAINED, tables, LAYER, curves)
         made.append(section._replace(maps=_maps(grid, name)))
     return made
 
 
-def _maps(grid, name: str) -> list[tuple]:
+def _maps(grid, name: str) -> list[tuple[str, Heatmap]]:
     """(model, map) of all models and sizes, the mean over seeds, for the page."""
-    from common.report import palette
-
     maps = []
     for model, size in product(grid.models, grid.sizes):
         seeds = [_heads(result.table("heads.csv")) for result in grid.cell(name, model, size)]
         shared = [measure for measure in MEASURES if seeds and all(measure in s for s in seeds)]
         means = {measure: sum(s[measure] for s in seeds) / len(seeds) for measure in shared}
         for heatmap in _heatmaps(means):
-            title = f"{palette.size_name(size)}: {heatmap.title}"
+            title = f"{size_name(size)}: {heatmap.title}"
             maps.append((model, heatmap._replace(title=title)))
     return maps
 

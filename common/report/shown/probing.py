@@ -4,6 +4,9 @@ from itertools import product
 from pathlib import Path
 
 from common.cli import UNTRAINED
+from common.report import by_layer, drawing, page
+from common.report.by_layer import Curve
+from common.report.drawing import Figure, Line, Panel
 
 NAME = "probing"
 
@@ -27,31 +30,31 @@ def read(result, task) -> dict[str, float]:
     control also `selectivity_layer_<n>`, `selectivity` (best layer), `selectivity_last_layer`.
 
     Selectivity is the task's score minus the control's (Hewitt & Liang 2019). Raises ValueError if
-    layers.csv is damaged or not of this result.
+    layers.csv is damaged.
     """
-    main, values = _by_layer(result, task)
-    best, last = (result.metrics.get(f"{which}_layer") for which in ("best", "last"))
-    there = result.metrics.get(f"test_{main}_last_layer")
-    if best is None or there is None or values.get(f"probe_layer_{last}") != there:
-        raise ValueError("layers.csv is not of the same result as metrics.json")
-    control = _whole(result.folder.with_name(f"{result.name}-control"))
-    _, controlled = _by_layer(control, task) if control else ("", {})
-    for layer in (layer for layer in controlled if layer.startswith("probe") and layer in values):
-        values[layer.replace("probe", "selectivity")] = values[layer] - controlled[layer]
-    for name, layer in (("selectivity", best), ("selectivity_last_layer", last)):
-        if f"selectivity_layer_{layer}" in values:
-            values[name] = values[f"selectivity_layer_{layer}"]
+    from common.report.grid import Result
+
+    values = _by_layer(result, task)
+    try:
+        control = _by_layer(Result(result.folder.with_name(f"{result.name}-control")).check(), task)
+    except ValueError:  # not there, or not whole: the grid names it
+        return values
+    for layer in [layer for layer in values if layer in control and layer.startswith("probe")]:
+        values[layer.replace("probe", "selectivity")] = values[layer] - control[layer]
+    for name, which in (("selectivity", "best"), ("selectivity_last_layer", "last")):
+        layer = f"selectivity_layer_{result.metrics.get(f'{which}_layer')}"
+        if layer in values:
+            values[name] = values[layer]
     return values
 
 
-def _by_layer(result, task) -> tuple[str, dict[str, float]]:
-    table = result.table("layers.csv")
-    table = table[table["split"] == "test"]
+def _by_layer(result, task) -> dict[str, float]:
+    table = result.table("layers.csv").query("split == 'test'")
     main = next((s.name for s in task.SCORES if (table["metric"] == s.name).any()), "")
-    rows = table[table["metric"] == main]
-    curve = rows["probe"].eq("majority").map({True: "majority_probe", False: "probe"})
-    keys = curve + "_layer_" + rows["layer"].astype(int).astype(str)
-    return main, dict(zip(keys, rows["value"].tolist(), strict=True))
+    return {
+        f"{'majority_' * (row.probe == 'majority')}probe_layer_{row.layer}": float(row.value)
+        for row in table[table["metric"] == main].itertuples()
+    }
 
 
 def draw(folder: Path, task) -> None:
@@ -60,67 +63,49 @@ def draw(folder: Path, task) -> None:
     layers shows the task and its control labels, whichever of the two `folder` holds, the untrained
     encoder and the majority class; layers_all_sizes has a curve for each size.
     """
-    from common.report import drawing, palette, reading
+    from common.report.grid import Result
 
-    own = reading.working(folder)
-    names = own.name.removesuffix("-control"), f"{own.name.removesuffix('-control')}-control"
-    there = [own if name == own.name else _whole(folder.with_name(name)) for name in names]
-    home = there[0] or own
-    table, style, name = (
-        home.table("layers.csv"),
-        palette.size_style(own.size),
-        palette.size_name(own.size),
-    )
-    control = style | {"marker": "+", "linestyle": "-."}
-    looks = (style, name), (control, f"{name}, control labels")
-    curves = [(r.table("layers.csv"), *look) for r, look in zip(there, looks, strict=True) if r]
-    sizes = reading.beside(home, "layers.csv")
-    by_size = {n: (t, palette.size_style(n), palette.size_name(n)) for n, t in sizes.items()}
-    if own.size != UNTRAINED and UNTRAINED in by_size:
-        curves.append(by_size[UNTRAINED])
-    probe = table["probe"][table["probe"] != "majority"].iloc[0]
-    variant = palette.variant_name(home.variant)
-    what = f"{task.NAME} probing ({'; '.join(filter(None, (probe, variant)))})"
-    scores = [s for s in task.SCORES if s.by_layer and (table["metric"] == s.name).any()]
-    titles = [what, palette.encoder_name(own.size), own.title()]
-    drawing.draw(folder / "layers", titles, [[_panel(s, table, curves) for s in scores]])
-    if home is own:
-        path = own.of_the_model("layers_all_sizes")
-        titles = [f"{what}, all sizes so far", own.title()]
-        drawing.draw(path, titles, [[_panel(s, table, by_size.values()) for s in scores]])
+    own, style, name = Result(folder), drawing.size_style, drawing.size_name
+    base = own.name.removesuffix("-control")
+    tables = {}  # of the task and of its control labels, of which one may be unfinished
+    for target in (base, f"{base}-control"):
+        for path in (folder.with_name(target), folder.with_name(f"{target}.partial")):
+            if path == folder or (path / "metrics.json").is_file():
+                tables[target] = Result(path).table("layers.csv")
+    ending, of_sizes = own.of_all_sizes("layers.csv")
+    sizes = [(table, style(size), name(size)) for size, table in of_sizes.items()]
+    task_look = style(own.size), name(own.size)
+    control_look = task_look[0] | {"marker": "+"}, f"{task_look[1]}, control labels"
+    looks = {base: task_look, f"{base}-control": control_look}
+    curves = [(table, *looks[target]) for target, table in tables.items()]
+    if own.name == base and own.size != UNTRAINED:
+        curves += [curve for curve in sizes if curve[2] == name(UNTRAINED)]
+    probe = next(probe for probe in curves[0][0]["probe"] if probe != "majority")
+    what = f"{task.NAME} {base} ({probe})"
+    titles = [f"{what}, encoder: {name(own.size)}", own.title]
+    drawing.draw(folder, Figure("layers", titles, [_panels(task, curves)]))
+    if own.name == base:
+        titles = [f"{what}, all sizes so far", own.title]
+        figure = Figure(f"layers_all_sizes{ending}", titles, [_panels(task, sizes)])
+        drawing.draw(folder.parents[2], figure)
 
 
-def _whole(folder: Path):
-    """The result in a folder, or beside it one that only waits to be renamed; None without one."""
-    from common.report import reading
-
-    for path in (folder, folder.with_name(f"{folder.name}.partial")):
-        try:
-            result = reading.load(path)
-            result.table("layers.csv")
-            return result
-        except ValueError:
+def _panels(task, curves: list[tuple]) -> list:
+    """The test scores by layer of each (layers.csv, style, label); the majority of the first."""
+    panels, own = [], curves[0][0]
+    for score in task.SCORES:
+        if not (score.by_layer and (own["metric"] == score.name).any()):
             continue
-
-
-def _panel(score, own, curves):
-    """A test score by layer of each (layers.csv, style, label); the majority class of `own`."""
-    from common.report import drawing
-
-    def rows(table, majority: bool):
-        table = table[(table["split"] == "test") & (table["metric"] == score.name)]
-        return table[table["probe"].eq("majority") == majority]
-
-    probed = [(rows(table, False), style, label) for table, style, label in curves]
-    lines = [drawing.Line(rows["layer"], rows["value"], *look) for rows, *look in probed]
-    level = next(iter(rows(own, True)["value"]), None)
-    return drawing.Panel(lines, "", LAYER, f"{score.title} on test", level, score.lowest)
+        where = f"split == 'test' and metric == '{score.name}' and probe"
+        probed = [(table.query(f"{where} != 'majority'"), *look) for table, *look in curves]
+        lines = [Line(rows["layer"], rows["value"], *look) for rows, *look in probed]
+        level = next(iter(own.query(f"{where} == 'majority'")["value"]), None)
+        panels.append(Panel(lines, "", LAYER, f"{score.title} on test", level, score.lowest))
+    return panels
 
 
 def sections(grid) -> list:
     """Best and last layer of each encoder, and all layers; a section for each variant."""
-    from common.report import by_layer, palette, tables
-
     main, title, made = grid.main.name, grid.main.title, []
     columns = {
         f"best layer: {title}": f"test_{main}",
@@ -130,21 +115,20 @@ def sections(grid) -> list:
         "majority class": f"test_majority_{main}",
     }
     curves = [
-        by_layer.Curve("probe", f"test {title}", grid.main.lowest),
-        by_layer.Curve("selectivity", f"selectivity ({title})", -1, "selectivity"),
+        Curve("probe", f"test {title}", NAME, grid.main.lowest),
+        Curve("selectivity", f"selectivity ({title})", "selectivity", -1),
     ]
-    results = [result for result in grid.results if result.step == NAME]
-    controls = {r.name for r in results if r.table("layers.csv")["target"].iloc[0] != "task"}
-    for name in (name for name in grid.names(NAME) if name not in controls):
+    controls = tuple(f"-{target}" for target in grid.task.CONTROLS)
+    for name in (name for name in grid.names(NAME) if not name.endswith(controls)):
         rows = []
         for model, size in product(grid.models, (UNTRAINED, *grid.sizes)):
-            layers = {r.metrics["best_layer"] for r in grid.cell(name, model, size)}
-            best = ", ".join(map(str, sorted(layers))) or None
-            row = {"model": model, "encoder": palette.size_name(size), "best layer (dev)": best}
+            best = sorted({result.metrics["best_layer"] for result in grid.cell(name, model, size)})
+            row = {"model": model, "encoder": drawing.size_name(size)}
+            row["best layer (dev)"] = ", ".join(map(str, best)) or None
             scores = {column: grid.score(name, model, size, key) for column, key in columns.items()}
             rows.append(row | scores)
-        summary = tables.make(grid, name, f"{by_layer.called(name)}, test {title}", rows)
-        made.append(by_layer.section(grid, name, EXPLAINED, summary, LAYER, curves))
+        tables = page.tables(grid, name, f"{name}, test {title}", rows)
+        made.append(by_layer.section(grid, NAME, name, EXPLAINED, tables, LAYER, curves))
     return made
 
 
