@@ -6,8 +6,8 @@
 Reads results only, never a model. Writes <TASK>/results/<dataset>/report/: report.html, one file
 that holds everything; report.md, the same text; the tables as CSV; the figures as PNG and PDF. With
 --output_dir, the results are read from <DIR>/<TASK>, where the study puts them, or, if there is no
-such folder, from <DIR>, where a script puts them. Missing cells are shown as missing. Damaged
-results, and results made in another way than the rest, are named and left out.
+such folder, from <DIR>, where a script puts them. Damaged results, and results made in another way
+than the rest, are named and left out.
 """
 
 import argparse
@@ -21,23 +21,18 @@ DEMO = "Demo: generated text and miniature models. It says nothing about real on
 
 
 def parse_args(argv):
-    """Sets `tasks`, a list; a wrong flag is an error of one line."""
-    parser = cli.Parser(__doc__)
-    parser.prog = "-m common.report"
-    names = ",".join(task.find())
-    parser.usage = (
-        f"python %(prog)s [--tasks {names}] [--dataset NAME] [--output_dir DIR] [--style FILE]"
-    )
+    parser, names = cli.Parser(__doc__), ",".join(task.find())
+    parser.prog, parser.usage = "-m common.report", "python -m common.report [flags]"
+    root = "root of the results (default: <TASK>/results)"
+    style = "a Matplotlib style file; takes precedence over common/report/paper.mplstyle"
     parser.add_argument("--tasks", help=f"with commas (default: {names})")
     parser.add_argument("--dataset", help="one data set (default: each by itself)")
-    root = "root of the results (default: <TASK>/results)"
     parser.add_argument("--output_dir", type=Path, help=root)
-    style = "a Matplotlib style file; takes precedence over common/report/paper.mplstyle"
     parser.add_argument("--style", type=style_file, metavar="FILE", help=style)
     args = parser.parse_args(argv)
-    wanted = names.split(",") if args.tasks is None else args.tasks.split(",")
-    if unknown := [name for name in wanted if name not in task.find()]:
-        parser.error(f"--tasks: no task {unknown[0]!r}. Take from {names}, no spaces")
+    for name in () if args.tasks is None else args.tasks.split(","):
+        if name not in task.find():
+            parser.error(f"--tasks: no task {name!r}. Take from {names}, no spaces")
     return args
 
 
@@ -49,10 +44,9 @@ def style_file(text: str) -> Path:
     try:
         matplotlib.rc_params_from_file(path, True, use_default_template=False)
     except Exception as error:  # whatever Matplotlib does not like
-        reason = " ".join(str(getattr(error, "strerror", None) or error).split())[:200]
-        raise argparse.ArgumentTypeError(
-            f"{path}: {reason}. Give a style file like common/report/paper.mplstyle"
-        ) from None
+        reason = f"{path}: {getattr(error, 'strerror', None) or error}".replace("\n", " ")
+        advice = "Give a style file like common/report/paper.mplstyle"
+        raise argparse.ArgumentTypeError(f"{reason}. {advice}") from None
     return path
 
 
@@ -62,22 +56,17 @@ def main(argv=None):
 
     from common.report.grid import Grid
 
-    tasks = list(dict.fromkeys(args.tasks.split(","))) if args.tasks else task.find()
-    there = [(name, folder) for name in tasks for folder in datasets(args.output_dir, name)]
-    names = sorted({folder.name for _, folder in there})
-    if names and args.dataset and args.dataset not in names:
-        raise cli.UserError(
-            f"--dataset {args.dataset}: no results. There are some on {', '.join(names)}."
-        )
-    written = []
-    for name, folder in there:
-        if args.dataset in (None, folder.name):
-            grid = Grid(folder, task.load(name))
-            grid.others = others(args.output_dir, grid)
-            written += [write(grid, args.style)] if grid.results else []
+    tasks, written = list(dict.fromkeys(args.tasks.split(","))) if args.tasks else task.find(), []
+    for name in tasks:
+        for folder in datasets(args.output_dir, name):
+            if args.dataset in (None, folder.name):
+                grid = Grid(folder, task.load(name))
+                grid.others = others(args.output_dir, grid)
+                written += [write(grid, args.style)] if grid.results else []
     if not written:
+        of = f" of --dataset {args.dataset}" if args.dataset else ""
         raise cli.UserError(
-            f"no finished results in {args.output_dir or '<TASK>/results'}. Make some first, e.g.:\n"
+            f"no finished results{of} in {args.output_dir or '<TASK>/results'}. Make some, e.g.:\n"
             f"  python {cli.relative(tasks[0], 'fine-tuning.py')} --demo --training_size 30\n"
             "  python -m common.study --demo"
         )
@@ -92,21 +81,18 @@ def datasets(output_dir: Path | None, name: str) -> list[Path]:
     from common.files import read_json
     from common.report.grid import result_folders
 
-    root = cli.ROOT / name / "results"
-    if output_dir:
-        root = output_dir.expanduser().absolute()
-        root = root / name if (root / name).is_dir() else root
+    given = output_dir and output_dir.expanduser().absolute()
+    root = cli.ROOT / name / "results" if given is None else given / name
     chosen = []
-    for dataset in sorted(root.glob("*")):
+    for dataset in sorted((root if given is None or root.is_dir() else given).glob("*")):
         configs = [read_json(result / "config.json") for result in result_folders(dataset)]
         tasks = {config.get("task") for config in configs if isinstance(config, dict)} - {None}
-        if name in tasks:
-            chosen.append(dataset)
-            if len(tasks) > 1:
-                raise cli.UserError(
-                    f"{dataset} holds results of {' and '.join(sorted(tasks))}. Move one of them "
-                    "away: each task needs an --output_dir of its own."
-                )
+        if name in tasks and len(tasks) > 1:
+            raise cli.UserError(
+                f"{dataset} holds results of {' and '.join(sorted(tasks))}. Move one of them away: "
+                "each task needs an --output_dir of its own."
+            )
+        chosen += [dataset] if name in tasks else []
     return chosen
 
 
@@ -117,14 +103,13 @@ def others(output_dir: Path | None, grid) -> dict[str, list[tuple]]:
     """
     configs = [result.config.get("same_test", {}) for result in grid.results]
     wanted = {score: same for config in configs for score, same in config.items()}
-    beside = {}
-    for name in sorted(set(task.find()) - {grid.task.NAME}) if wanted else ():
-        for folder in datasets(output_dir, name):
-            other = type(grid)(folder, task.load(name))
-            hashes = {result.config["inputs"].get("data") for result in other.results}
-            for score, (sha256, theirs) in wanted.items():
-                if sha256 in hashes:
-                    beside.setdefault(score, []).append((other, theirs))
+    names = [name for name in task.find() if wanted and name != grid.task.NAME]
+    there = [(name, folder) for name in names for folder in datasets(output_dir, name)]
+    beside = {score: [] for score in wanted}
+    for other in (type(grid)(folder, task.load(name)) for name, folder in there):
+        hashes = {result.config["inputs"].get("data") for result in other.results}
+        for score, (sha256, theirs) in wanted.items():
+            beside[score] += [(other, theirs)] if sha256 in hashes else []
     return beside
 
 
@@ -137,8 +122,8 @@ def write(grid, style: Path | None = None) -> Path:
     downstream, *inside = (step.sections(grid) for step in STEPS.values())
     sections = [*downstream, across.differences(grid), *chain(*inside), across.link(grid)]
     counts = [f"{step} {sum(r.step == step for r in grid.results)}" for step in STEPS]
-    seeds = ", ".join(map(str, sorted({result.seed for result in grid.results})))
-    text = f"Finished results: {', '.join(counts)}; seeds: {seeds}."
+    seeds = sorted({result.seed for result in grid.results})
+    text = f"Finished results: {', '.join(counts)}; seeds: {', '.join(map(str, seeds))}."
     if tested := [len(table) for result in grid.results for table in result.counts.values()]:
         groups = f" in {len(set(grid.groups or ()))} groups, which are resampled whole"
         text += f" Test examples: {tested[0]}{groups if grid.groups else ''}."

@@ -3,7 +3,7 @@
 from itertools import combinations
 
 from common.report import statistics
-from common.report.drawing import Figure, Line, Panel, model_style, size_name, size_style
+from common.report.drawing import Figure, Line, Panel, model_style
 from common.report.grid import DOWNSTREAM, Grid
 from common.report.page import Estimate, Section, tables
 from common.steps import STEPS
@@ -19,6 +19,7 @@ interval over points. The points are few and depend on each other (sizes of one 
 subsets), so the intervals are too narrow. At 0 % no head was trained and attention has not changed.
 Size 0 would dominate the correlation, so each measure is first shown without it. "–": fewer than
 three points, or all points are equal. Only results with the default settings of a step are used.
+In the figure, lines join a model's points in the order of sizes.
 """
 
 
@@ -62,28 +63,14 @@ def link(grid: Grid) -> Section:
                 r = statistics.correlation(pairs, kind.lower())
                 row[kind] = r and Estimate(*r)
             rows.append(row)
-        if points:
+        lines = []
+        for model in grid.models:  # a curve from size to size
+            own = [point for (other, _), point in points.items() if other == model]
+            lines += [Line(*zip(*own, strict=True), model_style(model), model)] if own else []
+        if lines:
             label = measure.replace(": ", ":\n").replace(" (", "\n(")
-            panels.append(Panel(_dots(points), _r(rows[-2]), label, title, low=grid.main.lowest))
+            panels.append(Panel(lines, "", label, title, low=grid.main.lowest))
     titles = [grid.title, "downstream score against what is measured inside"]
     figure = Figure("link", titles, [panels]) if panels else None
     caption = f"correlation, over models and sizes, of {title} with what is measured inside"
     return Section("The link", LINK, figure, tables(grid, "link", caption, rows))
-
-
-def _r(row: dict) -> str:
-    r = {kind: f"{row[kind].value:.2f}" if row[kind] else "–" for kind in ("Spearman", "Pearson")}
-    return "".join(f"{kind} {text}\n" for kind, text in r.items()) + f"(n = {row['n']}, no 0 %)"
-
-
-def _dots(points: dict[tuple, tuple]) -> list[Line]:
-    """The lines of {(model, size): (x, y)}: colours are models, markers are sizes."""
-    models = {model: model_style(model) | {"linestyle": ""} for model, _ in points}
-    sizes = {size: {"marker": size_style(size)["marker"]} for size in sorted(n for _, n in points)}
-    grey = {"color": "grey", "linestyle": ""}
-    lines = [
-        Line([x], [y], models[model] | sizes[size] | {"markersize": 4, "alpha": 0.8})
-        for (model, size), (x, y) in points.items()
-    ]  # those without points are in the legend alone
-    lines += [Line([], [], look | {"marker": "o"}, model) for model, look in models.items()]
-    return lines + [Line([], [], grey | look, size_name(size)) for size, look in sizes.items()]

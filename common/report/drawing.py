@@ -8,21 +8,17 @@ from collections.abc import Sequence
 from math import ceil, isfinite
 from pathlib import Path
 from textwrap import fill
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 from zlib import crc32
 
 from common.cli import UNTRAINED
 from common.files import replacing
-
-if TYPE_CHECKING:
-    from pandas import DataFrame
 
 PAPER = Path(__file__).with_name("paper.mplstyle")
 # The colours of Okabe and Ito, which most colour-blind readers can tell apart, without yellow and
 # black.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7A4A1E")
 MARKERS = "osD^vPX"
-_SIZE_MARKERS = "*PXs<^>phDd"  # below 10 %, below 20 %, ...
 _TWO_COLUMNS = 2.06  # columns, with the space between them
 _LINE = 0.13  # inches: the height of a line of text
 
@@ -33,15 +29,14 @@ def size_name(size: int | str) -> str:
 
 
 def size_style(size: int | str) -> dict:
-    """Colour, marker and line: lighter for less data; grey where nothing was fine-tuned."""
+    """Colour and line: lighter for less data; grey where nothing was fine-tuned."""
     from matplotlib import colormaps
     from matplotlib.colors import to_hex
 
     if size in (UNTRAINED, 0):
-        marker, line = ("x", "--") if size else ("o", "-")
-        return {"color": "#808080", "marker": marker, "linestyle": line}
+        return {"color": "#808080", "marker": "o", "linestyle": "--" if size else "-"}
     color = to_hex(colormaps["viridis_r"](0.05 + 0.95 * (size / 100) ** 0.5))
-    return {"color": color, "marker": _SIZE_MARKERS[size // 10], "linestyle": "-"}
+    return {"color": color, "marker": "o", "linestyle": "-"}
 
 
 def model_style(name: str) -> dict:
@@ -106,7 +101,7 @@ class Heatmap(NamedTuple):
     """A value for each head: `grid` has a row for each layer. The scale begins at 0."""
 
     title: str
-    grid: "DataFrame"
+    grid: object  # a DataFrame
     label: str  # of the colour bar
     most: float  # the end of the scale
     colours: str  # a Matplotlib colormap

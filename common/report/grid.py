@@ -127,8 +127,8 @@ class Grid:
         self.trained = [size for size in self.sizes if size]
 
     def names(self, step: str) -> list[str]:
-        """A step and those of its variants that have results."""
-        return sorted({step} | {result.name for result in self.results if result.step == step})
+        """A step and its variants, as far as they have results."""
+        return sorted({result.name for result in self.results if result.step == step})
 
     def cell(self, name: str, model: str, size: int | str, key: str = "") -> list[Result]:
         """The results of a cell (that have a metric); none if it is missing."""

@@ -6,12 +6,10 @@ pandas and Matplotlib are imported when they are needed: the steps import this m
 import base64
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
-from common.report.drawing import Figure, Heatmap, draw
-
-if TYPE_CHECKING:
-    from pandas import DataFrame
+from common.cli import UNTRAINED
+from common.report.drawing import Figure, Heatmap, Panel, draw, size_line, size_name
 
 
 class Estimate(NamedTuple):
@@ -35,7 +33,7 @@ class Table(NamedTuple):
 
     name: str
     caption: str
-    frame: "DataFrame"
+    frame: object  # a DataFrame
 
     def csv(self) -> str:
         """All digits; an Estimate in several columns; nothing where missing."""
@@ -75,6 +73,37 @@ def tables(grid, name: str, caption: str, rows: list[dict]) -> list[Table]:
     ]
     frame = pd.DataFrame(full, dtype=object)
     return [Table(name, f"{grid.title}: {caption}.", frame)] if full else []
+
+
+def by_layer(grid, step: str, name: str, text: str, tables_: list, layer: str, curves: dict):
+    """The section of a step or its variant (`name`): `tables_`, and what is measured by layer.
+
+    `layer`: the label of the x axis; `curves`: {key: (title, lowest value)} of the metrics
+    `<key>_layer_<n>`, each a row of panels, one a model, with a curve a size, and a table a model.
+    A horizontal line shows `majority_<key>_layer_<n>`, if there is such a metric.
+    """
+    measured = {result.size for result in grid.results if result.name == name}
+    sizes, rows = [size for size in (UNTRAINED, *grid.sizes) if size in measured], []
+    for key, (title, low) in curves.items():
+        panels = []
+        for model in grid.models:
+            scores = {size: grid.layers(name, model, size, key) for size in sizes}
+            cells = [
+                {"layer": n} | {size_name(size): scores[size].get(n) for size in sizes}
+                for n in sorted(set().union(*scores.values()))
+            ]
+            file, caption = name.replace(step, key, 1), f"{name} of {model}, {title} by layer"
+            tables_ += tables(grid, f"{file}_{model}", caption, cells)
+            values = {n: [score.value for score in points.values()] for n, points in scores.items()}
+            lines = [size_line(n, list(scores[n]), values[n]) for n in sizes if values[n]]
+            levels = [grid.layers(name, model, size, f"majority_{key}") for size in sizes]
+            level = next((score.value for points in levels for score in points.values()), None)
+            panels += [Panel(lines, model, layer, title, level, low)] if lines else []
+        rows += [panels] if panels else []
+    figure = Figure(name, [grid.title, f"{name}, by the encoder's training data"], rows)
+    variant = name.removeprefix(step).removeprefix("-").replace("-", ", ").replace("_", " ")
+    title = f"{step.capitalize()}: {variant}".removesuffix(": ")
+    return Section(title, text, figure if rows else None, tables_)
 
 
 def text_of(cell) -> str:
@@ -118,12 +147,7 @@ def _html(folder: Path, page: dict) -> str:
         uri = f"data:{kind};base64,{base64.b64encode(read).decode()}"
         return uri, int.from_bytes(read[16:20]) // 2
 
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    template = environment.get_template("page.html")
+    options = {"autoescape": True, "trim_blocks": True, "lstrip_blocks": True}
+    source = Path(__file__).with_name("page.html").read_text(encoding="utf-8")
+    template = jinja2.Template(source, undefined=jinja2.StrictUndefined, **options)
     return template.render(**page, content=content, text_of=text_of)

@@ -5,7 +5,7 @@ from itertools import product
 from pathlib import Path
 
 from common.cli import UNTRAINED
-from common.report import by_layer, drawing, page
+from common.report import drawing, page
 from common.report.drawing import Figure, Heatmap, Panel, size_line, size_name
 
 NAME = "attention"
@@ -29,15 +29,16 @@ MEASURES = {
 
 
 def read(result, task) -> dict[str, float]:
-    """The mean of each measure over heads, `<measure>`, and by layer, `<measure>_layer_<n>`.
+    """The mean cosine over heads, `cosine`, and by layer, `attention_layer_<n>`.
 
     Heads that were never compared are left out. Raises ValueError if heads.csv is damaged.
     """
-    values = {}
-    for measure, heads in _heads(result.table("heads.csv")).items():
-        values[measure] = heads.stack().mean()
-        values |= {f"{measure}_layer_{n}": value for n, value in heads.mean(axis=1).items()}
-    return {name: float(value) for name, value in values.items() if value == value}
+    heads = _heads(result.table("heads.csv")).get("cosine")
+    if heads is None:
+        return {}
+    layers = heads.mean(axis=1).dropna()
+    values = {f"{NAME}_layer_{n}": float(value) for n, value in layers.items()}
+    return values | {"cosine": float(heads.stack().mean())}
 
 
 def _heads(table) -> dict:
@@ -74,13 +75,10 @@ def draw(folder: Path, task) -> None:
     titles = [f"{task.NAME} attention, encoder: {size_name(own.size)}", inputs, own.title]
     drawing.draw(folder, Figure("heads", titles, [_heatmaps(sizes[own.size])]))
     panels = []
-    for name in (name for name in sizes[own.size] if name != BEFORE):
+    for name in sizes[own.size]:
         title, label, end, _ = MEASURES[name]
-        curves = {size: heads[name].mean(axis=1) for size, heads in sizes.items() if name in heads}
-        if name == AFTER:
-            title = title.removesuffix(", fine-tuned")
-            curves[0] = sizes[own.size][BEFORE].mean(axis=1)
-        lines = [size_line(size, mean.index, mean) for size, mean in curves.items()]
+        means = {size: heads[name].mean(axis=1) for size, heads in sizes.items() if name in heads}
+        lines = [size_line(size, mean.index, mean) for size, mean in means.items()]
         panels.append(Panel(lines, title, LAYER, f"mean {label}", high=end))
     titles[0] = f"{task.NAME} attention, pre-trained against fine-tuned"
     drawing.draw(folder.parents[2], Figure(f"attention_all_sizes{ending}", titles, [panels]))
@@ -88,19 +86,19 @@ def draw(folder: Path, task) -> None:
 
 def sections(grid) -> list:
     """Similarity to the pre-trained model, and all layers; a section for each variant."""
-    made, curves = [], [by_layer.Curve("cosine", "mean cosine (1 = unchanged)", NAME)]
+    made, curves = [], {NAME: ("mean cosine (1 = unchanged)", 0)}
     for name in grid.names(NAME):
         rows = []
         for model, size in product(grid.models, grid.trained):
             cosine = grid.score(name, model, size, "cosine")
-            layers = grid.layers(name, model, size, "cosine")
+            layers = grid.layers(name, model, size, NAME)
             row = {"model": model, "size": size_name(size), "mean cosine": cosine}
             row["change (1 - cosine)"] = cosine and cosine._replace(value=1 - cosine.value)
             row["untrained encoder"] = grid.score(name, model, UNTRAINED, "cosine")
             row["most changed layer"] = min(layers, key=lambda n: layers[n].value, default=None)
             rows.append(row)
         tables = page.tables(grid, name, f"{name}, fine-tuned against pre-trained", rows)
-        section = by_layer.section(grid, NAME, name, EXPLAINED, tables, LAYER, curves)
+        section = page.by_layer(grid, NAME, name, EXPLAINED, tables, LAYER, curves)
         made.append(section._replace(maps=_maps(grid, name)))
     return made
 

@@ -52,12 +52,12 @@ def draw(folder: Path, task) -> None:
         dev = Panel([line("dev", "loss", dots)], "dev loss", **of_loss)
     else:
         scores = [score for score in task.SCORES if score.name in measured]
-        lines = []
-        for i, score in enumerate(scores):  # thinner than those that lie below it
-            looks = {"color": drawing.COLORS, "marker": drawing.MARKERS, "linestyle": ("-", "--")}
-            look = {key: values[i % len(values)] for key, values in looks.items()}
-            wide = {"linewidth": 3 / (1 + i), "markersize": 7 / (1 + 0.5 * i)}
-            lines.append(line("dev", score.name, look | wide, score.title))
+        looks = [  # a curve is thinner than those that lie below it
+            {"color": color, "marker": "o", "linewidth": 3 / n, "markersize": 7 / n}
+            for n, color in enumerate(drawing.COLORS, 1)
+        ]
+        pairs = zip(scores, looks, strict=False)
+        lines = [line("dev", score.name, look, score.title) for score, look in pairs]
         low = min((score.lowest for score in scores), default=0)
         title = "scores on dev" if lines else "no dev split"
         dev = Panel(lines, title, "epoch", "score (at most 1)", low=low)

@@ -4,8 +4,7 @@ from itertools import product
 from pathlib import Path
 
 from common.cli import UNTRAINED
-from common.report import by_layer, drawing, page
-from common.report.by_layer import Curve
+from common.report import drawing, page
 from common.report.drawing import Figure, Line, Panel
 
 NAME = "probing"
@@ -26,7 +25,7 @@ def required(main: str) -> list[str]:
 
 
 def read(result, task) -> dict[str, float]:
-    """The main score on test by layer: `probe_layer_<n>`, `majority_probe_layer_<n>`; with a
+    """The main score on test by layer: `probing_layer_<n>`, `majority_probing_layer_<n>`; with a
     control also `selectivity_layer_<n>`, `selectivity` (best layer), `selectivity_last_layer`.
 
     Selectivity is the task's score minus the control's (Hewitt & Liang 2019). Raises ValueError if
@@ -39,8 +38,8 @@ def read(result, task) -> dict[str, float]:
         control = _by_layer(Result(result.folder.with_name(f"{result.name}-control")).check(), task)
     except ValueError:  # not there, or not whole: the grid names it
         return values
-    for layer in [layer for layer in values if layer in control and layer.startswith("probe")]:
-        values[layer.replace("probe", "selectivity")] = values[layer] - control[layer]
+    for layer in [layer for layer in values if layer in control and layer.startswith(NAME)]:
+        values[layer.replace(NAME, "selectivity")] = values[layer] - control[layer]
     for name, which in (("selectivity", "best"), ("selectivity_last_layer", "last")):
         layer = f"selectivity_layer_{result.metrics.get(f'{which}_layer')}"
         if layer in values:
@@ -52,7 +51,7 @@ def _by_layer(result, task) -> dict[str, float]:
     table = result.table("layers.csv").query("split == 'test'")
     main = next((s.name for s in task.SCORES if (table["metric"] == s.name).any()), "")
     return {
-        f"{'majority_' * (row.probe == 'majority')}probe_layer_{row.layer}": float(row.value)
+        f"{'majority_' * (row.probe == 'majority')}probing_layer_{row.layer}": float(row.value)
         for row in table[table["metric"] == main].itertuples()
     }
 
@@ -60,47 +59,38 @@ def _by_layer(result, task) -> dict[str, float]:
 def draw(folder: Path, task) -> None:
     """layers, and in the model's folder layers_all_sizes: test scores by layer.
 
-    layers shows the task and its control labels, whichever of the two `folder` holds, the untrained
-    encoder and the majority class; layers_all_sizes has a curve for each size.
+    layers shows the result, its control labels, the untrained encoder and the majority class;
+    layers_all_sizes has a curve for each size.
     """
     from common.report.grid import Result
 
-    own, style, name = Result(folder), drawing.size_style, drawing.size_name
-    base = own.name.removesuffix("-control")
-    tables = {}  # of the task and of its control labels, of which one may be unfinished
-    for target in (base, f"{base}-control"):
-        for path in (folder.with_name(target), folder.with_name(f"{target}.partial")):
-            if path == folder or (path / "metrics.json").is_file():
-                tables[target] = Result(path).table("layers.csv")
-    ending, of_sizes = own.of_all_sizes("layers.csv")
-    sizes = [(table, style(size), name(size)) for size, table in of_sizes.items()]
-    task_look = style(own.size), name(own.size)
-    control_look = task_look[0] | {"marker": "+"}, f"{task_look[1]}, control labels"
-    looks = {base: task_look, f"{base}-control": control_look}
-    curves = [(table, *looks[target]) for target, table in tables.items()]
-    if own.name == base and own.size != UNTRAINED:
-        curves += [curve for curve in sizes if curve[2] == name(UNTRAINED)]
-    probe = next(probe for probe in curves[0][0]["probe"] if probe != "majority")
-    what = f"{task.NAME} {base} ({probe})"
+    own, name = Result(folder), drawing.size_name
+    ending, tables = own.of_all_sizes("layers.csv")
+    sizes = {n: (table, drawing.size_style(n), name(n)) for n, table in tables.items()}
+    curves = [sizes[size] for size in dict.fromkeys((own.size, UNTRAINED)) if size in sizes]
+    for control in (f"{own.name}-control", f"{own.name}-control.partial"):  # or not yet renamed
+        if (folder.with_name(control) / "metrics.json").is_file():
+            look = curves[0][1] | {"marker": "+"}, f"{name(own.size)}, control labels"
+            curves.append((Result(folder.with_name(control)).table("layers.csv"), *look))
+    probe = next(probe for probe in tables[own.size]["probe"] if probe != "majority")
+    what = f"{task.NAME} {own.name} ({probe})"
     titles = [f"{what}, encoder: {name(own.size)}", own.title]
     drawing.draw(folder, Figure("layers", titles, [_panels(task, curves)]))
-    if own.name == base:
-        titles = [f"{what}, all sizes so far", own.title]
-        figure = Figure(f"layers_all_sizes{ending}", titles, [_panels(task, sizes)])
-        drawing.draw(folder.parents[2], figure)
+    panels = _panels(task, list(sizes.values()))
+    figure = Figure(f"layers_all_sizes{ending}", [f"{what}, all sizes so far", own.title], [panels])
+    drawing.draw(folder.parents[2], figure)
 
 
 def _panels(task, curves: list[tuple]) -> list:
     """The test scores by layer of each (layers.csv, style, label); the majority of the first."""
-    panels, own = [], curves[0][0]
-    for score in task.SCORES:
-        if not (score.by_layer and (own["metric"] == score.name).any()):
-            continue
+    panels = []
+    for score in (score for score in task.SCORES if score.by_layer):
         where = f"split == 'test' and metric == '{score.name}' and probe"
         probed = [(table.query(f"{where} != 'majority'"), *look) for table, *look in curves]
         lines = [Line(rows["layer"], rows["value"], *look) for rows, *look in probed]
-        level = next(iter(own.query(f"{where} == 'majority'")["value"]), None)
-        panels.append(Panel(lines, "", LAYER, f"{score.title} on test", level, score.lowest))
+        level = next(iter(curves[0][0].query(f"{where} == 'majority'")["value"]), None)
+        if any(len(line.x) for line in lines):
+            panels.append(Panel(lines, "", LAYER, f"{score.title} on test", level, score.lowest))
     return panels
 
 
@@ -114,10 +104,8 @@ def sections(grid) -> list:
         "selectivity, last layer": "selectivity_last_layer",
         "majority class": f"test_majority_{main}",
     }
-    curves = [
-        Curve("probe", f"test {title}", NAME, grid.main.lowest),
-        Curve("selectivity", f"selectivity ({title})", "selectivity", -1),
-    ]
+    curves = {NAME: (f"test {title}", grid.main.lowest)}
+    curves["selectivity"] = (f"selectivity ({title})", -1)
     controls = tuple(f"-{target}" for target in grid.task.CONTROLS)
     for name in (name for name in grid.names(NAME) if not name.endswith(controls)):
         rows = []
@@ -128,7 +116,7 @@ def sections(grid) -> list:
             scores = {column: grid.score(name, model, size, key) for column, key in columns.items()}
             rows.append(row | scores)
         tables = page.tables(grid, name, f"{name}, test {title}", rows)
-        made.append(by_layer.section(grid, NAME, name, EXPLAINED, tables, LAYER, curves))
+        made.append(page.by_layer(grid, NAME, name, EXPLAINED, tables, LAYER, curves))
     return made
 
 
