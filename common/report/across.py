@@ -3,7 +3,7 @@
 from itertools import combinations
 
 from common.report import statistics
-from common.report.drawing import Figure, Line, Panel, model_style
+from common.report.drawing import Figure, Line, Panel, model_look
 from common.report.grid import DOWNSTREAM, Grid
 from common.report.page import Estimate, Section, tables
 from common.steps import STEPS
@@ -14,12 +14,12 @@ With 10,000 resamples no p is below 0.0001. Holm's correction is over the tests 
 trained models are compared. With one seed, a difference may be that of this seed.
 """
 LINK = """\
-Each point is a model at a size (the mean of its seeds). [a, b] is the 95 % percentile bootstrap
-interval over points. The points are few and depend on each other (sizes of one model, nested
-subsets), so the intervals are too narrow. At 0 % no head was trained and attention has not changed.
-Size 0 would dominate the correlation, so each measure is first shown without it. "–": fewer than
-three points, or all points are equal. Only results with the default settings of a step are used.
-In the figure, lines join a model's points in the order of sizes.
+Each point is a model at a size (the mean of its seeds); lines join a model's sizes in their order.
+[a, b] is the 95 % percentile bootstrap interval over points. The points are few and depend on each
+other (sizes of one model, nested subsets), so the intervals are too narrow. At 0 % no head was
+trained and attention has not changed. Size 0 would dominate the correlation, so each measure is
+first shown without it. "–": fewer than three points, or all points are equal. Only results with the
+default settings of a step are used.
 """
 
 
@@ -41,10 +41,8 @@ def differences(grid: Grid) -> Section:
                 rows.append(row | {"a minus b": Estimate(*difference), "p": p})
         adjusted = statistics.holm([row["p"] for row in rows])
         rows = [row | {"p (Holm)": p} for row, p in zip(rows, adjusted, strict=True)]
-        caption = (
-            f"differences in test {grid.main.title} between {name}, paired bootstrap, Holm's "
-            f"correction over {len(rows)} tests"
-        )
+        caption = f"differences in test {grid.main.title} between {name}, paired bootstrap"
+        caption += f", Holm's correction over {len(rows)} tests"
         made += tables(grid, f"differences_{name}", caption, rows)
     return Section("Differences", DIFFERENCES, tables=made)
 
@@ -52,9 +50,10 @@ def differences(grid: Grid) -> Section:
 def link(grid: Grid) -> Section:
     """The correlation of the downstream score with each measure that a step offers."""
     rows, panels, title = [], [], f"test {grid.main.title} after fine-tuning"
-    scores = grid.by_cell(DOWNSTREAM, f"test_{grid.main.name}")
-    offers = [step.link_measures(grid) for step in STEPS.values() if hasattr(step, "link_measures")]
-    for measure, values in (item for offer in offers for item in offer.items()):
+    scores, measures = grid.by_cell(DOWNSTREAM, f"test_{grid.main.name}"), {}
+    for step in STEPS.values():
+        measures |= step.link_measures(grid) if hasattr(step, "link_measures") else {}
+    for measure, values in measures.items():
         points = {cell: (x, scores[cell]) for cell, x in values.items() if cell in scores}
         for sizes in (grid.trained, grid.sizes):
             pairs = [point for (_, size), point in points.items() if size in sizes]
@@ -64,12 +63,11 @@ def link(grid: Grid) -> Section:
                 row[kind] = r and Estimate(*r)
             rows.append(row)
         lines = []
-        for model in grid.models:  # a curve from size to size
-            own = [point for (other, _), point in points.items() if other == model]
-            lines += [Line(*zip(*own, strict=True), model_style(model), model)] if own else []
-        if lines:
-            label = measure.replace(": ", ":\n").replace(" (", "\n(")
-            panels.append(Panel(lines, "", label, title, low=grid.main.lowest))
+        for model in dict.fromkeys(model for model, _ in points):
+            own = [point for cell, point in points.items() if cell[0] == model]
+            lines.append(Line(*zip(*own, strict=True), model_look(model)))
+        label = measure.replace(": ", ":\n").replace(" (", "\n(")
+        panels += [Panel(lines, "", label, title, low=grid.main.lowest)] if lines else []
     titles = [grid.title, "downstream score against what is measured inside"]
     figure = Figure("link", titles, [panels]) if panels else None
     caption = f"correlation, over models and sizes, of {title} with what is measured inside"

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from common.cli import UNTRAINED
-from common.report.drawing import Figure, Heatmap, Panel, draw, size_line, size_name
+from common.report.drawing import Figure, Heatmap, Line, Panel, draw, size_look, size_name
 
 
 class Estimate(NamedTuple):
@@ -66,10 +66,9 @@ def tables(grid, name: str, caption: str, rows: list[dict]) -> list[Table]:
     """
     import pandas as pd
 
+    kinds = [set(map(type, row.values())) for row in rows]
     full = [
-        row
-        for row in rows
-        if None not in row.values() or any(isinstance(cell, Estimate) for cell in row.values())
+        row for row, of in zip(rows, kinds, strict=True) if Estimate in of or type(None) not in of
     ]
     frame = pd.DataFrame(full, dtype=object)
     return [Table(name, f"{grid.title}: {caption}.", frame)] if full else []
@@ -95,7 +94,7 @@ def by_layer(grid, step: str, name: str, text: str, tables_: list, layer: str, c
             file, caption = name.replace(step, key, 1), f"{name} of {model}, {title} by layer"
             tables_ += tables(grid, f"{file}_{model}", caption, cells)
             values = {n: [score.value for score in points.values()] for n, points in scores.items()}
-            lines = [size_line(n, list(scores[n]), values[n]) for n in sizes if values[n]]
+            lines = [Line(list(scores[n]), values[n], size_look(n)) for n in sizes if values[n]]
             levels = [grid.layers(name, model, size, f"majority_{key}") for size in sizes]
             level = next((score.value for points in levels for score in points.values()), None)
             panels += [Panel(lines, model, layer, title, level, low)] if lines else []

@@ -1,12 +1,9 @@
 """How sure a score is: bootstrap intervals, paired tests, Holm's correction, correlations.
 
 A score is a function of counts that are added up over examples (`common.task.Score`). So a resample
-of the test split (of examples, or of groups of them, never of single words) is a weighted sum of
-the examples' counts: a matrix product for all resamples.
-
-Percentile intervals: Efron & Tibshirani 1993, An Introduction to the Bootstrap, chapter 13. Paired
-bootstrap test: Berg-Kirkpatrick et al. 2012 (D12-1091); its use in NLP: Dror et al. 2018
-(P18-1128). Many tests: Holm 1979, A simple sequentially rejective multiple test procedure.
+of the test split (of examples or groups of them) is a weighted sum: a matrix product for all.
+Percentile intervals: Efron & Tibshirani 1993, chapter 13. Paired bootstrap test: Berg-Kirkpatrick
+et al. 2012 (D12-1091), Dror et al. 2018 (P18-1128). Many tests: Holm 1979.
 """
 
 import warnings
@@ -35,7 +32,6 @@ def resample(
 ) -> list[Resampled]:
     """The scores of `systems`, (counts [examples, ...], score) of each, on the same resamples.
 
-    Scored on the same examples in the same order, they may be compared: `paired_difference`.
     Examples of one of the `groups` (an id an example) are drawn together: they are not independent.
     Raises ValueError if there are no examples, or not as many for each system.
     """
@@ -80,8 +76,7 @@ def interval(samples: np.ndarray) -> tuple[float, float]:
 def paired_difference(a: Resampled, b: Resampled) -> tuple[float, float, float, float]:
     """(a - b, low, high, p) of two systems of one `resample`; p is two-sided, of no difference.
 
-    p is how often a resampled difference lies as far from the observed one as that lies from 0.
-    Fewer than some thirty examples are too few for it.
+    p: how often a resampled difference lies as far from the observed one as that lies from 0.
     """
     difference, samples = a.value - b.value, a.samples - b.samples
     far = np.abs(samples - difference) >= abs(difference) - 1e-12
@@ -104,8 +99,7 @@ def correlation(
 ) -> tuple[float, float, float] | None:
     """(r, low, high), resampling pairs; None of fewer than three pairs or where a side is constant.
 
-    `kind`: "spearman" (of ranks, ties share theirs) or "pearson". With few pairs, or pairs that
-    depend on each other, the interval is too narrow.
+    `kind`: "spearman" (of ranks, ties share theirs) or "pearson".
     """
     from scipy import stats
 

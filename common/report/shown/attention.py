@@ -6,7 +6,7 @@ from pathlib import Path
 
 from common.cli import UNTRAINED
 from common.report import drawing, page
-from common.report.drawing import Figure, Heatmap, Panel, size_line, size_name
+from common.report.drawing import Figure, Heatmap, Line, Panel, size_look, size_name
 
 NAME = "attention"
 
@@ -17,14 +17,13 @@ reference: the similarity of two models that share only the architecture. A fine
 below it. Layer 1 is the first block.
 """
 LAYER = "layer (1 = first block)"
-BEFORE, AFTER = "entropy_pretrained", "entropy_fine_tuned"
 # By name in heads.csv: title, short name, end of the scale (None: a whole number of bits above all
 # values), colours. Scales are fixed, so figures can be compared; unchanged attention is yellow.
 MEASURES = {
-    "cosine": ("cosine similarity of the attention maps\n(1 = unchanged)", "cosine", 1, "viridis"),
-    "js": ("Jensen-Shannon divergence\n(0: same, 1: disjoint)", "JS (bits)", 1, "viridis_r"),
-    BEFORE: ("entropy of the attention, pre-trained", "entropy (bits)", None, "cividis"),
-    AFTER: ("entropy of the attention, fine-tuned", "entropy (bits)", None, "cividis"),
+    "cosine": ("cosine similarity of the attention maps", "cosine (1 = unchanged)", 1, "viridis"),
+    "js": ("Jensen-Shannon divergence", "JS (bits; 0: same, 1: disjoint)", 1, "viridis_r"),
+    "entropy_pretrained": ("entropy, pre-trained", "entropy (bits)", None, "cividis"),
+    "entropy_fine_tuned": ("entropy, fine-tuned", "entropy (bits)", None, "cividis"),
 }
 
 
@@ -33,32 +32,30 @@ def read(result, task) -> dict[str, float]:
 
     Heads that were never compared are left out. Raises ValueError if heads.csv is damaged.
     """
-    heads = _heads(result.table("heads.csv")).get("cosine")
-    if heads is None:
+    maps = _maps([result.table("heads.csv")])
+    if "cosine" not in maps:
         return {}
-    layers = heads.mean(axis=1).dropna()
-    values = {f"{NAME}_layer_{n}": float(value) for n, value in layers.items()}
-    return values | {"cosine": float(heads.stack().mean())}
+    layers = maps["cosine"].grid.mean(axis=1).dropna().items()
+    values = {f"{NAME}_layer_{n}": float(value) for n, value in layers}
+    return values | {"cosine": float(maps["cosine"].grid.stack().mean())}
 
 
-def _heads(table) -> dict:
-    """`{measure: its values [layers, heads]}` of heads.csv. ValueError if a head is missing."""
-    measures = {}
-    for measure, rows in table[table["metric"].isin(MEASURES)].groupby("metric", sort=False):
-        if len(rows) != rows["layer"].max() * rows["head"].max():
+def _maps(tables: list, start: str = "") -> dict[str, Heatmap]:
+    """{measure: map} of heads.csv, the mean over seeds; `start` of the titles."""
+    import pandas as pd
+
+    heads, table = {}, pd.concat(tables)
+    for name in (name for name in MEASURES if (table["metric"] == name).any()):
+        means = table[table["metric"] == name].groupby(["layer", "head"])["value"].mean()
+        heads[name] = means.unstack()
+        if len(means) != heads[name].size:
             raise ValueError("heads.csv is damaged (heads are missing)")
-        measures[measure] = rows.pivot(index="layer", columns="head", values="value")
-    return measures
-
-
-def _heatmaps(measures: dict) -> list[Heatmap]:
-    """A map of each measure; the scale of both entropies is the same."""
-    most = max([1, *(measures[name].max().max() for name in (BEFORE, AFTER) if name in measures)])
-    looks = {name: MEASURES[name] for name in measures}
-    return [
-        Heatmap(title, measures[name], label, end or math.ceil(most), colours)
-        for name, (title, label, end, colours) in looks.items()
-    ]
+    bits = [grid.max().max() for name, grid in heads.items() if MEASURES[name][2] is None]
+    maps = {}
+    for name, grid in heads.items():
+        title, label, end, colours = MEASURES[name]
+        maps[name] = Heatmap(start + title, grid, label, end or math.ceil(max([1, *bits])), colours)
+    return maps
 
 
 def draw(folder: Path, task) -> None:
@@ -66,54 +63,45 @@ def draw(folder: Path, task) -> None:
     from common.report.grid import Result
 
     own = Result(folder)
-    ending, of_sizes = own.of_all_sizes("heads.csv")
-    sizes = {size: _heads(table) for size, table in of_sizes.items()}
-    settings = own.config["settings"]
+    ending, tables = own.of_all_sizes("heads.csv")
+    sizes, settings = (
+        {size: _maps([table]) for size, table in tables.items()},
+        own.config["settings"],
+    )
     first = f", first {n} examples" if (n := settings.get("max_examples")) else ""
     special = "dropped" if settings.get("drop_special") else "included"
     inputs = f"{settings.get('split', 'test')} split{first}, special tokens {special}"
     titles = [f"{task.NAME} attention, encoder: {size_name(own.size)}", inputs, own.title]
-    drawing.draw(folder, Figure("heads", titles, [_heatmaps(sizes[own.size])]))
-    panels = []
-    for name in sizes[own.size]:
-        title, label, end, _ = MEASURES[name]
-        means = {size: heads[name].mean(axis=1) for size, heads in sizes.items() if name in heads}
-        lines = [size_line(size, mean.index, mean) for size, mean in means.items()]
-        panels.append(Panel(lines, title, LAYER, f"mean {label}", high=end))
-    titles[0] = f"{task.NAME} attention, pre-trained against fine-tuned"
-    drawing.draw(folder.parents[2], Figure(f"attention_all_sizes{ending}", titles, [panels]))
+    drawing.draw(folder, Figure("heads", titles, [list(sizes[own.size].values())]))
+    rows = []
+    for name, heatmap in sizes[own.size].items():
+        means = {size: maps[name].grid.mean(axis=1) for size, maps in sizes.items() if name in maps}
+        lines = [Line(mean.index, mean, size_look(size)) for size, mean in means.items()]
+        rows.append([Panel(lines, heatmap.title, LAYER, heatmap.label, high=MEASURES[name][2])])
+    titles[0] = f"{task.NAME} attention, pre-trained against fine-tuned, means of the heads"
+    drawing.draw(folder.parents[2], Figure(f"attention_all_sizes{ending}", titles, rows))
 
 
 def sections(grid) -> list:
     """Similarity to the pre-trained model, and all layers; a section for each variant."""
     made, curves = [], {NAME: ("mean cosine (1 = unchanged)", 0)}
     for name in grid.names(NAME):
-        rows = []
-        for model, size in product(grid.models, grid.trained):
+        rows, maps = [], []
+        for model, size in product(grid.models, grid.sizes):
+            if results := grid.cell(name, model, size):
+                means = _maps([r.table("heads.csv") for r in results], f"{size_name(size)}: ")
+                maps += [(model, heatmap) for heatmap in means.values()]
             cosine = grid.score(name, model, size, "cosine")
             layers = grid.layers(name, model, size, NAME)
             row = {"model": model, "size": size_name(size), "mean cosine": cosine}
             row["change (1 - cosine)"] = cosine and cosine._replace(value=1 - cosine.value)
             row["untrained encoder"] = grid.score(name, model, UNTRAINED, "cosine")
             row["most changed layer"] = min(layers, key=lambda n: layers[n].value, default=None)
-            rows.append(row)
+            rows += [row] if size else []
         tables = page.tables(grid, name, f"{name}, fine-tuned against pre-trained", rows)
         section = page.by_layer(grid, NAME, name, EXPLAINED, tables, LAYER, curves)
-        made.append(section._replace(maps=_maps(grid, name)))
+        made.append(section._replace(maps=maps))
     return made
-
-
-def _maps(grid, name: str) -> list[tuple[str, Heatmap]]:
-    """(model, map) of all models and sizes, the mean over seeds, for the page."""
-    maps = []
-    for model, size in product(grid.models, grid.sizes):
-        seeds = [_heads(result.table("heads.csv")) for result in grid.cell(name, model, size)]
-        shared = [measure for measure in MEASURES if seeds and all(measure in s for s in seeds)]
-        means = {measure: sum(s[measure] for s in seeds) / len(seeds) for measure in shared}
-        for heatmap in _heatmaps(means):
-            title = f"{size_name(size)}: {heatmap.title}"
-            maps.append((model, heatmap._replace(title=title)))
-    return maps
 
 
 def link_measures(grid) -> dict[str, dict]:

@@ -34,35 +34,24 @@ def draw(folder: Path, task) -> None:
         return
     result = Result(folder)
     history, steps = result.table("history.csv"), result.table("steps.csv")
-
-    def line(split: str, metric: str, style: dict, label: str = "") -> Line:
-        rows = history[(history["split"] == split) & (history["metric"] == metric)]
-        return Line(rows["epoch"], rows["value"], style, label)
-
+    measured = history.groupby(["split", "metric"], sort=False)
+    curves = {key: (rows["epoch"], rows["value"]) for key, rows in measured}
     epochs = steps["step"] / steps["step"].max() * history["epoch"].max()
-    thin = {"marker": ".", "color": "grey", "linewidth": 0.7}
-    dots = {"marker": "o", "color": "black"}
-    of_loss = {"xlabel": "epoch", "ylabel": "loss (nats)", "high": None}
-    losses = [
-        Line(epochs, steps["loss"], thin, "loss of a step"),
-        line("train", "loss", dots, "mean of the epoch"),
-    ]
-    measured = set(history[history["split"] == "dev"]["metric"])
-    if "loss" in measured:  # of a task whose epochs are compared by it
-        dev = Panel([line("dev", "loss", dots)], "dev loss", **of_loss)
+    thin = {"marker": ".", "color": "grey", "linewidth": 0.7, "label": "loss of a step"}
+    dots = {"marker": "o", "color": "black", "label": "loss of an epoch"}
+    losses = [Line(epochs, steps["loss"], thin), Line(*curves["train", "loss"], dots)]
+    rows = [[Panel(losses, "training loss", "epoch", "loss (nats)", high=None)]]
+    if ("dev", "loss") in curves:  # of a task whose epochs are compared by it
+        lines = [Line(*curves["dev", "loss"], dots)]
+        rows.append([Panel(lines, "dev loss", "epoch", "loss (nats)", high=None)])
     else:
-        scores = [score for score in task.SCORES if score.name in measured]
-        looks = [  # a curve is thinner than those that lie below it
-            {"color": color, "marker": "o", "linewidth": 3 / n, "markersize": 7 / n}
-            for n, color in enumerate(drawing.COLORS, 1)
-        ]
-        pairs = zip(scores, looks, strict=False)
-        lines = [line("dev", score.name, look, score.title) for score, look in pairs]
-        low = min((score.lowest for score in scores), default=0)
-        title = "scores on dev" if lines else "no dev split"
-        dev = Panel(lines, title, "epoch", "score (at most 1)", low=low)
+        scores, lines = [s for s in task.SCORES if ("dev", s.name) in curves], []
+        for n, (score, color) in enumerate(zip(scores, drawing.COLORS, strict=False), 1):
+            look = {"color": color, "marker": "o", "linewidth": 3 / n, "markersize": 7 / n}
+            lines.append(Line(*curves["dev", score.name], look | {"label": score.title}))
+        low, title = min([0, *(s.lowest for s in scores)]), "scores on dev" * bool(lines)
+        rows.append([Panel(lines, title or "no dev split", "epoch", "score (at most 1)", low=low)])
     titles = [f"{task.NAME} fine-tuning on {result.size} % of the training data", result.title]
-    rows = [[Panel(losses, "training loss", **of_loss)], [dev]]
     drawing.draw(folder, Figure("learning_curve", titles, rows))
 
 
@@ -96,11 +85,11 @@ def sections(grid) -> list:
 
 def _scores(grid, source, model: str, score: str) -> dict:
     """Test scores by size. `source`: this grid, or another task's, which has no size 0 here."""
-    head = "as loaded" if grid.task.HEAD == "causal" else "untrained head"
-    row = {f"{n} %" if n else f"0 % ({head})": n for n in grid.sizes if n or source is grid}
-    row = {name: source.score(NAME, model, size, f"test_{score}") for name, size in row.items()}
-    if source is not grid:
-        row[f"0 % ({head})"] = None
+    row, head = {}, "as loaded" if grid.task.HEAD == "causal" else "untrained head"
+    for n in grid.sizes:
+        here = n or source is grid
+        estimate = source.score(NAME, model, n, f"test_{score}") if here else None
+        row[f"{n} %" if n else f"0 % ({head})"] = estimate
     return row | {"majority class": _majority(source, model, score)}
 
 
@@ -119,7 +108,7 @@ def _learning_curves(grid) -> Figure | None:
         x = [size + 0.5 * (i - (len(grid.models) - 1) / 2) for size in points]  # side by side
         y, low, high, *_ = zip(*points.values(), strict=True) if points else [()] * 3
         low, high = ([math.nan if end is None else end for end in ends] for ends in (low, high))
-        lines += [Line(x, y, drawing.model_style(model), model, low, high)] if points else []
+        lines += [Line(x, y, drawing.model_look(model), low, high)] if points else []
     levels = [level.value for m in grid.models if (level := _majority(grid, m, main.name))]
     x, y = "training data (%); 0 = not fine-tuned", f"test {main.title}"
     panel = Panel(lines, "", x, y, levels[0] if levels else None, main.lowest)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from common.cli import UNTRAINED
 from common.report import drawing, page
-from common.report.drawing import Figure, Line, Panel
+from common.report.drawing import Figure, Line, Panel, size_look, size_name
 
 NAME = "probing"
 
@@ -64,33 +64,32 @@ def draw(folder: Path, task) -> None:
     """
     from common.report.grid import Result
 
-    own, name = Result(folder), drawing.size_name
+    own = Result(folder)
     ending, tables = own.of_all_sizes("layers.csv")
-    sizes = {n: (table, drawing.size_style(n), name(n)) for n, table in tables.items()}
-    curves = [sizes[size] for size in dict.fromkeys((own.size, UNTRAINED)) if size in sizes]
-    for control in (f"{own.name}-control", f"{own.name}-control.partial"):  # or not yet renamed
-        if (folder.with_name(control) / "metrics.json").is_file():
-            look = curves[0][1] | {"marker": "+"}, f"{name(own.size)}, control labels"
-            curves.append((Result(folder.with_name(control)).table("layers.csv"), *look))
+    curves = {size: (table, size_look(size)) for size, table in tables.items()}
+    shown = {size: curves[size] for size in (own.size, UNTRAINED) if size in curves}
+    for name in (f"{own.name}-control", f"{own.name}-control.partial"):
+        if (control := Result(folder.with_name(name))).metrics:
+            look = {"color": "black", "marker": "+", "label": "control labels"}
+            shown["control"] = (control.table("layers.csv"), look)
     probe = next(probe for probe in tables[own.size]["probe"] if probe != "majority")
     what = f"{task.NAME} {own.name} ({probe})"
-    titles = [f"{what}, encoder: {name(own.size)}", own.title]
-    drawing.draw(folder, Figure("layers", titles, [_panels(task, curves)]))
-    panels = _panels(task, list(sizes.values()))
-    figure = Figure(f"layers_all_sizes{ending}", [f"{what}, all sizes so far", own.title], [panels])
-    drawing.draw(folder.parents[2], figure)
+    titles = [f"{what}, encoder: {size_name(own.size)}", own.title]
+    drawing.draw(folder, Figure("layers", titles, [_panels(task, list(shown.values()))]))
+    titles, panels = [f"{what}, all sizes", own.title], _panels(task, list(curves.values()))
+    drawing.draw(folder.parents[2], Figure(f"layers_all_sizes{ending}", titles, [panels]))
 
 
-def _panels(task, curves: list[tuple]) -> list:
-    """The test scores by layer of each (layers.csv, style, label); the majority of the first."""
+def _panels(task, curves: list[tuple]) -> list[Panel]:
+    """The test scores by layer of each (layers.csv, look); the majority of the first."""
     panels = []
     for score in (score for score in task.SCORES if score.by_layer):
         where = f"split == 'test' and metric == '{score.name}' and probe"
-        probed = [(table.query(f"{where} != 'majority'"), *look) for table, *look in curves]
-        lines = [Line(rows["layer"], rows["value"], *look) for rows, *look in probed]
+        probed = [(table.query(f"{where} != 'majority'"), look) for table, look in curves]
+        lines = [Line(rows["layer"], rows["value"], look) for rows, look in probed if len(rows)]
         level = next(iter(curves[0][0].query(f"{where} == 'majority'")["value"]), None)
-        if any(len(line.x) for line in lines):
-            panels.append(Panel(lines, "", LAYER, f"{score.title} on test", level, score.lowest))
+        panel = Panel(lines, score.title, LAYER, "score on test", level, score.lowest)
+        panels += [panel] if lines else []
     return panels
 
 
@@ -111,7 +110,7 @@ def sections(grid) -> list:
         rows = []
         for model, size in product(grid.models, (UNTRAINED, *grid.sizes)):
             best = sorted({result.metrics["best_layer"] for result in grid.cell(name, model, size)})
-            row = {"model": model, "encoder": drawing.size_name(size)}
+            row = {"model": model, "encoder": size_name(size)}
             row["best layer (dev)"] = ", ".join(map(str, best)) or None
             scores = {column: grid.score(name, model, size, key) for column, key in columns.items()}
             rows.append(row | scores)
