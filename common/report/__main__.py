@@ -3,14 +3,12 @@
     python -m common.report
     python -m common.report --tasks NER --dataset bionlp2004
 
-Reads results only, never a model. Writes <TASK>/results/<dataset>/report/: report.html, one file
-that holds everything; report.md, the same text; the tables as CSV; the figures as PNG and PDF. With
---output_dir, the results are read from <DIR>/<TASK>, where the study puts them, or, if there is no
-such folder, from <DIR>, where a script puts them. Damaged results, and results made in another way
-than the rest, are named and left out.
+Reads results only, never a model. Writes <TASK>/results/<dataset>/report/: report.html, which holds
+everything; report.md, the same text; the tables as CSV; the figures as PNG and PDF. --output_dir:
+<DIR>/<TASK>, where the study puts results, or, without such a folder, <DIR>, where a script does.
+Damaged results, and results made in another way than the rest, are named and left out.
 """
 
-import argparse
 import sys
 from itertools import chain
 from pathlib import Path
@@ -28,7 +26,7 @@ def parse_args(argv):
     parser.add_argument("--tasks", help=f"with commas (default: {names})")
     parser.add_argument("--dataset", help="one data set (default: each by itself)")
     parser.add_argument("--output_dir", type=Path, help=root)
-    parser.add_argument("--style", type=style_file, metavar="FILE", help=style)
+    parser.add_argument("--style", type=Path, help=style)
     args = parser.parse_args(argv)
     for name in () if args.tasks is None else args.tasks.split(","):
         if name not in task.find():
@@ -36,33 +34,29 @@ def parse_args(argv):
     return args
 
 
-def style_file(text: str) -> Path:
-    """An argparse type: a Matplotlib style file, tried at once."""
-    import matplotlib
-
-    path = Path(text).expanduser().absolute()
-    try:
-        matplotlib.rc_params_from_file(path, True, use_default_template=False)
-    except Exception as error:  # whatever Matplotlib does not like
-        reason = f"{path}: {getattr(error, 'strerror', None) or error}".replace("\n", " ")
-        advice = "Give a style file like common/report/paper.mplstyle"
-        raise argparse.ArgumentTypeError(f"{reason}. {advice}") from None
-    return path
-
-
 @cli.command
 def main(argv=None):
     args = parse_args(argv)
 
+    import matplotlib
+
+    from common.report import drawing
     from common.report.grid import Grid
 
+    try:
+        style = args.style and args.style.expanduser().absolute()
+        matplotlib.rc_params_from_file(style or drawing.PAPER, True, use_default_template=False)
+    except Exception as error:  # whatever Matplotlib does not like
+        raise cli.UserError(
+            f"--style {style}: {error}. Give a style file like common/report/paper.mplstyle."
+        ) from None
     tasks, written = list(dict.fromkeys(args.tasks.split(","))) if args.tasks else task.find(), []
     for name in tasks:
         for folder in datasets(args.output_dir, name):
             if args.dataset in (None, folder.name):
                 grid = Grid(folder, task.load(name))
                 grid.others = others(args.output_dir, grid)
-                written += [write(grid, args.style)] if grid.results else []
+                written += [write(grid, style)] if grid.results else []
     if not written:
         of = f" of --dataset {args.dataset}" if args.dataset else ""
         raise cli.UserError(

@@ -7,6 +7,7 @@ what each of them needs and how it is read.
 
 import json
 import logging
+from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
@@ -21,13 +22,15 @@ from common.report.page import Estimate
 from common.steps import STEPS, split
 
 log = logging.getLogger(__name__)
-# The step whose test score the study is about; it needs no other. Models may be trained as suits
-# them (learning rate, epochs). What is measured inside has to be measured alike in all models.
+# The step whose test score the study is about. Models may be trained as suits them (learning rate,
+# epochs). What is measured inside has to be measured alike in all models.
 DOWNSTREAM = next(name for name, step in STEPS.items() if not step.NEEDS)
 
 
 class Result:
     """What the files of a result say; its folder may be unfinished (`.partial`)."""
+
+    counts, scores, examples, groups = {}, (), "", None  # what predictions.jsonl says
 
     def __init__(self, folder: Path):
         self.folder, self.name = folder, folder.name.removesuffix(results.PARTIAL)
@@ -37,27 +40,23 @@ class Result:
         self.size = int(size) if size.isdigit() else size
         self.config, self.metrics = (read_json(folder / f"{n}.json") for n in ("config", "metrics"))
         self.title = f"{self.model} on {self.dataset}, seed {self.seed}"  # of its figures
-        # What predictions.jsonl says, see `Grid._read`.
-        self.counts, self.scores, self.examples, self.groups = {}, (), None, None
         self.resampled: dict[str, statistics.Resampled] = {}  # by metrics' key
 
     def check(self) -> "Result":
-        """Raises ValueError, with the reason, unless the result is whole, belongs where it lies,
-        and was made from the fine-tuned model that lies there now."""
-        config, folder = self.config, self.folder
-        if folder.name.endswith(results.PARTIAL):
+        """Raises ValueError, with the reason, if the result is damaged, misplaced or stale."""
+        if self.folder.name.endswith(results.PARTIAL):
             raise ValueError("not finished")
-        for name, content in (("metrics.json", self.metrics), ("config.json", config)):
+        for name, content in (("metrics.json", self.metrics), ("config.json", self.config)):
             if not isinstance(content, dict):
                 raise ValueError(f"{name} is missing or damaged")
         where = {"dataset": self.dataset, "model": self.model, "training_size": self.size}
         for key, value in (where | {"seed": self.seed}).items():
-            if config.get(key) != value:
-                raise ValueError(f"config.json is of {key} {config.get(key)}")
+            if self.config.get(key) != value:
+                raise ValueError(f"config.json is of {key} {self.config.get(key)}")
         for needed in STEPS[self.step].NEEDS:
-            there = read_json(folder.parent / needed / "metrics.json")
+            there = read_json(self.folder.parent / needed / "metrics.json")
             sha256 = there.get("checkpoint_sha256") if isinstance(there, dict) else None
-            if sha256 and config["inputs"].get("checkpoint") not in (None, sha256):
+            if sha256 and self.config["inputs"].get("checkpoint") not in (None, sha256):
                 raise ValueError("made from another fine-tuned model than lies there now")
         return self
 
@@ -66,35 +65,33 @@ class Result:
         configs = [self.config, other.config]
         if self.step == DOWNSTREAM and self.model != other.model:
             configs = [config | {"settings": {}} for config in configs]
-        examples = {self.examples, other.examples} - {None}
-        return results.differences(*configs) + ["other test examples"] * (len(examples) > 1)
+        same = not (self.examples and other.examples) or self.examples == other.examples
+        return results.differences(*configs) + ([] if same else ["other test examples"])
 
     def table(self, file: str) -> pd.DataFrame:
         """A CSV of the result. Raises ValueError if it is missing or damaged."""
-        path = self.folder / file
         try:
-            table = read_csv(path)
+            table = read_csv(self.folder / file)
             table.iloc[:, -1].astype(float)
-            if not path.read_bytes().endswith(b"\n"):
-                raise ValueError
-        except (OSError, ValueError, IndexError) as error:
-            raise ValueError(f"{file} is missing or damaged") from error
+            whole = (self.folder / file).read_bytes().endswith(b"\n")
+        except (OSError, ValueError, IndexError):
+            whole = False
+        if not whole:
+            raise ValueError(f"{file} is missing or damaged")
         return table
 
     def of_all_sizes(self, file: str) -> tuple[str, dict[int | str, pd.DataFrame]]:
-        """The ending of the model's figures for this variant and seed, and {size: table}:
-        a CSV of the result, and of those at other sizes that are like it."""
-        seed, own = f"seed-{self.seed}" if self.seed != SEED else "", self.folder.parent
-        tables = {self.size: self.table(file)}
+        """For figures: the ending of their names, and {size: table} of all results like this."""
+        tables, own = {self.size: self.table(file)}, self.folder.parent
         for path in own.parents[1].glob(f"*/{own.name}/{self.name}"):
             try:
                 if path.parent != own and not self.unlike(other := Result(path).check()):
                     tables[other.size] = other.table(file)
             except ValueError as reason:
                 log.warning("%s is passed over: %s", path, reason)
+        parts = (self.variant, "" if self.seed == SEED else own.name)
         sizes = sorted(tables, key=lambda size: -1 if size == UNTRAINED else size)
-        ending = "".join(f"_{part}" for part in (self.variant, seed) if part)
-        return ending, {size: tables[size] for size in sizes}
+        return "".join(f"_{part}" for part in parts if part), {n: tables[n] for n in sizes}
 
 
 def result_folders(dataset: Path) -> list[Path]:
@@ -109,8 +106,6 @@ class Grid:
     def __init__(self, dataset: Path, task):
         self.folder, self.task, self.title = dataset, task, f"{task.NAME} on {dataset.name}"
         self.problems: list[str] = []
-        # Grids of other tasks with the same test examples, and their score: by a score of this one.
-        self.others: dict[str, list[tuple[Grid, str]]] = {}
         read = [result for result in map(self._read, result_folders(dataset)) if result]
         measured = {key for result in read for key in result.metrics}
         there = [score for score in task.SCORES if f"test_{score.name}" in measured]
@@ -122,9 +117,10 @@ class Grid:
         self.results = self._resample(alike)
         models = {result.model for result in self.results}
         self.models = [m for m in MODELS if m in models] + sorted(models - set(MODELS))
-        sizes = {result.size for result in self.results} - {UNTRAINED}
-        self.sizes = sorted({*TRAINING_SIZES, *sizes})
+        self.sizes = sorted({*TRAINING_SIZES, *(r.size for r in self.results)} - {UNTRAINED})
         self.trained = [size for size in self.sizes if size]
+        # Grids of other tasks with the same test examples, and their score: by a score of this one.
+        self.others: dict[str, list[tuple[Grid, str]]] = {}
 
     def names(self, step: str) -> list[str]:
         """A step and its variants, as far as they have results."""
@@ -170,51 +166,47 @@ class Grid:
     def _read(self, folder: Path) -> Result | None:
         """The result in a folder, with what its step and its predictions say."""
         try:
-            result = Result(folder).check()
+            result, path = Result(folder).check(), folder / "predictions.jsonl"
             result.metrics |= STEPS[result.step].read(result, self.task)
         except ValueError as reason:
             return self._note(folder, reason)
         if result.step != DOWNSTREAM:
             return result
-        path = folder / "predictions.jsonl"
         try:
             rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
             examples = json.dumps([[row["id"], row.get("group"), row.get("gold")] for row in rows])
-            counts, parts = self.task.count(rows), self.task.parts(rows)
-            if not rows:
-                raise ValueError
+            counts, scores = self.task.count(rows), (*self.task.SCORES, *self.task.parts(rows))
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            rows = []
+        if not rows:
             self._note(path, "missing or damaged (no interval)")
             return result
-        result.counts, result.scores = counts, (*self.task.SCORES, *parts)
-        result.examples = examples
+        result.counts, result.scores, result.examples = counts, scores, examples
         if any("group" in row for row in rows):  # examples that are not independent
             result.groups = [row.get("group", f"id {row['id']}") for row in rows]
         return result
 
     def _has_numbers(self, result: Result) -> bool:
         required = getattr(STEPS[result.step], "required", lambda main: [])(self.main.name)
-        for key in dict.fromkeys([*required, *(k for k in result.metrics if k[:5] == "test_")]):
+        for key in [*required, *(key for key in result.metrics if key.startswith("test_"))]:
             value = result.metrics.get(key)
             if type(value) not in (int, float) or not np.isfinite(value):
-                self._note(result.folder, f"metrics.json has no number for {key}")
-                return False
+                return self._note(result.folder, f"metrics.json has no number for {key}") or False
         return True
 
     def _alike(self, whole: list[Result], group_of) -> list[Result]:
         """`whole` without the results that are unlike most of their group."""
-        kept, groups = [], {}
+        groups, kept = defaultdict(list), []
         for result in whole:
-            groups.setdefault(group_of(result), []).append(result)
+            groups[group_of(result)].append(result)
         for group in groups.values():
             votes = {one: sum(not one.unlike(other) for other in group) for one in group}
             # What size 0 has no settings of, it is like; so a trained one is the measure.
-            most = max(group, key=lambda one: (one.size != 0, one.examples is not None, votes[one]))
+            most = max(group, key=lambda one: (one.size != 0, one.examples != "", votes[one]))
             for result in group:
                 if reasons := result.unlike(most):
                     self._note(result.folder, f"unlike most of its step: {', '.join(reasons)}")
-                else:
-                    kept.append(result)
+                kept += [] if reasons else [result]
         return kept
 
     def _resample(self, alike: list[Result]) -> list[Result]:

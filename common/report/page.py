@@ -67,9 +67,8 @@ def tables(grid, name: str, caption: str, rows: list[dict]) -> list[Table]:
     import pandas as pd
 
     kinds = [set(map(type, row.values())) for row in rows]
-    full = [
-        row for row, of in zip(rows, kinds, strict=True) if Estimate in of or type(None) not in of
-    ]
+    full = zip(rows, [Estimate in of or type(None) not in of for of in kinds], strict=True)
+    full = [row for row, has_value in full if has_value]
     frame = pd.DataFrame(full, dtype=object)
     return [Table(name, f"{grid.title}: {caption}.", frame)] if full else []
 
