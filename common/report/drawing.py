@@ -66,9 +66,7 @@ class Panel(NamedTuple):
     low: float = 0.0  # the y range fits the curves, between `low` and `high`,
     high: float | None = 1.0  # or begins at `low` if there is no `high`
 
-    def size(self) -> tuple[float, float]:
-        """The least width and the height, in inches."""
-        return 1.6, 1.5
+    SIZE = 1.6, 1.5  # the least width and the height, in inches
 
     def show(self, axes) -> None:
         """Draw into Matplotlib's `axes`."""
@@ -96,9 +94,7 @@ class Heatmap(NamedTuple):
     most: float  # the end of the scale
     colours: str  # a Matplotlib colormap
 
-    def size(self) -> tuple[float, float]:
-        """The least width and the height, in inches."""
-        return 0.2 * self.grid.shape[1], 1.1 + 0.13 * self.grid.shape[0]
+    SIZE = 2.4, 3.2
 
     def cell(self, layer: int, head: int) -> tuple[str, str | None]:
         """What the page says of a head, and its colour; None if it was never compared."""
@@ -112,10 +108,11 @@ class Heatmap(NamedTuple):
 
     def show(self, axes) -> None:
         """Draw into Matplotlib's `axes`."""
+        layers, heads = self.grid.shape
         look = {"vmin": 0, "vmax": self.most, "cmap": self.colours, "aspect": "auto"}
-        image = axes.imshow(self.grid, **look)
-        axes.set_xticks(range(self.grid.shape[1]), self.grid.columns)
-        axes.set_yticks(range(self.grid.shape[0]), self.grid.index)
+        image = axes.imshow(self.grid, extent=(0.5, heads + 0.5, layers + 0.5, 0.5), **look)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.yaxis.get_major_locator().set_params(integer=True)
         axes.set(xlabel="head", ylabel="layer (1 = first block)")
         axes.grid(False)
         axes.figure.colorbar(image, ax=axes, label=self.label, location="bottom", aspect=40)
@@ -140,9 +137,9 @@ def draw(folder: Path, figure: Figure, style: Path | None = None) -> None:
 
     with matplotlib.style.context([PAPER, *filter(None, [style])], after_reset=True):
         width = matplotlib.rcParams["figure.figsize"][0]
-        sizes = [panel.size() for row in figure.rows for panel in row]
+        sizes = [panel.SIZE for row in figure.rows for panel in row]
         least, height = max(sizes)
-        if least > width or sum(w * h for w, h in sizes) > 20:  # square inches
+        if sum(w * h for w, h in sizes) > 20:  # square inches
             width *= 2.06  # columns, with the space between them
         across = max(1, min(int(width / least), max(map(len, figure.rows))))
         parts = [(row, i) for row in figure.rows for i in range(0, len(row), across)]

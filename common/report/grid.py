@@ -137,7 +137,7 @@ class Grid:
         return statistics.mean(each) if each and None not in each else None
 
     def score(self, name: str, model: str, size: int | str, key: str) -> Estimate | None:
-        """The mean of a metric over the seeds that have it; None if none has."""
+        """The mean of a metric over the seeds that have it."""
         values = [result.metrics[key] for result in self.cell(name, model, size, key)]
         if not values:
             return None

@@ -1,10 +1,9 @@
 """The report's page: Markdown with tables and figures beside it, and one HTML file with all in it.
 
-pandas and Matplotlib are imported when they are needed: the steps import this module.
+pandas and jinja2 are imported when they are needed, since the steps import this module.
 """
 
 import base64
-from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,10 +21,9 @@ class Estimate(NamedTuple):
     n: int | None = None  # seeds
 
     def __str__(self):
-        text = f"{self.value:.3f}"
-        if self.std is not None:
-            text += f" ± {self.std:.3f} (n={self.n})"
-        return text if self.low is None else f"{text} [{self.low:.3f}, {self.high:.3f}]"
+        several = "" if self.std is None else f" ± {self.std:.3f} (n={self.n})"
+        ends = "" if self.low is None else f" [{self.low:.3f}, {self.high:.3f}]"
+        return f"{self.value:.3f}{several}{ends}"
 
 
 class Table(NamedTuple):
@@ -35,19 +33,6 @@ class Table(NamedTuple):
     caption: str
     frame: object  # a DataFrame
 
-    def csv(self) -> str:
-        """All digits; an Estimate in several columns; nothing where missing."""
-        import pandas as pd
-
-        columns = {}
-        for name, cells in self.frame.items():
-            columns[name] = [cell.value if isinstance(cell, Estimate) else cell for cell in cells]
-            for part in Estimate._fields[1:]:
-                values = [getattr(cell, part, None) for cell in cells]
-                if any(value is not None for value in values):
-                    columns[f"{name} {part}"] = values
-        return pd.DataFrame(columns, dtype=object).to_csv(index=False)
-
 
 class Section(NamedTuple):
     """A part of the page; shown if it has a figure or a table."""
@@ -55,53 +40,45 @@ class Section(NamedTuple):
     title: str
     text: str  # paragraphs
     figure: Figure | None = None
-    tables: Sequence[Table] = ()
-    maps: Sequence[tuple[str, Heatmap]] = ()  # of models, for the HTML page
+    tables: list[Table] = []
+    maps: list[tuple[str, Heatmap]] = []  # of models, for the HTML page
 
 
 def tables(grid, name: str, caption: str, rows: list[dict]) -> list[Table]:
-    """The table of `rows`, in a list; an empty list if all are empty.
-
-    An empty row lacks values and has no Estimate: it has only the names of what is missing.
-    """
+    """The table of `rows`, in a list; rows that lack values and have no Estimate are left out."""
     import pandas as pd
 
     kinds = [set(map(type, row.values())) for row in rows]
     full = zip(rows, [Estimate in of or type(None) not in of for of in kinds], strict=True)
-    full = [row for row, has_value in full if has_value]
-    frame = pd.DataFrame(full, dtype=object)
-    return [Table(name, f"{grid.title}: {caption}.", frame)] if full else []
+    frame = pd.DataFrame([row for row, has_value in full if has_value], dtype=object)
+    return [Table(name, f"{grid.title}: {caption}.", frame)] if len(frame) else []
 
 
-def by_layer(grid, step: str, name: str, text: str, tables_: list, layer: str, curves: dict):
-    """The section of a step or its variant (`name`): `tables_`, and what is measured by layer.
-
-    `layer`: the label of the x axis; `curves`: {key: (title, lowest value)} of the metrics
-    `<key>_layer_<n>`, each a row of panels, one a model, with a curve a size, and a table a model.
-    A horizontal line shows `majority_<key>_layer_<n>`, if there is such a metric.
-    """
+def by_layer(grid, step: str, name: str, text: str, made: list[Table], layer: str, curves: dict):
+    """The section of a step or its variant (`name`): the tables `made`, and what is measured by
+    layer. `layer` labels the x axis; `curves`: {key: (title, lowest value)} of the metrics
+    `<key>_layer_<n>` and `majority_<key>`, a row of panels each."""
     measured = {result.size for result in grid.results if result.name == name}
     sizes, rows = [size for size in (UNTRAINED, *grid.sizes) if size in measured], []
     for key, (title, low) in curves.items():
         panels = []
         for model in grid.models:
             scores = {size: grid.layers(name, model, size, key) for size in sizes}
-            cells = [
-                {"layer": n} | {size_name(size): scores[size].get(n) for size in sizes}
-                for n in sorted(set().union(*scores.values()))
-            ]
+            cells = []
+            for n in sorted(set().union(*scores.values())):
+                cells.append({"layer": n} | {size_name(m): scores[m].get(n) for m in sizes})
             file, caption = name.replace(step, key, 1), f"{name} of {model}, {title} by layer"
-            tables_ += tables(grid, f"{file}_{model}", caption, cells)
+            made += tables(grid, f"{file}_{model}", caption, cells)
             values = {n: [score.value for score in points.values()] for n, points in scores.items()}
             lines = [Line(list(scores[n]), values[n], size_look(n)) for n in sizes if values[n]]
-            levels = [grid.layers(name, model, size, f"majority_{key}") for size in sizes]
-            level = next((score.value for points in levels for score in points.values()), None)
+            levels = [grid.score(name, model, size, f"majority_{key}") for size in sizes]
+            level = next((level.value for level in levels if level), None)
             panels += [Panel(lines, model, layer, title, level, low)] if lines else []
         rows += [panels] if panels else []
     figure = Figure(name, [grid.title, f"{name}, by the encoder's training data"], rows)
     variant = name.removeprefix(step).removeprefix("-").replace("-", ", ").replace("_", " ")
-    title = f"{step.capitalize()}: {variant}".removesuffix(": ")
-    return Section(title, text, figure if rows else None, tables_)
+    heading = f"{step.capitalize()}: {variant}".removesuffix(": ")
+    return Section(heading, text, figure if rows else None, made)
 
 
 def text_of(cell) -> str:
@@ -111,13 +88,32 @@ def text_of(cell) -> str:
     return f"{cell:.4f}" if isinstance(cell, float) else str(cell)
 
 
-def write(
-    folder: Path, title: str, notes: list, problems: list, sections: list[Section], style=None
-) -> None:
+def csv(table: Table) -> str:
+    """All digits; an Estimate in several columns; nothing where missing."""
+    import pandas as pd
+
+    columns = {}
+    for name, cells in table.frame.items():
+        columns[name] = [cell.value if isinstance(cell, Estimate) else cell for cell in cells]
+        for part in Estimate._fields[1:]:
+            values = [getattr(cell, part, None) for cell in cells]
+            if any(value is not None for value in values):
+                columns[f"{name} {part}"] = values
+    return pd.DataFrame(columns, dtype=object).to_csv(index=False)
+
+
+def write(folder: Path, title: str, notes: list, problems: list, sections: list, style=None):
     """Write report.md, report.html, the figures, and the tables as CSV into `folder`.
 
     `notes`: paragraphs about the results; `problems`: what was passed over.
     """
+    import jinja2
+
+    def content(kind: str, name: str) -> tuple[str, int]:  # as data URI; the width, if it is a PNG
+        read = (folder / name).read_bytes()
+        uri = f"data:{kind};base64,{base64.b64encode(read).decode()}"
+        return uri, int.from_bytes(read[16:20]) // 2
+
     shown = [section for section in sections if section.figure or section.tables]
     text = [f"# {title}\n", *(f"{note}\n" for note in notes)]
     if problems:
@@ -128,24 +124,13 @@ def write(
             draw(folder, section.figure, style)
             text.append(f"![{section.figure.titles[-1]}]({section.figure.name}.png)\n")
         for table in section.tables:
-            (folder / f"{table.name}.csv").write_text(table.csv(), encoding="utf-8")
+            (folder / f"{table.name}.csv").write_text(csv(table), encoding="utf-8")
             cells = table.frame.map(text_of).to_markdown(index=False, disable_numparse=True)
             text.append(f"**{table.caption}** ({table.name}.csv)\n\n{cells}\n")
     (folder / "report.md").write_text("\n".join(text), encoding="utf-8")
-    page = {"title": title, "notes": notes, "problems": problems, "sections": shown}
-    (folder / "report.html").write_text(_html(folder, page), encoding="utf-8")
-
-
-def _html(folder: Path, page: dict) -> str:
-    """One file that needs no other file and no network: figures and CSV are in it as data URIs."""
-    import jinja2
-
-    def content(kind: str, name: str) -> tuple[str, int]:  # and the width, if it is a PNG
-        read = (folder / name).read_bytes()
-        uri = f"data:{kind};base64,{base64.b64encode(read).decode()}"
-        return uri, int.from_bytes(read[16:20]) // 2
-
-    options = {"autoescape": True, "trim_blocks": True, "lstrip_blocks": True}
     source = Path(__file__).with_name("page.html").read_text(encoding="utf-8")
+    options = {"autoescape": True, "trim_blocks": True, "lstrip_blocks": True}
     template = jinja2.Template(source, undefined=jinja2.StrictUndefined, **options)
-    return template.render(**page, content=content, text_of=text_of)
+    page = {"title": title, "notes": notes, "problems": problems, "sections": shown}
+    html = template.render(**page, content=content, text_of=text_of)
+    (folder / "report.html").write_text(html, encoding="utf-8")

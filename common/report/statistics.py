@@ -7,7 +7,6 @@ et al. 2012 (D12-1091), Dror et al. 2018 (P18-1128). Many tests: Holm 1979.
 """
 
 import warnings
-from collections.abc import Callable, Hashable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -24,12 +23,7 @@ class Resampled(NamedTuple):
     units: int  # what was drawn: examples, or groups of them
 
 
-def resample(
-    systems: Sequence[tuple[np.ndarray, Callable]],
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-    groups: Sequence[Hashable] | None = None,
-) -> list[Resampled]:
+def resample(systems, resamples: int = RESAMPLES, seed: int = 0, groups=None) -> list[Resampled]:
     """The scores of `systems`, (counts [examples, ...], score) of each, on the same resamples.
 
     Examples of one of the `groups` (an id an example) are drawn together: they are not independent.
@@ -61,7 +55,7 @@ def resample(
     return [Resampled(float(v), s, n) for v, s in zip(values, samples, strict=True)]
 
 
-def mean(seeds: Sequence[Resampled]) -> Resampled:
+def mean(seeds: list[Resampled]) -> Resampled:
     """The mean score over seeds, all of one `resample`."""
     value, samples = (np.mean([one[i] for one in seeds], axis=0) for i in (0, 1))
     return Resampled(float(value), samples, seeds[0].units)
@@ -79,13 +73,12 @@ def paired_difference(a: Resampled, b: Resampled) -> tuple[float, float, float, 
     p: how often a resampled difference lies as far from the observed one as that lies from 0.
     """
     difference, samples = a.value - b.value, a.samples - b.samples
-    far = np.abs(samples - difference) >= abs(difference) - 1e-12
-    p = (1 + far.sum()) / (1 + len(far))
+    p = (1 + (np.abs(samples - difference) >= abs(difference) - 1e-12).sum()) / (1 + len(samples))
     # One example cannot vary; no test that swaps the systems example by example gives less.
     return difference, *interval(samples), float(max(p, 2.0 ** (1 - a.units)))
 
 
-def holm(p_values: Sequence[float]) -> list[float]:
+def holm(p_values: list[float]) -> list[float]:
     """p-values adjusted for being many: the family-wise error stays below the level (Holm)."""
     p = np.asarray(p_values, dtype=float)
     order, adjusted = np.argsort(p, kind="stable"), np.empty(len(p))
@@ -94,10 +87,8 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted.tolist()
 
 
-def correlation(
-    pairs: Sequence[tuple[float, float]], kind: str = "spearman", resamples: int = 2000
-) -> tuple[float, float, float] | None:
-    """(r, low, high), resampling pairs; None of fewer than three pairs or where a side is constant.
+def correlation(pairs, kind: str = "spearman", resamples: int = 2000):
+    """(r, low, high), resampling `pairs`; None of fewer than three or where a side is constant.
 
     `kind`: "spearman" (of ranks, ties share theirs) or "pearson".
     """
@@ -108,8 +99,7 @@ def correlation(
         return None
     drawn = np.random.default_rng(0).integers(n, size=(resamples, n))
     pairs = pairs[:, np.concatenate([np.arange(n)[None], drawn])]  # [2, 1 + resamples, n]
-    if kind == "spearman":
-        pairs = stats.rankdata(pairs, axis=-1)
+    pairs = stats.rankdata(pairs, axis=-1) if kind == "spearman" else pairs
     with warnings.catch_warnings():  # a resample of equal pairs has none: NaN
         warnings.simplefilter("ignore")
         r = stats.pearsonr(*pairs, axis=-1).statistic

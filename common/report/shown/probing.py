@@ -25,12 +25,9 @@ def required(main: str) -> list[str]:
 
 
 def read(result, task) -> dict[str, float]:
-    """The main score on test by layer: `probing_layer_<n>`, `majority_probing_layer_<n>`; with a
-    control also `selectivity_layer_<n>`, `selectivity` (best layer), `selectivity_last_layer`.
-
-    Selectivity is the task's score minus the control's (Hewitt & Liang 2019). Raises ValueError if
-    layers.csv is damaged.
-    """
+    """The main score on test: `probing_layer_<n>`, `majority_probing`; with a control also
+    `selectivity_layer_<n>`, `selectivity` (best layer), `selectivity_last_layer`: the task's score
+    minus the control's (Hewitt & Liang 2019). Raises ValueError if layers.csv is damaged."""
     from common.report.grid import Result
 
     values = _by_layer(result, task)
@@ -50,10 +47,11 @@ def read(result, task) -> dict[str, float]:
 def _by_layer(result, task) -> dict[str, float]:
     table = result.table("layers.csv").query("split == 'test'")
     main = next((s.name for s in task.SCORES if (table["metric"] == s.name).any()), "")
-    return {
-        f"{'majority_' * (row.probe == 'majority')}probing_layer_{row.layer}": float(row.value)
-        for row in table[table["metric"] == main].itertuples()
-    }
+    values = {}
+    for row in table[table["metric"] == main].itertuples():
+        majority = row.probe == "majority"
+        values["majority_probing" if majority else f"probing_layer_{row.layer}"] = row.value
+    return values
 
 
 def draw(folder: Path, task) -> None:
