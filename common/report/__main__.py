@@ -15,8 +15,6 @@ from pathlib import Path
 
 from common import cli, task
 
-DEMO = "Demo: generated text and miniature models. It says nothing about real ones."
-
 
 def parse_args(argv):
     parser, names = cli.Parser(__doc__), ",".join(task.find())
@@ -40,23 +38,21 @@ def main(argv=None):
 
     import matplotlib
 
-    from common.report import drawing
-    from common.report.grid import Grid
-
+    style = args.style and args.style.expanduser().absolute()
     try:
-        style = args.style and args.style.expanduser().absolute()
-        matplotlib.rc_params_from_file(style or drawing.PAPER, True, use_default_template=False)
+        with matplotlib.rc_context(fname=style):
+            pass
     except Exception as error:  # whatever Matplotlib does not like
-        raise cli.UserError(
-            f"--style {style}: {error}. Give a style file like common/report/paper.mplstyle."
-        ) from None
-    tasks, written = list(dict.fromkeys(args.tasks.split(","))) if args.tasks else task.find(), []
-    for name in tasks:
-        for folder in datasets(args.output_dir, name):
-            if args.dataset in (None, folder.name):
-                grid = Grid(folder, task.load(name))
-                grid.others = others(args.output_dir, grid)
-                written += [write(grid, style)] if grid.results else []
+        advice = "Give a style file like common/report/paper.mplstyle."
+        raise cli.UserError(f"--style {style}: {error}. {advice}") from None
+    tasks, written = list(dict.fromkeys(args.tasks.split(","))) if args.tasks else task.find(), {}
+    for grid in (grid for name in tasks for grid in grids(args.output_dir, name, args.dataset)):
+        if grid.folder in written:
+            raise cli.UserError(
+                f"{grid.folder} holds results of several tasks. Move those of one away: each task "
+                "needs an --output_dir of its own."
+            )
+        written[grid.folder] = write(grid, args.output_dir, style)
     if not written:
         of = f" of --dataset {args.dataset}" if args.dataset else ""
         raise cli.UserError(
@@ -64,64 +60,44 @@ def main(argv=None):
             f"  python {cli.relative(tasks[0], 'fine-tuning.py')} --demo --training_size 30\n"
             "  python -m common.study --demo"
         )
-    print("reports:", *(f"{path} and report.html" for path in written), sep="\n  ")
+    print("reports:", *(f"{path} and report.html" for path in written.values()), sep="\n  ")
 
 
-def datasets(output_dir: Path | None, name: str) -> list[Path]:
-    """The folders of the data sets that hold results of the task of this name.
-
-    Raises UserError if one of them also holds results of another task.
-    """
-    from common.files import read_json
-    from common.report.grid import result_folders
+def grids(output_dir: Path | None, name: str, dataset: str | None = None) -> list:
+    """What there is of a task, a Grid for each data set (or the one that is named)."""
+    from common.report.grid import Grid
 
     given = output_dir and output_dir.expanduser().absolute()
     root = cli.ROOT / name / "results" if given is None else given / name
-    chosen = []
-    for dataset in sorted((root if given is None or root.is_dir() else given).glob("*")):
-        configs = [read_json(result / "config.json") for result in result_folders(dataset)]
-        tasks = {config.get("task") for config in configs if isinstance(config, dict)} - {None}
-        if name in tasks and len(tasks) > 1:
-            raise cli.UserError(
-                f"{dataset} holds results of {' and '.join(sorted(tasks))}. Move one of them away: "
-                "each task needs an --output_dir of its own."
-            )
-        chosen += [dataset] if name in tasks else []
-    return chosen
+    folders = sorted((root if given is None or root.is_dir() else given).glob(dataset or "*"))
+    made = [Grid(folder, task.load(name)) for folder in folders if folder.is_dir()]
+    return [grid for grid in made if grid.results]
 
 
-def others(output_dir: Path | None, grid) -> dict[str, list[tuple]]:
-    """`Grid.others`: the results of other tasks on test examples that a part of the data has.
-
-    config.json says which those are: {score: (hash of the other task's data, its score)}.
-    """
-    configs = [result.config.get("same_test", {}) for result in grid.results]
-    wanted = {score: same for config in configs for score, same in config.items()}
-    names = [name for name in task.find() if wanted and name != grid.task.NAME]
-    there = [(name, folder) for name in names for folder in datasets(output_dir, name)]
-    beside = {score: [] for score in wanted}
-    for other in (type(grid)(folder, task.load(name)) for name, folder in there):
-        hashes = {result.config["inputs"].get("data") for result in other.results}
-        for score, (sha256, theirs) in wanted.items():
-            beside[score] += [(other, theirs)] if sha256 in hashes else []
-    return beside
-
-
-def write(grid, style: Path | None = None) -> Path:
+def write(grid, output_dir: Path | None, style: Path | None) -> Path:
     """The report of one task on one data set, all or nothing; returns the path of report.md."""
     from common.files import replacing
     from common.report import across, page
     from common.steps import STEPS
 
+    # Test examples that a part of the data shares with another task: {score: (data, its score)}.
+    same = [item for r in grid.results for item in r.config.get("same_test", {}).items()]
+    names = [name for name in task.find() if same and name != grid.task.NAME]
+    for other in (other for name in names for other in grids(output_dir, name)):
+        for score, (data, theirs) in dict(same).items():
+            if any(result.config["inputs"].get("data") == data for result in other.results):
+                grid.others.setdefault(score, []).append((other, theirs))
     downstream, *inside = (step.sections(grid) for step in STEPS.values())
     sections = [*downstream, across.differences(grid), *chain(*inside), across.link(grid)]
     counts = [f"{step} {sum(r.step == step for r in grid.results)}" for step in STEPS]
-    seeds = sorted({result.seed for result in grid.results})
-    text = f"Finished results: {', '.join(counts)}; seeds: {', '.join(map(str, seeds))}."
-    if tested := [len(table) for result in grid.results for table in result.counts.values()]:
-        groups = f" in {len(set(grid.groups or ()))} groups, which are resampled whole"
-        text += f" Test examples: {tested[0]}{groups if grid.groups else ''}."
-    notes = [DEMO, text] if grid.folder.name == "demo" else [text]
+    seeds = ", ".join(map(str, sorted({result.seed for result in grid.results})))
+    notes = [f"Finished results: {', '.join(counts)}; seeds: {seeds}."]
+    if n := len(grid.groups):
+        groups, text = len(set(grid.groups)), f" Test examples: {n}"
+        text += f" in {groups} groups, which are resampled whole." if groups < n else "."
+        notes[0] += text
+    if grid.folder.name == "demo":
+        notes.insert(0, "Demo: generated text and miniature models. It says nothing of real ones.")
     with replacing(grid.folder / "report") as folder:
         folder.mkdir()
         page.write(folder, grid.title, notes, grid.problems, sections, style)

@@ -3,7 +3,7 @@
 from itertools import combinations
 
 from common.report import statistics
-from common.report.drawing import Figure, Line, Panel, model_look
+from common.report.drawing import Line, Panel, model_look
 from common.report.grid import DOWNSTREAM, Grid
 from common.report.page import Estimate, Section, tables
 from common.steps import STEPS
@@ -67,8 +67,8 @@ def link(grid: Grid) -> Section:
             own = [point for cell, point in points.items() if cell[0] == model]
             lines.append(Line(*zip(*own, strict=True), model_look(model)))
         label = measure.replace(": ", ":\n").replace(" (", "\n(")
-        panels += [Panel(lines, "", label, title, low=grid.main.lowest)] if lines else []
+        panels += [Panel(lines, "", label, title)] if lines else []
     titles = [grid.title, "downstream score against what is measured inside"]
-    figure = Figure("link", titles, [panels]) if panels else None
+    figure = ("link", titles, [panels]) if panels else None
     caption = f"correlation, over models and sizes, of {title} with what is measured inside"
     return Section("The link", LINK, figure, tables(grid, "link", caption, rows))

@@ -63,8 +63,6 @@ class Panel(NamedTuple):
     xlabel: str
     ylabel: str
     hline: float | None = None  # the majority class
-    low: float = 0.0  # the y range fits the curves, between `low` and `high`,
-    high: float | None = 1.0  # or begins at `low` if there is no `high`
 
     SIZE = 1.6, 1.5  # the least width and the height, in inches
 
@@ -80,9 +78,7 @@ class Panel(NamedTuple):
         axes.set(xlabel=self.xlabel, ylabel=fill(self.ylabel, 22))
         bottom, top = axes.get_ylim()
         more = max(0, 0.1 - (top - bottom)) / 2  # in less, the last digits would look like a slope
-        bottom, top = max(bottom - more, self.low - 0.02), min(top + more, (self.high or 1) + 0.02)
-        limits = (bottom, top) if self.high else (self.low, None)
-        axes.set_ylim(*limits, auto=None)  # fitted again to what the row's next panel draws
+        axes.set_ylim(bottom - more, top + more, auto=None)  # the row's next panel fits it again
 
 
 class Heatmap(NamedTuple):
@@ -118,32 +114,24 @@ class Heatmap(NamedTuple):
         axes.figure.colorbar(image, ax=axes, label=self.label, location="bottom", aspect=40)
 
 
-class Figure(NamedTuple):
-    """What `draw` needs."""
-
-    name: str  # of its files
-    titles: Sequence[str]
-    rows: Sequence[Sequence[Panel | Heatmap]]
-
-
-def draw(folder: Path, figure: Figure, style: Path | None = None) -> None:
+def draw(folder: Path, name: str, titles: list[str], rows: list[list], style=None) -> None:
     """Write <name>.png and .pdf: titles, a row of panels (wrapped) for each row, one legend.
 
     The figure is as wide as a column of text, or as two if one is not enough. `style`: a Matplotlib
     style file that takes precedence over paper.mplstyle. The same values give the same bytes.
     """
     import matplotlib.style
-    from matplotlib.figure import Figure as MatplotlibFigure
+    from matplotlib.figure import Figure
 
     with matplotlib.style.context([PAPER, *filter(None, [style])], after_reset=True):
         width = matplotlib.rcParams["figure.figsize"][0]
-        sizes = [panel.SIZE for row in figure.rows for panel in row]
+        sizes = [panel.SIZE for row in rows for panel in row]
         least, height = max(sizes)
         if sum(w * h for w, h in sizes) > 20:  # square inches
             width *= 2.06  # columns, with the space between them
-        across = max(1, min(int(width / least), max(map(len, figure.rows))))
-        parts = [(row, i) for row in figure.rows for i in range(0, len(row), across)]
-        canvas = MatplotlibFigure(layout="constrained")
+        across = max(1, min(int(width / least), max(map(len, rows))))
+        parts = [(row, i) for row in rows for i in range(0, len(row), across)]
+        canvas = Figure(layout="constrained")
         cells, axes, entries = canvas.add_gridspec(len(parts), across), None, {}
         for y, (row, start) in enumerate(parts):
             for x, panel in enumerate(row[start : start + across]):
@@ -155,14 +143,14 @@ def draw(folder: Path, figure: Figure, style: Path | None = None) -> None:
                     axes.tick_params(labelleft=False)
                 handles, labels = axes.get_legend_handles_labels()
                 entries |= dict(zip(labels, handles, strict=True))
-        canvas.suptitle("\n".join(figure.titles), wrap=True)
+        canvas.suptitle("\n".join(titles), wrap=True)
         letters = width * 72 / (0.55 * matplotlib.rcParams["font.size"])  # to a line
         columns = max(1, int(letters / (max(map(len, entries), default=0) + 7)))
         if entries:  # below all panels, where it hides no curve
             canvas.legend(entries.values(), entries, loc="outside lower center", ncols=columns)
-        lines = 2 + len(figure.titles) + ceil(len(entries) / columns)
+        lines = 2 + len(titles) + ceil(len(entries) / columns)
         canvas.set_size_inches(width, height * len(parts) + 0.13 * lines)
-        save(canvas, folder / figure.name)
+        save(canvas, folder / name)
 
 
 def save(figure, path: Path) -> None:

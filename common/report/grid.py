@@ -30,7 +30,7 @@ DOWNSTREAM = next(name for name, step in STEPS.items() if not step.NEEDS)
 class Result:
     """What the files of a result say; its folder may be unfinished (`.partial`)."""
 
-    counts, scores, examples, groups = {}, (), "", None  # what predictions.jsonl says
+    counts, scores, groups = {}, (), []  # what predictions.jsonl says; groups: an id an example
 
     def __init__(self, folder: Path):
         self.folder, self.name = folder, folder.name.removesuffix(results.PARTIAL)
@@ -65,7 +65,7 @@ class Result:
         configs = [self.config, other.config]
         if self.step == DOWNSTREAM and self.model != other.model:
             configs = [config | {"settings": {}} for config in configs]
-        same = not (self.examples and other.examples) or self.examples == other.examples
+        same = not (self.groups and other.groups) or self.groups == other.groups
         return results.differences(*configs) + ([] if same else ["other test examples"])
 
     def table(self, file: str) -> pd.DataFrame:
@@ -94,26 +94,21 @@ class Result:
         return "".join(f"_{part}" for part in parts if part), {n: tables[n] for n in sizes}
 
 
-def result_folders(dataset: Path) -> list[Path]:
-    """The folders of all results on a data set, finished or not."""
-    folders = [folder for folder in dataset.glob("*/*/seed-*/*") if folder.is_dir()]
-    return sorted(f for f in folders if split(f.name.removesuffix(results.PARTIAL))[0])
-
-
 class Grid:
     """The results of `task` (its module) in a data set's folder; `problems`: what is left out."""
 
     def __init__(self, dataset: Path, task):
         self.folder, self.task, self.title = dataset, task, f"{task.NAME} on {dataset.name}"
         self.problems: list[str] = []
-        read = [result for result in map(self._read, result_folders(dataset)) if result]
+        folders = sorted(path for path in dataset.glob("*/*/seed-*/*") if split(path.name)[0])
+        read = [result for result in map(self._read, folders) if result]
         measured = {key for result in read for key in result.metrics}
         there = [score for score in task.SCORES if f"test_{score.name}" in measured]
         self.main = [*there, *task.SCORES][0]
         alike = [result for result in read if self._has_numbers(result)]
         alike = self._alike(alike, lambda result: (result.name, result.model))
         alike = self._alike(alike, lambda result: result.name)
-        self.groups = next((result.groups for result in alike if result.groups), None)
+        self.groups = next((result.groups for result in alike if result.groups), [])
         self.results = self._resample(alike)
         models = {result.model for result in self.results}
         self.models = [m for m in MODELS if m in models] + sorted(models - set(MODELS))
@@ -164,26 +159,25 @@ class Grid:
         log.warning("%s is passed over: %s", path, reason)
 
     def _read(self, folder: Path) -> Result | None:
-        """The result in a folder, with what its step and its predictions say."""
+        """The result in a folder, with what its step and its predictions say; None of others."""
+        result, path = Result(folder), folder / "predictions.jsonl"
+        if (result.config or {}).get("task", self.task.NAME) != self.task.NAME:
+            return None
         try:
-            result, path = Result(folder).check(), folder / "predictions.jsonl"
-            result.metrics |= STEPS[result.step].read(result, self.task)
+            result.check().metrics.update(STEPS[result.step].read(result, self.task))
         except ValueError as reason:
             return self._note(folder, reason)
-        if result.step != DOWNSTREAM:
-            return result
         try:
-            rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-            examples = json.dumps([[row["id"], row.get("group"), row.get("gold")] for row in rows])
-            counts, scores = self.task.count(rows), (*self.task.SCORES, *self.task.parts(rows))
+            if result.step == DOWNSTREAM:
+                text = path.read_text(encoding="utf-8")
+                rows = [json.loads(line) for line in text.splitlines()]
+                result.groups = [str(row.get("group", row["id"])) for row in rows]
+                result.counts = self.task.count(rows)
+                result.scores = (*self.task.SCORES, *self.task.parts(rows))
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            rows = []
-        if not rows:
+            result.groups, result.counts = [], {}
+        if result.step == DOWNSTREAM and not result.groups:
             self._note(path, "missing or damaged (no interval)")
-            return result
-        result.counts, result.scores, result.examples = counts, scores, examples
-        if any("group" in row for row in rows):  # examples that are not independent
-            result.groups = [row.get("group", f"id {row['id']}") for row in rows]
         return result
 
     def _has_numbers(self, result: Result) -> bool:
@@ -202,7 +196,7 @@ class Grid:
         for group in groups.values():
             votes = {one: sum(not one.unlike(other) for other in group) for one in group}
             # What size 0 has no settings of, it is like; so a trained one is the measure.
-            most = max(group, key=lambda one: (one.size != 0, one.examples != "", votes[one]))
+            most = max(group, key=lambda one: (one.size != 0, bool(one.groups), votes[one]))
             for result in group:
                 if reasons := result.unlike(most):
                     self._note(result.folder, f"unlike most of its step: {', '.join(reasons)}")
@@ -213,7 +207,7 @@ class Grid:
         """All scores on the same resamples; without results whose two files disagree on a score."""
         keys = [(r, score) for r in alike for score in r.scores if score.table in r.counts]
         systems = [(result.counts[score.table], score.value) for result, score in keys]
-        resampled, wrong = statistics.resample(systems, groups=self.groups), {}
+        resampled, wrong = statistics.resample(systems, groups=self.groups or None), {}
         for (result, score), samples in zip(keys, resampled, strict=True):
             key = f"test_{score.name}"
             result.resampled[key] = samples

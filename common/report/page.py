@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from common.cli import UNTRAINED
-from common.report.drawing import Figure, Heatmap, Line, Panel, draw, size_look, size_name
+from common.report.drawing import Heatmap, Line, Panel, draw, size_look, size_name
 
 
 class Estimate(NamedTuple):
@@ -39,7 +39,7 @@ class Section(NamedTuple):
 
     title: str
     text: str  # paragraphs
-    figure: Figure | None = None
+    figure: tuple | None = None  # name, titles, rows: see `draw`
     tables: list[Table] = []
     maps: list[tuple[str, Heatmap]] = []  # of models, for the HTML page
 
@@ -56,11 +56,11 @@ def tables(grid, name: str, caption: str, rows: list[dict]) -> list[Table]:
 
 def by_layer(grid, step: str, name: str, text: str, made: list[Table], layer: str, curves: dict):
     """The section of a step or its variant (`name`): the tables `made`, and what is measured by
-    layer. `layer` labels the x axis; `curves`: {key: (title, lowest value)} of the metrics
+    layer. `layer` labels the x axis; `curves`: {key: title} of the metrics
     `<key>_layer_<n>` and `majority_<key>`, a row of panels each."""
     measured = {result.size for result in grid.results if result.name == name}
     sizes, rows = [size for size in (UNTRAINED, *grid.sizes) if size in measured], []
-    for key, (title, low) in curves.items():
+    for key, title in curves.items():
         panels = []
         for model in grid.models:
             scores = {size: grid.layers(name, model, size, key) for size in sizes}
@@ -73,9 +73,9 @@ def by_layer(grid, step: str, name: str, text: str, made: list[Table], layer: st
             lines = [Line(list(scores[n]), values[n], size_look(n)) for n in sizes if values[n]]
             levels = [grid.score(name, model, size, f"majority_{key}") for size in sizes]
             level = next((level.value for level in levels if level), None)
-            panels += [Panel(lines, model, layer, title, level, low)] if lines else []
+            panels += [Panel(lines, model, layer, title, level)] if lines else []
         rows += [panels] if panels else []
-    figure = Figure(name, [grid.title, f"{name}, by the encoder's training data"], rows)
+    figure = (name, [grid.title, f"{name}, by the encoder's training data"], rows)
     variant = name.removeprefix(step).removeprefix("-").replace("-", ", ").replace("_", " ")
     heading = f"{step.capitalize()}: {variant}".removesuffix(": ")
     return Section(heading, text, figure if rows else None, made)
@@ -121,8 +121,8 @@ def write(folder: Path, title: str, notes: list, problems: list, sections: list,
     for number, section in enumerate(shown, 1):
         text.append(f"## {number}. {section.title}\n\n{section.text}")
         if section.figure:
-            draw(folder, section.figure, style)
-            text.append(f"![{section.figure.titles[-1]}]({section.figure.name}.png)\n")
+            draw(folder, *section.figure, style)
+            text.append(f"![{section.figure[1][-1]}]({section.figure[0]}.png)\n")
         for table in section.tables:
             (folder / f"{table.name}.csv").write_text(csv(table), encoding="utf-8")
             cells = table.frame.map(text_of).to_markdown(index=False, disable_numparse=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from common.cli import UNTRAINED
 from common.report import drawing, page
-from common.report.drawing import Figure, Heatmap, Line, Panel, size_look, size_name
+from common.report.drawing import Heatmap, Line, Panel, size_look, size_name
 
 NAME = "attention"
 
@@ -64,27 +64,22 @@ def draw(folder: Path, task) -> None:
 
     own = Result(folder)
     ending, tables = own.of_all_sizes("heads.csv")
-    sizes, settings = (
-        {size: _maps([table]) for size, table in tables.items()},
-        own.config["settings"],
-    )
-    first = f", first {n} examples" if (n := settings.get("max_examples")) else ""
-    special = "dropped" if settings.get("drop_special") else "included"
-    inputs = f"{settings.get('split', 'test')} split{first}, special tokens {special}"
-    titles = [f"{task.NAME} attention, encoder: {size_name(own.size)}", inputs, own.title]
-    drawing.draw(folder, Figure("heads", titles, [list(sizes[own.size].values())]))
+    sizes = {size: _maps([table]) for size, table in tables.items()}
+    what = f"{task.NAME} {own.name}, pre-trained against"
+    titles = [f"{what} this encoder: {size_name(own.size)}", own.title]
+    drawing.draw(folder, "heads", titles, [list(sizes[own.size].values())])
     rows = []
     for name, heatmap in sizes[own.size].items():
         means = {size: maps[name].grid.mean(axis=1) for size, maps in sizes.items() if name in maps}
         lines = [Line(mean.index, mean, size_look(size)) for size, mean in means.items()]
-        rows.append([Panel(lines, heatmap.title, LAYER, heatmap.label, high=MEASURES[name][2])])
-    titles[0] = f"{task.NAME} attention, pre-trained against fine-tuned, means of the heads"
-    drawing.draw(folder.parents[2], Figure(f"attention_all_sizes{ending}", titles, rows))
+        rows.append([Panel(lines, heatmap.title, LAYER, heatmap.label)])
+    titles = [f"{what} fine-tuned, means of the heads", own.title]
+    drawing.draw(folder.parents[2], f"attention_all_sizes{ending}", titles, rows)
 
 
 def sections(grid) -> list:
     """Similarity to the pre-trained model, and all layers; a section for each variant."""
-    made, curves = [], {NAME: ("mean cosine (1 = unchanged)", 0)}
+    made, curves = [], {NAME: "mean cosine (1 = unchanged)"}
     for name in grid.names(NAME):
         rows, maps = [], []
         for model, size in product(grid.models, grid.sizes):

@@ -4,7 +4,7 @@ import math
 from pathlib import Path
 
 from common.report import drawing, page
-from common.report.drawing import Figure, Line, Panel
+from common.report.drawing import Line, Panel
 
 NAME, MAJORITY = "fine-tuning", "test_majority_"
 
@@ -40,19 +40,15 @@ def draw(folder: Path, task) -> None:
     thin = {"marker": ".", "color": "grey", "linewidth": 0.7, "label": "loss of a step"}
     dots = {"marker": "o", "color": "black", "label": "loss of an epoch"}
     losses = [Line(epochs, steps["loss"], thin), Line(*curves["train", "loss"], dots)]
-    rows = [[Panel(losses, "training loss", "epoch", "loss (nats)", high=None)]]
-    if ("dev", "loss") in curves:  # of a task whose epochs are compared by it
-        lines = [Line(*curves["dev", "loss"], dots)]
-        rows.append([Panel(lines, "dev loss", "epoch", "loss (nats)", high=None)])
-    else:
-        scores, lines = [s for s in task.SCORES if ("dev", s.name) in curves], []
-        for n, (score, color) in enumerate(zip(scores, drawing.COLORS, strict=False), 1):
-            look = {"color": color, "marker": "o", "linewidth": 3 / n, "markersize": 7 / n}
-            lines.append(Line(*curves["dev", score.name], look | {"label": score.title}))
-        low, title = min([0, *(s.lowest for s in scores)]), "scores on dev" * bool(lines)
-        rows.append([Panel(lines, title or "no dev split", "epoch", "score (at most 1)", low=low)])
+    lines, names = [], {score.name: score.title for score in task.SCORES}
+    dev = [metric for split, metric in curves if split == "dev"]  # scores, or a loss
+    for n, (metric, color) in enumerate(zip(dev, drawing.COLORS, strict=False), 1):
+        look = {"color": color, "marker": "o", "linewidth": 3 / n, "markersize": 7 / n}
+        lines.append(Line(*curves["dev", metric], look | {"label": names.get(metric, metric)}))
+    rows = [[Panel(losses, "training loss", "epoch", "loss (nats)")]]
+    rows += [[Panel(lines, "dev", "epoch", "loss (nats)" if dev == ["loss"] else "score")]]
     titles = [f"{task.NAME} fine-tuning on {result.size} % of the training data", result.title]
-    drawing.draw(folder, Figure("learning_curve", titles, rows))
+    drawing.draw(folder, "learning_curve", titles, rows if dev else rows[:1])
 
 
 def sections(grid) -> list:
@@ -99,7 +95,7 @@ def _majority(grid, model: str, score: str) -> page.Estimate | None:
     return next((page.Estimate(level.value) for level in levels if level), None)
 
 
-def _learning_curves(grid) -> Figure | None:
+def _learning_curves(grid) -> tuple | None:
     """The test score by training size: a curve for each model, with intervals."""
     lines, main = [], grid.main
     for i, model in enumerate(grid.models):
@@ -111,6 +107,6 @@ def _learning_curves(grid) -> Figure | None:
         lines += [Line(x, y, drawing.model_look(model), low, high)] if points else []
     levels = [level.value for m in grid.models if (level := _majority(grid, m, main.name))]
     x, y = "training data (%); 0 = not fine-tuned", f"test {main.title}"
-    panel = Panel(lines, "", x, y, levels[0] if levels else None, main.lowest)
+    panel = Panel(lines, "", x, y, levels[0] if levels else None)
     titles = [grid.title, "learning curves; bars: 95 % bootstrap intervals"]
-    return Figure("learning_curves", titles, [[panel]]) if lines else None
+    return ("learning_curves", titles, [[panel]]) if lines else None

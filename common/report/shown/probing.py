@@ -5,7 +5,7 @@ from pathlib import Path
 
 from common.cli import UNTRAINED
 from common.report import drawing, page
-from common.report.drawing import Figure, Line, Panel, size_look, size_name
+from common.report.drawing import Line, Panel, size_look, size_name
 
 NAME = "probing"
 
@@ -73,9 +73,9 @@ def draw(folder: Path, task) -> None:
     probe = next(probe for probe in tables[own.size]["probe"] if probe != "majority")
     what = f"{task.NAME} {own.name} ({probe})"
     titles = [f"{what}, encoder: {size_name(own.size)}", own.title]
-    drawing.draw(folder, Figure("layers", titles, [_panels(task, list(shown.values()))]))
+    drawing.draw(folder, "layers", titles, [_panels(task, list(shown.values()))])
     titles, panels = [f"{what}, all sizes", own.title], _panels(task, list(curves.values()))
-    drawing.draw(folder.parents[2], Figure(f"layers_all_sizes{ending}", titles, [panels]))
+    drawing.draw(folder.parents[2], f"layers_all_sizes{ending}", titles, [panels])
 
 
 def _panels(task, curves: list[tuple]) -> list[Panel]:
@@ -86,7 +86,7 @@ def _panels(task, curves: list[tuple]) -> list[Panel]:
         probed = [(table.query(f"{where} != 'majority'"), look) for table, look in curves]
         lines = [Line(rows["layer"], rows["value"], look) for rows, look in probed if len(rows)]
         level = next(iter(curves[0][0].query(f"{where} == 'majority'")["value"]), None)
-        panel = Panel(lines, score.title, LAYER, "score on test", level, score.lowest)
+        panel = Panel(lines, score.title, LAYER, "score on test", level)
         panels += [panel] if lines else []
     return panels
 
@@ -101,8 +101,7 @@ def sections(grid) -> list:
         "selectivity, last layer": "selectivity_last_layer",
         "majority class": f"test_majority_{main}",
     }
-    curves = {NAME: (f"test {title}", grid.main.lowest)}
-    curves["selectivity"] = (f"selectivity ({title})", -1)
+    curves = {NAME: f"test {title}", "selectivity": f"selectivity ({title})"}
     controls = tuple(f"-{target}" for target in grid.task.CONTROLS)
     for name in (name for name in grid.names(NAME) if not name.endswith(controls)):
         rows = []
