@@ -38,10 +38,11 @@ def main(argv=None):
 
     import matplotlib
 
+    from common.report.drawing import PAPER
+
     style = args.style and args.style.expanduser().absolute()
     try:
-        with matplotlib.rc_context(fname=style):
-            pass
+        matplotlib.rc_params_from_file(style or PAPER, True, use_default_template=False)
     except Exception as error:  # whatever Matplotlib does not like
         advice = "Give a style file like common/report/paper.mplstyle."
         raise cli.UserError(f"--style {style}: {error}. {advice}") from None

@@ -1,8 +1,4 @@
-"""Figures: their values, how sizes and models look, and the one function that draws them.
-
-A look depends on the thing shown alone: it is the same in every figure. Matplotlib is imported when
-something is drawn, since the steps import this module.
-"""
+"""Figures: their values, how sizes and models look, and the one function that draws them."""
 
 from collections.abc import Sequence
 from math import ceil, isfinite
@@ -15,8 +11,7 @@ from common.cli import UNTRAINED
 from common.files import replacing
 
 PAPER = Path(__file__).with_name("paper.mplstyle")
-# The colours of Okabe and Ito, which most colour-blind readers can tell apart, without yellow and
-# black.
+# Most colour-blind readers can tell them apart (Okabe and Ito, without yellow and black).
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7A4A1E")
 
 

@@ -1,13 +1,13 @@
 """Reads the results of one task on one data set; names what it leaves out, and why.
 
-A cell is a model at a size in a step or a variant of one, called by the folder's name: `probing`,
-`probing-linear`. Its results differ in the seed. This file names no step: `common.steps.STEPS` says
-what each of them needs and how it is read.
+A cell is a model at a size in a step or a variant of one, by its folder's name (`probing-linear`).
+Its results differ in the seed. This file names no step: `common.steps.STEPS` says how each is read.
 """
 
 import json
 import logging
 from collections import defaultdict
+from math import isfinite
 from pathlib import Path
 
 import numpy as np
@@ -100,8 +100,8 @@ class Grid:
     def __init__(self, dataset: Path, task):
         self.folder, self.task, self.title = dataset, task, f"{task.NAME} on {dataset.name}"
         self.problems: list[str] = []
-        folders = sorted(path for path in dataset.glob("*/*/seed-*/*") if split(path.name)[0])
-        read = [result for result in map(self._read, folders) if result]
+        read = [self._read(folder) for folder in sorted(dataset.glob("*/*/seed-*/*"))]
+        read = [result for result in read if result]
         measured = {key for result in read for key in result.metrics}
         there = [score for score in task.SCORES if f"test_{score.name}" in measured]
         self.main = [*there, *task.SCORES][0]
@@ -129,17 +129,18 @@ class Grid:
     def samples(self, name: str, model: str, size: int | str, key: str):
         """The mean of a metric on all resamples of the test split; None if a seed has none."""
         each = [result.resampled.get(key) for result in self.cell(name, model, size, key)]
-        return statistics.mean(each) if each and None not in each else None
+        if not each or None in each:
+            return None
+        value, samples = (np.mean([one[i] for one in each], axis=0) for i in (0, 1))
+        return statistics.Resampled(float(value), samples, each[0].units)
 
     def score(self, name: str, model: str, size: int | str, key: str) -> Estimate | None:
         """The mean of a metric over the seeds that have it."""
         values = [result.metrics[key] for result in self.cell(name, model, size, key)]
-        if not values:
-            return None
         resampled = self.samples(name, model, size, key)
-        low, high = statistics.interval(resampled.samples) if resampled else (None, None)
+        ends = statistics.interval(resampled.samples) if resampled else (None, None)
         std = float(np.std(values, ddof=1)) if len(values) > 1 else None
-        return Estimate(float(np.mean(values)), low, high, std, len(values))
+        return Estimate(float(np.mean(values)), *ends, std, len(values)) if values else None
 
     def layers(self, name: str, model: str, size: int | str, curve: str) -> dict[int, Estimate]:
         """`{layer: mean over seeds}` of the metrics `<curve>_layer_<n>`; empty if missing."""
@@ -161,7 +162,8 @@ class Grid:
     def _read(self, folder: Path) -> Result | None:
         """The result in a folder, with what its step and its predictions say; None of others."""
         result, path = Result(folder), folder / "predictions.jsonl"
-        if (result.config or {}).get("task", self.task.NAME) != self.task.NAME:
+        task = result.config.get("task") if isinstance(result.config, dict) else None
+        if not result.step or task not in (None, self.task.NAME):
             return None
         try:
             result.check().metrics.update(STEPS[result.step].read(result, self.task))
@@ -182,11 +184,12 @@ class Grid:
 
     def _has_numbers(self, result: Result) -> bool:
         required = getattr(STEPS[result.step], "required", lambda main: [])(self.main.name)
-        for key in [*required, *(key for key in result.metrics if key.startswith("test_"))]:
-            value = result.metrics.get(key)
-            if type(value) not in (int, float) or not np.isfinite(value):
-                return self._note(result.folder, f"metrics.json has no number for {key}") or False
-        return True
+        keys = [*required, *(key for key in result.metrics if key.startswith("test_"))]
+        values = {key: result.metrics.get(key) for key in keys}
+        good = [key for key in keys if type(values[key]) in (int, float) and isfinite(values[key])]
+        for key in [key for key in keys if key not in good][:1]:
+            self._note(result.folder, f"metrics.json has no number for {key}")
+        return len(good) == len(keys)
 
     def _alike(self, whole: list[Result], group_of) -> list[Result]:
         """`whole` without the results that are unlike most of their group."""

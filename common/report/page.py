@@ -1,7 +1,4 @@
-"""The report's page: Markdown with tables and figures beside it, and one HTML file with all in it.
-
-pandas and jinja2 are imported when they are needed, since the steps import this module.
-"""
+"""The report's page: Markdown with tables and figures beside it, and one HTML file with all in it."""
 
 import base64
 from pathlib import Path
@@ -54,7 +51,7 @@ def tables(grid, name: str, caption: str, rows: list[dict]) -> list[Table]:
     return [Table(name, f"{grid.title}: {caption}.", frame)] if len(frame) else []
 
 
-def by_layer(grid, step: str, name: str, text: str, made: list[Table], layer: str, curves: dict):
+def by_layer(grid, name: str, text: str, made: list[Table], layer: str, curves: dict):
     """The section of a step or its variant (`name`): the tables `made`, and what is measured by
     layer. `layer` labels the x axis; `curves`: {key: title} of the metrics
     `<key>_layer_<n>` and `majority_<key>`, a row of panels each."""
@@ -67,7 +64,10 @@ def by_layer(grid, step: str, name: str, text: str, made: list[Table], layer: st
             cells = []
             for n in sorted(set().union(*scores.values())):
                 cells.append({"layer": n} | {size_name(m): scores[m].get(n) for m in sizes})
-            file, caption = name.replace(step, key, 1), f"{name} of {model}, {title} by layer"
+            file, caption = (
+                name.replace(name.split("-")[0], key, 1),
+                f"{name} of {model}, {title} by layer",
+            )
             made += tables(grid, f"{file}_{model}", caption, cells)
             values = {n: [score.value for score in points.values()] for n, points in scores.items()}
             lines = [Line(list(scores[n]), values[n], size_look(n)) for n in sizes if values[n]]
@@ -76,8 +76,7 @@ def by_layer(grid, step: str, name: str, text: str, made: list[Table], layer: st
             panels += [Panel(lines, model, layer, title, level)] if lines else []
         rows += [panels] if panels else []
     figure = (name, [grid.title, f"{name}, by the encoder's training data"], rows)
-    variant = name.removeprefix(step).removeprefix("-").replace("-", ", ").replace("_", " ")
-    heading = f"{step.capitalize()}: {variant}".removesuffix(": ")
+    heading = name.capitalize().replace("-", ": ", 1).replace("_", " ")
     return Section(heading, text, figure if rows else None, made)
 
 

@@ -55,12 +55,6 @@ def resample(systems, resamples: int = RESAMPLES, seed: int = 0, groups=None) ->
     return [Resampled(float(v), s, n) for v, s in zip(values, samples, strict=True)]
 
 
-def mean(seeds: list[Resampled]) -> Resampled:
-    """The mean score over seeds, all of one `resample`."""
-    value, samples = (np.mean([one[i] for one in seeds], axis=0) for i in (0, 1))
-    return Resampled(float(value), samples, seeds[0].units)
-
-
 def interval(samples: np.ndarray) -> tuple[float, float]:
     """The percentile interval (95 %) of a score's resamples; undefined ones (NaN) are left out."""
     low, high = np.nanquantile(samples, [0.025, 0.975])

@@ -17,44 +17,37 @@ reference: the similarity of two models that share only the architecture. A fine
 below it. Layer 1 is the first block.
 """
 LAYER = "layer (1 = first block)"
-# By name in heads.csv: title, short name, end of the scale (None: a whole number of bits above all
-# values), colours. Scales are fixed, so figures can be compared; unchanged attention is yellow.
+# By name in heads.csv: title, short name, colours; unchanged attention is yellow. Scales end at a
+# whole number, so that figures can be compared.
 MEASURES = {
-    "cosine": ("cosine similarity of the attention maps", "cosine (1 = unchanged)", 1, "viridis"),
-    "js": ("Jensen-Shannon divergence", "JS (bits; 0: same, 1: disjoint)", 1, "viridis_r"),
-    "entropy_pretrained": ("entropy, pre-trained", "entropy (bits)", None, "cividis"),
-    "entropy_fine_tuned": ("entropy, fine-tuned", "entropy (bits)", None, "cividis"),
+    "cosine": ("cosine similarity of the attention maps", "cosine (1 = unchanged)", "viridis"),
+    "js": ("Jensen-Shannon divergence", "JS (bits; 0: same, 1: disjoint)", "viridis_r"),
+    "entropy_pretrained": ("entropy, pre-trained", "entropy (bits)", "cividis"),
+    "entropy_fine_tuned": ("entropy, fine-tuned", "entropy (bits)", "cividis"),
 }
 
 
 def read(result, task) -> dict[str, float]:
-    """The mean cosine over heads, `cosine`, and by layer, `attention_layer_<n>`.
-
-    Heads that were never compared are left out. Raises ValueError if heads.csv is damaged.
-    """
-    maps = _maps([result.table("heads.csv")])
-    if "cosine" not in maps:
+    """The mean cosine over the compared heads: `cosine`, and by layer `attention_layer_<n>`."""
+    if not (heatmap := _maps([result.table("heads.csv")]).get("cosine")):
         return {}
-    layers = maps["cosine"].grid.mean(axis=1).dropna().items()
+    layers = heatmap.grid.mean(axis=1).dropna().items()
     values = {f"{NAME}_layer_{n}": float(value) for n, value in layers}
-    return values | {"cosine": float(maps["cosine"].grid.stack().mean())}
+    return values | {"cosine": float(heatmap.grid.stack().mean())}
 
 
 def _maps(tables: list, start: str = "") -> dict[str, Heatmap]:
     """{measure: map} of heads.csv, the mean over seeds; `start` of the titles."""
     import pandas as pd
 
-    heads, table = {}, pd.concat(tables)
+    maps, table = {}, pd.concat(tables)
     for name in (name for name in MEASURES if (table["metric"] == name).any()):
         means = table[table["metric"] == name].groupby(["layer", "head"])["value"].mean()
-        heads[name] = means.unstack()
-        if len(means) != heads[name].size:
+        title, label, colours = MEASURES[name]
+        most = max(1, math.ceil(means.max() - 1e-6))
+        maps[name] = Heatmap(start + title, means.unstack(), label, most, colours)
+        if len(means) != maps[name].grid.size:
             raise ValueError("heads.csv is damaged (heads are missing)")
-    bits = [grid.max().max() for name, grid in heads.items() if MEASURES[name][2] is None]
-    maps = {}
-    for name, grid in heads.items():
-        title, label, end, colours = MEASURES[name]
-        maps[name] = Heatmap(start + title, grid, label, end or math.ceil(max([1, *bits])), colours)
     return maps
 
 
@@ -94,7 +87,7 @@ def sections(grid) -> list:
             row["most changed layer"] = min(layers, key=lambda n: layers[n].value, default=None)
             rows += [row] if size else []
         tables = page.tables(grid, name, f"{name}, fine-tuned against pre-trained", rows)
-        section = page.by_layer(grid, NAME, name, EXPLAINED, tables, LAYER, curves)
+        section = page.by_layer(grid, name, EXPLAINED, tables, LAYER, curves)
         made.append(section._replace(maps=maps))
     return made
 

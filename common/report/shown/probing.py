@@ -35,13 +35,12 @@ def read(result, task) -> dict[str, float]:
         control = _by_layer(Result(result.folder.with_name(f"{result.name}-control")).check(), task)
     except ValueError:  # not there, or not whole: the grid names it
         return values
-    for layer in [layer for layer in values if layer in control and layer.startswith(NAME)]:
-        values[layer.replace(NAME, "selectivity")] = values[layer] - control[layer]
-    for name, which in (("selectivity", "best"), ("selectivity_last_layer", "last")):
-        layer = f"selectivity_layer_{result.metrics.get(f'{which}_layer')}"
-        if layer in values:
-            values[name] = values[layer]
-    return values
+    for layer in (f"layer_{n}" for n in range(result.metrics.get("last_layer", -1) + 1)):
+        if f"{NAME}_{layer}" in values.keys() & control.keys():
+            values[f"selectivity_{layer}"] = values[f"{NAME}_{layer}"] - control[f"{NAME}_{layer}"]
+    ends = {"": "best_layer", "_last_layer": "last_layer"}
+    gains = {end: values.get(f"selectivity_layer_{result.metrics.get(ends[end])}") for end in ends}
+    return values | {f"selectivity{end}": gain for end, gain in gains.items() if gain is not None}
 
 
 def _by_layer(result, task) -> dict[str, float]:
@@ -55,11 +54,8 @@ def _by_layer(result, task) -> dict[str, float]:
 
 
 def draw(folder: Path, task) -> None:
-    """layers, and in the model's folder layers_all_sizes: test scores by layer.
-
-    layers shows the result, its control labels, the untrained encoder and the majority class;
-    layers_all_sizes has a curve for each size.
-    """
+    """layers: test scores by layer of the result, its control labels and the untrained encoder;
+    layers_all_sizes in the model's folder: a curve for each size."""
     from common.report.grid import Result
 
     own = Result(folder)
@@ -112,7 +108,7 @@ def sections(grid) -> list:
             scores = {column: grid.score(name, model, size, key) for column, key in columns.items()}
             rows.append(row | scores)
         tables = page.tables(grid, name, f"{name}, test {title}", rows)
-        made.append(page.by_layer(grid, NAME, name, EXPLAINED, tables, LAYER, curves))
+        made.append(page.by_layer(grid, name, EXPLAINED, tables, LAYER, curves))
     return made
 
 
