@@ -15,11 +15,10 @@ trained models are compared. With one seed, a difference may be that of this see
 """
 LINK = """\
 Each point is a model at a size (the mean of its seeds); lines join a model's sizes in their order.
-[a, b] is the 95 % percentile bootstrap interval over points. The points are few and depend on each
-other (sizes of one model, nested subsets), so the intervals are too narrow. At 0 % no head was
-trained and attention has not changed. Size 0 would dominate the correlation, so each measure is
-first shown without it. "–": fewer than three points, or all points are equal. Only results with the
-default settings of a step are used.
+[a, b] is the 95 % percentile bootstrap interval over points: too narrow, for the points are few and
+depend on each other. Size 0, where no head was trained and attention has not changed, would
+dominate the correlation, so each measure is first shown without it. "–": fewer than three points,
+or all are equal. Only results with the default settings of a step are used.
 """
 
 

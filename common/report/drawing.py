@@ -23,11 +23,9 @@ def size_name(size: int | str) -> str:
 def size_look(size: int | str) -> dict:
     """Lighter for less data; grey where nothing was fine-tuned."""
     from matplotlib import colormaps
-    from matplotlib.colors import to_hex
 
-    tuned = size not in (UNTRAINED, 0)
-    color = to_hex(colormaps["viridis_r"](0.05 + 0.95 * (size / 100) ** 0.5)) if tuned else "grey"
-    line = "--" if size == UNTRAINED else "-"
+    tuned, line = size not in (UNTRAINED, 0), "--" if size == UNTRAINED else "-"
+    color = colormaps["viridis_r"](0.05 + 0.95 * (size / 100) ** 0.5) if tuned else "grey"
     return {"color": color, "linestyle": line, "marker": "o", "label": size_name(size)}
 
 
@@ -89,13 +87,12 @@ class Heatmap(NamedTuple):
 
     def cell(self, layer: int, head: int) -> tuple[str, str | None]:
         """What the page says of a head, and its colour; None if it was never compared."""
-        from matplotlib import colormaps
-        from matplotlib.colors import to_hex
+        from matplotlib import colormaps, colors
 
         value, where = self.grid.at[layer, head], f"layer {layer}, head {head}"
         if not isfinite(value):
             return f"{where}: never compared", None
-        return f"{where}: {value:.4f}", to_hex(colormaps[self.colours](value / self.most))
+        return f"{where}: {value:.4f}", colors.to_hex(colormaps[self.colours](value / self.most))
 
     def show(self, axes) -> None:
         """Draw into Matplotlib's `axes`."""

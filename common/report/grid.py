@@ -6,7 +6,6 @@ Its results differ in the seed. This file names no step: `common.steps.STEPS` sa
 
 import json
 import logging
-from collections import defaultdict
 from math import isfinite
 from pathlib import Path
 
@@ -73,12 +72,11 @@ class Result:
         try:
             table = read_csv(self.folder / file)
             table.iloc[:, -1].astype(float)
-            whole = (self.folder / file).read_bytes().endswith(b"\n")
+            if (self.folder / file).read_bytes()[-1:] == b"\n":
+                return table
         except (OSError, ValueError, IndexError):
-            whole = False
-        if not whole:
-            raise ValueError(f"{file} is missing or damaged")
-        return table
+            pass
+        raise ValueError(f"{file} is missing or damaged")
 
     def of_all_sizes(self, file: str) -> tuple[str, dict[int | str, pd.DataFrame]]:
         """For figures: the ending of their names, and {size: table} of all results like this."""
@@ -100,8 +98,7 @@ class Grid:
     def __init__(self, dataset: Path, task):
         self.folder, self.task, self.title = dataset, task, f"{task.NAME} on {dataset.name}"
         self.problems: list[str] = []
-        read = [self._read(folder) for folder in sorted(dataset.glob("*/*/seed-*/*"))]
-        read = [result for result in read if result]
+        read = [r for path in sorted(dataset.glob("*/*/seed-*/*")) if (r := self._read(path))]
         measured = {key for result in read for key in result.metrics}
         there = [score for score in task.SCORES if f"test_{score.name}" in measured]
         self.main = [*there, *task.SCORES][0]
@@ -169,34 +166,32 @@ class Grid:
             result.check().metrics.update(STEPS[result.step].read(result, self.task))
         except ValueError as reason:
             return self._note(folder, reason)
+        if result.step != DOWNSTREAM:
+            return result
         try:
-            if result.step == DOWNSTREAM:
-                text = path.read_text(encoding="utf-8")
-                rows = [json.loads(line) for line in text.splitlines()]
-                result.groups = [str(row.get("group", row["id"])) for row in rows]
-                result.counts = self.task.count(rows)
-                result.scores = (*self.task.SCORES, *self.task.parts(rows))
+            rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+            result.scores = (*self.task.SCORES, *self.task.parts(rows))
+            result.counts = self.task.count(rows)
+            result.groups = [str(row.get("group", row["id"])) for row in rows]
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            result.groups, result.counts = [], {}
-        if result.step == DOWNSTREAM and not result.groups:
+            result.counts = {}
             self._note(path, "missing or damaged (no interval)")
         return result
 
     def _has_numbers(self, result: Result) -> bool:
         required = getattr(STEPS[result.step], "required", lambda main: [])(self.main.name)
-        keys = [*required, *(key for key in result.metrics if key.startswith("test_"))]
-        values = {key: result.metrics.get(key) for key in keys}
-        good = [key for key in keys if type(values[key]) in (int, float) and isfinite(values[key])]
-        for key in [key for key in keys if key not in good][:1]:
-            self._note(result.folder, f"metrics.json has no number for {key}")
-        return len(good) == len(keys)
+        for key in [*required, *(key for key in result.metrics if key.startswith("test_"))]:
+            value = result.metrics.get(key)
+            if type(value) not in (int, float) or not isfinite(value):
+                self._note(result.folder, f"metrics.json has no number for {key}")
+                return False
+        return True
 
     def _alike(self, whole: list[Result], group_of) -> list[Result]:
         """`whole` without the results that are unlike most of their group."""
-        groups, kept = defaultdict(list), []
-        for result in whole:
-            groups[group_of(result)].append(result)
-        for group in groups.values():
+        kept = []
+        for key in dict.fromkeys(map(group_of, whole)):
+            group = [result for result in whole if group_of(result) == key]
             votes = {one: sum(not one.unlike(other) for other in group) for one in group}
             # What size 0 has no settings of, it is like; so a trained one is the measure.
             most = max(group, key=lambda one: (one.size != 0, bool(one.groups), votes[one]))
@@ -210,12 +205,11 @@ class Grid:
         """All scores on the same resamples; without results whose two files disagree on a score."""
         keys = [(r, score) for r in alike for score in r.scores if score.table in r.counts]
         systems = [(result.counts[score.table], score.value) for result, score in keys]
-        resampled, wrong = statistics.resample(systems, groups=self.groups or None), {}
+        wrong, resampled = set(), statistics.resample(systems, groups=self.groups or None)
         for (result, score), samples in zip(keys, resampled, strict=True):
-            key = f"test_{score.name}"
-            result.resampled[key] = samples
+            result.resampled[key := f"test_{score.name}"] = samples
             if abs(result.metrics.get(key, samples.value) - samples.value) > 1e-6:
-                wrong[result] = score.name
-        for result, name in wrong.items():
-            self._note(result.folder, f"predictions.jsonl and metrics.json differ in {name}")
+                wrong.add(result)
+        for result in wrong:
+            self._note(result.folder, "predictions.jsonl and metrics.json differ in a score")
         return [result for result in alike if result not in wrong]

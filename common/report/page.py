@@ -1,4 +1,4 @@
-"""The report's page: Markdown with tables and figures beside it, and one HTML file with all in it."""
+"""The report's page: Markdown with files beside it, and one HTML file with all in it."""
 
 import base64
 from pathlib import Path
@@ -51,26 +51,24 @@ def tables(grid, name: str, caption: str, rows: list[dict]) -> list[Table]:
     return [Table(name, f"{grid.title}: {caption}.", frame)] if len(frame) else []
 
 
-def by_layer(grid, name: str, text: str, made: list[Table], layer: str, curves: dict):
-    """The section of a step or its variant (`name`): the tables `made`, and what is measured by
-    layer. `layer` labels the x axis; `curves`: {key: title} of the metrics
-    `<key>_layer_<n>` and `majority_<key>`, a row of panels each."""
-    measured = {result.size for result in grid.results if result.name == name}
-    sizes, rows = [size for size in (UNTRAINED, *grid.sizes) if size in measured], []
+def by_layer(grid, name: str, text: str, made: list[Table], layer: str, curves: dict) -> Section:
+    """The section of a step or variant: the tables `made`, and what is measured by layer.
+
+    `layer` labels the x axis; `curves`: {key: title} of `<key>_layer_<n>` and `majority_<key>`.
+    """
+    measured, rows = {result.size for result in grid.results if result.name == name}, []
+    sizes = [size for size in (UNTRAINED, *grid.sizes) if size in measured]
     for key, title in curves.items():
-        panels = []
+        panels, file = [], "-".join([key, *name.split("-")[1:]])
         for model in grid.models:
-            scores = {size: grid.layers(name, model, size, key) for size in sizes}
+            layers = {size: grid.layers(name, model, size, key) for size in sizes}
             cells = []
-            for n in sorted(set().union(*scores.values())):
-                cells.append({"layer": n} | {size_name(m): scores[m].get(n) for m in sizes})
-            file, caption = (
-                name.replace(name.split("-")[0], key, 1),
-                f"{name} of {model}, {title} by layer",
-            )
+            for n in sorted(set().union(*layers.values())):
+                cells.append({"layer": n} | {size_name(m): layers[m].get(n) for m in sizes})
+            caption = f"{name} of {model}, {title} by layer"
             made += tables(grid, f"{file}_{model}", caption, cells)
-            values = {n: [score.value for score in points.values()] for n, points in scores.items()}
-            lines = [Line(list(scores[n]), values[n], size_look(n)) for n in sizes if values[n]]
+            y = {size: [score.value for score in layers[size].values()] for size in sizes}
+            lines = [Line(list(layers[n]), y[n], size_look(n)) for n in sizes if y[n]]
             levels = [grid.score(name, model, size, f"majority_{key}") for size in sizes]
             level = next((level.value for level in levels if level), None)
             panels += [Panel(lines, model, layer, title, level)] if lines else []
@@ -82,9 +80,7 @@ def by_layer(grid, name: str, text: str, made: list[Table], layer: str, curves: 
 
 def text_of(cell) -> str:
     """How a cell is shown."""
-    if cell is None:
-        return "–"
-    return f"{cell:.4f}" if isinstance(cell, float) else str(cell)
+    return "–" if cell is None else f"{cell:.4f}" if isinstance(cell, float) else str(cell)
 
 
 def csv(table: Table) -> str:

@@ -58,34 +58,29 @@ def sections(grid) -> list:
         rows = [{"model": model} | _scores(grid, grid, model, score.name) for model in grid.models]
         caption = f"test {score.title} after fine-tuning on a share of the training data"
         tables += page.tables(grid, f"scores_{score.name}", caption, rows)
-    # Scores that are not in `SCORES`: those of the data set's parts, see `Task.parts`.
-    measured = dict.fromkeys(key for result in grid.results for key in result.metrics)
-    names = [key.removeprefix(MAJORITY) for key in measured if key.startswith(MAJORITY)]
     known, rows = {score.name for score in grid.task.SCORES}, []
-    for name in (name for name in names if name not in known):
+    measured = dict.fromkeys(key for result in grid.results for key in result.metrics)
+    parts = [key.removeprefix(MAJORITY) for key in measured if key.startswith(MAJORITY)]
+    for name in (name for name in parts if name not in known):
         for source, score in [(grid, name), *grid.others.get(name, [])]:
             task = "" if source is grid else f" ({source.task.NAME})"
             for model in source.models:
                 row = {"score": name, "model": f"{model}{task}"}
                 rows.append(row | _scores(grid, source, model, score))
     caption = "test scores of the data set's parts"
-    if grid.others:
-        caption += "; beside them those of models of other tasks on the same test examples"
+    caption += "; beside them those of other tasks' models on the same examples" * bool(grid.others)
     tables += page.tables(grid, "scores_parts", caption, rows)
-    text = SCORES + (f"\n{grid.task.NOTE}\n" if grid.task.NOTE else "")
-    return [
-        page.Section("Downstream scores", text, tables=tables),
-        page.Section("Learning curves", "", _learning_curves(grid)),
-    ]
+    text = f"{SCORES}\n{grid.task.NOTE}\n" if grid.task.NOTE else SCORES
+    curves = page.Section("Learning curves", "", _learning_curves(grid))
+    return [page.Section("Downstream scores", text, tables=tables), curves]
 
 
 def _scores(grid, source, model: str, score: str) -> dict:
     """Test scores by size. `source`: this grid, or another task's, which has no size 0 here."""
     row, head = {}, "as loaded" if grid.task.HEAD == "causal" else "untrained head"
     for n in grid.sizes:
-        here = n or source is grid
-        estimate = source.score(NAME, model, n, f"test_{score}") if here else None
-        row[f"{n} %" if n else f"0 % ({head})"] = estimate
+        estimate = source.score(NAME, model, n, f"test_{score}")
+        row[f"{n} %" if n else f"0 % ({head})"] = estimate if n or source is grid else None
     return row | {"majority class": _majority(source, model, score)}
 
 

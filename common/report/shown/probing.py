@@ -17,6 +17,7 @@ tell nothing about the task. If the probe can learn those by heart, a selectivit
 it may have learned the task in this way. If it cannot, selectivity is its gain over guessing.
 """
 LAYER = "layer (0 = embeddings)"
+GAINS = {"best": "selectivity", "last": "selectivity_last_layer"}
 
 
 def required(main: str) -> list[str]:
@@ -38,9 +39,9 @@ def read(result, task) -> dict[str, float]:
     for layer in (f"layer_{n}" for n in range(result.metrics.get("last_layer", -1) + 1)):
         if f"{NAME}_{layer}" in values.keys() & control.keys():
             values[f"selectivity_{layer}"] = values[f"{NAME}_{layer}"] - control[f"{NAME}_{layer}"]
-    ends = {"": "best_layer", "_last_layer": "last_layer"}
-    gains = {end: values.get(f"selectivity_layer_{result.metrics.get(ends[end])}") for end in ends}
-    return values | {f"selectivity{end}": gain for end, gain in gains.items() if gain is not None}
+    for end, key in GAINS.items():
+        values[key] = values.get(f"selectivity_layer_{result.metrics.get(f'{end}_layer')}")
+    return {key: value for key, value in values.items() if value is not None}
 
 
 def _by_layer(result, task) -> dict[str, float]:
@@ -78,33 +79,32 @@ def _panels(task, curves: list[tuple]) -> list[Panel]:
     """The test scores by layer of each (layers.csv, look); the majority of the first."""
     panels = []
     for score in (score for score in task.SCORES if score.by_layer):
-        where = f"split == 'test' and metric == '{score.name}' and probe"
-        probed = [(table.query(f"{where} != 'majority'"), look) for table, look in curves]
-        lines = [Line(rows["layer"], rows["value"], look) for rows, look in probed if len(rows)]
-        level = next(iter(curves[0][0].query(f"{where} == 'majority'")["value"]), None)
-        panel = Panel(lines, score.title, LAYER, "score on test", level)
-        panels += [panel] if lines else []
+        rows = [table.query(f"split == 'test' and metric == '{score.name}'") for table, _ in curves]
+        if len(rows[0]):
+            majority = rows[0]["value"][rows[0]["probe"] == "majority"]
+            rows = [table[table["probe"] != "majority"] for table in rows]
+            pairs = zip(rows, curves, strict=True)
+            lines = [Line(table["layer"], table["value"], look) for table, (_, look) in pairs]
+            panels.append(
+                Panel(lines, score.title, LAYER, "score on test", max(majority, default=None))
+            )
     return panels
 
 
 def sections(grid) -> list:
     """Best and last layer of each encoder, and all layers; a section for each variant."""
     main, title, made = grid.main.name, grid.main.title, []
-    columns = {
-        f"best layer: {title}": f"test_{main}",
-        "last layer": f"test_{main}_last_layer",
-        "selectivity, best layer": "selectivity",
-        "selectivity, last layer": "selectivity_last_layer",
-        "majority class": f"test_majority_{main}",
-    }
+    columns = {f"best layer: {title}": f"test_{main}", "last layer": f"test_{main}_last_layer"}
+    columns |= {f"selectivity, {end} layer": key for end, key in GAINS.items()}
+    columns |= {"majority class": f"test_majority_{main}"}
     curves = {NAME: f"test {title}", "selectivity": f"selectivity ({title})"}
     controls = tuple(f"-{target}" for target in grid.task.CONTROLS)
     for name in (name for name in grid.names(NAME) if not name.endswith(controls)):
         rows = []
         for model, size in product(grid.models, (UNTRAINED, *grid.sizes)):
             best = sorted({result.metrics["best_layer"] for result in grid.cell(name, model, size)})
-            row = {"model": model, "encoder": size_name(size)}
-            row["best layer (dev)"] = ", ".join(map(str, best)) or None
+            best = ", ".join(map(str, best)) or None
+            row = {"model": model, "encoder": size_name(size), "best layer (dev)": best}
             scores = {column: grid.score(name, model, size, key) for column, key in columns.items()}
             rows.append(row | scores)
         tables = page.tables(grid, name, f"{name}, test {title}", rows)
