@@ -19,11 +19,10 @@ from common import cli, task
 def parse_args(argv):
     parser, names = cli.Parser(__doc__), ",".join(task.find())
     parser.prog, parser.usage = "-m common.report", "python -m common.report [flags]"
-    root = "root of the results (default: <TASK>/results)"
     style = "a Matplotlib style file; takes precedence over common/report/paper.mplstyle"
     parser.add_argument("--tasks", help=f"with commas (default: {names})")
     parser.add_argument("--dataset", help="one data set (default: each by itself)")
-    parser.add_argument("--output_dir", type=Path, help=root)
+    parser.add_argument("--output_dir", type=Path, help="default: <TASK>/results")
     parser.add_argument("--style", type=Path, help=style)
     args = parser.parse_args(argv)
     for name in () if args.tasks is None else args.tasks.split(","):
@@ -49,10 +48,8 @@ def main(argv=None):
     tasks, written = list(dict.fromkeys(args.tasks.split(","))) if args.tasks else task.find(), {}
     for grid in (grid for name in tasks for grid in grids(args.output_dir, name, args.dataset)):
         if grid.folder in written:
-            raise cli.UserError(
-                f"{grid.folder} holds results of several tasks. Move those of one away: each task "
-                "needs an --output_dir of its own."
-            )
+            message = f"{grid.folder} holds results of several tasks. Move those of one away."
+            raise cli.UserError(message)
         written[grid.folder] = write(grid, args.output_dir, style)
     if not written:
         of = f" of --dataset {args.dataset}" if args.dataset else ""
@@ -94,11 +91,10 @@ def write(grid, output_dir: Path | None, style: Path | None) -> Path:
     seeds = ", ".join(map(str, sorted({result.seed for result in grid.results})))
     notes = [f"Finished results: {', '.join(counts)}; seeds: {seeds}."]
     if n := len(grid.groups):
-        groups, text = len(set(grid.groups)), f" Test examples: {n}"
-        text += f" in {groups} groups, which are resampled whole." if groups < n else "."
-        notes[0] += text
+        several = f" in {len(set(grid.groups))} groups, which are resampled whole"
+        notes[0] += f" Test examples: {n}{several if len(set(grid.groups)) < n else ''}."
     if grid.folder.name == "demo":
-        notes.insert(0, "Demo: generated text and miniature models. It says nothing of real ones.")
+        notes.append("Demo: generated text and miniature models. It says nothing of real ones.")
     with replacing(grid.folder / "report") as folder:
         folder.mkdir()
         page.write(folder, grid.title, notes, grid.problems, sections, style)

@@ -107,11 +107,9 @@ class Heatmap(NamedTuple):
 
 
 def draw(folder: Path, name: str, titles: list[str], rows: list[list], style=None) -> None:
-    """Write <name>.png and .pdf: titles, a row of panels (wrapped) for each row, one legend.
-
-    The figure is as wide as a column of text, or as two if one is not enough. `style`: a Matplotlib
-    style file that takes precedence over paper.mplstyle. The same values give the same bytes.
-    """
+    """Write <name>.png and .pdf, as wide as a column of text, or as two: titles, a row of panels
+    (wrapped) for each row, one legend. `style`: a file that takes precedence over paper.mplstyle.
+    The same values give the same bytes."""
     import matplotlib.style
     from matplotlib.figure import Figure
 
@@ -136,7 +134,7 @@ def draw(folder: Path, name: str, titles: list[str], rows: list[list], style=Non
                 handles, labels = axes.get_legend_handles_labels()
                 entries |= dict(zip(labels, handles, strict=True))
         canvas.suptitle("\n".join(titles), wrap=True)
-        letters = width * 72 / (0.55 * matplotlib.rcParams["font.size"])  # to a line
+        letters = 130 * width / matplotlib.rcParams["font.size"]  # to a line
         columns = max(1, int(letters / (max(map(len, entries), default=0) + 7)))
         if entries:  # below all panels, where it hides no curve
             canvas.legend(entries.values(), entries, loc="outside lower center", ncols=columns)

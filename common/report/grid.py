@@ -39,7 +39,7 @@ class Result:
         self.size = int(size) if size.isdigit() else size
         self.config, self.metrics = (read_json(folder / f"{n}.json") for n in ("config", "metrics"))
         self.title = f"{self.model} on {self.dataset}, seed {self.seed}"  # of its figures
-        self.resampled: dict[str, statistics.Resampled] = {}  # by metrics' key
+        self.resampled = {}  # by metrics' key: see `statistics.resample`
 
     def check(self) -> "Result":
         """Raises ValueError, with the reason, if the result is damaged, misplaced or stale."""
@@ -114,28 +114,22 @@ class Grid:
         # Grids of other tasks with the same test examples, and their score: by a score of this one.
         self.others: dict[str, list[tuple[Grid, str]]] = {}
 
-    def names(self, step: str) -> list[str]:
-        """A step and its variants, as far as they have results."""
-        return sorted({result.name for result in self.results if result.step == step})
-
     def cell(self, name: str, model: str, size: int | str, key: str = "") -> list[Result]:
         """The results of a cell (that have a metric); none if it is missing."""
         there = [r for r in self.results if (r.name, r.model, r.size) == (name, model, size)]
         return [result for result in there if not key or key in result.metrics]
 
-    def samples(self, name: str, model: str, size: int | str, key: str):
+    def samples(self, name: str, model: str, size: int | str, key: str) -> tuple | None:
         """The mean of a metric on all resamples of the test split; None if a seed has none."""
         each = [result.resampled.get(key) for result in self.cell(name, model, size, key)]
-        if not each or None in each:
-            return None
-        value, samples = (np.mean([one[i] for one in each], axis=0) for i in (0, 1))
-        return statistics.Resampled(float(value), samples, each[0].units)
+        whole = each and None not in each
+        return tuple(np.mean(part, axis=0) for part in zip(*each, strict=True)) if whole else None
 
     def score(self, name: str, model: str, size: int | str, key: str) -> Estimate | None:
         """The mean of a metric over the seeds that have it."""
         values = [result.metrics[key] for result in self.cell(name, model, size, key)]
         resampled = self.samples(name, model, size, key)
-        ends = statistics.interval(resampled.samples) if resampled else (None, None)
+        ends = statistics.interval(resampled[1]) if resampled else (None, None)
         std = float(np.std(values, ddof=1)) if len(values) > 1 else None
         return Estimate(float(np.mean(values)), *ends, std, len(values)) if values else None
 
@@ -208,7 +202,7 @@ class Grid:
         wrong, resampled = set(), statistics.resample(systems, groups=self.groups or None)
         for (result, score), samples in zip(keys, resampled, strict=True):
             result.resampled[key := f"test_{score.name}"] = samples
-            if abs(result.metrics.get(key, samples.value) - samples.value) > 1e-6:
+            if abs(result.metrics.get(key, samples[0]) - samples[0]) > 1e-6:
                 wrong.add(result)
         for result in wrong:
             self._note(result.folder, "predictions.jsonl and metrics.json differ in a score")

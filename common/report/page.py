@@ -52,10 +52,8 @@ def tables(grid, name: str, caption: str, rows: list[dict]) -> list[Table]:
 
 
 def by_layer(grid, name: str, text: str, made: list[Table], layer: str, curves: dict) -> Section:
-    """The section of a step or variant: the tables `made`, and what is measured by layer.
-
-    `layer` labels the x axis; `curves`: {key: title} of `<key>_layer_<n>` and `majority_<key>`.
-    """
+    """The section of a step or variant: the tables `made`, and what is measured by layer:
+    `curves`, {key: title} of `<key>_layer_<n>` and `majority_<key>`; `layer` labels the x axis."""
     measured, rows = {result.size for result in grid.results if result.name == name}, []
     sizes = [size for size in (UNTRAINED, *grid.sizes) if size in measured]
     for key, title in curves.items():
@@ -98,10 +96,7 @@ def csv(table: Table) -> str:
 
 
 def write(folder: Path, title: str, notes: list, problems: list, sections: list, style=None):
-    """Write report.md, report.html, the figures, and the tables as CSV into `folder`.
-
-    `notes`: paragraphs about the results; `problems`: what was passed over.
-    """
+    """Write report.md, report.html, the figures, and the tables as CSV into `folder`."""
     import jinja2
 
     def content(kind: str, name: str) -> tuple[str, int]:  # as data URI; the width, if it is a PNG

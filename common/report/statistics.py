@@ -7,7 +7,6 @@ et al. 2012 (D12-1091), Dror et al. 2018 (P18-1128). Many tests: Holm 1979.
 """
 
 import warnings
-from typing import NamedTuple
 
 import numpy as np
 
@@ -15,16 +14,8 @@ RESAMPLES = 10_000  # the least p is 1 / 10,001: still under 0.05 after Holm ove
 _CHUNK = 2**20  # weights drawn at a time
 
 
-class Resampled(NamedTuple):
-    """A score on the test split and on its resamples (`samples` [resamples])."""
-
-    value: float
-    samples: np.ndarray
-    units: int  # what was drawn: examples, or groups of them
-
-
-def resample(systems, resamples: int = RESAMPLES, seed: int = 0, groups=None) -> list[Resampled]:
-    """The scores of `systems`, (counts [examples, ...], score) of each, on the same resamples.
+def resample(systems, resamples: int = RESAMPLES, seed: int = 0, groups=None) -> list[tuple]:
+    """(score, scores [resamples], units drawn) of `systems`, (counts [examples, ...], score) each.
 
     Examples of one of the `groups` (an id an example) are drawn together: they are not independent.
     Raises ValueError if there are no examples, or not as many for each system.
@@ -52,7 +43,7 @@ def resample(systems, resamples: int = RESAMPLES, seed: int = 0, groups=None) ->
         weights = np.bincount(drawn.ravel(), minlength=k * n).reshape(k, n)  # multinomial
         samples.append(scores(weights.astype(float)))
     values, samples = scores(np.ones((1, n)))[:, 0], np.concatenate(samples, axis=1)
-    return [Resampled(float(v), s, n) for v, s in zip(values, samples, strict=True)]
+    return [(float(v), s, n) for v, s in zip(values, samples, strict=True)]
 
 
 def interval(samples: np.ndarray) -> tuple[float, float]:
@@ -61,15 +52,15 @@ def interval(samples: np.ndarray) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def paired_difference(a: Resampled, b: Resampled) -> tuple[float, float, float, float]:
+def paired_difference(a: tuple, b: tuple) -> tuple[float, float, float, float]:
     """(a - b, low, high, p) of two systems of one `resample`; p is two-sided, of no difference.
 
     p: how often a resampled difference lies as far from the observed one as that lies from 0.
     """
-    difference, samples = a.value - b.value, a.samples - b.samples
+    difference, samples = a[0] - b[0], a[1] - b[1]
     p = (1 + (np.abs(samples - difference) >= abs(difference) - 1e-12).sum()) / (1 + len(samples))
     # One example cannot vary; no test that swaps the systems example by example gives less.
-    return difference, *interval(samples), float(max(p, 2.0 ** (1 - a.units)))
+    return difference, *interval(samples), float(max(p, 2.0 ** (1 - a[2])))
 
 
 def holm(p_values: list[float]) -> list[float]:
@@ -81,11 +72,8 @@ def holm(p_values: list[float]) -> list[float]:
     return adjusted.tolist()
 
 
-def correlation(pairs, kind: str = "spearman", resamples: int = 2000):
-    """(r, low, high), resampling `pairs`; None of fewer than three or where a side is constant.
-
-    `kind`: "spearman" (of ranks, ties share theirs) or "pearson".
-    """
+def correlation(pairs, kind: str, resamples: int = 2000):
+    """(r, low, high), resampling `pairs`; None of fewer than three or where a side is constant."""
     from scipy import stats
 
     n, pairs = len(pairs), np.array(pairs, dtype=float).T

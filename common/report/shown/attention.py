@@ -73,7 +73,7 @@ def draw(folder: Path, task) -> None:
 def sections(grid) -> list:
     """Similarity to the pre-trained model, and all layers; a section for each variant."""
     made, curves = [], {NAME: "mean cosine (1 = unchanged)"}
-    for name in grid.names(NAME):
+    for name in sorted({result.name for result in grid.results if result.step == NAME}):
         rows, maps = [], []
         for model, size in product(grid.models, grid.sizes):
             if results := grid.cell(name, model, size):

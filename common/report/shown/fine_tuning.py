@@ -97,7 +97,7 @@ def _learning_curves(grid) -> tuple | None:
         scores = {n: grid.score(NAME, model, n, f"test_{main.name}") for n in grid.sizes}
         points = {size: score for size, score in scores.items() if score}
         x = [size + 0.5 * (i - (len(grid.models) - 1) / 2) for size in points]  # side by side
-        y, low, high, *_ = zip(*points.values(), strict=True) if points else [()] * 3
+        y, low, high = ([score[i] for score in points.values()] for i in range(3))
         low, high = ([math.nan if end is None else end for end in ends] for ends in (low, high))
         lines += [Line(x, y, drawing.model_look(model), low, high)] if points else []
     levels = [level.value for m in grid.models if (level := _majority(grid, m, main.name))]

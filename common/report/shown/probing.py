@@ -79,15 +79,11 @@ def _panels(task, curves: list[tuple]) -> list[Panel]:
     """The test scores by layer of each (layers.csv, look); the majority of the first."""
     panels = []
     for score in (score for score in task.SCORES if score.by_layer):
-        rows = [table.query(f"split == 'test' and metric == '{score.name}'") for table, _ in curves]
-        if len(rows[0]):
-            majority = rows[0]["value"][rows[0]["probe"] == "majority"]
-            rows = [table[table["probe"] != "majority"] for table in rows]
-            pairs = zip(rows, curves, strict=True)
-            lines = [Line(table["layer"], table["value"], look) for table, (_, look) in pairs]
-            panels.append(
-                Panel(lines, score.title, LAYER, "score on test", max(majority, default=None))
-            )
+        where = f"split == 'test' and metric == '{score.name}' and probe"
+        probed = [(table.query(f"{where} != 'majority'"), look) for table, look in curves]
+        lines = [Line(rows["layer"], rows["value"], look) for rows, look in probed if len(rows)]
+        level = max(curves[0][0].query(f"{where} == 'majority'")["value"], default=None)
+        panels += [Panel(lines, score.title, LAYER, "score on test", level)] if lines else []
     return panels
 
 
@@ -99,7 +95,8 @@ def sections(grid) -> list:
     columns |= {"majority class": f"test_majority_{main}"}
     curves = {NAME: f"test {title}", "selectivity": f"selectivity ({title})"}
     controls = tuple(f"-{target}" for target in grid.task.CONTROLS)
-    for name in (name for name in grid.names(NAME) if not name.endswith(controls)):
+    names = sorted({result.name for result in grid.results if result.step == NAME})
+    for name in (name for name in names if not name.endswith(controls)):
         rows = []
         for model, size in product(grid.models, (UNTRAINED, *grid.sizes)):
             best = sorted({result.metrics["best_layer"] for result in grid.cell(name, model, size)})
