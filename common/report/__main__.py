@@ -52,11 +52,10 @@ def main(argv=None):
             raise cli.UserError(message)
         written[grid.folder] = write(grid, args.output_dir, style)
     if not written:
-        of = f" of --dataset {args.dataset}" if args.dataset else ""
         raise cli.UserError(
-            f"no finished results{of} in {args.output_dir or '<TASK>/results'}. Make some, e.g.:\n"
-            f"  python {cli.relative(tasks[0], 'fine-tuning.py')} --demo --training_size 30\n"
-            "  python -m common.study --demo"
+            f"no finished results of {args.dataset or 'any data set'} in "
+            f"{args.output_dir or '<TASK>/results'}. Make some, e.g.:\n"
+            f"  python {cli.relative(tasks[0], 'fine-tuning.py')} --demo --training_size 30"
         )
     print("reports:", *(f"{path} and report.html" for path in written.values()), sep="\n  ")
 
@@ -65,10 +64,9 @@ def grids(output_dir: Path | None, name: str, dataset: str | None = None) -> lis
     """What there is of a task, a Grid for each data set (or the one that is named)."""
     from common.report.grid import Grid
 
-    given = output_dir and output_dir.expanduser().absolute()
-    root = cli.ROOT / name / "results" if given is None else given / name
-    folders = sorted((root if given is None or root.is_dir() else given).glob(dataset or "*"))
-    made = [Grid(folder, task.load(name)) for folder in folders if folder.is_dir()]
+    root = (output_dir or cli.ROOT / name / "results").expanduser().absolute()
+    folders = sorted((root / name if (root / name).is_dir() else root).glob(dataset or "*"))
+    made = [Grid(folder, task.load(name)) for folder in folders]
     return [grid for grid in made if grid.results]
 
 

@@ -1,6 +1,5 @@
 """Figures: their values, how sizes and models look, and the one function that draws them."""
 
-from collections.abc import Sequence
 from math import ceil, isfinite
 from pathlib import Path
 from textwrap import fill
@@ -41,17 +40,17 @@ def model_look(name: str) -> dict:
 class Line(NamedTuple):
     """A curve; `low` and `high`, if given, are the ends of a bar at each point."""
 
-    x: Sequence[float]
-    y: Sequence[float]
+    x: list
+    y: list
     look: dict  # keywords of Matplotlib's `plot`; the legend lists each label once
-    low: Sequence[float] = ()
-    high: Sequence[float] = ()
+    low: list = []
+    high: list = []
 
 
 class Panel(NamedTuple):
     """Curves. The panels of a row share their y range."""
 
-    lines: Sequence[Line]
+    lines: list[Line]
     title: str
     xlabel: str
     ylabel: str

@@ -10,7 +10,6 @@ from math import isfinite
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
 from common import results
 from common.cli import SEED, TRAINING_SIZES, UNTRAINED
@@ -67,8 +66,8 @@ class Result:
         same = not (self.groups and other.groups) or self.groups == other.groups
         return results.differences(*configs) + ([] if same else ["other test examples"])
 
-    def table(self, file: str) -> pd.DataFrame:
-        """A CSV of the result. Raises ValueError if it is missing or damaged."""
+    def table(self, file: str):
+        """A CSV of the result, a DataFrame. Raises ValueError if it is missing or damaged."""
         try:
             table = read_csv(self.folder / file)
             table.iloc[:, -1].astype(float)
@@ -78,7 +77,7 @@ class Result:
             pass
         raise ValueError(f"{file} is missing or damaged")
 
-    def of_all_sizes(self, file: str) -> tuple[str, dict[int | str, pd.DataFrame]]:
+    def of_all_sizes(self, file: str) -> tuple[str, dict]:
         """For figures: the ending of their names, and {size: table} of all results like this."""
         tables, own = {self.size: self.table(file)}, self.folder.parent
         for path in own.parents[1].glob(f"*/{own.name}/{self.name}"):
@@ -199,11 +198,11 @@ class Grid:
         """All scores on the same resamples; without results whose two files disagree on a score."""
         keys = [(r, score) for r in alike for score in r.scores if score.table in r.counts]
         systems = [(result.counts[score.table], score.value) for result, score in keys]
-        wrong, resampled = set(), statistics.resample(systems, groups=self.groups or None)
+        wrong, resampled = {}, statistics.resample(systems, groups=self.groups or None)
         for (result, score), samples in zip(keys, resampled, strict=True):
             result.resampled[key := f"test_{score.name}"] = samples
             if abs(result.metrics.get(key, samples[0]) - samples[0]) > 1e-6:
-                wrong.add(result)
-        for result in wrong:
-            self._note(result.folder, "predictions.jsonl and metrics.json differ in a score")
+                wrong[result] = "predictions.jsonl and metrics.json differ in a score"
+        for result, reason in wrong.items():
+            self._note(result.folder, reason)
         return [result for result in alike if result not in wrong]

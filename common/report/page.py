@@ -45,9 +45,8 @@ def tables(grid, name: str, caption: str, rows: list[dict]) -> list[Table]:
     """The table of `rows`, in a list; rows that lack values and have no Estimate are left out."""
     import pandas as pd
 
-    kinds = [set(map(type, row.values())) for row in rows]
-    full = zip(rows, [Estimate in of or type(None) not in of for of in kinds], strict=True)
-    frame = pd.DataFrame([row for row, has_value in full if has_value], dtype=object)
+    frame = pd.DataFrame(rows, dtype=object)
+    frame = frame[(frame.map(type) == Estimate).any(axis=1) | frame.notna().all(axis=1)]
     return [Table(name, f"{grid.title}: {caption}.", frame)] if len(frame) else []
 
 
@@ -99,10 +98,8 @@ def write(folder: Path, title: str, notes: list, problems: list, sections: list,
     """Write report.md, report.html, the figures, and the tables as CSV into `folder`."""
     import jinja2
 
-    def content(kind: str, name: str) -> tuple[str, int]:  # as data URI; the width, if it is a PNG
-        read = (folder / name).read_bytes()
-        uri = f"data:{kind};base64,{base64.b64encode(read).decode()}"
-        return uri, int.from_bytes(read[16:20]) // 2
+    def uri(kind: str, name: str) -> str:  # a file's content
+        return f"data:{kind};base64,{base64.b64encode((folder / name).read_bytes()).decode()}"
 
     shown = [section for section in sections if section.figure or section.tables]
     text = [f"# {title}\n", *(f"{note}\n" for note in notes)]
@@ -122,5 +119,5 @@ def write(folder: Path, title: str, notes: list, problems: list, sections: list,
     options = {"autoescape": True, "trim_blocks": True, "lstrip_blocks": True}
     template = jinja2.Template(source, undefined=jinja2.StrictUndefined, **options)
     page = {"title": title, "notes": notes, "problems": problems, "sections": shown}
-    html = template.render(**page, content=content, text_of=text_of)
+    html = template.render(**page, uri=uri, text_of=text_of)
     (folder / "report.html").write_text(html, encoding="utf-8")

@@ -1,7 +1,6 @@
 """How sure a score is: bootstrap intervals, paired tests, Holm's correction, correlations.
 
-A score is a function of counts that are added up over examples (`common.task.Score`). So a resample
-of the test split (of examples or groups of them) is a weighted sum: a matrix product for all.
+A score is a function of counts that are added up over examples: of a resample, a weighted sum.
 Percentile intervals: Efron & Tibshirani 1993, chapter 13. Paired bootstrap test: Berg-Kirkpatrick
 et al. 2012 (D12-1091), Dror et al. 2018 (P18-1128). Many tests: Holm 1979.
 """
@@ -11,7 +10,6 @@ import warnings
 import numpy as np
 
 RESAMPLES = 10_000  # the least p is 1 / 10,001: still under 0.05 after Holm over 400 comparisons
-_CHUNK = 2**20  # weights drawn at a time
 
 
 def resample(systems, resamples: int = RESAMPLES, seed: int = 0, groups=None) -> list[tuple]:
@@ -37,7 +35,7 @@ def resample(systems, resamples: int = RESAMPLES, seed: int = 0, groups=None) ->
         return np.stack([score(totals[id(counts)]) for counts, score in systems])
 
     samples = []
-    for start in range(0, resamples, chunk := max(1, _CHUNK // n)):
+    for start in range(0, resamples, chunk := max(1, 2**20 // n)):  # weights at a time
         k = min(chunk, resamples - start)
         drawn = generator.integers(n, size=(k, n)) + n * np.arange(k)[:, None]
         weights = np.bincount(drawn.ravel(), minlength=k * n).reshape(k, n)  # multinomial

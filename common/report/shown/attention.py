@@ -13,8 +13,7 @@ NAME = "attention"
 EXPLAINED = """\
 Mean cosine of the attention maps of the fine-tuned and the pre-trained model over real tokens
 (special tokens included), heads and examples. The untrained encoder, compared in the same way, is a
-reference: the similarity of two models that share only the architecture. A fine-tuned model can lie
-below it. Layer 1 is the first block.
+reference: two models that share only the architecture. A fine-tuned model can lie below it.
 """
 LAYER = "layer (1 = first block)"
 # By name in heads.csv: title, short name, colours; unchanged attention is yellow. Scales end at a

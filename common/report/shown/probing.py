@@ -47,11 +47,9 @@ def read(result, task) -> dict[str, float]:
 def _by_layer(result, task) -> dict[str, float]:
     table = result.table("layers.csv").query("split == 'test'")
     main = next((s.name for s in task.SCORES if (table["metric"] == s.name).any()), "")
-    values = {}
-    for row in table[table["metric"] == main].itertuples():
-        majority = row.probe == "majority"
-        values["majority_probing" if majority else f"probing_layer_{row.layer}"] = row.value
-    return values
+    keys = f"{NAME}_layer_" + table["layer"].astype(str)
+    table = table.assign(key=keys.where(table["probe"] != "majority", f"majority_{NAME}"))
+    return dict(table[table["metric"] == main][["key", "value"]].itertuples(index=False))
 
 
 def draw(folder: Path, task) -> None:
@@ -95,8 +93,8 @@ def sections(grid) -> list:
     columns |= {"majority class": f"test_majority_{main}"}
     curves = {NAME: f"test {title}", "selectivity": f"selectivity ({title})"}
     controls = tuple(f"-{target}" for target in grid.task.CONTROLS)
-    names = sorted({result.name for result in grid.results if result.step == NAME})
-    for name in (name for name in names if not name.endswith(controls)):
+    names = {result.name for result in grid.results if result.step == NAME}
+    for name in sorted(name for name in names if not name.endswith(controls)):
         rows = []
         for model, size in product(grid.models, (UNTRAINED, *grid.sizes)):
             best = sorted({result.metrics["best_layer"] for result in grid.cell(name, model, size)})
