@@ -3,10 +3,9 @@
     python -m common.report
     python -m common.report --tasks NER --dataset bionlp2004
 
-Reads results only, never a model. Writes <TASK>/results/<dataset>/report/: report.html, which holds
-everything; report.md, the same text; the tables as CSV; the figures as PNG and PDF. --output_dir:
-<DIR>/<TASK>, where the study puts results, or, without such a folder, <DIR>, where a script does.
-Damaged results, and results made in another way than the rest, are named and left out.
+Reads results, never a model. Writes <TASK>/results/<dataset>/report/: report.html, which holds all;
+report.md, the same text; tables as CSV; figures as PNG and PDF. --output_dir: <DIR>/<TASK> (of the
+study) or <DIR> (of a script). Damaged results, and those unlike the rest, are named and left out.
 """
 
 import sys
@@ -19,11 +18,12 @@ from common import cli, task
 def parse_args(argv):
     parser, names = cli.Parser(__doc__), ",".join(task.find())
     parser.prog, parser.usage = "-m common.report", "python -m common.report [flags]"
-    style = "a Matplotlib style file; takes precedence over common/report/paper.mplstyle"
     parser.add_argument("--tasks", help=f"with commas (default: {names})")
     parser.add_argument("--dataset", help="one data set (default: each by itself)")
     parser.add_argument("--output_dir", type=Path, help="default: <TASK>/results")
-    parser.add_argument("--style", type=Path, help=style)
+    parser.add_argument(
+        "--style", type=Path, help="a Matplotlib style file, over that of common/report"
+    )
     args = parser.parse_args(argv)
     for name in () if args.tasks is None else args.tasks.split(","):
         if name not in task.find():
@@ -48,8 +48,9 @@ def main(argv=None):
     tasks, written = list(dict.fromkeys(args.tasks.split(","))) if args.tasks else task.find(), {}
     for grid in (grid for name in tasks for grid in grids(args.output_dir, name, args.dataset)):
         if grid.folder in written:
-            message = f"{grid.folder} holds results of several tasks. Move those of one away."
-            raise cli.UserError(message)
+            raise cli.UserError(
+                f"{grid.folder} holds results of two tasks. Move those of one away."
+            )
         written[grid.folder] = write(grid, args.output_dir, style)
     if not written:
         raise cli.UserError(
@@ -89,8 +90,7 @@ def write(grid, output_dir: Path | None, style: Path | None) -> Path:
     seeds = ", ".join(map(str, sorted({result.seed for result in grid.results})))
     notes = [f"Finished results: {', '.join(counts)}; seeds: {seeds}."]
     if n := len(grid.groups):
-        several = f" in {len(set(grid.groups))} groups, which are resampled whole"
-        notes[0] += f" Test examples: {n}{several if len(set(grid.groups)) < n else ''}."
+        notes[0] += f" Test examples: {n}, resampled as {len(set(grid.groups))} groups."
     if grid.folder.name == "demo":
         notes.append("Demo: generated text and miniature models. It says nothing of real ones.")
     with replacing(grid.folder / "report") as folder:

@@ -61,10 +61,8 @@ def link(grid: Grid) -> Section:
                 r = statistics.correlation(pairs, kind.lower())
                 row[kind] = r and Estimate(*r)
             rows.append(row)
-        lines = []
-        for model in dict.fromkeys(model for model, _ in points):
-            own = [point for cell, point in points.items() if cell[0] == model]
-            lines.append(Line(*zip(*own, strict=True), model_look(model)))
+        own = {m: [point for cell, point in points.items() if cell[0] == m] for m in grid.models}
+        lines = [Line(*zip(*xy, strict=True), model_look(m)) for m, xy in own.items() if xy]
         label = measure.replace(": ", ":\n").replace(" (", "\n(")
         panels += [Panel(lines, "", label, title)] if lines else []
     titles = [grid.title, "downstream score against what is measured inside"]

@@ -130,15 +130,14 @@ def draw(folder: Path, name: str, titles: list[str], rows: list[list], style=Non
                 if x:  # the numbers and the label are at the left
                     axes.set_ylabel("")
                     axes.tick_params(labelleft=False)
-                handles, labels = axes.get_legend_handles_labels()
-                entries |= dict(zip(labels, handles, strict=True))
+                entries |= dict(zip(*axes.get_legend_handles_labels()[::-1], strict=True))
         canvas.suptitle("\n".join(titles), wrap=True)
         letters = 130 * width / matplotlib.rcParams["font.size"]  # to a line
         columns = max(1, int(letters / (max(map(len, entries), default=0) + 7)))
         if entries:  # below all panels, where it hides no curve
             canvas.legend(entries.values(), entries, loc="outside lower center", ncols=columns)
-        lines = 2 + len(titles) + ceil(len(entries) / columns)
-        canvas.set_size_inches(width, height * len(parts) + 0.13 * lines)
+        text = 0.13 * (2 + len(titles) + ceil(len(entries) / columns))
+        canvas.set_size_inches(width, height * len(parts) + text)
         save(canvas, folder / name)
 
 

@@ -1,7 +1,7 @@
 """Reads the results of one task on one data set; names what it leaves out, and why.
 
 A cell is a model at a size in a step or a variant of one, by its folder's name (`probing-linear`).
-Its results differ in the seed. This file names no step: `common.steps.STEPS` says how each is read.
+Its results differ in the seed.
 """
 
 import json

@@ -82,8 +82,6 @@ def text_of(cell) -> str:
 
 def csv(table: Table) -> str:
     """All digits; an Estimate in several columns; nothing where missing."""
-    import pandas as pd
-
     columns = {}
     for name, cells in table.frame.items():
         columns[name] = [cell.value if isinstance(cell, Estimate) else cell for cell in cells]
@@ -91,7 +89,7 @@ def csv(table: Table) -> str:
             values = [getattr(cell, part, None) for cell in cells]
             if any(value is not None for value in values):
                 columns[f"{name} {part}"] = values
-    return pd.DataFrame(columns, dtype=object).to_csv(index=False)
+    return type(table.frame)(columns, dtype=object).to_csv(index=False)
 
 
 def write(folder: Path, title: str, notes: list, problems: list, sections: list, style=None):

@@ -51,10 +51,8 @@ def interval(samples: np.ndarray) -> tuple[float, float]:
 
 
 def paired_difference(a: tuple, b: tuple) -> tuple[float, float, float, float]:
-    """(a - b, low, high, p) of two systems of one `resample`; p is two-sided, of no difference.
-
-    p: how often a resampled difference lies as far from the observed one as that lies from 0.
-    """
+    """(a - b, low, high, p) of two systems of one `resample`. p, two-sided: how often a resampled
+    difference lies as far from the observed one as that lies from 0."""
     difference, samples = a[0] - b[0], a[1] - b[1]
     p = (1 + (np.abs(samples - difference) >= abs(difference) - 1e-12).sum()) / (1 + len(samples))
     # One example cannot vary; no test that swaps the systems example by example gives less.

@@ -16,8 +16,7 @@ Mean cosine of the attention maps of the fine-tuned and the pre-trained model ov
 reference: two models that share only the architecture. A fine-tuned model can lie below it.
 """
 LAYER = "layer (1 = first block)"
-# By name in heads.csv: title, short name, colours; unchanged attention is yellow. Scales end at a
-# whole number, so that figures can be compared.
+# By name in heads.csv: title, short name, colours (unchanged attention is yellow).
 MEASURES = {
     "cosine": ("cosine similarity of the attention maps", "cosine (1 = unchanged)", "viridis"),
     "js": ("Jensen-Shannon divergence", "JS (bits; 0: same, 1: disjoint)", "viridis_r"),
@@ -43,7 +42,7 @@ def _maps(tables: list, start: str = "") -> dict[str, Heatmap]:
     for name in (name for name in MEASURES if (table["metric"] == name).any()):
         means = table[table["metric"] == name].groupby(["layer", "head"])["value"].mean()
         title, label, colours = MEASURES[name]
-        most = max(1, math.ceil(means.max() - 1e-6))
+        most = max(1, math.ceil(means.max() - 1e-6))  # so that figures can be compared
         maps[name] = Heatmap(start + title, means.unstack(), label, most, colours)
         if len(means) != maps[name].grid.size:
             raise ValueError("heads.csv is damaged (heads are missing)")

@@ -40,15 +40,15 @@ def draw(folder: Path, task) -> None:
     thin = {"marker": ".", "color": "grey", "linewidth": 0.7, "label": "loss of a step"}
     dots = {"marker": "o", "color": "black", "label": "loss of an epoch"}
     losses = [Line(epochs, steps["loss"], thin), Line(*curves["train", "loss"], dots)]
-    lines, names = [], {score.name: score.title for score in task.SCORES}
-    dev = [metric for split, metric in curves if split == "dev"]  # scores, or a loss
-    for n, (metric, color) in enumerate(zip(dev, drawing.COLORS, strict=False), 1):
+    rows, lines = [[Panel(losses, "training loss", "epoch", "loss (nats)")]], []
+    names = {score.name: score.title for score in task.SCORES} | {"loss": "loss (nats)"}
+    dev = [name for name in names if ("dev", name) in curves]
+    for n, (name, color) in enumerate(zip(dev, drawing.COLORS, strict=False), 1):
         look = {"color": color, "marker": "o", "linewidth": 3 / n, "markersize": 7 / n}
-        lines.append(Line(*curves["dev", metric], look | {"label": names.get(metric, metric)}))
-    rows = [[Panel(losses, "training loss", "epoch", "loss (nats)")]]
-    rows += [[Panel(lines, "dev", "epoch", "loss (nats)" if dev == ["loss"] else "score")]]
+        lines.append(Line(*curves["dev", name], look | {"label": names[name]}))
+    rows += [[Panel(lines, "dev", "epoch", "score or loss")]] if lines else []
     titles = [f"{task.NAME} fine-tuning on {result.size} % of the training data", result.title]
-    drawing.draw(folder, "learning_curve", titles, rows if dev else rows[:1])
+    drawing.draw(folder, "learning_curve", titles, rows)
 
 
 def sections(grid) -> list:
