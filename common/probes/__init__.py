@@ -5,6 +5,7 @@
     sequences.py   trains probes of labelled sequences (the words of a sentence), layers in lockstep
       bilstm_crf.py   a BiLSTM and a CRF (crf.py)
     linear.py      the linear probe of both
+    pointer.py     where an answer starts and ends in a sequence, layers in lockstep
 
 A new probe is a module like its siblings and a row of `KINDS`. This file does not import torch, so
 that `--help` is quick.
@@ -14,12 +15,14 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import NamedTuple
 
-from common.task import Examples, Sequences
+from common.task import Examples, Pointers, Sequences
 
 # Gradient descent of the probes of sequences, and the LSTM's size in each direction.
 BATCH_SIZE, LEARNING_RATE, HIDDEN_SIZE = 64, 1e-3, 128
 # SVC() and LogisticRegression(): the weight of the errors; more steps than it ever takes.
 C, GAMMA, MAX_ITER = 1.0, "scale", 10_000
+# Of the pointer probe: sequences in a batch, and the number of steps, chosen on a dev split.
+POINTER = {"batch_size": 64, "learning_rate": LEARNING_RATE, "steps": 1000}
 DESCENT = {"batch_size": BATCH_SIZE, "learning_rate": LEARNING_RATE}
 
 
@@ -35,6 +38,7 @@ KINDS = {
     "linear": Kind(
         DESCENT | {"C": C, "max_iter": MAX_ITER}, {Examples: "linear", Sequences: "linear"}
     ),
+    "pointer": Kind(POINTER, {Pointers: "pointer"}),
     "bilstm-crf": Kind(DESCENT | {"hidden_size": HIDDEN_SIZE}, {Sequences: "bilstm_crf"}),
 }
 
@@ -47,7 +51,7 @@ def constants(kind: str) -> dict:
 def predict_layers(
     kind: str,
     features: dict,
-    sets: list[Sequences | Examples],
+    sets: list[Sequences | Examples | Pointers],
     n_labels: int,
     *,
     epochs: int,
@@ -64,7 +68,8 @@ def predict_layers(
 
     Calls `on_done(layer, {target: {split: [predictions of each set that has the target]}})` in
     this thread when a layer is done, in any order. A set's predictions are an int array `[n]`, or a
-    list with an int array per sequence (empty for a sequence without units). All splits with rows
+    list with an int array per sequence (empty for a sequence without units); of `Pointers`, see
+    `pointer.predict_layers`. All splits with rows
     are there, except the train split of sequences, which would cost another pass. Raises
     ValueError for a kind that is not for such sets, UserError if memory is short or a loss
     diverges.
@@ -82,6 +87,8 @@ def predict_layers(
         from common.probes import examples
 
         examples.predict_layers(probe, features, sets, standardize=standardize, on_done=done)
+    elif form is Pointers:
+        probe.predict_layers(features, sets, seed=seed, device=device, on_done=done)
     else:
         from common.probes import sequences
 
