@@ -72,9 +72,8 @@ class ProbeInputs(NamedTuple):
     # `input_ids` (, `token_type_ids`) and `units`, (start, end) token ranges whose mean vectors
     # are the rows of the features, in order over all of `encoded`.
     encoded: list[dict]
-    sets: list[
-        Sequences | Examples | Pointers
-    ]  # each has probes of its own; they share the features
+    # Each set has probes of its own; they share the features.
+    sets: list[Sequences | Examples | Pointers]
     n_labels: int
     counts: dict[str, int]  # what was cut, for metrics.json
     notes: Any = None  # what the task's `probe_predictions` needs besides

@@ -265,10 +265,8 @@ def summarize(call, cell, metrics: dict[str, dict], scores, state: str) -> None:
     print(summary.score_table(own, scores))
     reference, *_ = call.task.CONTROLS  # the first control
     if reference in metrics:
-        control = by_layer(
-            cell._replace(variant=control_variant(cell.variant, reference)), main.name
-        )
-        selectivity = own[f"test_{main.name}"] - control[best]
+        beside = cell._replace(variant=control_variant(cell.variant, reference))
+        selectivity = own[f"test_{main.name}"] - by_layer(beside, main.name)[best]
         print(f"selectivity on test ({main.title} minus that of {reference!r}): {selectivity:.4f}")
     print(f"results: {cell.folder}\nnext:    {summary.next_command(call, cell)}")
 
