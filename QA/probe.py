@@ -7,7 +7,6 @@ answer, a linear probe points at a start and an end (common/probes/pointer.py).
 
 import random
 import re
-from typing import NamedTuple
 
 import numpy as np
 
@@ -42,14 +41,6 @@ RANDOM = Score(
     of_probes=True,
 )
 _WORD = re.compile(r"\w+|[^\w\s]")
-
-
-class Asked(NamedTuple):
-    """What a probe's answer to a question is made of and compared with."""
-
-    words: list[tuple[int, int]]  # the characters of each word of the passage's first window
-    place: tuple[int, int] | None  # the words at which the first answer starts and ends
-    random_f1: float  # of a random span of the length that answers in training mostly have
 
 
 def probed(examples: list[Example]) -> list[Example]:
@@ -99,47 +90,34 @@ def probe_inputs(
     """The words of the passage's first window are the units; one without a sub-word has none.
 
     Questions whose answer lies outside that window are counted and not trained on. `notes`:
-    `{target: {split: an Asked an example}}`. Raises UserError if no training question is left.
+    `{target: {split: [(spans of the words, `place` of the answer) an example]}}`. Raises UserError
+    if no training question is left.
     """
     encoded, sets, counts, notes, n_units = [], [], {}, {}, 0
     for target, splits in targets.items():  # their questions differ, so their vectors do
-        spans, notes[target] = {}, {}
+        spans, asked = {}, {}
         for split, examples in splits.items():
             rows, cut = windows.first_windows(examples, tokenizer, max_length)
-            spans[split], notes[target][split] = [], []
+            spans[split], asked[split] = [], []
             for example, row in zip(examples, rows, strict=True):
                 held, units = _units(example.context, row, pooling)
                 encoded.append(_inputs(row) | {"units": units})
                 spans[split].append((n_units, n_units + len(units)))
-                notes[target][split].append(Asked(held, place(example, held), 0.0))
+                asked[split].append((held, place(example, held)))
                 n_units += len(units)
-            cut["outside_answers"] = sum(asked.place is None for asked in notes[target][split])
+            cut["outside_answers"] = sum(at is None for _, at in asked[split])
             counts = {f"{split}_{name}": n for name, n in cut.items()} | counts
-        trained = [asked.place is not None for asked in notes[target]["train"]]
-        places = np.array([a.place for a in notes[target]["train"] if a.place], int)
-        if not len(places):
+        pairs = zip(spans["train"], asked["train"], strict=True)
+        spans["train"] = [span for span, (_, at) in pairs if at]
+        if not spans["train"]:
             raise UserError(
                 "no question of the training split has its answer in the passage's first window. "
                 f"Use a larger --max_length than {max_length}."
             )
-        spans["train"] = [span for span, used in zip(spans["train"], trained, strict=True) if used]
+        places = np.array([at for _, at in asked["train"] if at])
         sets.append(Pointers(spans, {target: places}))
-        length = int(np.median(places[:, 1] - places[:, 0])) + 1
-        for split, some in notes[target].items():
-            notes[target][split] = [
-                asked._replace(random_f1=_random_f1(example, asked.words, length))
-                for example, asked in zip(splits[split], some, strict=True)
-            ]
+        notes[target] = asked
     return ProbeInputs(encoded, sets, 0, counts, notes)
-
-
-def _random_f1(example: Example, spans: list[tuple[int, int]], length: int) -> float:
-    """The F1 of a span of `length` words, drawn uniformly, always the same for a question's id."""
-    if not spans:
-        return 0.0
-    first = random.Random(example.id).randrange(max(1, len(spans) - length + 1))
-    last = min(first + length, len(spans)) - 1
-    return exact_and_f1(example.context[spans[first][0] : spans[last][1]], example.golds)[1]
 
 
 def probe_predictions(
@@ -148,24 +126,35 @@ def probe_predictions(
     """The most probable span of each question, and the bits gained for the true one.
 
     Gained over the uniform distribution: log2 of the number of words, plus the mean of log2 of the
-    probabilities at the true start and at the true end.
+    probabilities at the true start and at the true end. A random span has as many words as half
+    of the training answers at most have.
     """
     (scores,) = found  # one set has the target
-    return [_prediction(*pair) for pair in zip(inputs.notes[target][split], scores, strict=True)]
+    asked = inputs.notes[target]
+    length = 1 + int(np.median([at[1] - at[0] for _, at in asked["train"] if at]))
+    questions = zip(examples, asked[split], scores, strict=True)
+    return [_prediction(example, *pair, row, length) for example, pair, row in questions]
 
 
-def _prediction(asked: Asked, scores: np.ndarray) -> Prediction:
-    if not asked.words:
-        return windows.only(None)._replace(pointer=[0.0, 0.0, 1.0, 0.0])
-    bits = 0.0
-    if asked.place:
-        (first, last), n = asked.place, len(asked.words)
-        bits = float(np.log2(n) + (scores[first, 0] + scores[last, 1]) / 2 / np.log(2))
+def _prediction(example: Example, spans, at, scores: np.ndarray, length: int) -> Prediction:
+    numbers = [0.0, 0.0, 1.0, random_f1(example, spans, length)]
+    if at:
+        gold = scores[at[0], 0] + scores[at[1], 1]
+        numbers[:2] = 1.0, float(np.log2(len(spans)) + gold / 2 / np.log(2))
+    if not spans:
+        return windows.only(None)._replace(pointer=numbers)
     first, last = best_span(scores)
-    span = asked.words[first][0], asked.words[last][1]
     probability = float(np.exp(scores[first, 0] + scores[last, 1]))
-    pointer = [float(asked.place is not None), bits, 1.0, asked.random_f1]
-    return windows.only(span, probability)._replace(pointer=pointer)
+    return windows.only((spans[first][0], spans[last][1]), probability)._replace(pointer=numbers)
+
+
+def random_f1(example: Example, spans: list[tuple[int, int]], length: int) -> float:
+    """The F1 of a span of `length` words, drawn uniformly, always the same for a question's id."""
+    if not spans:
+        return 0.0
+    first = random.Random(example.id).randrange(max(1, len(spans) - length + 1))
+    last = min(first + length, len(spans)) - 1
+    return exact_and_f1(example.context[spans[first][0] : spans[last][1]], example.golds)[1]
 
 
 def best_span(scores: np.ndarray) -> tuple[int, int]:

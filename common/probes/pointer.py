@@ -4,13 +4,15 @@ A unit has two scores, each a linear function of its vector; softmax over the un
 makes them the probabilities that it is the start and that it is the end. So an answer in a passage
 was read from single layers by van Aken et al. (2019), "How Does BERT Answer Questions?"; a frozen
 encoder and a small head are the method of Tenney et al. (2019), "What do you learn from context?".
-Each dimension has mean 0 and variance 1 on the training units. A bias would cancel in the softmax.
+Each dimension has mean 0 and variance 1 on the training units. In the softmax, the mean and a bias
+cancel, so neither is computed.
 """
 
 from collections.abc import Callable
 
 import numpy as np
 import torch
+from torch.nn.utils.rnn import pad_sequence
 
 from common.cli import UserError
 from common.device import Device
@@ -75,7 +77,7 @@ class Probes:
         lengths = [end - start for start, end in spans]
         if not all(0 <= a <= b < n for (a, b), n in zip(places, lengths, strict=True)):
             raise ValueError("the places of an answer are not units of its sequence, in order")
-        self.scaling = [self.scaling_of(layer, spans) for layer in features]
+        self.deviations = [self.deviation(layer, spans) for layer in features]
         shape = len(features), features[0].shape[1], 2
         self.weights = torch.zeros(shape, device=self.device, requires_grad=True)
         optimizer = torch.optim.Adam([self.weights], lr=POINTER["learning_rate"])
@@ -101,23 +103,22 @@ class Probes:
         rows = np.concatenate([np.arange(*span) for span in spans])
         return torch.as_tensor(layer[rows]).to(self.device).float()
 
-    def scaling_of(self, layer, spans) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mean and standard deviation of each dimension, `[size]`; 1 for one that is constant."""
+    def deviation(self, layer, spans) -> torch.Tensor:
+        """The standard deviation of each dimension, `[size, 1]`; 1 for one that is constant."""
         sums, squares, n = 0, 0, 0
         for start in range(0, len(spans), MANY):
             x = self.read(layer, spans[start : start + MANY]).double()
             sums, squares, n = sums + x.sum(0), squares + (x * x).sum(0), n + len(x)
-        mean = sums / n
-        deviation = (squares / n - mean * mean).clamp(min=0).sqrt()
-        return mean.float(), torch.where(deviation > 0, deviation, 1.0).float()
+        variance = squares / n - (sums / n) ** 2
+        constant = variance <= 1e-9 * squares / n  # what is left is the rounding of float64
+        return torch.where(constant, 1.0, variance).sqrt().float()[:, None]
 
     def log_probabilities(self, layer: int, spans) -> torch.Tensor:
         """`[sequences, units, 2]`, minus infinity at the padding."""
-        mean, deviation = self.scaling[layer]
-        x = (self.read(self.features[layer], spans) - mean) / deviation
-        scores = (x @ self.weights[layer]).split([end - start for start, end in spans])
-        padded = torch.nn.utils.rnn.pad_sequence(scores, True, float("-inf"))
-        return padded.log_softmax(1)
+        weights = self.weights[layer] / self.deviations[layer]
+        scores = self.read(self.features[layer], spans) @ weights
+        scores = scores.split([end - start for start, end in spans])
+        return pad_sequence(scores, batch_first=True, padding_value=-torch.inf).log_softmax(1)
 
     @torch.inference_mode()
     def predict(self, layer: int, spans) -> list[np.ndarray]:
