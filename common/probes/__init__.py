@@ -5,6 +5,7 @@
     sequences.py   trains probes of labelled sequences (the words of a sentence), layers in lockstep
       bilstm_crf.py   a BiLSTM and a CRF (crf.py)
     linear.py      the linear probe of both
+    pointer.py     where an answer starts and ends in a sequence, layers in lockstep
 
 A new probe is a module like its siblings and a row of `KINDS`. This file does not import torch, so
 that `--help` is quick.
@@ -15,12 +16,14 @@ from contextlib import closing
 from importlib import import_module
 from typing import NamedTuple
 
-from common.task import Examples, Sequences
+from common.task import Examples, Pointers, Sequences
 
 # Gradient descent of the probes of sequences, and the LSTM's size in each direction.
 BATCH_SIZE, LEARNING_RATE, HIDDEN_SIZE = 64, 1e-3, 128
 # SVC() and LogisticRegression(): the weight of the errors; more steps than it ever takes.
 C, GAMMA, MAX_ITER = 1.0, "scale", 10_000
+# Of the pointer probe: sequences in a batch, and the number of steps, chosen on a dev split.
+POINTER = {"batch_size": 64, "learning_rate": LEARNING_RATE, "steps": 1000}
 DESCENT = {"batch_size": BATCH_SIZE, "learning_rate": LEARNING_RATE}
 
 
@@ -34,8 +37,13 @@ KINDS = {
     "linear": Kind(
         DESCENT | {"C": C, "max_iter": MAX_ITER}, {Examples: "linear", Sequences: "linear"}
     ),
+    "pointer": Kind(POINTER, {Pointers: "pointer"}),
     "bilstm-crf": Kind(DESCENT | {"hidden_size": HIDDEN_SIZE}, {Sequences: "bilstm_crf"}),
 }
+
+
+# What trains the probes of a form.
+TRAINERS = {Examples: "examples", Sequences: "sequences", Pointers: "pointer"}
 
 
 def constants(kind: str) -> dict:
@@ -46,7 +54,7 @@ def constants(kind: str) -> dict:
 def predict_layers(
     kind: str,
     features: dict,
-    sets: list[Sequences | Examples],
+    sets: list[Sequences | Examples | Pointers],
     n_labels: int,
     *,
     epochs: int,
@@ -71,10 +79,12 @@ def predict_layers(
     module = KINDS[kind].modules.get(form) if kind in KINDS else None
     if module is None or any(type(one) is not form for one in sets):
         raise ValueError(f"there is no probe {kind!r} of these sets; the first is {form.__name__}")
-    trainer = import_module(f"common.probes.{'examples' if form is Examples else 'sequences'}")
-    options = {"standardize": standardize}
+    trainer = import_module(f"common.probes.{TRAINERS[form]}")
+    options = {"seed": seed, "device": device}
     if form is Sequences:
-        options = {"n_labels": n_labels, "epochs": epochs, "seed": seed, "device": device}
+        options |= {"n_labels": n_labels, "epochs": epochs}
+    elif form is Examples:
+        options = {"standardize": standardize}
     probe = import_module(f"common.probes.{module}")
     with closing(trainer.predict_layers(probe, features, sets, **options)) as layers:
         for layer, predictions in layers:
