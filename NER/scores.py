@@ -60,6 +60,12 @@ def _entities(tags: tuple[str, ...], strict: bool) -> frozenset[tuple[str, int, 
     return frozenset((word_class(tags[start]), start, end) for start, end in places)
 
 
+def invalid(tags: list[str]) -> int:
+    """How many runs of a sentence begin with an `I-` that continues no entity of its type."""
+    pairs = zip([OUTSIDE, *tags], tags, strict=False)
+    return sum(tag[:2] == "I-" and before[2:] != tag[2:] for before, tag in pairs)
+
+
 def classes(rows: list[dict]) -> list[str]:
     """`O`, and the entity types in order. Raises ValueError for rows that are not of this task."""
     try:
@@ -101,6 +107,7 @@ def details(rows: list[dict]) -> dict[str, float]:
     values = {
         "macro_f1_without_o": scoring.macro_f1(totals["words"][1:]),
         "entity_f1_io_ceiling": scoring.micro_f1(count(ideal)["entities"].sum(0)),
+        "invalid_entities": sum(invalid(row["predicted"]) for row in rows),
     }
     for name, own in zip(names, totals["words"], strict=True):
         if own.any():

@@ -65,6 +65,11 @@ def rows(
     return made, {}
 
 
+def shared(example: Example) -> dict[str, str]:
+    """What train and test should not both hold."""
+    return {"sentences": " ".join(example.words)}
+
+
 def baseline(train: list[Example], examples: list[Example]) -> list[list[str]]:
     """The most frequent class of a training word, for every word."""
     classes = Counter(sorted(word_class(tag) for example in train for tag in example.tags))

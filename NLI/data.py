@@ -20,7 +20,7 @@ MEDNLI_DIR = "MEDNLI_DIR"
 
 
 class Example(NamedTuple):
-    """A pair and its gold label, one of LABELS."""
+    """A pair and its gold label."""
 
     id: str
     premise: str
@@ -55,13 +55,29 @@ def load(demo: bool, data_dir: Path | None) -> Data:
             f"no {missing[0]} file in {folder}. It needs mli_train_v1.jsonl, mli_dev_v1.jsonl and "
             "mli_test_v1.jsonl (or train, dev and test.jsonl), or a train file alone."
         )
-    splits = {split: _read(paths[0], split) for split, paths in files.items() if paths}
-    return Data(_split_train(splits["train"], files["train"][0]) if missing else splits, LABELS)
+    splits, labels = {}, LABELS
+    for split, paths in files.items():
+        if paths:
+            places, splits[split] = zip(*_read(paths[0], split), strict=True)
+            labels = label_set(splits[split]) if split == "train" else labels
+            for place, example in zip(places, splits[split], strict=True):
+                if example.label not in labels:
+                    known = ", ".join(labels)
+                    said = f"unknown gold_label {example.label!r}; known (from train): {known}."
+                    raise UserError(f"{place}: {said}")
+    splits = {split: list(examples) for split, examples in splits.items()}
+    return Data(_split_train(splits["train"], files["train"][0]) if missing else splits, labels)
 
 
-def _read(path: Path, split: str) -> list[Example]:
+def label_set(train) -> list[str]:
+    """MedNLI's labels in the study's order if train has them all, or no others; else its own."""
+    own = {example.label for example in train}
+    return LABELS if own <= {*LABELS} or own >= {*LABELS} else sorted(own)
+
+
+def _read(path: Path, split: str) -> list[tuple[str, Example]]:
     rows = enumerate(jsonl(path, FIELDS))
-    examples = [_example(row, place, f"{split}-{i}") for i, (place, row) in rows]
+    examples = [(place, _example(row, place, f"{split}-{i}")) for i, (place, row) in rows]
     if not examples:
         raise UserError(f"{path} holds no example. Put the {split} pairs there.")
     return examples
@@ -72,11 +88,11 @@ def _example(row: dict, place: str, number: str) -> Example:
         if not isinstance(row[field], str):
             raise UserError(f"{place}: {field!r} is not a string. Fix that example.")
     label = row["gold_label"]
-    if label not in LABELS:
-        # Several words, or many characters, are a misplaced text, which must not be shown.
-        short = len(label) <= 20 and len(label.split()) <= 1
-        shown = repr(label) if short else f"of {len(label)} characters"
-        raise UserError(f"{place}: unknown gold_label {shown}; allowed: {', '.join(LABELS)}.")
+    if not label.strip() or len(label) > 20 or len(label.split()) > 1:  # a misplaced text
+        raise UserError(
+            f"{place}: a gold_label of {len(label)} characters. It must be one word of at most 20, "
+            f"such as {', '.join(LABELS)}."
+        )
     return Example(str(row.get("pairID") or number), row["sentence1"], row["sentence2"], label)
 
 

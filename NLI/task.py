@@ -47,12 +47,24 @@ def predict(
 def rows(
     data: Data, examples: dict[str, list[Example]], predictions: dict[str, list]
 ) -> tuple[dict[str, list[dict]], dict]:
-    """Rows of predictions.jsonl: id, gold and predicted label; no text."""
-    made = {}
+    """Rows of predictions.jsonl: id, group, gold and predicted label; no text.
+
+    Pairs with the same premise are a group, called by the id of its first pair.
+    """
+    made, first = {}, {}
     for split, labels in predictions.items():
         pairs = zip(examples[split], labels, strict=True)
-        made[split] = [{"id": e.id, "gold": e.label, "predicted": label} for e, label in pairs]
+        groups = [first.setdefault((split, e.premise), e.id) for e in examples[split]]
+        made[split] = [
+            {"id": e.id, "group": group, "gold": e.label, "predicted": label}
+            for (e, label), group in zip(pairs, groups, strict=True)
+        ]
     return made, {}
+
+
+def shared(example: Example) -> dict[str, str]:
+    """What train and test should not both hold."""
+    return {"pairs": f"{example.premise}\n{example.hypothesis}", "premises": example.premise}
 
 
 def baseline(train: list[Example], examples: list[Example]) -> list[str]:
@@ -63,11 +75,16 @@ def baseline(train: list[Example], examples: list[Example]) -> list[str]:
 
 def count(rows: list[dict]) -> dict:
     """`labels` [pairs, labels, 3] = right, predicted, gold."""
-    try:
-        sides = [[{(row[side],)} for row in rows] for side in ("gold", "predicted")]
-        return {"labels": scoring.count(sides, LABELS)}
-    except (KeyError, TypeError):
-        raise ValueError(f"not all rows have gold and predicted labels of {LABELS}") from None
+    sides = [[{(row[side],)} for row in rows] for side in ("gold", "predicted")]
+    return {"labels": scoring.count(sides, labels_of(rows))}
+
+
+def labels_of(rows: list[dict]) -> list[str]:
+    """The labels of rows. Raises ValueError for rows that are not of this task."""
+    there = {row.get(side) for row in rows for side in ("gold", "predicted")}
+    if not all(isinstance(label, str) for label in there):
+        raise ValueError("not all rows have a gold and a predicted label")
+    return LABELS if there <= {*LABELS} else sorted(there)
 
 
 def details(rows: list[dict]) -> dict[str, float]:
@@ -75,8 +92,8 @@ def details(rows: list[dict]) -> dict[str, float]:
 
     Only labels that occur on either side count (a set may be two-way).
     """
-    totals = dict(zip(LABELS, count(rows)["labels"].sum(0), strict=True))
-    labels = [label for label in LABELS if totals[label].any()]
+    totals = dict(zip(labels_of(rows), count(rows)["labels"].sum(0), strict=True))
+    labels = [label for label in totals if totals[label].any()]
     values = {
         f"{part.__name__}_{label}": float(part(totals[label]))
         for part in (scoring.precision, scoring.recall, scoring.f1)

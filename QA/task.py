@@ -166,6 +166,11 @@ def _rows(examples: list[Example], predictions: list, threshold: float | None) -
     return [official.row(*pair, threshold) for pair in zip(examples, predictions, strict=True)]
 
 
+def shared(example: Example) -> dict[str, str]:
+    """What train and test should not both hold."""
+    return {"questions": example.question, "passages": example.context}
+
+
 def baseline(train: list[Example], examples: list[Example]) -> list[Prediction]:
     """No answer, if training has questions without one; else the passage's first sentence."""
     if any(not example.golds for example in train):
