@@ -21,9 +21,7 @@ def parse_args(argv):
     parser.add_argument("--tasks", help=f"with commas (default: {names})")
     parser.add_argument("--dataset", help="one data set (default: each by itself)")
     parser.add_argument("--output_dir", type=Path, help="default: <TASK>/results")
-    parser.add_argument(
-        "--style", type=Path, help="a Matplotlib style file, over that of common/report"
-    )
+    parser.add_argument("--style", type=Path, help="a Matplotlib style file for the figures")
     args = parser.parse_args(argv)
     for name in () if args.tasks is None else args.tasks.split(","):
         if name not in task.find():
@@ -48,9 +46,7 @@ def main(argv=None):
     tasks, written = list(dict.fromkeys(args.tasks.split(","))) if args.tasks else task.find(), {}
     for grid in (grid for name in tasks for grid in grids(args.output_dir, name, args.dataset)):
         if grid.folder in written:
-            raise cli.UserError(
-                f"{grid.folder} holds results of two tasks. Move those of one away."
-            )
+            raise cli.UserError(f"{grid.folder} holds results of two tasks. Move one of them away.")
         written[grid.folder] = write(grid, args.output_dir, style)
     if not written:
         raise cli.UserError(

@@ -29,9 +29,10 @@ def read(result, task) -> dict[str, float]:
     """The mean cosine over the compared heads: `cosine`, and by layer `attention_layer_<n>`."""
     if not (heatmap := _maps([result.table("heads.csv")]).get("cosine")):
         return {}
-    layers = heatmap.grid.mean(axis=1).dropna().items()
-    values = {f"{NAME}_layer_{n}": float(value) for n, value in layers}
-    return values | {"cosine": float(heatmap.grid.stack().mean())}
+    layers = heatmap.grid.mean(axis=1).dropna()
+    return {f"{NAME}_layer_{n}": float(value) for n, value in layers.items()} | {
+        "cosine": float(heatmap.grid.stack().mean())
+    }
 
 
 def _maps(tables: list, start: str = "") -> dict[str, Heatmap]:
