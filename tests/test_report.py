@@ -7,7 +7,6 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
@@ -174,8 +173,8 @@ def test_two_data_sets_are_never_mixed(tmp_path, caplog, capsys):
     fine_tuned(tmp_path, "NLI", "demo", "gpt2", 50, n=80)
     caplog.clear()
     folder = write(tmp_path, "--dataset", "demo")
-    bert, gpt2 = table(folder, "scores_accuracy")
-    assert bert["30 %"] and bert["10 %"] and not (bert["50 %"] or bert["100 %"] or gpt2["50 %"])
+    (bert,) = table(folder, "scores_accuracy")
+    assert bert["30 %"] and bert["10 %"] and not (bert["50 %"] or bert["100 %"])
     for text in (page(folder), caplog.text):
         assert "bert/100/seed-42/fine-tuning" in text and "of dataset mednli" in text
         assert "bert/50/seed-42/fine-tuning" in text and "another data set" in text
@@ -228,8 +227,8 @@ def test_damaged_predictions_and_layers(tmp_path, caplog):
     found = {row["model"]: row for row in table(folder, "scores_accuracy")}
     for size in ("30 %", "50 %"):  # scores without an interval
         assert found["bert"][size] and not found["bert"][f"{size} low"]
-    assert not found["biobert"]["30 %"]  # not of the same examples
-    assert not found["gpt2"]["30 %"]  # the two files disagree: which of them is right?
+    assert "biobert" not in found  # not of the same examples
+    assert "gpt2" not in found  # the two files disagree: which of them is right?
     assert found["biogpt"]["30 % low"]
     assert not (folder / "probing.csv").exists()
     for name in ("bert/30", "bert/50", "biobert/30", "gpt2/30", "bert/0"):
@@ -248,12 +247,12 @@ def test_runs_made_in_another_way_are_passed_over(tmp_path, caplog):
         probed(tmp_path, "NLI", "demo", model, 10, max_train_examples=None)
     probed(tmp_path, "NLI", "demo", "biobert", 10, max_train_examples=7)
     folder = write(tmp_path)
-    bert, _, gpt2 = table(folder, "scores_accuracy")
+    bert, gpt2 = table(folder, "scores_accuracy")
     assert any(bert[key] for key in bert if key.startswith("0 %"))
     assert bert["50 %"] and not bert["100 %"] and gpt2["50 %"]
     probes = {row["model"]: row["last layer"] for row in table(folder, "probing")
               if row["encoder"] == "10 %"}  # fmt: skip
-    assert probes["bert"] and probes["gpt2"] and not probes["biobert"]
+    assert probes["bert"] and probes["gpt2"] and "biobert" not in probes
     text = page(folder)
     for place, flag in (("bert/100/seed-42/fine-tuning", "learning_rate"),
                         ("biobert/10/seed-42/probing", "max_train_examples")):  # fmt: skip
@@ -277,26 +276,17 @@ def test_a_variant_has_a_section_of_its_own(tmp_path):
                             "7. Attention: drop special", "8. The link"]  # fmt: skip
     default, variant = ({row["encoder"]: row["last layer"] for row in table(out, name)}
                         for name in ("probing", "probing-linear"))  # fmt: skip
-    assert default["10 %"] and not default["30 %"] and variant["30 %"] and not variant["10 %"]
+    assert default["10 %"] and "30 %" not in default and [*variant] == ["30 %"]
     assert {*table(out, "probing-linear_bert")[0]} >= {"layer", "30 %"}
     assert table(out, "selectivity-linear_bert")[0]["30 %"]
     sizes = {row["size"]: row["mean cosine"] for row in table(out, "attention-drop_special")}
-    assert sizes["10 %"] and not sizes["30 %"]
+    assert [*sizes] == ["10 %"]
     for name in ("probing", "probing-linear", "attention", "attention-drop_special"):
         assert (out / f"{name}.pdf").is_file() and f"({name}.png)" in text
     # The link is of the default alone: three sizes of the probe, no attention at 10 %.
     numbers = {(row["measure"], row["sizes"]): row["n"] for row in table(out, "link")}
     assert numbers["probe, last layer: accuracy", "0 to 100 %"] == "3"
-    assert numbers["attention change (1 - mean cosine)", "0 to 100 %"] == "0"
-
-
-def test_the_majority_is_that_of_the_most_training_data(tmp_path):
-    for size in (10, 100, 30):
-        folder = fine_tuned(tmp_path, "NLI", "demo", "bert", size)
-        more = {"test_majority_accuracy": size / 200}
-        files.write_json(folder / "metrics.json", metrics(folder) | more)
-    (row,) = table(write(tmp_path), "scores_accuracy")
-    assert float(row["majority class"]) == 0.5
+    assert not any("attention" in measure for measure, _ in numbers)
 
 
 def test_groups_of_examples_are_resampled_whole(tmp_path):
@@ -362,15 +352,6 @@ def test_encoders_stand_beside_where_they_were_asked_the_same(tmp_path):
         assert value == wanted and (wanted - low, high - wanted) == pytest.approx(
             (1.96 * (0.75 * 0.25 / 80) ** 0.5,) * 2, abs=0.02
         )
-
-
-def test_a_model_with_awkward_characters(tmp_path):
-    name = "someone--a_model.v1+100%&#-with-a-very-long-name-indeed"
-    fine_tuned(tmp_path, "NLI", "demo", name, 100)
-    compared(tmp_path, "NLI", "demo", name, 100)
-    folder = write(tmp_path)
-    assert table(folder, f"attention_{name}") and name in page(folder)
-    assert (folder / "learning_curves.png").is_file()
 
 
 def refused(capsys, *argv):
@@ -442,7 +423,7 @@ def test_a_probe_of_an_earlier_fine_tuned_model_is_left_out(tmp_path, caplog):
     files.write_json(tuned / "metrics.json", metrics(tuned) | {"checkpoint_sha256": "new"})
     rows = table(write(tmp_path), "probing")
     scored = {row["encoder"]: row["last layer"] for row in rows}
-    assert scored["10 %"] and not scored["30 %"]
+    assert scored["10 %"] and "30 %" not in scored
     assert "bert/30/seed-42/probing" in caplog.text and "another fine-tuned" in caplog.text
     # A damaged file of the fine-tuned model is named; its probe is still a measurement.
     for text in ("{", "[]"):
@@ -462,27 +443,3 @@ def test_selectivity_needs_a_control_that_is_whole(tmp_path, caplog):
     for size in (30, 50):
         assert rows[f"{size} %"]["last layer"] and not rows[f"{size} %"]["selectivity, best layer"]
         assert f"bert/{size}/seed-42/probing-control" in caplog.text
-
-
-def test_a_fourth_step(tmp_path, monkeypatch):
-    """A step that this package has never heard of is read, shown and correlated."""
-    from common.report import page as pages
-    from common.steps import STEPS
-
-    def sections(grid):
-        rows = [
-            {"model": model, "toy": grid.score("toy", model, 10, "toys")} for model in grid.models
-        ]
-        return [pages.Section("Toys", "", tables=pages.tables(grid, "toys", "toys", rows))]
-
-    toy = SimpleNamespace(NAME="toy", NEEDS=("attention",), sections=sections)
-    toy.read = lambda result, task: {"toys": result.metrics["toy"] * 2}
-    toy.link_measures = lambda grid: {"toys": grid.by_cell("toy", "toys")}
-    monkeypatch.setitem(STEPS, "toy", toy)
-    for size in (10, 30, 50):
-        fine_tuned(tmp_path, "NLI", "demo", "bert", size)
-        made.write(tmp_path, "NLI", "demo", "bert", size, 42, "toy", {"toy": size / 100})
-    folder = write(tmp_path)
-    assert [row["toy"] for row in table(folder, "toys")] == ["0.2"]
-    assert "## 4. Toys" in page(folder) and "toy 3; seeds" in page(folder)
-    assert "toys" in {row["measure"] for row in table(folder, "link")}

@@ -43,7 +43,8 @@ def _maps(tables: list, start: str = "") -> dict[str, Heatmap]:
     for name in (name for name in MEASURES if (table["metric"] == name).any()):
         means = table[table["metric"] == name].groupby(["layer", "head"])["value"].mean()
         title, label, colours = MEASURES[name]
-        most = max(1, math.ceil(means.max() - 1e-6))  # so that figures can be compared
+        alike = table["value"][table["metric"].str.startswith(name[:7])]  # both entropies
+        most = max(1, math.ceil(alike.max() - 1e-6))  # so that figures can be compared
         maps[name] = Heatmap(start + title, means.unstack(), label, most, colours)
         if len(means) != maps[name].grid.size:
             raise ValueError("heads.csv is damaged (heads are missing)")
