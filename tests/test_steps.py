@@ -462,11 +462,11 @@ def read(result, task):
 
 
 def sections(grid):
-    from common.report import page, tables
+    from common.report import page
 
     counted = [run for run in grid.results if run.step == NAME]
     rows = [{"model": run.model, "twice": str(int(run.metrics["twice"]))} for run in counted]
-    return [page.Section("Counting", "", tables=tables.make(grid, NAME, "test examples", rows))]
+    return [page.Section("Counting", "", tables=page.tables(grid, NAME, "test examples", rows))]
 '''
 
 

@@ -21,9 +21,7 @@ def parse_args(argv):
     parser.add_argument("--tasks", help=f"with commas (default: {names})")
     parser.add_argument("--dataset", help="one data set (default: each by itself)")
     parser.add_argument("--output_dir", type=Path, help="default: <TASK>/results")
-    parser.add_argument(
-        "--style", type=Path, help="a Matplotlib style file, over that of common/report"
-    )
+    parser.add_argument("--style", type=Path, help="a Matplotlib style file for the figures")
     args = parser.parse_args(argv)
     for name in () if args.tasks is None else args.tasks.split(","):
         if name not in task.find():
@@ -39,19 +37,16 @@ def main(argv=None):
 
     from common.report.drawing import PAPER
 
-    style = args.style and args.style.expanduser().absolute()
     try:
-        matplotlib.rc_params_from_file(style or PAPER, True, use_default_template=False)
+        matplotlib.rc_params_from_file(args.style or PAPER, True, use_default_template=False)
     except Exception as error:  # whatever Matplotlib does not like
         advice = "Give a style file like common/report/paper.mplstyle."
-        raise cli.UserError(f"--style {style}: {error}. {advice}") from None
+        raise cli.UserError(f"--style {args.style}: {error}. {advice}") from None
     tasks, written = list(dict.fromkeys(args.tasks.split(","))) if args.tasks else task.find(), {}
     for grid in (grid for name in tasks for grid in grids(args.output_dir, name, args.dataset)):
         if grid.folder in written:
-            raise cli.UserError(
-                f"{grid.folder} holds results of two tasks. Move those of one away."
-            )
-        written[grid.folder] = write(grid, args.output_dir, style)
+            raise cli.UserError(f"{grid.folder} holds results of two tasks. Move one of them away.")
+        written[grid.folder] = write(grid, args.output_dir, args.style)
     if not written:
         raise cli.UserError(
             f"no finished results of {args.dataset or 'any data set'} in "
@@ -67,8 +62,7 @@ def grids(output_dir: Path | None, name: str, dataset: str | None = None) -> lis
 
     root = (output_dir or cli.ROOT / name / "results").expanduser().absolute()
     folders = sorted((root / name if (root / name).is_dir() else root).glob(dataset or "*"))
-    made = [Grid(folder, task.load(name)) for folder in folders]
-    return [grid for grid in made if grid.results]
+    return [grid for path in folders if (grid := Grid(path, task.load(name))).results]
 
 
 def write(grid, output_dir: Path | None, style: Path | None) -> Path:

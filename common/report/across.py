@@ -17,8 +17,8 @@ LINK = """\
 Each point is a model at a size (the mean of its seeds); lines join a model's sizes in their order.
 [a, b] is the 95 % percentile bootstrap interval over points: too narrow, for the points are few and
 depend on each other. Size 0, where no head was trained and attention has not changed, would
-dominate the correlation, so each measure is first shown without it. "–": fewer than three points,
-or all are equal. Only results with the default settings of a step are used.
+dominate the correlation, so each measure is first shown without it. Fewer than three points, or
+equal ones, have no row. Only results with the default settings of a step are used.
 """
 
 

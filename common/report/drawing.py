@@ -55,7 +55,6 @@ class Panel(NamedTuple):
     xlabel: str
     ylabel: str
     hline: float | None = None  # the majority class
-
     SIZE = 1.6, 1.5  # the least width and the height, in inches
 
     def show(self, axes) -> None:
@@ -81,7 +80,6 @@ class Heatmap(NamedTuple):
     label: str  # of the colour bar
     most: float  # the end of the scale
     colours: str  # a Matplotlib colormap
-
     SIZE = 2.4, 3.2
 
     def cell(self, layer: int, head: int) -> tuple[str, str | None]:

@@ -20,8 +20,7 @@ from common.report.page import Estimate
 from common.steps import STEPS, split
 
 log = logging.getLogger(__name__)
-# The step whose test score the study is about. Models may be trained as suits them (learning rate,
-# epochs). What is measured inside has to be measured alike in all models.
+# Models may be trained as suits them; what is measured inside must be measured alike in all.
 DOWNSTREAM = next(name for name, step in STEPS.items() if not step.NEEDS)
 
 
@@ -167,7 +166,9 @@ class Grid:
             result.counts = self.task.count(rows)
             result.groups = [str(row.get("group", row["id"])) for row in rows]
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            result.counts = {}
+            rows = []
+        if not rows:
+            result.counts, result.groups = {}, []
             self._note(path, "missing or damaged (no interval)")
         return result
 
@@ -198,11 +199,11 @@ class Grid:
         """All scores on the same resamples; without results whose two files disagree on a score."""
         keys = [(r, score) for r in alike for score in r.scores if score.table in r.counts]
         systems = [(result.counts[score.table], score.value) for result, score in keys]
-        wrong, resampled = {}, statistics.resample(systems, groups=self.groups or None)
+        wrong, resampled = set(), statistics.resample(systems, groups=self.groups or None)
         for (result, score), samples in zip(keys, resampled, strict=True):
-            result.resampled[key := f"test_{score.name}"] = samples
-            if abs(result.metrics.get(key, samples[0]) - samples[0]) > 1e-6:
-                wrong[result] = "predictions.jsonl and metrics.json differ in a score"
-        for result, reason in wrong.items():
-            self._note(result.folder, reason)
+            result.resampled[f"test_{score.name}"] = samples
+            if abs(result.metrics.get(f"test_{score.name}", samples[0]) - samples[0]) > 1e-6:
+                wrong.add(result)
+        for result in (result for result in alike if result in wrong):
+            self._note(result.folder, "predictions.jsonl and metrics.json differ in a score")
         return [result for result in alike if result not in wrong]

@@ -29,9 +29,10 @@ def read(result, task) -> dict[str, float]:
     """The mean cosine over the compared heads: `cosine`, and by layer `attention_layer_<n>`."""
     if not (heatmap := _maps([result.table("heads.csv")]).get("cosine")):
         return {}
-    layers = heatmap.grid.mean(axis=1).dropna().items()
-    values = {f"{NAME}_layer_{n}": float(value) for n, value in layers}
-    return values | {"cosine": float(heatmap.grid.stack().mean())}
+    layers = heatmap.grid.mean(axis=1).dropna()
+    return {f"{NAME}_layer_{n}": float(value) for n, value in layers.items()} | {
+        "cosine": float(heatmap.grid.stack().mean())
+    }
 
 
 def _maps(tables: list, start: str = "") -> dict[str, Heatmap]:
@@ -42,7 +43,8 @@ def _maps(tables: list, start: str = "") -> dict[str, Heatmap]:
     for name in (name for name in MEASURES if (table["metric"] == name).any()):
         means = table[table["metric"] == name].groupby(["layer", "head"])["value"].mean()
         title, label, colours = MEASURES[name]
-        most = max(1, math.ceil(means.max() - 1e-6))  # so that figures can be compared
+        alike = table["value"][table["metric"].str.startswith(name[:7])]  # both entropies
+        most = max(1, math.ceil(alike.max() - 1e-6))  # so that figures can be compared
         maps[name] = Heatmap(start + title, means.unstack(), label, most, colours)
         if len(means) != maps[name].grid.size:
             raise ValueError("heads.csv is damaged (heads are missing)")

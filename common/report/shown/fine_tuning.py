@@ -30,8 +30,6 @@ def draw(folder: Path, task) -> None:
     """learning_curve: training loss, and dev scores or loss, from history.csv and steps.csv."""
     from common.report.grid import Result
 
-    if not (folder / "history.csv").is_file():  # size 0
-        return
     result = Result(folder)
     history, steps = result.table("history.csv"), result.table("steps.csv")
     measured = history.groupby(["split", "metric"], sort=False)
