@@ -22,8 +22,8 @@ from common.task import Examples, Pointers, Sequences
 BATCH_SIZE, LEARNING_RATE, HIDDEN_SIZE = 64, 1e-3, 128
 # SVC() and LogisticRegression(): the weight of the errors; more steps than it ever takes.
 C, GAMMA, MAX_ITER = 1.0, "scale", 10_000
-# Of the pointer probe: sequences in a batch, and the number of steps, chosen on a dev split.
-POINTER = {"batch_size": 64, "learning_rate": LEARNING_RATE, "steps": 1000}
+# Of the pointer probe; on 397 dev questions of SQuAD, bits rise to step 400 and then fall.
+POINTER = {"batch_size": 32, "learning_rate": LEARNING_RATE, "steps": 400}
 DESCENT = {"batch_size": BATCH_SIZE, "learning_rate": LEARNING_RATE}
 
 
