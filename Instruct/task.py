@@ -56,7 +56,7 @@ def add_arguments(parser, step: str) -> None:
     group.add_argument("--length_normalised", action="store_true", help=text)
     group.add_argument("--max_new_tokens", type=number(int, 1), metavar="N", help=MAX_NEW_TOKENS)
     group.add_argument("--lora", action="store_true", help=LORA)
-    usual = parser.fallbacks["learning_rate"]
+    usual = parser.fallbacks.get("learning_rate")
     parser.fallbacks["learning_rate"] = lambda args: LORA_RATES if args.lora else usual
     group.add_argument("--lora_rank", type=number(int, 1), default=16, help="(default: 16)")
     text = "compute activations twice: less memory, about a third slower"
@@ -116,26 +116,19 @@ def n_labels(row: dict) -> int:
 
 
 def rows(
-    data: Data, examples: dict[str, list[dict]], predictions: dict[str, list[tuple | None]]
+    data: Data, examples: dict[str, list[dict]], predictions: dict[str, list[tuple]]
 ) -> tuple[dict[str, list[dict]], dict]:
-    """Rows of predictions.jsonl, see `Instruct.scores`; no text: of free answers the score.
-
-    Without the examples whose prediction is None, which `probe_predictions` gives.
-    """
+    """Rows of predictions.jsonl, see `Instruct.scores`; no text: of free answers the score."""
     made = {
-        split: [
-            row(data, example, *prediction)
-            for example, prediction in zip(examples[split], predicted, strict=True)
-            if prediction is not None
-        ]
+        split: [row(data, *pair) for pair in zip(examples[split], predicted, strict=True)]
         for split, predicted in predictions.items()
     }
     return made, {}
 
 
-def row(data: Data, example: dict, predicted, failed: bool) -> dict:
+def row(data: Data, example: dict, prediction: tuple) -> dict:
     """One of them."""
-    gold = example["gold"]
+    gold, (predicted, failed) = example["gold"], prediction
     if example["kind"] == "free_qa":
         gold, predicted = None, scoring.free_score(predicted, gold, failed)
     made = {key: example[key] for key in ("id", "group", "source", "kind")}
@@ -191,6 +184,11 @@ def controls(data: Data, splits: dict[str, list[dict]], seed: int) -> dict[str, 
     return {"control": drawn}
 
 
+def probed(examples: list[dict]) -> list[dict]:
+    """The prompts whose answer is one label."""
+    return [e for e in examples if e["kind"] in LABEL_KINDS]
+
+
 def probe_inputs(
     data: Data, targets: dict, tokenizer, max_length: int, pooling: str
 ) -> ProbeInputs:
@@ -214,35 +212,28 @@ def probe_inputs(
         )
     encoded, counts, places = [], {}, {name: {} for name in names}
     for split, examples in targets["task"].items():
-        probed = [e for e in examples if e["source"] in names]
-        inputs, cut = attention_inputs(data, probed, tokenizer, max_length)
+        inputs, cut = attention_inputs(data, examples, tokenizer, max_length)
         counts |= {f"{split}_{key}": n for key, n in cut.items()}
         for name in names:
-            own = [len(encoded) + i for i, e in enumerate(probed) if e["source"] == name]
+            own = [len(encoded) + i for i, e in enumerate(examples) if e["source"] == name]
             places[name][split] = np.array(own, int)[:, None]
         sizes = [len(row["input_ids"]) for row in inputs]
         encoded += [row | {"units": [(n - 1, n)]} for row, n in zip(inputs, sizes, strict=True)]
-    sets = []
-    for name in names:
-        labels = {
-            target: np.array(
-                [data.labels.index(e["gold"]) for e in splits["train"] if e["source"] == name]
-            )
-            for target, splits in targets.items()
-        }
-        sets.append(Examples(places[name], labels))
+    labels: dict[str, dict] = {name: {} for name in names}
+    for target, splits in targets.items():
+        for name in names:
+            golds = [e["gold"] for e in splits["train"] if e["source"] == name]
+            labels[name][target] = np.array([data.labels.index(gold) for gold in golds])
+    sets = [Examples(places[name], labels[name]) for name in names]
     return ProbeInputs(encoded, sets, len(data.labels), counts, names)
 
 
 def probe_predictions(
     data: Data, examples: list[dict], inputs: ProbeInputs, target: str, split: str, found: list
-) -> list[tuple | None]:
-    """The label of each prompt, never a failure; None where no probe reads the source."""
+) -> list[tuple]:
+    """The label of each prompt, never a failure."""
     answers = {name: iter(numbers) for name, numbers in zip(inputs.notes, found, strict=True)}
-    return [
-        (data.labels[next(answers[e["source"]])], False) if e["source"] in answers else None
-        for e in examples
-    ]
+    return [(data.labels[next(answers[e["source"]])], False) for e in examples]
 
 
 def attention_inputs(data: Data, examples: list[dict], tokenizer, max_length: int):

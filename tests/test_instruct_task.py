@@ -455,14 +455,16 @@ def test_control_labels_are_the_training_answers_shuffled(folder):
 
 
 def test_each_source_with_labels_has_a_probe_of_its_own(loaded):
-    """Its rows are its prompts' last tokens, of all targets; the others have no prediction."""
+    """Its rows are its prompts' last tokens, of all targets; of the others nothing is asked."""
     _, tokenizer, data, _, _ = loaded
-    targets = {"task": data.splits} | task.controls(data, data.splits, 1)
+    splits = {split: task.probed(examples) for split, examples in data.splits.items()}
+    targets = {"task": splits} | task.controls(data, splits, 1)
     inputs = task.probe_inputs(data, targets, tokenizer, 512, "last")
     names = [s for s, about in data.sources.items() if about["kind"] in LABEL_KINDS]
     assert inputs.notes == names and len(inputs.sets) == 3 and inputs.n_labels == len(data.labels)
     used = []
-    for split, examples in data.splits.items():
+    for split, examples in splits.items():
+        assert {e["source"] for e in data.splits[split] if e not in examples}.isdisjoint(names)
         found = []
         for name, one in zip(names, inputs.sets, strict=True):
             own = [e for e in examples if e["source"] == name]
@@ -478,14 +480,12 @@ def test_each_source_with_labels_has_a_probe_of_its_own(loaded):
                 changed = [e["gold"] for e in targets["control"]["train"] if e["source"] == name]
                 assert [data.labels[i] for i in one.labels["control"]] == changed
         predicted = task.probe_predictions(data, examples, inputs, "task", split, found)
-        wanted = [(e["gold"], False) if e["source"] in names else None for e in examples]
-        assert predicted == wanted
+        assert predicted == [(e["gold"], False) for e in examples]
         (rows,) = task.rows(data, {split: examples}, {split: predicted})[0].values()
         assert {row["source"] for row in rows} == {*names} and evaluate(task, rows)["mean"] == 1
     assert sorted(used) == list(range(len(inputs.encoded)))
-    lacking = {"task": data.splits | {"train": [
-        e for e in data.splits["train"] if e["source"] != "links"
-    ]}}  # fmt: skip
+    without = [e for e in splits["train"] if e["source"] != "links"]
+    lacking = {"task": splits | {"train": without}}
     with pytest.raises(UserError, match="no training example of links is left for a probe"):
         task.probe_inputs(data, lacking, tokenizer, 512, "last")
     free = {name: about for name, about in data.sources.items() if name == "open"}
@@ -509,7 +509,7 @@ def test_a_negative_label_is_of_its_own_sources(given, tmp_path):
     data = task.load(False, tmp_path / "out", negative_label=given)
     wanted = {"usual": "None", "other": given, "no": None}
     assert {name: about["negative"] for name, about in data.sources.items()} == wanted
-    rows = [task.row(data, e, "a", False) for e in data.splits["test"]]
+    rows = [task.row(data, e, ("a", False)) for e in data.splits["test"]]
     assert {row["source"]: row.get("negative") for row in rows} == wanted
     found = evaluate(task, rows)  # half of the answers are right
     assert found["usual_micro_f1"] == pytest.approx(2 / 3) and found["no_micro_f1"] == 0.5

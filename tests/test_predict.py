@@ -278,8 +278,8 @@ def test_written_answers_are_those_of_the_run(made, tmp_path, kind):
         assert failed == gold["parse_failure"]
         if row["kind"] == "qa":
             assert answer == gold["predicted"]
-    scored = [instruct.row(NoNegative, row, *pair) for row, pair in zip(model.test, read,
-                                                                        strict=True)]  # fmt: skip
+    pairs = zip(model.test, read, strict=True)
+    scored = [instruct.row(NoNegative, *pair) for pair in pairs]
     assert evaluate(instruct, scored) == evaluate(instruct, model.rows)
     (short,) = model.objects(lines(tmp_path / "one.jsonl", [json.dumps(model.test[0])]),
                              "--max_new_tokens", 1)  # fmt: skip
