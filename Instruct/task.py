@@ -9,6 +9,7 @@ from collections import Counter
 from common import models
 from common.cli import UserError, number
 from common.controls import DRAWS, by_rarest_word
+from common.subsample import permutation
 from common.task import Examples, ProbeInputs, Score
 from Instruct import encoding, parsing, tuning
 from Instruct import scores as scoring
@@ -52,8 +53,6 @@ def add_arguments(parser, step: str) -> None:
         return
     ways = ("generate", "likelihood")
     group.add_argument("--decode", choices=ways, default="generate", help=DECODE)
-    text = "with likelihood: compare the means over the labels' tokens, not the sums"
-    group.add_argument("--length_normalised", action="store_true", help=text)
     group.add_argument("--max_new_tokens", type=number(int, 1), metavar="N", help=MAX_NEW_TOKENS)
     group.add_argument("--lora", action="store_true", help=LORA)
     usual = parser.fallbacks.get("learning_rate")
@@ -103,8 +102,33 @@ def load_model(
     return model, tokenizer, False
 
 
+def subset(data: Data, percentage: int, seed: int) -> list[int]:
+    """The places in train of all prompts of `percentage` % of each source's units.
+
+    A unit is an example of the task that also reads the source (NER, NLI, QA): the very examples
+    of that task's subset. Of other sources it is a group. Raises UserError if nothing is left.
+    """
+    chosen = {
+        source: {*permutation(strata, seed)[: round(len(strata) * percentage / 100)]}
+        for source, strata in data.units.items()
+    }
+    rows = data.splits["train"]
+    places = [i for i, row in enumerate(rows) if row["unit"] in chosen[row["source"]]]
+    if percentage and not places:
+        raise UserError(
+            f"{percentage} % of the training data holds no prompt. Choose a larger "
+            "--training_size, or give more data."
+        )
+    return places
+
+
+def loss_group(example: dict) -> str:
+    """The source: else epochs would be compared by NER's answers, which have the most tokens."""
+    return example["source"]
+
+
 def stratum(example: dict) -> str:
-    """What subsets are stratified by: the source, and the label or the entity type."""
+    """What a part of the prompts is stratified by: source, and label or entity type."""
     if example["kind"] in LABEL_KINDS:
         return f"{example['source']} {example['gold']}"
     return f"{example['source']} {example.get('type', '')}".strip()

@@ -35,14 +35,15 @@ def load_config(where: str):
     return config
 
 
-def load_tokenizer(where: str, config):
-    """The tokenizer. It pads on the right, and a text's first word has the pieces of any other.
+def load_tokenizer(where: str, config, words: bool = True):
+    """The tokenizer. It pads on the right; with `words` a text's first word is like any other.
 
     It gives `token_type_ids` only if the model reads them. If it has no pad token, its end of text
     becomes one. One that is damaged, another model's, or would lose capitals is an error.
     """
     row = families.of(config)
-    options = {"add_prefix_space": True} if row.prefix_space == "option" else {}
+    blank = row.prefix_space if words else ""
+    options = {"add_prefix_space": True} if blank == "option" else {}
     tokenizer = _load_tokenizer(where, config, **options)
     if _loses_case(tokenizer):  # a repository with a vocabulary alone
         tokenizer = _load_tokenizer(where, config, do_lower_case=False, **options)
@@ -51,9 +52,9 @@ def load_tokenizer(where: str, config):
             f"{where}: the vocabulary is cased, but the tokenizer lower-cases its input. Put "
             '"do_lower_case": false into its tokenizer_config.json.'
         )
-    if row.prefix_space == "step" and not _keeps_words_apart(tokenizer):
+    if blank == "step" and not _keeps_words_apart(tokenizer):
         _put_blank_first(tokenizer)
-    if row.prefix_space and not _keeps_words_apart(tokenizer):
+    if blank and not _keeps_words_apart(tokenizer):
         raise UserError(
             f"{where}: its tokenizer, a {type(tokenizer).__name__}, would glue words together. Put "
             '"tokenizer_class": "GPT2Tokenizer" into its tokenizer_config.json.'
@@ -132,7 +133,7 @@ def load_task_model(where: str, head: str, labels: list[str], keep_head: bool = 
             )
         options["id2label"] = dict(enumerate(labels))
         options["label2id"] = {label: i for i, label in enumerate(labels)}
-    tokenizer = load_tokenizer(where, config)
+    tokenizer = load_tokenizer(where, config, words=head != "causal")
     # A head for other labels is made anew; any other weight of another shape is an error.
     model, new = _load_weights(where, config, head, ignore_mismatched_sizes=True, **options)
     pooler = [key for key in new if key.startswith(f"{model.base_model_prefix}.")]
@@ -160,17 +161,20 @@ def _draw_head(model) -> None:
                 module.bias.data.zero_()
 
 
-def load_encoder(where: str, attention: str = "sdpa", random_init: bool = False):
+def load_encoder(
+    where: str, attention: str = "sdpa", random_init: bool = False, words: bool = True
+):
     """(encoder, tokenizer): the model without its head, frozen, in float32, in eval mode.
 
     `attention`: "sdpa", or "eager" to read attention maps. `random_init`: the same architecture
-    with new weights from torch's global generator: seed it before.
+    with new weights from torch's global generator: seed it before. `words`: see `load_tokenizer`;
+    False for prompts, which a causal model reads as it was trained to.
     """
     import torch
     from transformers import AutoModel
 
     config = load_config(where)
-    tokenizer = load_tokenizer(where, config)
+    tokenizer = load_tokenizer(where, config, words)
     options = {"attn_implementation": attention}
     if families.of(config).pooler_option:
         options["add_pooling_layer"] = False  # nothing reads it, and not all checkpoints have it
