@@ -150,9 +150,9 @@ def _squad(name: str, path: Path) -> Source:
     examples = []
     for split, questions in splits.items():
         for n, e in enumerate(questions):
-            texts = letters_of(e.context), letters_of(e.question)
+            about = ("title", e.title), (letters_of(e.context),), e.context
             row = forms.free_row(e.question, e.context, e.golds)
-            examples.append(Example(e.id, split, ("title", e.title), texts, e.context, row, n))
+            examples.append(Example(e.id, split, *about, row, n))
     answer = "passage" if all(e.row["gold"] for e in examples) else "squad"
     return Source(name, "free_qa", answer, [], examples, fingerprint(splits), strata)
 

@@ -16,7 +16,7 @@ from Instruct import scores as scoring
 from Instruct.answering import predict
 from Instruct.data import Data, load
 from Instruct.encoding import encode
-from Instruct.prompts import LABEL_KINDS
+from Instruct.prompts import LABEL_KINDS, SECOND
 from Instruct.scores import SCORES, count, details
 from Instruct.tuning import loss
 from NER.scores import OUTSIDE
@@ -187,22 +187,25 @@ def baseline(train: list[dict], examples: list[dict]) -> list[tuple]:
 
 
 def controls(data: Data, splits: dict[str, list[dict]], seed: int) -> dict[str, list[dict]]:
-    """The same prompts with labels that a word of the input decides, see `common.controls`.
+    """The same prompts with labels that a word of the text decides, see `common.controls`.
 
-    Each source has its own words and labels.
+    Of a pair, the word is sentence 2's. Each source has its own words and labels.
     """
-    places: dict[str, dict[str, list[int]]] = {}
-    for split, examples in splits.items():
-        for i, example in enumerate(examples):
-            if example["kind"] in LABEL_KINDS:
-                own = places.setdefault(example["source"], {name: [] for name in splits})
-                own[split].append(i)
     drawn = [{split: list(own) for split, own in splits.items()} for _ in range(DRAWS)]
-    for by_split in places.values():
-        texts = {s: [splits[s][i]["input"] for i in own] for s, own in by_split.items()}
-        golds = [splits["train"][i]["gold"] for i in by_split["train"]]
+    for source in data.sources:
+        places = {
+            split: [i for i, e in enumerate(own) if e["source"] == source]
+            for split, own in splits.items()
+        }
+        if not places["train"]:
+            continue
+        texts = {
+            split: [splits[split][i]["input"].split(SECOND)[-1] for i in own]
+            for split, own in places.items()
+        }
+        golds = [splits["train"][i]["gold"] for i in places["train"]]
         for control, labels in zip(drawn, by_rarest_word(texts, golds, seed), strict=True):
-            for split, own in by_split.items():
+            for split, own in places.items():
                 for i, label in zip(own, labels[split], strict=True):
                     control[split][i] = splits[split][i] | {"gold": label}
     return {"control": drawn}
