@@ -34,10 +34,9 @@ from Instruct import prompts, splits
 FLAGS = ("ner", "nli", "relation", "classification", "qa")
 README = """# An instruction data set
 
-Made by Instruct/build.py; `build.json` says from what. The texts keep the licences and data use
-agreements of their sources, and so do models that were trained on them. Credentialed text (MedNLI,
-i2b2 and the like) stays on this disk: do not upload, share or commit this folder. The `.gitignore`
-keeps it out of git.
+Made by Instruct/build.py; `build.json` says from what. The texts, and models that were trained on
+them, keep the licences of their sources. Credentialed text (MedNLI, i2b2 and the like) stays on
+this disk: do not upload, share or commit this folder. The `.gitignore` keeps it out of git.
 """
 
 
@@ -59,8 +58,7 @@ def parse_args(argv):
     given = [pair for flag in FLAGS for pair in getattr(args, flag)]
     if not given:
         parser.error(f"no source: give at least one of --{', --'.join(FLAGS)} NAME=PATH")
-    names, paths = [name for name, _ in given], [str(path.resolve()) for _, path in given]
-    for what, values in (("name", names), ("path", paths)):
+    for what, values in zip(("name", "path"), zip(*given, strict=True), strict=True):
         value, times = Counter(values).most_common(1)[0]
         if times > 1:
             parser.error(f"two sources have the {what} {value}: give each source once")
@@ -71,10 +69,9 @@ def named_path(text: str) -> tuple[str, Path]:
     """An argparse type: NAME=PATH."""
     name, equals, path = text.partition("=")
     if not (equals and path and re.fullmatch(r"[A-Za-z0-9][\w.-]*", name)):
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is not NAME=PATH (a name: letters, digits, '.', '_', '-')"
-        )
-    return name, Path(path).expanduser()
+        rule = "a name: letters, digits, '.', '_', '-'"
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=PATH ({rule})")
+    return name, Path(path).expanduser().absolute()
 
 
 @cli.command

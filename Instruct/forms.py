@@ -46,10 +46,9 @@ def kind_of(flag: str, rows: list[tuple]) -> str:
 
 
 def convert(kind: str, row: dict, place: str) -> tuple[dict, tuple[str, ...]]:
-    """(`input`, `output` and `gold` of a row, the texts that no other split should have).
+    """(`input`, `output`, `gold` of a row, the texts that no other split should have). UserError.
 
-    Gold: a label, a sorted list of labels, or the reference answers of a free answer. Raises
-    UserError for what is missing or no text.
+    Gold: a label, a sorted list of labels, or the reference answers of a free answer.
     """
     if kind == "relation":
         text, label = _text(row, "text", place), _label(row["label"], place)
@@ -85,8 +84,8 @@ def check_labels(labels: list[str], kind: str, path: Path) -> None:
     """Raises UserError for labels that an answer cannot tell apart, and for too many labels."""
     if len(labels) > MOST_LABELS:
         raise UserError(
-            f"{path} has {len(labels)} different labels. Each instruction lists all labels, so at "
-            f"most {MOST_LABELS} are possible. Leave out rare ones, or give free text with --qa."
+            f"{path} has {len(labels)} different labels; at most {MOST_LABELS} are possible, since "
+            "each instruction lists all. Leave out rare ones, or give free text with --qa."
         )
     first: dict[str, str] = {}
     for label in labels:
@@ -97,10 +96,8 @@ def check_labels(labels: list[str], kind: str, path: Path) -> None:
                 "Make them one label."
             )
     if kind == "classification" and prompts.NONE in first:
-        raise UserError(
-            f"{path}: {prompts.NONE!r} cannot be a label. Give an example without labels an empty "
-            "list."
-        )
+        rule = "Give an example without labels an empty list."
+        raise UserError(f"{path}: {prompts.NONE!r} cannot be a label. {rule}")
 
 
 def one_line(text: str) -> str:

@@ -11,7 +11,7 @@ from common.data_files import SPLIT_NAMES, find_split, json_file
 from common.results import fingerprint
 from Instruct import forms, parsing, prompts
 from Instruct.labels import letters_of
-from Instruct.splits import together
+from Instruct.splits import answers, together
 from NER import data as ner_data
 from NER.scores import OUTSIDE, word_class
 from NLI import data as nli_data
@@ -52,17 +52,11 @@ class Source(NamedTuple):
 
 def read(flag: str, name: str, path: Path, ner_form: str, group_by: str | None) -> Source:
     """The source `name` in `path`, of the kind that `--<flag>` says. Raises UserError."""
-    if not path.exists():
-        raise UserError(f"--{flag} {name}={path}: there is no such file or folder. Check the path.")
-    if flag in ("ner", "nli") and not path.is_dir():
-        raise UserError(
-            f"--{flag} {name}={path} is not a folder. Give the one that holds the files of the "
-            "splits."
-        )
-    if flag == "ner":
-        source = _ner(name, path, ner_form)
-    elif flag == "nli":
-        source = _nli(name, path)
+    if not path.exists() or (flag in ("ner", "nli") and not path.is_dir()):
+        wanted = "a folder" if flag in ("ner", "nli") else "a file or folder"
+        raise UserError(f"--{flag} {name}={path} is not {wanted}. Check the path.")
+    if flag in ("ner", "nli"):
+        source = _ner(name, path, ner_form) if flag == "ner" else _nli(name, path)
     elif flag == "qa" and (path.suffix == ".json" or squad.split_files(path, "train")):
         source = _squad(name, path)
     else:
@@ -128,25 +122,21 @@ def nli_row(premise: str, hypothesis: str, label: str) -> dict:
 def _squad(name: str, path: Path) -> Source:
     """Questions to passages: a file, or a folder as QA/ reads and divides it.
 
-    A folder with only a train file has no splits, like a file.
+    A folder with only train files has no splits, like a file.
     """
-    files = [path]
+    files, strata = [path], None
     if path.is_dir():
         files = [file for split in SPLIT_NAMES for file in squad.split_files(path, split)]
-    strata = None
+    documents = {str(file): json_file(file) for file in files}
+    if any(map(is_bioasq, documents.values())):
+        script = relative("QA", "bioasq.py")
+        convert = f"First convert each file to SQuAD's: python {script} FILE --output NEW.json"
+        raise UserError(f"{path} is in BioASQ form. {convert}")
     if path.is_dir() and files != squad.split_files(path, "train"):
-        data = qa_data.load(False, path)
-        if data.questions is not None:
-            raise _bioasq(path)
-        splits = data.splits
+        splits = qa_data.load(False, path).splits
         strata = [str(qa_data.stratum(e)) for e in splits["train"]]
     else:
-        splits = {None: []}
-        for file in files:
-            document = json_file(file)
-            if is_bioasq(document):
-                raise _bioasq(file)
-            splits[None] += squad.parse(document, str(file))[0]
+        splits = {None: [e for file, d in documents.items() for e in squad.parse(d, file)[0]]}
     examples = []
     for split, questions in splits.items():
         for n, e in enumerate(questions):
@@ -155,13 +145,6 @@ def _squad(name: str, path: Path) -> Source:
             examples.append(Example(e.id, split, *about, row, n))
     answer = "passage" if all(e.row["gold"] for e in examples) else "squad"
     return Source(name, "free_qa", answer, [], examples, fingerprint(splits), strata)
-
-
-def _bioasq(path: Path) -> UserError:
-    return UserError(
-        f"{path} is in BioASQ form. First convert each file to SQuAD's: python "
-        f"{relative('QA', 'bioasq.py')} FILE --output NEW.json"
-    )
 
 
 def _rows(flag: str, name: str, path: Path, group_by: str | None) -> Source:
@@ -179,9 +162,8 @@ def _rows(flag: str, name: str, path: Path, group_by: str | None) -> Source:
         raise UserError(f"{path}: some rows have a 'split', some have none. Give it to all.")
     numbers = map(str, together(examples))
     examples = [e._replace(group=number) for e, number in zip(examples, numbers, strict=True)]
-    golds = [e.row["gold"] for e in examples] if kind != "free_qa" else []
-    labels = sorted({x for gold in golds for x in (gold if isinstance(gold, list) else [gold])})
-    forms.check_labels(labels, kind, path)
+    labels = set().union(*(answers(kind, e.row) for e in examples if kind != "free_qa"))
+    forms.check_labels(labels := sorted(labels), kind, path)
     answer = {"classification": "many", "free_qa": "free"}.get(kind, "one")
     digest = fingerprint({"rows": [row for *_, row in rows]})
     return Source(name, kind, answer, labels, examples, digest)

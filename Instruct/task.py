@@ -11,11 +11,12 @@ from common.cli import UserError, number
 from common.controls import DRAWS, by_rarest_word
 from common.subsample import permutation
 from common.task import Examples, ProbeInputs, Score
-from Instruct import encoding, parsing, tuning
+from Instruct import encoding, tuning
 from Instruct import scores as scoring
 from Instruct.answering import predict
 from Instruct.data import Data, load
 from Instruct.encoding import encode
+from Instruct.labels import read_free
 from Instruct.prompts import LABEL_KINDS, SECOND
 from Instruct.scores import SCORES, count, details
 from Instruct.tuning import loss
@@ -24,12 +25,12 @@ from NER.scores import OUTSIDE
 __all__ = ["SCORES", "count", "details", "encode", "load", "loss", "predict"]
 NAME, HEAD, DATASET = "Instruct", "causal", "medtuned"
 NOTE = """\
-Answers are generated and parsed. An answer that cannot be parsed counts as wrong; the share of such
-answers stands beside the scores, and fewer parse failures are better. The mean is over the main
-scores of the sources. NER asks for one entity type a prompt; its score is over all types. Intervals
-resample sentences, premises, passages or documents, whose prompts belong together. A row of another
-task is a model that was fine-tuned for that task, on the same test examples (the hash of the data
-says so); NLI's intervals resample pairs, and are narrower for that reason.\
+An answer that cannot be parsed counts as wrong; the share of such answers stands beside the scores,
+and fewer parse failures are better. The mean is over the main scores of the sources. NER asks for
+one entity type a prompt; its score is over all types. Intervals resample sentences, premises,
+passages or documents, whose prompts belong together. A row of another task is a model that was
+fine-tuned for that task, on the same test examples (the hash of the data says so) and, at the same
+size and seed, on the same training examples.\
 """
 # Defaults of the scripts' flags. A miniature in bf16 would spend its time casting weights.
 DEFAULTS = {"model": "biogpt", "max_length": 1024, "demo_precision": "fp32"}
@@ -68,11 +69,9 @@ def scores(data: Data) -> tuple[Score, ...]:
     A source's score is that of the same name in the task that reads its kind.
     """
     chosen = parts([{"source": name, "kind": of["kind"]} for name, of in data.sources.items()])
-    same = {}
-    for name, about in data.sources.items():
-        main = scoring.KINDS[about["kind"]][0][0]
-        if about["data_sha256"]:
-            same[f"{name}_{main}"] = about["data_sha256"], main
+    mains = {name: scoring.KINDS[of["kind"]][0][0] for name, of in data.sources.items()}
+    hashes = {name: of["data_sha256"] for name, of in data.sources.items()}
+    same = {f"{name}_{main}": (hashes[name], main) for name, main in mains.items() if hashes[name]}
     return SCORES + tuple(score._replace(same=same.get(score.name)) for score in chosen)
 
 
@@ -115,10 +114,8 @@ def subset(data: Data, percentage: int, seed: int) -> list[int]:
     rows = data.splits["train"]
     places = [i for i, row in enumerate(rows) if row["unit"] in chosen[row["source"]]]
     if percentage and not places:
-        raise UserError(
-            f"{percentage} % of the training data holds no prompt. Choose a larger "
-            "--training_size, or give more data."
-        )
+        remedy = "Choose a larger --training_size, or give more data."
+        raise UserError(f"{percentage} % of the training data holds no prompt. {remedy}")
     return places
 
 
@@ -167,23 +164,18 @@ def baseline(train: list[dict], examples: list[dict]) -> list[tuple]:
     Of equally frequent answers the first in alphabetical order: that of a subset is random.
     """
     outputs: dict[str, Counter] = {}
-    golds = {}
-    for example in train:
-        outputs.setdefault(example["source"], Counter())[example["output"]] += 1
-        golds[example["source"], example["output"]] = example["gold"]
+    answers: dict[tuple, tuple] = {}  # of a source and an output
+    for e in train:
+        outputs.setdefault(e["source"], Counter())[e["output"]] += 1
+        free = e["kind"] == "free_qa"
+        answers[e["source"], e["output"]] = read_free(e["output"]) if free else (e["gold"], False)
     best = {source: max(sorted(own), key=own.get) for source, own in outputs.items()}
-    answers = []
-    for example in examples:
-        source, kind = example["source"], example["kind"]
-        if kind == "ner":
-            answers.append(([OUTSIDE] * len(example["gold"]), False))
-        elif source not in best:  # a small subset may lack it
-            answers.append((None, True))
-        elif kind == "free_qa":
-            answers.append(parsing.read_free(best[source]))
-        else:
-            answers.append((golds[source, best[source]], False))
-    return answers
+    return [
+        ([OUTSIDE] * len(e["gold"]), False)
+        if e["kind"] == "ner"
+        else answers.get((e["source"], best.get(e["source"])), (None, True))  # it may lack there
+        for e in examples
+    ]
 
 
 def controls(data: Data, splits: dict[str, list[dict]], seed: int) -> dict[str, list[dict]]:
@@ -227,10 +219,8 @@ def probe_inputs(
 
     names = [name for name, about in data.sources.items() if about["kind"] in LABEL_KINDS]
     if not names:
-        raise UserError(
-            f"no source has an answer of one label ({', '.join(LABEL_KINDS)}): there is nothing "
-            "to probe for."
-        )
+        kinds = ", ".join(LABEL_KINDS)
+        raise UserError(f"no source has an answer of one label ({kinds}): nothing can be probed.")
     known = {e["source"] for e in targets["task"]["train"]}
     if lacking := sorted({*names} - known):
         raise UserError(

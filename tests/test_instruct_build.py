@@ -124,7 +124,7 @@ def test_every_form_is_made_and_read_back(form, every, tmp_path, capsys):
     assert {path.name for path in out.iterdir()} == {
         *(f"{name}.jsonl" for name in (*SPLITS, "units")), "build.json", "README.md", ".gitignore",
     }  # fmt: skip
-    assert "stays on this disk" in (out / "README.md").read_text()
+    assert "Credentialed text" in (out / "README.md").read_text()
     rows, about = made(out)
     everything = [row for split in SPLITS for row in rows[split]]
     assert len({row["id"] for row in everything}) == len(everything)
@@ -635,13 +635,13 @@ def test_bad_flags(tmp_path, capsys):
     for wrong in (path, f"={path}", "x=", f"a b={path}"):
         assert names(refused(capsys, "--relation", wrong, *out), "NAME=PATH", wrong)
     missing = tmp_path / "missing"
-    assert names(refused(capsys, "--qa", f"x={missing}", *out), missing, "no such file")
+    assert names(refused(capsys, "--qa", f"x={missing}", *out), missing, "not a file or folder")
     for flag in ("--ner", "--nli"):  # a source of a wrong kind
         assert names(refused(capsys, flag, f"x={path}", *out), path, "not a folder")
     assert names(refused(capsys, "--ner", f"x={nli(tmp_path / 'nli')}", *out), "'tokens'")
     assert names(refused(capsys, "--nli", f"x={ner(tmp_path / 'ner')}", *out), "gold_label")
     assert names(refused(capsys, "--qa", f"x={path}", *out), "jsonl:1", "'question'")
-    assert names(refused(capsys, "--qa", f"x={tmp_path / 'empty'}", *out), "no such file")
+    assert names(refused(capsys, "--qa", f"x={tmp_path / 'empty'}", *out), "not a file")
     assert names(refused(capsys, "--qa", f"x={tmp_path}", *out), "no train.jsonl", tmp_path)
     assert not (tmp_path / "out").exists()
 
