@@ -7,7 +7,6 @@ from common.cli import UserError, relative
 from common.data_files import check_folder, json_file, jsonl
 from Instruct import demo_data, prompts
 from Instruct.labels import shown
-from Instruct.scores import is_negative
 from Instruct.splits import SPLITS
 
 FOLDER = Path("medtuned")  # the folder that is read without --data_dir
@@ -19,8 +18,8 @@ class Data(NamedTuple):
 
     splits: dict[str, list[dict]]  # lines of train.jsonl, ...
     labels: list[str]  # of all sources whose answer is one label
-    # {name: {"kind", "labels", "data_sha256"}}, as in build.json. Relations also have "negative",
-    # the label that means "no relation", or None.
+    # {name: {"kind", "labels", "data_sha256"}}, as in build.json; and "negative" of relations whose
+    # label for "no relation" was given.
     sources: dict[str, dict]
     units: dict[str, list[str]]  # {source: the stratum of each unit that subsets draw}
     form: str  # a key of prompts.FORMS
@@ -40,26 +39,24 @@ def load(
     """The demo's data, or a folder's; `others`: flags of `load_model`. Raises UserError."""
     splits, about, units = demo_data.read() if demo else _read(data_dir or FOLDER.absolute())
     sources = about["sources"]
-    _mark_negative(sources, negative_label)
+    if negative_label is not None:
+        _mark_negative(sources, negative_label)
     single = [of for of in sources.values() if of["kind"] in prompts.LABEL_KINDS]
     labels = list(dict.fromkeys(label for of in single for label in of["labels"]))
     forms = about["prompt_form"], about["ner_form"]
     return Data(splits, labels, sources, units, *forms, decode, max_new_tokens)
 
 
-def _mark_negative(sources: dict[str, dict], given: str | None) -> None:
-    """Add "negative" to the relation sources. Raises UserError if `given` is no label of theirs."""
-    relations = [about for about in sources.values() if about["kind"] == "relation"]
-    known = [label for about in relations for label in about["labels"]]
-    if given is not None and given not in known:
-        raise UserError(
-            f"--negative_label {given}: no relation source has this label. They have "
-            f"{shown(known)}."
-        )
-    for about in relations:
-        usual = [label for label in about["labels"] if is_negative(label)]
-        own = [given] if given in about["labels"] else usual
-        about["negative"] = own[0] if len(own) == 1 else None  # the scores know several usual ones
+def _mark_negative(sources: dict[str, dict], label: str) -> None:
+    """Note the label with the relation sources that have it. Raises UserError if none has it."""
+    relations = [of for of in sources.values() if of["kind"] == "relation"]
+    known = [label for of in relations for label in of["labels"]]
+    if label not in known:
+        said = f"no relation source has this label. They have {shown(known)}."
+        raise UserError(f"--negative_label {label}: {said}")
+    for of in relations:
+        if label in of["labels"]:
+            of["negative"] = label
 
 
 def _read(folder: Path) -> tuple[dict[str, list[dict]], dict, dict[str, list[str]]]:

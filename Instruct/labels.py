@@ -37,10 +37,7 @@ def most(lost: int, n: int) -> bool:
 
 
 def plain(text: str) -> str:
-    """Text as labels are compared: `normal`, without "-" and "_".
-
-    A sign, a range of numbers, and a label of punctuation only keep theirs.
-    """
+    """`normal` text without "-" and "_" but in signs, ranges of numbers and mere punctuation."""
     return JOINT.sub("", normal(text))
 
 

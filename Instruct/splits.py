@@ -36,10 +36,9 @@ def together(examples: list) -> list[int]:
 
 
 def divide(source, seed: int) -> tuple[dict[str, list], str]:
-    """({split: examples}, where the splits come from in words).
+    """({split: examples}, in words where the splits come from).
 
-    Given splits stay, except that a source without dev gives a tenth of train. A source without
-    splits (or with train only) is divided 80/10/10.
+    A source without dev gives a tenth of train, one with train alone or no splits is cut 80/10/10.
     """
     given = {split: [e for e in source.examples if e.split == split] for split in SPLITS}
     key = f"{seed}-{source.name}"
@@ -104,8 +103,7 @@ def check(source, divided: dict[str, list], how: str) -> None:
 def units(kind: str, examples: list, strata: list[str] | None) -> tuple[list[str], list[int]]:
     """What subsets draw: (the stratum of each unit, the number of each example's unit).
 
-    `strata`: of training data that another task reads, see `Source`. Without it a unit is a group,
-    and its stratum is what the answers of its examples hold.
+    `strata`: see `Source`. Without them a unit is a group, its stratum what its answers hold.
     """
     if strata is not None:
         return strata, [e.unit for e in examples]
@@ -147,8 +145,5 @@ def overlaps(sets: dict[str, dict[str, list]]) -> dict[str, dict[str, int]]:
 
 
 def mixed(rows: list[dict], seed: int) -> list[dict]:
-    """The rows in a random order of which every prefix holds each source in proportion.
-
-    So the first rows (attention's --max_examples) are of all sources.
-    """
+    """The rows in a random order; its first ones (--max_examples) are of all sources."""
     return [rows[i] for i in permutation([row["source"] for row in rows], seed)]

@@ -154,8 +154,8 @@ def row(data: Data, example: dict, prediction: tuple) -> dict:
         gold, predicted = None, scoring.free_score(predicted, gold, failed)
     made = {key: example[key] for key in ("id", "group", "source", "kind")}
     made |= {"gold": gold, "predicted": predicted, "parse_failure": failed}
-    negative = data.sources[example["source"]].get("negative")
-    return made | ({} if negative is None else {"negative": negative})
+    of = data.sources[example["source"]]
+    return made | ({"negative": of["negative"]} if "negative" in of else {})
 
 
 def baseline(train: list[dict], examples: list[dict]) -> list[tuple]:
