@@ -31,8 +31,6 @@ def predict(model, tokenizer, data, examples, encoded, batch_size, device, name)
         asked, about = [prompts[i] for i in indices], f"{name} {source}"
         ids = [encoding.answer_ids(tokenizer, label) for label in labels]
         scores = generation.log_likelihoods(model, asked, ids, batch_size, device, about)
-        sizes = [len(own) if data.length_normalised else 1 for own in ids]
         for i, row in zip(indices, scores, strict=True):
-            means = [score / size for score, size in zip(row, sizes, strict=True)]
-            answers[i] = labels[means.index(max(means))], False
+            answers[i] = labels[row.index(max(row))], False
     return [answers[i] for i in range(len(examples))]

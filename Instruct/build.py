@@ -3,22 +3,22 @@
     python build.py --ner bionlp2004=FOLDER --nli mednli=FOLDER --relation chemprot=FILE \\
         --classification hoc=FILE --qa pubmedqa=FILE --output_dir medtuned
 
-Each flag is NAME=PATH and may stand several times. Nothing is downloaded. Writes train.jsonl,
-dev.jsonl, test.jsonl and build.json into the new folder. The text of the sets is in it: keep the
-folder where their licences allow it.
+Each flag is NAME=PATH and may stand several times. Nothing is downloaded. Writes a new folder:
+train.jsonl, dev.jsonl, test.jsonl, build.json (counts, hashes) and units.jsonl (what subsets draw).
+The text of the sets is in it: keep the folder where their licences allow it.
 
 FOLDER of --ner and --nli: what NER/ and NLI/ read with --data_dir. FILE: one JSON object a line,
   --relation        text (the pair marked in it), label
   --classification  text or sentences, labels (a list, maybe empty)
   --qa              question, answer (all yes, no or maybe; or free), context (optional);
                     or a .json file in the SQuAD form, or a folder of them that QA/ reads
-with split (train, dev, test) in all lines or in none: then 80/10/10, whole documents (pmid,
-document_id) together. Or a folder with such a train, dev and test file. A set without dev gives a
-tenth of its training part.
+with split (train, dev, test) in all lines or in none: then 80/10/10, where rows of one document
+(pmid, document_id, or the field of --group_by) or with an equal text, question or context stay
+together. Or a folder with such a train, dev and test file. A set without dev gives a tenth of its
+training part.
 """
 
 import argparse
-import hashlib
 import re
 import sys
 from collections import Counter
@@ -29,16 +29,14 @@ if __name__ == "__main__":  # run as a file: import from the repository, not fro
 
 from common import cli
 from common.cli import UserError
-from Instruct import prompts
-from Instruct.splits import SPLITS, check, divide, limited, mixed
+from Instruct import prompts, splits
 
 FLAGS = ("ner", "nli", "relation", "classification", "qa")
 README = """# An instruction data set
 
-Made by Instruct/build.py; `build.json` says from what. The texts keep the licences and data use
-agreements of their sources, and so do models that were trained on them. Credentialed text (MedNLI,
-i2b2 and the like) stays on this disk: do not upload, share or commit this folder. The `.gitignore`
-keeps it out of git.
+Made by Instruct/build.py; `build.json` says from what. The texts, and models that were trained on
+them, keep the licences of their sources. Credentialed text (MedNLI, i2b2 and the like) stays on
+this disk: do not upload, share or commit this folder. The `.gitignore` keeps it out of git.
 """
 
 
@@ -50,7 +48,9 @@ def parse_args(argv):
     add("--output_dir", type=Path, required=True, help="the folder to make")
     text = "NER answers: `word : B|I|O` for each word (tags, the default), or the list of names"
     add("--ner_form", choices=prompts.NER_FORMS, default=prompts.NER_FORMS[0], help=text)
-    text = "at most N prompts of a source in each split"
+    text = "the field of relation, classification or QA rows that says which belong together"
+    add("--group_by", metavar="FIELD", help=f"{text} (default: pmid, document_id)")
+    text = "at most N prompts of a source in each split: whole sentences, pairs or documents"
     add("--max_per_source", type=cli.number(int, 1), metavar="N", help=text)
     text = "of wordings, splits, subsets and order (default: 42)"
     add("--seed", type=cli.number(int, 0, 2**32 - 1), default=42, help=text)
@@ -58,8 +58,7 @@ def parse_args(argv):
     given = [pair for flag in FLAGS for pair in getattr(args, flag)]
     if not given:
         parser.error(f"no source: give at least one of --{', --'.join(FLAGS)} NAME=PATH")
-    names, paths = [name for name, _ in given], [str(path.resolve()) for _, path in given]
-    for what, values in (("name", names), ("path", paths)):
+    for what, values in zip(("name", "path"), zip(*given, strict=True), strict=True):
         value, times = Counter(values).most_common(1)[0]
         if times > 1:
             parser.error(f"two sources have the {what} {value}: give each source once")
@@ -70,10 +69,9 @@ def named_path(text: str) -> tuple[str, Path]:
     """An argparse type: NAME=PATH."""
     name, equals, path = text.partition("=")
     if not (equals and path and re.fullmatch(r"[A-Za-z0-9][\w.-]*", name)):
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is not NAME=PATH (a name: letters, digits, '.', '_', '-')"
-        )
-    return name, Path(path).expanduser()
+        rule = "a name: letters, digits, '.', '_', '-'"
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=PATH ({rule})")
+    return name, Path(path).expanduser().absolute()
 
 
 @cli.command
@@ -86,24 +84,43 @@ def main(argv=None):
     from common import files
     from Instruct import sources
 
-    rows, about = {split: [] for split in SPLITS}, {}
-    for flag in FLAGS:
-        for name, path in getattr(args, flag):
-            source = sources.read(flag, name, path, args.ner_form)
-            divided, how = divide(source, args.seed)
-            check(source, divided, how)
-            for split in SPLITS:
-                divided[split] = limited(divided[split], args.max_per_source, args.seed)
-                rows[split] += [instruct(source, e, args.seed) for e in divided[split]]
-            about[name] = describe(source, path, divided, how)
+    given = [(flag, *pair) for flag in FLAGS for pair in getattr(args, flag)]
+    read = [sources.read(*source, args.ner_form, args.group_by) for source in given]
+    fields = {e.document[0] for source in read for e in source.examples if e.document}
+    if args.group_by and args.group_by not in fields:
+        raise UserError(f"--group_by {args.group_by}: no row has this field. Check its name.")
+    sets, about, units = {}, {}, []
+    rows: dict[str, list[dict]] = {split: [] for split in splits.SPLITS}
+    for source in read:
+        divided, how = splits.divide(source, args.seed)
+        splits.check(source, divided, how)
+        whole = source.strata is not None and len(divided["test"])
+        for split, examples in divided.items():
+            strata = source.strata if split == "train" else None
+            chosen = splits.limited(source.kind, examples, strata, args.max_per_source, args.seed)
+            divided[split] = chosen
+            rows[split] += [instruct(source, e, args.seed) for e in chosen]
+        strata, numbers = splits.units(source.kind, divided["train"], source.strata)
+        units.append({"source": source.name, "strata": strata})
+        for row, unit in zip(rows["train"][-len(numbers) :], numbers, strict=True):
+            row["unit"] = unit
+        sets[source.name] = divided
+        # Whoever has this hash was asked the whole test split, which is another task's.
+        same = source.sha256 if whole == len(divided["test"]) else None
+        about[source.name] = {"kind": source.kind, "labels": source.labels, "splits": how}
+        about[source.name] |= {"sha256": source.sha256, "data_sha256": same}
+    for name, counts in splits.overlaps(sets).items():
+        about[name]["prompts"] = {split: len(sets[name][split]) for split in splits.SPLITS}
+        about[name]["test_in_train"] = counts
     settings = {"seed": args.seed, "ner_form": args.ner_form, "prompt_form": "alpaca"}
-    settings |= {"max_per_source": args.max_per_source, "sources": about}
+    settings |= {"max_per_source": args.max_per_source, "group_by": args.group_by}
     out.parent.mkdir(parents=True, exist_ok=True)
     with files.replacing(out) as folder:
         folder.mkdir()
-        for split in SPLITS:
-            files.write_jsonl(folder / f"{split}.jsonl", mixed(rows[split], args.seed))
-        files.write_json(folder / "build.json", settings)
+        for split in splits.SPLITS:
+            files.write_jsonl(folder / f"{split}.jsonl", splits.mixed(rows[split], args.seed))
+        files.write_jsonl(folder / "units.jsonl", units)
+        files.write_json(folder / "build.json", settings | {"sources": about})
         (folder / "README.md").write_text(README, encoding="utf-8")
         (folder / ".gitignore").write_text("*\n", encoding="utf-8")
     report(about, out)
@@ -121,34 +138,21 @@ def instruct(source, example, seed: int) -> dict:
     return about | {"instruction": text} | row
 
 
-def describe(source, path: Path, divided: dict[str, list], how: str) -> dict:
-    """What build.json says of a source, which was read in `path`.
-
-    The hash of its data stands for its whole test split: it is None where the test split is not
-    that of the task that reads such data.
-    """
-    hashes = {}
-    for part in source.files:
-        key = part.relative_to(path).as_posix() if path.is_dir() else part.name
-        with part.open("rb") as file:
-            hashes[key] = hashlib.file_digest(file, "sha256").hexdigest()
-    counts = {split: len(divided[split]) for split in SPLITS}
-    tests = sum(e.split == "test" for e in source.examples)
-    whole = how.startswith("given") and counts["test"] == tests
-    about = {"kind": source.kind, "labels": source.labels, "prompts": counts, "splits": how}
-    return about | {"files": hashes, "data_sha256": source.data_sha256 if whole else None}
-
-
 def report(about: dict, out: Path) -> None:
-    """The final summary: prompts by source and split, and what comes next."""
+    """The final summary: prompts by source and split, what train and test share, what is next."""
 
     def line(name: str, kind: str, counts, how: str) -> None:
         print(f"{name:24}{kind:16}" + "".join(f"{n:>9}" for n in counts) + f"  {how}")
 
-    line("source", "kind", SPLITS, "splits")
-    for name, entry in about.items():
-        line(name, entry["kind"], entry["prompts"].values(), entry["splits"])
-    line("all", "", [sum(e["prompts"][split] for e in about.values()) for split in SPLITS], "")
+    line("source", "kind", splits.SPLITS, "splits")
+    for name, of in about.items():
+        line(name, of["kind"], of["prompts"].values(), of["splits"])
+    line("all", "", [sum(of["prompts"][s] for of in about.values()) for s in splits.SPLITS], "")
+    for name, of in about.items():
+        for whose, n in of["test_in_train"].items():
+            if n:
+                shared = f"{n} of {of['prompts']['test']} test prompts share a text"
+                print(f"{name}: {shared} with the train split of {whose}")
     print(f"instructions: {out}\nnext:    python Instruct/fine-tuning.py --data_dir {out}")
 
 

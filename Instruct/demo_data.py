@@ -5,18 +5,17 @@ type only, mostly one that it has, and training takes a part of each set. The te
 QA are whole, so the report can show the encoders' scores on them beside these.
 """
 
+import itertools
 import random
 
 from common.results import fingerprint
 from Instruct import forms, sources
-from Instruct.splits import mixed
-from NER import demo_data as ner_demo
+from Instruct.splits import SPLITS, mixed
+from NER import data as ner_data
 from NER.scores import OUTSIDE, word_class
 from NLI import data as nli_data
-from NLI import demo_data as nli_demo
+from NLI.task import stratum as nli_stratum
 from QA import data as qa_data
-from QA import demo_data as qa_demo
-from QA import squad
 
 FORM = "plain"  # of prompts
 NER_FORM = "tags"
@@ -44,46 +43,50 @@ LONGEST = 14  # words of an NER sentence, each of which the answer repeats
 PRESENT = 0.75  # of the NER prompts ask for a type that their sentence has
 
 
-def read() -> tuple[dict[str, list[dict]], dict[str, dict], str, str]:
-    """Rows, sources and forms, as build.py writes them, with the hashes of the whole test sets."""
-    whole = {"demo-nli": nli_data.load(True, None), "demo-qa": qa_data.load(True, None)}
-    hashes = {name: fingerprint(data.splits) for name, data in whole.items()}
-    about = {name: of | {"data_sha256": hashes.get(name)} for name, of in ABOUT.items()}
-    return splits(), about, FORM, NER_FORM
-
-
-def splits(seed: int = 0) -> dict[str, list[dict]]:
-    """Rows by split, like those that Instruct/build.py writes."""
+def read() -> tuple[dict[str, list[dict]], dict, dict[str, list[str]]]:
+    """(rows by split, build.json, the units' strata), as build.py makes them."""
     sets = {
-        "demo-ner": (ner_demo.splits(seed), _ner),
-        "demo-nli": (nli_demo.splits(seed), _nli),
-        "demo-qa": ({s: squad.parse(d, s)[0] for s, d in qa_demo.splits(seed).items()}, _qa),
+        "demo-ner": (ner_data.load(True, None), ner_data.stratum, _ner),
+        "demo-nli": (nli_data.load(True, None), nli_stratum, _nli),
+        "demo-qa": (qa_data.load(True, None), qa_data.stratum, _qa),
     }
-    made, first = {"train": [], "dev": [], "test": []}, {}
-    for split, rows in made.items():
-        for name, (whole, make) in sets.items():
-            usable = [x for x in whole[split] if make is not _ner or len(x["tokens"]) <= LONGEST]
-            for i, item in enumerate(usable[: SIZES[name][split]]):
-                key = f"{name}-{split}-{i}"
-                row = {"group": key} | make(item, random.Random(f"{seed}-{key}"))
-                group = first.setdefault((name, row["group"]), key)  # the id of its first example
-                about = {"id": key, "source": name, "kind": ABOUT[name]["kind"]}
-                rows.append(about | row | {"group": group})
-    return {split: mixed(rows, seed) for split, rows in made.items()}
+    rows: dict[str, list[dict]] = {split: [] for split in SPLITS}
+    first: dict[tuple, str] = {}  # the id of each group's first example
+    for split, name in itertools.product(SPLITS, sets):
+        data, _, make = sets[name]
+        numbered = [
+            (unit, e)
+            for unit, e in enumerate(data.splits[split])
+            if name != "demo-ner" or len(e.words) <= LONGEST
+        ]
+        for i, (unit, e) in enumerate(numbered[: SIZES[name][split]]):
+            key = f"{name}-{split}-{i}"
+            row = {"group": key} | make(e, random.Random(f"0-{key}"))
+            group = first.setdefault((name, row["group"]), key)
+            about = {"id": key, "source": name, "kind": ABOUT[name]["kind"], "unit": unit}
+            rows[split].append(about | row | {"group": group})
+    whole = {name: fingerprint(sets[name][0].splits) for name in ("demo-nli", "demo-qa")}
+    about = {name: of | {"data_sha256": whole.get(name)} for name, of in ABOUT.items()}
+    about = {"sources": about, "prompt_form": FORM, "ner_form": NER_FORM}
+    units = {
+        name: [str(stratum(e)) for e in data.splits["train"]]
+        for name, (data, stratum, _) in sets.items()
+    }
+    return {split: mixed(some, 0) for split, some in rows.items()}, about, units
 
 
-def _ner(row: dict, rng: random.Random) -> dict:
-    held = sorted({word_class(tag) for tag in row["tags"]} - {OUTSIDE})
+def _ner(e: ner_data.Example, rng: random.Random) -> dict:
+    held = sorted({word_class(tag) for tag in e.tags} - {OUTSIDE})
     kind = rng.choice(held if held and rng.random() < PRESENT else TYPES)
     asked = rng.choice(WORDINGS["ner"]).format(type=kind.replace("_", " "))
-    return {"instruction": asked} | sources.ner_row(row["tokens"], row["tags"], kind, NER_FORM)
+    return {"instruction": asked} | sources.ner_row(e.words, e.tags, kind, NER_FORM)
 
 
-def _nli(row: dict, rng: random.Random) -> dict:
-    made = sources.nli_row(row["sentence1"], row["sentence2"], row["gold_label"])
-    return {"group": row["sentence1"], "instruction": rng.choice(WORDINGS["nli"])} | made
+def _nli(e: nli_data.Example, rng: random.Random) -> dict:
+    made = sources.nli_row(e.premise, e.hypothesis, e.label)
+    return {"group": e.premise, "instruction": rng.choice(WORDINGS["nli"])} | made
 
 
-def _qa(row: squad.Example, rng: random.Random) -> dict:
-    made = forms.free_row(row.question, row.context, row.golds)
-    return {"group": row.context, "instruction": rng.choice(WORDINGS["qa"])} | made
+def _qa(e: qa_data.Example, rng: random.Random) -> dict:
+    made = forms.free_row(e.question, e.context, e.golds)
+    return {"group": e.context, "instruction": rng.choice(WORDINGS["qa"])} | made

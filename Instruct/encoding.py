@@ -5,6 +5,7 @@ import heapq
 import math
 from array import array
 from collections.abc import Callable
+from functools import partial
 
 from tqdm import tqdm
 
@@ -20,17 +21,14 @@ LONGEST = 100  # answers with the most characters: one of them has the most toke
 def encode(data, examples: list[dict], tokenizer, max_length: int) -> tuple[list[dict], dict]:
     """What a model is trained on, and what it answers.
 
-    `input_ids` and `labels`: prompt and answer, of which only the answer is labelled. They are
-    never cut. `answer_tokens`: the number of labels, or 0 where prompt and answer have more than
-    `max_length` tokens: such an example is not trained on. `prompt`: its input is cut so that
-    `room` tokens are left for an answer. Arrays of numbers: lists take nine times as much memory.
-    Raises UserError for a tokenizer without end token, and where an instruction leaves no room.
+    `input_ids` and `labels`: prompt and answer, never cut; only the answer is labelled.
+    `answer_tokens`: the number of labels; 0, not trained on, if both have more than `max_length`
+    tokens. `prompt`: its input is cut so that `room` tokens are left for an answer. Raises
+    UserError for a tokenizer without end token, and where an instruction leaves no room.
     """
     if tokenizer.eos_token_id is None:
-        raise UserError(
-            "the model's tokenizer has no end token, so its answers would have no end. Instruct "
-            "needs a causal model: gpt2, biogpt, llama2-7b, ..."
-        )
+        models = "Give another causal model: gpt2, biogpt, llama2-7b, ..."
+        raise UserError(f"the tokenizer has no end token, so answers would have no end. {models}")
     longest = longest_answers(data, tokenizer)
 
     def room(row: dict, n: int) -> int:
@@ -38,15 +36,13 @@ def encode(data, examples: list[dict], tokenizer, max_length: int) -> tuple[list
         if row["kind"] == "ner" and data.ner_form == "tags":  # the answer has each word once
             tags = parsing.write_tags(row["input"].split(" ")[:n], [OUTSIDE] * n)
             return len(answer_ids(tokenizer, tags)) + SLACK
-        return min(longest[row["source"]] + SLACK, most_room(max_length))
+        return min(longest[row["source"]] + SLACK, max_length // 2)
 
     encoded, counts = [], {"prompts": len(examples), "too_long": 0, "cut_words": 0}
     bar = {"leave": False, "delay": 5, "dynamic_ncols": True, "disable": RANK > 0}
     for row in tqdm(examples, "tokenizing", **bar):  # some tokenizers take minutes
         answer = answer_ids(tokenizer, row["output"])
-        shown, cut, left = prompt_ids(
-            tokenizer, row, data.form, max_length, lambda n, row=row: room(row, n)
-        )
+        shown, cut, left = prompt_ids(tokenizer, row, data.form, max_length, partial(room, row))
         if left < (longest[row["source"]] if row["kind"] in prompts.LABEL_KINDS else 1):
             raise UserError(
                 f"example {row['id']}: its instruction alone has {len(shown)} tokens, the model "
@@ -57,16 +53,11 @@ def encode(data, examples: list[dict], tokenizer, max_length: int) -> tuple[list
         fits = len(prompt) + len(answer) <= max_length
         counts["cut_words"] += cut
         counts["too_long"] += not fits
-        labels = array("i", [IGNORED] * len(prompt) + answer)
+        labels = array("i", [IGNORED] * len(prompt) + answer)  # lists take nine times the memory
         made = {"input_ids": array("i", [*prompt, *answer]), "labels": labels}
         made |= {"answer_tokens": len(answer) * fits, "prompt": array("i", shown), "room": left}
         encoded.append(made)
     return encoded, counts
-
-
-def most_room(max_length: int) -> int:
-    """Tokens that an answer may take of those that a model reads: the prompt keeps its half."""
-    return max_length // 2
 
 
 def longest_answers(data, tokenizer) -> dict[str, int]:
@@ -87,8 +78,7 @@ def prompt_ids(
 
     The fewest words are cut so that the prompt, and the `room(n)` tokens that an answer to `n`
     words takes, are within `limit`: the last words of the input; of a pair those of sentence 1
-    before those of sentence 2. An instruction that is too long by itself leaves less room. The
-    prompt is tokenized as a whole, with the special tokens that the tokenizer puts before a text.
+    before those of sentence 2. An instruction that is too long by itself leaves less room.
     """
     parts = [part.split(" ") for part in row["input"].split(prompts.SECOND)]
 

@@ -3,11 +3,11 @@
 No message shows text of the data.
 """
 
-from collections.abc import Iterator
+import unicodedata
 from pathlib import Path
 
 from common.cli import UserError
-from common.data_files import SPLIT_NAMES, find_split, json_file, json_row, jsonl, lines
+from common.data_files import SPLIT_NAMES, find_split, jsonl
 from Instruct import prompts
 from Instruct.labels import plain, read_free, shown, write_labels
 
@@ -21,80 +21,53 @@ LONGEST_LABEL = 60  # characters; a longer one is a misplaced text
 MOST_LABELS = 100  # of a source
 
 
-def read_rows(flag: str, path: Path) -> tuple[list[tuple[str, str | None, dict]], list[Path]]:
-    """((place, split or None, row) of all examples in a file or a folder, the files).
+def read_rows(flag: str, path: Path) -> list[tuple[str, str | None, dict]]:
+    """(place, split or None, row) of all examples in a jsonl file or a folder of such files.
 
     Raises UserError, with file and line.
     """
-    pairs: list = [(None, path)]
+    files: list = [(None, path)]
     if path.is_dir():
-        patterns = ("{}.jsonl", "{}.json")
-        pairs = [(s, file) for s in SPLIT_NAMES for file in find_split(path, s, patterns)]
-        if "train" not in dict(pairs):
-            raise UserError(f"no train.jsonl (or train.json) in {path}. Put it there.")
-    rows = [
+        files = [(s, file) for s in SPLIT_NAMES for file in find_split(path, s, ("{}.jsonl",))]
+        if "train" not in dict(files):
+            raise UserError(f"no train.jsonl in {path}. Put it there.")
+    return [
         (place, split or _split(row, place), row)
-        for split, file in pairs
-        for place, row in _rows(file, FIELDS[flag])
+        for split, file in files
+        for place, row in jsonl(file, FIELDS[flag])
     ]
-    return rows, [file for _, file in pairs]
-
-
-def _rows(path: Path, fields: tuple[str, ...]) -> Iterator[tuple[str, dict]]:
-    """(place, row) of a file: one JSON object a line, or one list of them."""
-    if not _first_line(path).startswith("["):
-        yield from jsonl(path, fields)
-        return
-    for number, row in enumerate(json_file(path), 1):
-        place = f"{path}, row {number}"
-        if not isinstance(row, dict) or not row.keys() >= {*fields}:
-            raise UserError(f"{place} is no object that has: {', '.join(fields)}. Fix it.")
-        yield place, row
-
-
-def is_squad(path: Path) -> bool:
-    """Whether a file, or the train file of a folder, is one JSON document instead of rows."""
-    if path.is_dir():
-        path = next(iter(find_split(path, "train", ("{}.jsonl", "{}*.json"))), path)
-    if path.suffix != ".json" or (first := _first_line(path)).startswith("["):
-        return False
-    try:
-        return "question" not in json_row(str(path), first)
-    except UserError:  # no line that is whole by itself
-        return True
-
-
-def _first_line(path: Path) -> str:
-    return next((line.strip() for _, line in lines(path) if line.strip()), "")
 
 
 def kind_of(flag: str, rows: list[tuple]) -> str:
     """The kind of a source's rows, one of prompts.KINDS."""
-    if flag == "qa" and any(str(r["answer"]).strip().lower() not in VERDICTS for _, _, r in rows):
+    if flag == "qa" and any(str(r["answer"]).strip().lower() not in VERDICTS for *_, r in rows):
         return "free_qa"
     return flag
 
 
-def convert(kind: str, row: dict, place: str) -> dict:
-    """`input`, `output` and `gold` of a row. Raises UserError for what is missing or no text.
+def convert(kind: str, row: dict, place: str) -> tuple[dict, tuple[str, ...]]:
+    """(`input`, `output`, `gold` of a row, the texts that no other split should have). UserError.
 
     Gold: a label, a sorted list of labels, or the reference answers of a free answer.
     """
     if kind == "relation":
-        label = _label(row["label"], place)
-        return {"input": _text(row, "text", place), "output": label, "gold": label}
+        text, label = _text(row, "text", place), _label(row["label"], place)
+        return {"input": text, "output": label, "gold": label}, (text,)
     if kind == "classification":
         if row.get("text") is None and isinstance(row.get("sentences"), list):
             row = row | {"text": " ".join(map(str, row["sentences"]))}
         if not isinstance(row["labels"], list):
             raise UserError(f"{place}: 'labels' is not a list (of none, one or several labels).")
         gold = sorted({_label(label, place, wrong=";") for label in row["labels"]})
-        output = write_labels(gold)
-        return {"input": _text(row, "text", place), "output": output, "gold": gold}
+        text = _text(row, "text", place)
+        return {"input": text, "output": write_labels(gold), "gold": gold}, (text,)
     passage = _text(row, "context", place) if str(row.get("context") or "").strip() else ""
-    made = free_row(_text(row, "question", place), passage, [_text(row, "answer", place)])
-    label = row["answer"].strip().lower()
-    return made | ({"output": label, "gold": label} if kind == "qa" else {})
+    asked = _text(row, "question", place)
+    made = free_row(asked, passage, [_text(row, "answer", place)])
+    if kind == "qa":
+        label = row["answer"].strip().lower()
+        made |= {"output": label, "gold": label}
+    return made, (asked, passage)
 
 
 def free_row(asked: str, passage: str, answers: list[str]) -> dict:
@@ -111,9 +84,8 @@ def check_labels(labels: list[str], kind: str, path: Path) -> None:
     """Raises UserError for labels that an answer cannot tell apart, and for too many labels."""
     if len(labels) > MOST_LABELS:
         raise UserError(
-            f"{path} has {len(labels)} different labels. Each instruction lists all labels, so at "
-            f"most {MOST_LABELS} are possible. Leave out rare ones. Give free text with --qa, as "
-            "question and answer."
+            f"{path} has {len(labels)} different labels; at most {MOST_LABELS} are possible, since "
+            "each instruction lists all. Leave out rare ones, or give free text with --qa."
         )
     first: dict[str, str] = {}
     for label in labels:
@@ -124,10 +96,8 @@ def check_labels(labels: list[str], kind: str, path: Path) -> None:
                 "Make them one label."
             )
     if kind == "classification" and prompts.NONE in first:
-        raise UserError(
-            f"{path}: {prompts.NONE!r} cannot be a label. Give an example without labels an empty "
-            "list."
-        )
+        rule = "Give an example without labels an empty list."
+        raise UserError(f"{path}: {prompts.NONE!r} cannot be a label. {rule}")
 
 
 def one_line(text: str) -> str:
@@ -153,7 +123,7 @@ def _text(row: dict, field: str, place: str) -> str:
 
 
 def _label(value, place: str, wrong: str = "") -> str:
-    """A label as text: a string without `wrong`, a whole number, true or false."""
+    """A label as composed text (NFC): a string without `wrong`, a whole number, true or false."""
     if isinstance(value, bool | int):
         return str(value).lower()
     if not isinstance(value, str) or not value.strip():
@@ -163,4 +133,4 @@ def _label(value, place: str, wrong: str = "") -> str:
             f"{place}: a label of {len(value)} characters cannot be used. A label has at most "
             f"{LONGEST_LABEL}{wrong and f', and no {wrong!r}'}. Change it."
         )
-    return one_line(value)
+    return unicodedata.normalize("NFC", one_line(value))

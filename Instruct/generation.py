@@ -53,8 +53,8 @@ def generate(model, prompts, most, ends, batch_size, device, name) -> list[list[
 def log_likelihoods(model, prompts, answers, batch_size, device, name) -> list[list[float]]:
     """log P(answer | prompt) of each of `answers` after each prompt: the sum over its tokens.
 
-    Each answer should end with the end token: otherwise an answer that another one begins with
-    always wins. Raises UserError where prompt and answer have more tokens than the model positions.
+    Each should end with the end token: else one that another begins with always wins. Raises
+    UserError where prompt and answer have more tokens than the model positions.
     """
     limit, longest = families.positions(model.config), max(map(len, answers))
     if (most := max(map(len, prompts), default=0)) + longest - 1 > limit:
@@ -98,8 +98,7 @@ def _in_batches(model, prompts, batch_size, device, name, run) -> list:
 def _logits(model, ids, mask, past: DynamicCache, last: int = 0) -> torch.Tensor:
     """float32 logits `[batch, tokens, vocabulary]` after `ids`, whose earlier tokens `past` holds.
 
-    `mask`: 1 for each real token, `[batch, earlier tokens + tokens]`. `last`: only after so many
-    tokens; 0: after all. Raises UserError for numbers that are not finite.
+    `mask`: 1 for each real token, also earlier ones. `last`: after so many tokens only, 0: all.
     """
     positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, -ids.shape[1] :]
     batch = {"input_ids": ids, "attention_mask": mask, "position_ids": positions}

@@ -1,6 +1,7 @@
 """Answers that are labels or free text: how they are written and read; how text is compared."""
 
 import re
+import unicodedata
 
 from Instruct.prompts import NONE, UNANSWERABLE
 
@@ -17,14 +18,17 @@ NEGATION = re.compile(r"(?:\b(?:not?|non|never|neither|nor|without|cannot)\b|n ?
                       r"[^.,;:!?|]*$")  # fmt: skip
 
 
-def normal(text: str) -> str:
-    """Text without blanks and capitals: what survives every tokenizer."""
-    return "".join(text.split()).casefold()
+def normal(text: str, between: str = "") -> str:
+    """Composed text (NFC) without blanks and capitals: what survives every tokenizer.
+
+    `between`: what stands in place of blanks.
+    """
+    return between.join(unicodedata.normalize("NFC", text).split()).casefold()
 
 
 def letters_of(text: str) -> str:
-    """Text without blanks, capitals and punctuation."""
-    return re.sub(r"[\W_]", "", text.casefold())
+    """`normal` text without punctuation."""
+    return re.sub(r"[\W_]", "", normal(text))
 
 
 def most(lost: int, n: int) -> bool:
@@ -33,10 +37,7 @@ def most(lost: int, n: int) -> bool:
 
 
 def plain(text: str) -> str:
-    """Text as labels are compared: `normal`, without "-" and "_".
-
-    A sign, a range of numbers, and a label of punctuation only keep theirs.
-    """
+    """`normal` text without "-" and "_" but in signs, ranges of numbers and mere punctuation."""
     return JOINT.sub("", normal(text))
 
 
@@ -49,7 +50,7 @@ def read_label(text: str, labels: list[str]) -> tuple[str | None, bool]:
     by_text = {plain(label): label for label in labels}
     if (label := by_text.get(plain(text))) is not None:
         return label, False
-    line, held, negated = " ".join(text.split()).casefold(), [], False
+    line, held, negated = normal(text, " "), [], False
     for label in sorted(labels, key=len, reverse=True):
         inner = GAP.join(map(re.escape, re.findall(r"\d+|.", plain(label))))
         pattern = f"{BEFORE_NUMBER * label[0].isdigit()}{BEFORE}{inner}{AFTER}"

@@ -55,7 +55,7 @@ def answer(model, tokenizer, made, items: list[Prompt], args, device, name: str)
     about = read_json(made.checkpoint / "config.json")["instruct"]
     most = args.max_new_tokens or made.settings.get("max_new_tokens") or about["room"]
     # The source of a prompt is unknown: no prompt is cut that its own source might leave whole.
-    room = min(about["least_room"], encoding.most_room(made.max_length))
+    room = min(about["least_room"], made.max_length // 2)
     prompts, cut_words = [], 0
     for item in items:
         row = item._asdict()

@@ -7,8 +7,9 @@ labels as `plain` (`Instruct/labels.py`, which reads labels and free answers). T
 If more than half of the words, names or labels cannot be read, the answer is a `parse_failure`.
 
 The entity list `IL-2 gene ; CD28 @2` has the names in their order. `@2` means the second place of
-these words in the sentence; it is written where the order alone would give another place. A `\`
-stands before a `;`, `@` or `\` that belongs to a name.
+these words in the sentence. It is written where the order alone would give another place, and after
+punctuation: without it, a full stop, or a name of punctuation alone, is the list's. A `\` stands
+before a `;`, `,`, `@` or `\` that belongs to a name. A list without `;` is read as one with commas.
 """
 
 import difflib
@@ -21,9 +22,11 @@ from NER.scores import OUTSIDE, entities
 # A word's tag, `: B` or `: B-protein`, and what separates it from the next word. Before another
 # colon it is the end of a word, as in `HLA:B : O`.
 TAG = re.compile(r" ?: ?([bio])(?:-[^\s;,]*)?(?! ?:)(?=[ ;,.]|$) ?[;,.]? ?", re.IGNORECASE)
-ESCAPED = re.compile(r"[\\;@]")
-PIECE = re.compile(r"(?:\\.|[^;\\])+")
+ESCAPED = re.compile(r"[\\;,@]")
+PIECE, BY_COMMA = re.compile(r"(?:\\.|[^;\\])+"), re.compile(r"(?:\\.|[^,\\])+")
 NUMBERED = re.compile(r"((?:\\.|[^\\])+)@(\d+)")  # not where the "@" belongs to the name
+# A name that is listed with a number or dash, quotes, or a full stop.
+LISTED = re.compile(r"(?:\(?\d+[.)]|[-*\u2022])?[\"'\u201c\u2018]*(.+?)[\"'\u201d\u2019]*\.?")
 
 
 # --- tags: `IL-2 : B ; gene : I ; expression : O` ------------------------------------------------
@@ -92,7 +95,8 @@ def write_entities(words: list[str], tags: list[str]) -> str:
     for _, start, end in sorted(entities(tags), key=lambda span: span[1]):
         places = _places(wanted, "".join(wanted[start:end]))
         name = ESCAPED.sub(r"\\\g<0>", " ".join(words[start:end]))
-        if next(p for p in places if p[0] >= last) != (start, end) or letters_of(name) == NONE:
+        first = next(p for p in places if p[0] >= last)
+        if first != (start, end) or name[-1] == "." or letters_of(name) in (NONE, ""):
             name += f" @{places.index((start, end)) + 1}"
         names.append(name)
         last = end
@@ -104,16 +108,18 @@ def read_entities(text: str, words: list[str], kind: str) -> tuple[list[str], bo
 
     A name is searched after the one before it, then anywhere. A place counts once.
     """
-    wanted, tags, last = [normal(word) for word in words], [OUTSIDE] * len(words), 0
-    pieces = PIECE.findall(normal(text.replace("\n", ";")))
-    if len(pieces) == 1 and letters_of(pieces[0]) == NONE:
+    wanted, tags, last, lost = [normal(word) for word in words], [OUTSIDE] * len(words), 0, 0
+    names = PIECE.findall(normal(text.replace("\n", ";")))
+    if len(names) == 1 and letters_of(names[0]) == NONE:
         return tags, False
-    lost = 0
-    for piece in pieces:
-        match = NUMBERED.fullmatch(piece)
-        name, number = match.groups() if match else (piece, "")
+    names = BY_COMMA.findall(names[0]) if len(names) == 1 else names
+    names = [name for name in names if letters_of(name)]
+    for name in names:
+        match = NUMBERED.fullmatch(name)
+        name, number = match.groups() if match else (name, "")
         name = re.sub(r"\\(.)", r"\1", name)
-        places = _places(wanted, name) or _places(wanted, name.removesuffix("."))
+        forms = name if number else name.removesuffix("."), name, LISTED.fullmatch(name)[1]
+        places = next(filter(None, (_places(wanted, form) for form in forms)), [])
         free = [p for p in places if tags[p[0] : p[1]] == [OUTSIDE] * (p[1] - p[0])]
         chosen = [p for k, p in enumerate(places, 1) if str(k) == number and p in free]
         chosen += sorted(free, key=lambda p: (p[0] < last, p))
@@ -122,7 +128,7 @@ def read_entities(text: str, words: list[str], kind: str) -> tuple[list[str], bo
             continue
         start, last = chosen[0]
         tags[start:last] = [f"B-{kind}"] + [f"I-{kind}"] * (last - start - 1)
-    return tags, most(lost, len(pieces))
+    return tags, most(lost, len(names))
 
 
 def _places(wanted: list[str], name: str) -> list[tuple[int, int]]:
@@ -142,11 +148,15 @@ def read(text: str, row: dict, labels: list[str], ner_form: str = "tags"):
     """(prediction, parse_failure) of the answer `text` to an example, a row of the data set.
 
     The prediction: IOB2 tags of the prompt's one type, a label or None, a sorted list of labels,
-    or the text of a free answer. `labels`: those of the source.
+    or the text of a free answer. `labels`: those of the source. After a parse failure it is `O` for
+    all words, None, no label or "", whatever was read.
     """
     if row["kind"] == "ner":
+        words = row["input"].split(" ")
         reader = {"tags": read_tags, "list": read_entities}[ner_form]
-        return reader(text, row["input"].split(" "), row["type"])
+        tags, failed = reader(text, words, row["type"])
+        return ([OUTSIDE] * len(words) if failed else tags), failed
     if row["kind"] == "classification":
-        return read_labels(text, labels)
+        listed, failed = read_labels(text, labels)
+        return ([] if failed else listed), failed
     return read_free(text) if row["kind"] == "free_qa" else read_label(text, labels)

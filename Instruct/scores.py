@@ -3,7 +3,7 @@
 A row, a line of predictions.jsonl: `id`, `group`, `source`, `kind`, `gold`, `predicted`,
 `parse_failure`. Gold and predicted are IOB2 tags of one entity type; a label (predicted: or None);
 a sorted list of labels; or (free text) None and the answer's own score. Rows of a relation source
-have `negative`, the label that means "no relation", if there is one. Every score is a function of
+have `negative`, the label that means "no relation", if it was given. Every score is a function of
 counts that are added up over examples (see `common.task.Score`). What is undefined (0 / 0) is 0.
 """
 

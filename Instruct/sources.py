@@ -3,8 +3,6 @@
 NER/, NLI/ and QA/ read their folders and the SQuAD form; `Instruct/forms.py` reads the other kinds.
 """
 
-from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,17 +11,17 @@ from common.data_files import SPLIT_NAMES, find_split, json_file
 from common.results import fingerprint
 from Instruct import forms, parsing, prompts
 from Instruct.labels import letters_of
+from Instruct.splits import answers, together
 from NER import data as ner_data
-from NER import formats
 from NER.scores import OUTSIDE, word_class
 from NLI import data as nli_data
+from NLI.task import stratum as nli_stratum
 from QA import data as qa_data
 from QA import squad
 from QA.bioasq import is_bioasq
 
 DOCUMENT = ("document_id", "document", "doc_id", "pmid")  # fields that name a row's document
 UNSAID = (None, "")  # values of a field that says nothing; 0 is a number like any other
-FEWEST = 3  # documents that three splits need; with fewer, each passage or row is one
 
 
 class Example(NamedTuple):
@@ -31,9 +29,11 @@ class Example(NamedTuple):
 
     id: str  # within its source
     split: str | None  # train, dev or test; None: not given
-    document: str  # examples of one document stay in one split
-    group: str  # those of one sentence, premise, passage or document; `read` makes it an id
+    document: tuple[str, str] | None  # a field and its value. Examples of one document, and ...
+    texts: tuple[str, ...]  # ... those with an equal text (`letters_of`) stay in one split
+    group: str  # intervals resample examples of one group together
     row: dict  # input, output, gold; of NER also type
+    unit: int | None = None  # of train: its number in the training data of its own task
 
 
 class Source(NamedTuple):
@@ -44,59 +44,46 @@ class Source(NamedTuple):
     answer: str  # how its answers are written: a key of prompts.ANSWERS
     labels: list[str]  # all that occur; of NER its entity types; of free answers none
     examples: list[Example]
-    files: list[Path]
-    data_sha256: str | None = None  # what the results of its own task call this data
+    sha256: str  # of all that was read; what the results of its own task call this data
+    # If another task divides the data in the same way: what that task's subsets of its training
+    # data are stratified by, one an example in its order.
+    strata: list[str] | None = None
 
 
-def read(flag: str, name: str, path: Path, ner_form: str) -> Source:
+def read(flag: str, name: str, path: Path, ner_form: str, group_by: str | None) -> Source:
     """The source `name` in `path`, of the kind that `--<flag>` says. Raises UserError."""
-    if not path.exists():
-        raise UserError(f"--{flag} {name}={path}: there is no such file or folder. Check the path.")
-    if flag in ("ner", "nli") and not path.is_dir():
-        raise UserError(
-            f"--{flag} {name}={path} is not a folder. Give the one that holds the files of the "
-            "splits."
-        )
-    if flag == "ner":
-        source = _ner(name, path, ner_form)
-    elif flag == "nli":
-        source = _nli(name, path)
-    elif flag == "qa" and forms.is_squad(path):
+    if not path.exists() or (flag in ("ner", "nli") and not path.is_dir()):
+        wanted = "a folder" if flag in ("ner", "nli") else "a file or folder"
+        raise UserError(f"--{flag} {name}={path} is not {wanted}. Check the path.")
+    if flag in ("ner", "nli"):
+        source = _ner(name, path, ner_form) if flag == "ner" else _nli(name, path)
+    elif flag == "qa" and (path.suffix == ".json" or squad.split_files(path, "train")):
         source = _squad(name, path)
     else:
-        source = _rows(flag, name, path)
-    return source._replace(examples=list(_with_own_ids(source.examples)))
-
-
-def _with_own_ids(examples: list[Example]) -> Iterator[Example]:
-    """The examples; ids that several have (NLI/ and QA/ allow that) get numbers from 2 on.
-
-    A group is then called by the id of its first example.
-    """
-    taken, times, first = {e.id for e in examples}, Counter(), {}
-    for e in examples:
-        times[e.id] += 1
-        own = e.id
-        while times[e.id] > 1 and own in taken:
-            own = f"{e.id}-{times[e.id]}" if own == e.id else f"{own}-"
-        taken.add(own)
-        yield e._replace(id=own, group=first.setdefault(e.group, own))
+        source = _rows(flag, name, path, group_by)
+    examples = source.examples
+    if len({e.id for e in examples}) < len(examples):  # NLI/ and QA/ allow that
+        examples = [e._replace(id=f"{e.id}-{n}") for n, e in enumerate(examples)]
+    first: dict[str, str] = {}  # a group is called by the id of its first example
+    examples = [e._replace(group=first.setdefault(e.group, e.id)) for e in examples]
+    return source._replace(examples=examples)
 
 
 def _ner(name: str, folder: Path, form: str) -> Source:
     """A prompt for each sentence and entity type."""
     data = ner_data.load(False, folder)
     types = [label for label in data.labels if label != OUTSIDE]
-    examples = [
-        Example(f"{e.id}-{kind}", split, e.id, e.id, ner_row(e.words, e.tags, kind, form))
-        for split, sentences in data.splits.items()
-        for e in sentences
-        if e.words
-        for kind in types
-    ]
-    files = [file for s in SPLIT_NAMES for file in find_split(folder, s, formats.PATTERNS)]
-    files += [file for file in [folder / "label.json"] if file.is_file()]
-    return Source(name, "ner", form, types, examples, files, fingerprint(data.splits))
+    examples = []
+    for split, sentences in data.splits.items():
+        for n, e in enumerate(sentences):
+            about = split, None, (letters_of(" ".join(e.words)),), e.id
+            examples += [
+                Example(f"{e.id}-{kind}", *about, ner_row(e.words, e.tags, kind, form), n)
+                for kind in types
+                if e.words
+            ]
+    strata = list(map(ner_data.stratum, data.splits["train"]))
+    return Source(name, "ner", form, types, examples, fingerprint(data.splits), strata)
 
 
 def ner_row(words: list[str], tags: list[str], kind: str, form: str) -> dict:
@@ -113,17 +100,17 @@ def ner_row(words: list[str], tags: list[str], kind: str, form: str) -> dict:
 def _nli(name: str, folder: Path) -> Source:
     """Pairs. NLI/ divides a lone train file by pairs; here a premise stays on one side."""
     data = nli_data.load(False, folder)
-    given = {s: find_split(folder, s, nli_data.FILES) for s in SPLIT_NAMES}
-    alone = not given["dev"] and not given["test"]
+    alone = not any(find_split(folder, split, nli_data.FILES) for split in ("dev", "test"))
     examples = []
     for split, pairs in data.splits.items():
-        for e in pairs:
-            row = nli_row(e.premise, e.hypothesis, e.label)
-            examples.append(Example(e.id, None if alone else split, e.premise, e.premise, row))
+        for n, e in enumerate(pairs):
+            premise = letters_of(e.premise)
+            about = None if alone else split, None, (premise,), premise
+            examples.append(Example(e.id, *about, nli_row(e.premise, e.hypothesis, e.label), n))
     used = {e.row["gold"] for e in examples}
     labels = [label for label in data.labels if label in used]
-    files = [file for some in given.values() for file in some]
-    return Source(name, "nli", "one", labels, examples, files, fingerprint(data.splits))
+    strata = None if alone else list(map(nli_stratum, data.splits["train"]))
+    return Source(name, "nli", "one", labels, examples, fingerprint(data.splits), strata)
 
 
 def nli_row(premise: str, hypothesis: str, label: str) -> dict:
@@ -135,61 +122,48 @@ def nli_row(premise: str, hypothesis: str, label: str) -> dict:
 def _squad(name: str, path: Path) -> Source:
     """Questions to passages: a file, or a folder as QA/ reads and divides it.
 
-    A folder with only a train file has no splits, like a file.
+    A folder with only train files has no splits, like a file.
     """
-    files = [path]
+    files, strata = [path], None
     if path.is_dir():
         files = [file for split in SPLIT_NAMES for file in squad.split_files(path, split)]
+    documents = {str(file): json_file(file) for file in files}
+    if any(map(is_bioasq, documents.values())):
+        script = relative("QA", "bioasq.py")
+        convert = f"First convert each file to SQuAD's: python {script} FILE --output NEW.json"
+        raise UserError(f"{path} is in BioASQ form. {convert}")
     if path.is_dir() and files != squad.split_files(path, "train"):
-        data = qa_data.load(False, path)
-        if data.questions is not None:
-            raise _bioasq(path)
-        splits, digest = data.splits, fingerprint(data.splits)
+        splits = qa_data.load(False, path).splits
+        strata = [str(qa_data.stratum(e)) for e in splits["train"]]
     else:
-        splits, digest = {None: []}, None
-        for file in files:
-            document = json_file(file)
-            if is_bioasq(document):
-                raise _bioasq(file)
-            splits[None] += squad.parse(document, str(file))[0]
-    questions = [(split, e) for split, some in splits.items() for e in some]
-    keys, together = squad.articles([e for _, e in questions], FEWEST)
+        splits = {None: [e for file, d in documents.items() for e in squad.parse(d, file)[0]]}
     examples = []
-    for (split, e), key in zip(questions, keys, strict=True):
-        row = forms.free_row(e.question, e.context, e.golds)
-        examples.append(Example(e.id, split, min(together[key]), e.context, row))
+    for split, questions in splits.items():
+        for n, e in enumerate(questions):
+            about = ("title", e.title), (letters_of(e.context),), e.context
+            row = forms.free_row(e.question, e.context, e.golds)
+            examples.append(Example(e.id, split, *about, row, n))
     answer = "passage" if all(e.row["gold"] for e in examples) else "squad"
-    return Source(name, "free_qa", answer, [], examples, files, digest)
+    return Source(name, "free_qa", answer, [], examples, fingerprint(splits), strata)
 
 
-def _bioasq(path: Path) -> UserError:
-    return UserError(
-        f"{path} is in BioASQ form. First convert each file to SQuAD's: python "
-        f"{relative('QA', 'bioasq.py')} FILE --output NEW.json"
-    )
-
-
-def _rows(flag: str, name: str, path: Path) -> Source:
-    rows, files = forms.read_rows(flag, path)
+def _rows(flag: str, name: str, path: Path, group_by: str | None) -> Source:
+    rows = forms.read_rows(flag, path)
     kind = forms.kind_of(flag, rows)
-    examples, places = [], {}
+    examples = []
     for number, (place, split, row) in enumerate(rows):
         own = f"row-{number}" if row.get("id") in UNSAID else str(row["id"])
-        if own in places:
-            raise UserError(f"{place} has the id of {places[own]}. Give each its own.")
-        places[own] = place
-        made = forms.convert(kind, row, place)
-        said = [str(row[field]) for field in DOCUMENT if row.get(field) not in UNSAID]
-        # Without its marks a text is the same for all pairs of names that are marked in it.
-        text = row.get({"relation": "text", "qa": "context"}.get(flag))
-        document = said[0] if said else letters_of(str(text or "")) or own
-        examples.append(Example(own, split, document, document, made))
+        made, texts = forms.convert(kind, row, place)
+        fields = [f for f in (group_by, *DOCUMENT) if row.get(f) not in UNSAID]
+        document = (fields[0], str(row[fields[0]])) if fields else None
+        texts = tuple(map(letters_of, texts))
+        examples.append(Example(own, split, document, texts, "", made))
     if len({e.split is None for e in examples}) > 1:
         raise UserError(f"{path}: some rows have a 'split', some have none. Give it to all.")
-    if len({e.document for e in examples}) < FEWEST:
-        examples = [e._replace(document=e.id, group=e.id) for e in examples]
-    golds = [e.row["gold"] for e in examples] if kind != "free_qa" else []
-    labels = sorted({x for gold in golds for x in (gold if isinstance(gold, list) else [gold])})
-    forms.check_labels(labels, kind, path)
+    numbers = map(str, together(examples))
+    examples = [e._replace(group=number) for e, number in zip(examples, numbers, strict=True)]
+    labels = set().union(*(answers(kind, e.row) for e in examples if kind != "free_qa"))
+    forms.check_labels(labels := sorted(labels), kind, path)
     answer = {"classification": "many", "free_qa": "free"}.get(kind, "one")
-    return Source(name, kind, answer, labels, examples, files)
+    digest = fingerprint({"rows": [row for *_, row in rows]})
+    return Source(name, kind, answer, labels, examples, digest)

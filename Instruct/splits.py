@@ -1,8 +1,8 @@
-"""Which examples of a source are train, dev and test; and which of them are taken."""
+"""Which examples of a source are train, dev and test; which of them are taken; what they share."""
 
 import logging
 import random
-from collections import Counter
+from collections import Counter, defaultdict
 
 from common.cli import UserError
 from common.subsample import permutation
@@ -11,91 +11,139 @@ from NER.scores import OUTSIDE
 
 log = logging.getLogger(__name__)
 SPLITS = ("train", "dev", "test")
+FEWEST = 3  # groups that three splits need
+
+
+def together(examples: list) -> list[int]:
+    """The number of each example's group: those that share a document or a text, also via others.
+
+    If that makes fewer than `FEWEST` groups, equal texts alone count.
+    """
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    for with_documents in (True, False):
+        keys, pairs = {}, []
+        for i, e in enumerate(examples):
+            own = [*filter(None, e.texts), e.document if with_documents and e.document else i]
+            pairs += [(i, len(examples) + keys.setdefault(key, len(keys))) for key in own]
+        size = len(examples) + len(keys)
+        graph = coo_array(([True] * len(pairs), tuple(zip(*pairs, strict=True))), (size, size))
+        numbers = connected_components(graph, directed=False)[1][: len(examples)].tolist()
+        if len({*numbers}) >= FEWEST:
+            break
+    return numbers
 
 
 def divide(source, seed: int) -> tuple[dict[str, list], str]:
-    """({split: examples}, where the splits come from in words).
+    """({split: examples}, in words where the splits come from).
 
-    Given splits stay, except that a source without dev gives a tenth of train. A source without
-    splits (or with train only) is divided 80/10/10. A document is never divided.
+    A source without dev gives a tenth of train, one with train alone or no splits is cut 80/10/10.
     """
-    given = {e.split for e in source.examples}
-    divided = {split: [e for e in source.examples if e.split == split] for split in SPLITS}
-    if given <= {None, "train"}:
-        divided["train"], rest = cut(source.examples, 0.8, f"{seed}-{source.name}", others=2)
-        divided["dev"], divided["test"] = cut(rest, 0.5, f"{seed}-{source.name}-dev")
-        return divided, "80/10/10"
-    if divided["train"] and not divided["dev"]:
-        divided["train"], divided["dev"] = cut(divided["train"], 0.9, f"{seed}-{source.name}")
-        return divided, "given; dev: a tenth of train"
-    return divided, "given"
+    given = {split: [e for e in source.examples if e.split == split] for split in SPLITS}
+    key = f"{seed}-{source.name}"
+    if not given["dev"] and not given["test"]:
+        return cut(source.examples, ("test", "dev"), key), "80/10/10"
+    if given["train"] and not given["dev"]:
+        return given | cut(given["train"], ("dev",), key), "given; dev: a tenth of train"
+    return given, "given"
 
 
-def cut(examples: list, share: float, key: str, others: int = 1) -> tuple[list, list]:
-    """Two parts of whole documents, in the order given; the first has about `share`.
+def cut(examples: list, others: tuple[str, ...], key: str) -> dict[str, list]:
+    """About a tenth of the examples for each of `others`, the rest for train; whole groups."""
+    numbers, tenth = together(examples), len(examples) / 10
+    sizes = Counter(numbers)
+    left = list(sizes)
+    random.Random(key).shuffle(left)
+    left.sort(key=lambda group: sizes[group] <= tenth)  # taken from the end: large ones last
+    where = dict.fromkeys(left, "train")
+    for n, split in enumerate(others):
+        size = 0  # each later part, and train, needs a group, too
+        while len(left) > len(others) - n and (not size or size + sizes[left[-1]] / 2 <= tenth):
+            size += sizes[left[-1]]
+            where[left.pop()] = split
+    parts = {split: [] for split in ("train", *others)}
+    for example, number in zip(examples, numbers, strict=True):
+        parts[where[number]].append(example)
+    return parts
 
-    The `others` smallest documents are left to the second part if the first took nearly all.
-    """
-    documents = sorted({e.document for e in examples})
-    random.Random(key).shuffle(documents)
-    sizes, first, n = Counter(e.document for e in examples), set(), 0
-    for document in documents:
-        if n + sizes[document] / 2 > share * len(examples):
-            break
-        first.add(document)
-        n += sizes[document]
-    smallest = sorted(first, key=lambda document: (sizes[document], document))
-    first -= {*smallest[:-1][: max(0, others - (len(documents) - len(first)))]}
-    parts = [[e for e in examples if (e.document in first) == inside] for inside in (True, False)]
-    return parts[0], parts[1]
+
+def answers(kind: str, row: dict) -> set[str]:
+    """What an answer holds: the label or labels, the entity type, or that there is an answer."""
+    if kind == "ner":
+        return {row["type"]} if any(tag != OUTSIDE for tag in row["gold"]) else set()
+    if kind == "free_qa":
+        return {"answer"} if row["gold"] else set()
+    return {row["gold"]} if isinstance(row["gold"], str) else {*row["gold"]}
 
 
 def check(source, divided: dict[str, list], how: str) -> None:
     """Raises UserError for an empty split, and for a label of a given split that train lacks."""
+    seen = {
+        split: set().union(*(answers(source.kind, e.row) for e in examples))
+        for split, examples in divided.items()
+    }
     for split in SPLITS:
         if not divided[split]:
             raise UserError(
-                f"{source.files[0]}: source {source.name} has no {split} example "
-                f"(splits: {how}). Give more examples, or the splits."
+                f"source {source.name} has no {split} example (splits: {how}). Give more examples, "
+                "or the splits."
             )
-    if source.kind == "free_qa" or not how.startswith("given"):
-        return
-    seen: dict[str, set] = {split: set() for split in SPLITS}
-    for e in source.examples:
-        gold = e.row["gold"]
-        if source.kind == "ner":
-            gold = [e.row["type"]] * any(tag != OUTSIDE for tag in gold)
-        seen[e.split].update(gold if isinstance(gold, list) else [gold])
-    for split in ("dev", "test"):
-        unknown = sorted(seen[split] - seen["train"])
+        unknown = sorted(seen[split] - seen["train"]) if how.startswith("given") else []
         if unknown and source.kind == "ner":  # a rare type, or a slip
             text = "source %s has entities of %s in %s, but none in train"
             log.warning(text, source.name, shown(unknown), split)
         elif unknown:
             raise UserError(
-                f"{source.files[0]}: source {source.name} has {shown(unknown)} in {split} that "
-                "train does not have. Leave out these examples, or divide the set again."
+                f"source {source.name} has {shown(unknown)} in {split} that train does not have. "
+                "Leave out these examples, or divide the set again."
             )
 
 
-def limited(examples: list, most: int | None, seed: int) -> list:
-    """At most `most` of the examples, stratified by their answers, in their order."""
-    if most is None or most >= len(examples):
-        return examples
-    return [examples[i] for i in sorted(permutation(list(map(stratum, examples)), seed)[:most])]
+def units(kind: str, examples: list, strata: list[str] | None) -> tuple[list[str], list[int]]:
+    """What subsets draw: (the stratum of each unit, the number of each example's unit).
+
+    `strata`: see `Source`. Without them a unit is a group, its stratum what its answers hold.
+    """
+    if strata is not None:
+        return strata, [e.unit for e in examples]
+    held: dict[str, set] = defaultdict(set)
+    for e in examples:
+        held[e.group] |= answers(kind, e.row)
+    number = {group: i for i, group in enumerate(held)}
+    return ["+".join(sorted(own)) for own in held.values()], [number[e.group] for e in examples]
 
 
-def stratum(example) -> str:
-    """What `limited` stratifies by: the label(s); of NER the type and whether it occurs."""
-    gold, kind = example.row["gold"], example.row.get("type")
-    if kind:
-        return f"{kind} {any(tag != OUTSIDE for tag in gold)}"
-    return gold if isinstance(gold, str) else str(len(gold))
+def limited(
+    kind: str, examples: list, strata: list[str] | None, most: int | None, seed: int
+) -> list:
+    """At most `most` of the examples, in their order: whole units, as a subset draws them."""
+    strata, numbers = units(kind, examples, strata)
+    sizes, chosen, n = Counter(numbers), set(), 0
+    for unit in permutation(strata, seed):
+        if most is None or n + sizes[unit] <= most:
+            chosen.add(unit)
+            n += sizes[unit]
+    return [e for e, number in zip(examples, numbers, strict=True) if number in chosen]
+
+
+def overlaps(sets: dict[str, dict[str, list]]) -> dict[str, dict[str, int]]:
+    """Of `{source: {split: examples}}`: {source: {"its own source": n, "other sources": n}}.
+
+    How many of its test prompts share a text with the train split of whom.
+    """
+    seen: dict[str, set[str]] = defaultdict(set)  # the sources whose train has a text
+    for name, divided in sets.items():
+        for text in {text for e in divided["train"] for text in e.texts}:
+            seen[text].add(name)
+    counts = {}
+    for name, divided in sets.items():
+        where = [set().union(*(seen.get(t, ()) for t in e.texts if t)) for e in divided["test"]]
+        own, others = sum(name in w for w in where), sum(bool(w - {name}) for w in where)
+        counts[name] = {"its own source": own, "other sources": others}
+    return counts
 
 
 def mixed(rows: list[dict], seed: int) -> list[dict]:
-    """The rows in a random order of which every prefix holds each source in proportion.
-
-    So the first rows (attention's --max_examples) are of all sources.
-    """
+    """The rows in a random order; its first ones (--max_examples) are of all sources."""
     return [rows[i] for i in permutation([row["source"] for row in rows], seed)]

@@ -9,13 +9,15 @@ from collections import Counter
 from common import models
 from common.cli import UserError, number
 from common.controls import DRAWS, by_rarest_word
+from common.subsample import permutation
 from common.task import Examples, ProbeInputs, Score
-from Instruct import encoding, parsing, tuning
+from Instruct import encoding, tuning
 from Instruct import scores as scoring
 from Instruct.answering import predict
 from Instruct.data import Data, load
 from Instruct.encoding import encode
-from Instruct.prompts import LABEL_KINDS
+from Instruct.labels import read_free
+from Instruct.prompts import LABEL_KINDS, SECOND
 from Instruct.scores import SCORES, count, details
 from Instruct.tuning import loss
 from NER.scores import OUTSIDE
@@ -23,12 +25,12 @@ from NER.scores import OUTSIDE
 __all__ = ["SCORES", "count", "details", "encode", "load", "loss", "predict"]
 NAME, HEAD, DATASET = "Instruct", "causal", "medtuned"
 NOTE = """\
-Answers are generated and parsed. An answer that cannot be parsed counts as wrong; the share of such
-answers stands beside the scores, and fewer parse failures are better. The mean is over the main
-scores of the sources. NER asks for one entity type a prompt; its score is over all types. Intervals
-resample sentences, premises, passages or documents, whose prompts belong together. A row of another
-task is a model that was fine-tuned for that task, on the same test examples (the hash of the data
-says so); NLI's intervals resample pairs, and are narrower for that reason.\
+An answer that cannot be parsed counts as wrong; the share of such answers stands beside the scores,
+and fewer parse failures are better. The mean is over the main scores of the sources. NER asks for
+one entity type a prompt; its score is over all types. Intervals resample sentences, premises,
+passages or documents, whose prompts belong together. A row of another task is a model that was
+fine-tuned for that task, on the same test examples (the hash of the data says so) and, at the same
+size and seed, on the same training examples.\
 """
 # Defaults of the scripts' flags. A miniature in bf16 would spend its time casting weights.
 DEFAULTS = {"model": "biogpt", "max_length": 1024, "demo_precision": "fp32"}
@@ -52,8 +54,6 @@ def add_arguments(parser, step: str) -> None:
         return
     ways = ("generate", "likelihood")
     group.add_argument("--decode", choices=ways, default="generate", help=DECODE)
-    text = "with likelihood: compare the means over the labels' tokens, not the sums"
-    group.add_argument("--length_normalised", action="store_true", help=text)
     group.add_argument("--max_new_tokens", type=number(int, 1), metavar="N", help=MAX_NEW_TOKENS)
     group.add_argument("--lora", action="store_true", help=LORA)
     usual = parser.fallbacks.get("learning_rate")
@@ -69,11 +69,9 @@ def scores(data: Data) -> tuple[Score, ...]:
     A source's score is that of the same name in the task that reads its kind.
     """
     chosen = parts([{"source": name, "kind": of["kind"]} for name, of in data.sources.items()])
-    same = {}
-    for name, about in data.sources.items():
-        main = scoring.KINDS[about["kind"]][0][0]
-        if about["data_sha256"]:
-            same[f"{name}_{main}"] = about["data_sha256"], main
+    mains = {name: scoring.KINDS[of["kind"]][0][0] for name, of in data.sources.items()}
+    hashes = {name: of["data_sha256"] for name, of in data.sources.items()}
+    same = {f"{name}_{main}": (hashes[name], main) for name, main in mains.items() if hashes[name]}
     return SCORES + tuple(score._replace(same=same.get(score.name)) for score in chosen)
 
 
@@ -103,8 +101,31 @@ def load_model(
     return model, tokenizer, False
 
 
+def subset(data: Data, percentage: int, seed: int) -> list[int]:
+    """The places in train of all prompts of `percentage` % of each source's units.
+
+    A unit is an example of the task that also reads the source (NER, NLI, QA): the very examples
+    of that task's subset. Of other sources it is a group. Raises UserError if nothing is left.
+    """
+    chosen = {
+        source: {*permutation(strata, seed)[: round(len(strata) * percentage / 100)]}
+        for source, strata in data.units.items()
+    }
+    rows = data.splits["train"]
+    places = [i for i, row in enumerate(rows) if row["unit"] in chosen[row["source"]]]
+    if percentage and not places:
+        remedy = "Choose a larger --training_size, or give more data."
+        raise UserError(f"{percentage} % of the training data holds no prompt. {remedy}")
+    return places
+
+
+def loss_group(example: dict) -> str:
+    """The source: else epochs would be compared by NER's answers, which have the most tokens."""
+    return example["source"]
+
+
 def stratum(example: dict) -> str:
-    """What subsets are stratified by: the source, and the label or the entity type."""
+    """What a part of the prompts is stratified by: source, and label or entity type."""
     if example["kind"] in LABEL_KINDS:
         return f"{example['source']} {example['gold']}"
     return f"{example['source']} {example.get('type', '')}".strip()
@@ -133,8 +154,8 @@ def row(data: Data, example: dict, prediction: tuple) -> dict:
         gold, predicted = None, scoring.free_score(predicted, gold, failed)
     made = {key: example[key] for key in ("id", "group", "source", "kind")}
     made |= {"gold": gold, "predicted": predicted, "parse_failure": failed}
-    negative = data.sources[example["source"]].get("negative")
-    return made | ({} if negative is None else {"negative": negative})
+    of = data.sources[example["source"]]
+    return made | ({"negative": of["negative"]} if "negative" in of else {})
 
 
 def baseline(train: list[dict], examples: list[dict]) -> list[tuple]:
@@ -143,42 +164,40 @@ def baseline(train: list[dict], examples: list[dict]) -> list[tuple]:
     Of equally frequent answers the first in alphabetical order: that of a subset is random.
     """
     outputs: dict[str, Counter] = {}
-    golds = {}
-    for example in train:
-        outputs.setdefault(example["source"], Counter())[example["output"]] += 1
-        golds[example["source"], example["output"]] = example["gold"]
+    answers: dict[tuple, tuple] = {}  # of a source and an output
+    for e in train:
+        outputs.setdefault(e["source"], Counter())[e["output"]] += 1
+        free = e["kind"] == "free_qa"
+        answers[e["source"], e["output"]] = read_free(e["output"]) if free else (e["gold"], False)
     best = {source: max(sorted(own), key=own.get) for source, own in outputs.items()}
-    answers = []
-    for example in examples:
-        source, kind = example["source"], example["kind"]
-        if kind == "ner":
-            answers.append(([OUTSIDE] * len(example["gold"]), False))
-        elif source not in best:  # a small subset may lack it
-            answers.append((None, True))
-        elif kind == "free_qa":
-            answers.append(parsing.read_free(best[source]))
-        else:
-            answers.append((golds[source, best[source]], False))
-    return answers
+    return [
+        ([OUTSIDE] * len(e["gold"]), False)
+        if e["kind"] == "ner"
+        else answers.get((e["source"], best.get(e["source"])), (None, True))  # it may lack there
+        for e in examples
+    ]
 
 
 def controls(data: Data, splits: dict[str, list[dict]], seed: int) -> dict[str, list[dict]]:
-    """The same prompts with labels that a word of the input decides, see `common.controls`.
+    """The same prompts with labels that a word of the text decides, see `common.controls`.
 
-    Each source has its own words and labels.
+    Of a pair, the word is sentence 2's. Each source has its own words and labels.
     """
-    places: dict[str, dict[str, list[int]]] = {}
-    for split, examples in splits.items():
-        for i, example in enumerate(examples):
-            if example["kind"] in LABEL_KINDS:
-                own = places.setdefault(example["source"], {name: [] for name in splits})
-                own[split].append(i)
     drawn = [{split: list(own) for split, own in splits.items()} for _ in range(DRAWS)]
-    for by_split in places.values():
-        texts = {s: [splits[s][i]["input"] for i in own] for s, own in by_split.items()}
-        golds = [splits["train"][i]["gold"] for i in by_split["train"]]
+    for source in data.sources:
+        places = {
+            split: [i for i, e in enumerate(own) if e["source"] == source]
+            for split, own in splits.items()
+        }
+        if not places["train"]:
+            continue
+        texts = {
+            split: [splits[split][i]["input"].split(SECOND)[-1] for i in own]
+            for split, own in places.items()
+        }
+        golds = [splits["train"][i]["gold"] for i in places["train"]]
         for control, labels in zip(drawn, by_rarest_word(texts, golds, seed), strict=True):
-            for split, own in by_split.items():
+            for split, own in places.items():
                 for i, label in zip(own, labels[split], strict=True):
                     control[split][i] = splits[split][i] | {"gold": label}
     return {"control": drawn}
@@ -200,10 +219,8 @@ def probe_inputs(
 
     names = [name for name, about in data.sources.items() if about["kind"] in LABEL_KINDS]
     if not names:
-        raise UserError(
-            f"no source has an answer of one label ({', '.join(LABEL_KINDS)}): there is nothing "
-            "to probe for."
-        )
+        kinds = ", ".join(LABEL_KINDS)
+        raise UserError(f"no source has an answer of one label ({kinds}): nothing can be probed.")
     known = {e["source"] for e in targets["task"]["train"]}
     if lacking := sorted({*names} - known):
         raise UserError(

@@ -48,24 +48,39 @@ def inputs(examples: list[dict], pad_token_id: int | None, device: Device, names
 
 
 def mean_loss(
-    model, examples: list[dict], batch_size: int, device: Device, loss: Callable, n_labels: Callable
+    model,
+    examples: list[dict],
+    batch_size: int,
+    device: Device,
+    loss: Callable,
+    n_labels: Callable,
+    groups: list | None = None,
 ) -> float:
-    """The mean loss over all labels, without dropout, see `common.task`. UserError without any."""
-    labels = sum(map(n_labels, examples))
-    if not labels:
-        raise UserError("no dev example has a label that the tokenizer keeps. Give more data.")
-    lengths = [len(example["input_ids"]) if n_labels(example) else 0 for example in examples]
+    """The mean loss over all labels, without dropout, see `common.task`. UserError without any.
 
-    def run(indices: list[int]) -> float:
-        chosen = [examples[i] for i in indices]
-        batch = inputs(chosen, model.config.pad_token_id, device, (*INPUTS, "labels"))
+    `groups`, one an example: the mean of the groups' means instead, so that each counts the same.
+    """
+    members: dict = {}
+    for example, group in zip(examples, groups or [None] * len(examples), strict=True):
+        if n_labels(example):
+            members.setdefault(group, []).append(example)
+    if not members:
+        raise UserError("no dev example has a label that the tokenizer keeps. Give more data.")
+
+    def run(own: list[dict], indices: list[int]) -> float:
+        batch = [own[i] for i in indices]
+        batch = inputs(batch, model.config.pad_token_id, device, (*INPUTS, "labels"))
         with device.autocast():
             return sharding.run(loss, model, batch).item()
 
+    means = []
     with sharding.scoring(model, device):
-        losses = batches(lengths, batch_size, device, "dev loss", run)
-        total = sum(sum(results) for _, results in losses)
-    return sum(gather(device, {device.rank: total}).values()) / labels
+        for own in members.values():
+            lengths = [len(example["input_ids"]) for example in own]
+            losses = batches(lengths, batch_size, device, "dev loss", partial(run, own))
+            total = sum(sum(results) for _, results in losses)
+            means.append(total / sum(map(n_labels, own)))
+    return sum(gather(device, {device.rank: sum(means)}).values()) / len(means)
 
 
 def predict_logits(

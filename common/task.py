@@ -160,7 +160,12 @@ class Task(Protocol):
 
 def defaults(task) -> dict[str, Any]:
     """What a task has of the names that its module leaves out."""
+    from common import subsample
     from common.training import losses
+
+    def subset(data: Data, percentage: int, seed: int) -> list[int]:
+        """The places in train of a share of its examples, see `common.subsample.subset`."""
+        return subsample.subset(list(map(task.stratum, data.splits["train"])), percentage, seed)
 
     def load_model(where: str, data: Data, **options):
         """(model, tokenizer, whether the head is new); its weights are torch's global generator's.
@@ -179,9 +184,12 @@ def defaults(task) -> dict[str, Any]:
         "add_arguments": lambda parser, step: None,
         "scores": lambda data: task.SCORES,  # those of a data set, the one that chooses first
         "probe_scores": lambda data: task.scores(data),  # the same for probes
+        "subset": subset,
         "load_model": load_model,
         "n_labels": losses.labels_in,  # of an encoded input, for the mean loss; 0: not trained on
         "loss": losses.cross_entropy,  # of (model, padded batch), summed over the labels
+        # Where epochs are compared by the dev loss, it is the mean of the means of these groups.
+        "loss_group": lambda example: None,
         "probed": lambda examples: examples,  # those of a split that probes are asked about
         "parts": lambda rows: (),  # scores of the parts of a data set, of `count`'s tables
         "shared": lambda example: {},  # {name: text} of what train and test should not both hold

@@ -5,13 +5,14 @@ import json
 import re
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
 from common.results import fingerprint
 from Instruct import parsing, prompts
-from tests import tiny
+from tests import helpers, tiny
 
 ROOT = Path(__file__).resolve().parents[1]
 build = importlib.import_module("Instruct.build")
@@ -121,9 +122,9 @@ def test_every_form_is_made_and_read_back(form, every, tmp_path, capsys):
     out = tmp_path / "parent" / "set"
     assert build.main([*every, "--ner_form", form, "--output_dir", str(out)]) == 0
     assert {path.name for path in out.iterdir()} == {
-        *(f"{split}.jsonl" for split in SPLITS), "build.json", "README.md", ".gitignore",
+        *(f"{name}.jsonl" for name in (*SPLITS, "units")), "build.json", "README.md", ".gitignore",
     }  # fmt: skip
-    assert "stays on this disk" in (out / "README.md").read_text()
+    assert "Credentialed text" in (out / "README.md").read_text()
     rows, about = made(out)
     everything = [row for split in SPLITS for row in rows[split]]
     assert len({row["id"] for row in everything}) == len(everything)
@@ -136,10 +137,11 @@ def test_every_form_is_made_and_read_back(form, every, tmp_path, capsys):
         counts = {split: len(by_source(rows[split], name)) for split in SPLITS}
         assert entry["prompts"] == counts and all(counts.values())
         assert re.search(rf"^{name} +{kind} +" + " +".join(map(str, counts.values())), shown, re.M)
-        assert entry["files"] and all(len(sha) == 64 for sha in entry["files"].values())
+        assert len(entry["sha256"]) == 64
+    assert all("unit" in row for row in rows["train"])
     for row in everything:
         wanted = {"id", "group", "source", "kind", "instruction", "input", "output", "gold"}
-        assert set(row) == wanted | ({"type"} if row["kind"] == "ner" else set())
+        assert set(row) - {"unit"} == wanted | ({"type"} if row["kind"] == "ner" else set())
         assert "\n" not in row["output"] and "{" not in row["instruction"]
         found = parsing.read(row["output"], row, about["sources"][row["source"]]["labels"], form)
         gold = (row["gold"] or [""])[0] if row["kind"] == "free_qa" else row["gold"]
@@ -198,6 +200,106 @@ def test_splits(tmp_path):
                 assert where.setdefault(document, split) == split
 
 
+def test_equal_texts_are_in_one_split(tmp_path, capsys):
+    """Whatever their case and marks, and through a third row; of given splits they are counted."""
+    asked = [free(i, question=("What is X?", "what is x")[i % 2], id=i) for i in range(12)]
+    asked += [free(i, id=i) for i in range(12, 80)]
+    chained = [verdict(i, question=f"q {i // 2}", context=f"c {(i + 1) // 2}") for i in range(5)]
+    chained += [verdict(i) for i in range(5, 80)]
+    kept = [relation(i, split=given(i), text=f"a {i}") for i in range(60)]
+    kept[1]["text"] = kept[4]["text"] = "<< A >> 0"
+    kept[2]["text"] = "a [[ 3 ]]"  # test, as a text of train
+    other = [relation(i, text=f"b {i}", split=given(i)) for i in range(60)]
+    other[5]["text"] = "A 0!"
+    argv = []
+    for name, rows, flag in (("asked", asked, "qa"), ("chained", chained, "qa"),
+                             ("kept", kept, "relation"), ("other", other, "relation")):  # fmt: skip
+        argv += [f"--{flag}", f"{name}={write(tmp_path / f'{name}.jsonl', rows)}"]
+    build.main([*argv, "--output_dir", str(tmp_path / "out")])
+    rows, about = made(tmp_path / "out")
+    where = {row["id"]: split for split in SPLITS for row in rows[split]}
+    assert len({where[f"asked/{i}"] for i in range(12)}) == 1
+    assert len({where[f"chained/q{i}"] for i in range(5)}) == 1
+    shared = {name: [*of["test_in_train"].values()] for name, of in about["sources"].items()}
+    assert shared == {"asked": [0, 0], "chained": [0, 0], "kept": [1, 0], "other": [0, 1]}
+    printed = capsys.readouterr().out
+    assert "kept: 1 of 20 test prompts share a text with the train split of its own" in printed
+    assert "other: 1 of 20 test prompts share a text with the train split of other" in printed
+
+
+def test_a_field_says_what_belongs_together(tmp_path, capsys):
+    rows = [relation(i, trial=i // 4, pmid=f"p{i}") for i in range(120)]
+    argv = ["--relation", f"x={write(tmp_path / 'r.jsonl', rows)}"]
+    build.main([*argv, "--group_by", "trial", "--output_dir", str(tmp_path / "out")])
+    rows, _ = made(tmp_path / "out")
+    trials = [{int(row["id"].split("/r")[1]) // 4 for row in rows[split]} for split in SPLITS]
+    assert sum(map(len, trials)) == 30 == len(set().union(*trials))
+    message = refused(capsys, *argv, "--group_by", "trail", "--output_dir", tmp_path / "new")
+    assert "--group_by trail: no row has this field" in message
+
+
+@pytest.mark.parametrize("seed", [42, 7])
+@pytest.mark.parametrize("most", [None, 60])
+def test_a_tenth_is_the_tenth_of_the_task_that_reads_the_set(seed, most, tmp_path):
+    """The very sentences, pairs and questions; but those that --max_per_source has left out."""
+    from common import task as contract
+
+    folders = {name: tmp_path / name for name in ("NER", "NLI", "QA")}
+    helpers.write_data(folders["NER"], "NER", 120, 8, 8)
+    helpers.write_data(folders["NLI"], "NLI", 150, 8, 8)
+    folders["QA"].mkdir()
+    for split, n in (("train", 40), ("dev", 3), ("test", 3)):
+        path = squad(folders["QA"] / f"{split}.json", n)
+        path.write_text(path.read_text().replace('"id": "', f'"id": "{split}-'))
+    argv = ["--max_per_source", str(most)] if most else []
+    for name, folder in folders.items():
+        argv += [f"--{name.lower()}", f"{name}={folder}"]
+    build.main([*argv, "--output_dir", str(tmp_path / "out")])
+    instruct = contract.load("Instruct")
+    data = instruct.load(False, tmp_path / "out")
+    chosen = [data.splits["train"][i] for i in instruct.subset(data, 10, seed)]
+    for name, folder in folders.items():
+        task = contract.load(name)
+        own = task.load(False, folder)
+        ids = [f"{name}/{own.splits['train'][i].id}" for i in task.subset(own, 10, seed)]
+        found, held = (
+            {row["group" if name == "NER" else "id"] for row in rows if row["source"] == name}
+            for rows in (chosen, data.splits["train"])
+        )
+        if name == "NER":  # its group is called by the sentence's first prompt
+            found, held = ({key.rsplit("-", 1)[0] for key in keys} for keys in (found, held))
+        assert found == {*ids} & held and (most or found == {*ids}), name
+        assert most is None or seed != 42 or found == {*ids}  # of the seed of both, nothing is lost
+    whole = instruct.subset(data, 100, seed)
+    assert whole == list(range(len(data.splits["train"])))
+
+
+def test_other_sources_give_whole_groups(tmp_path):
+    """A tenth of the documents, with all prompts, each label in proportion."""
+    rows = [
+        relation(i, label="AB"[i // 3 % 2], pmid=f"d{i // 3}", split="train") for i in range(600)
+    ]
+    rows += [relation(600 + i, label="AB"[i % 2], split=("dev", "test")[i // 2]) for i in range(4)]
+    path = write(tmp_path / "r.jsonl", rows)
+    build.main(["--relation", f"x={path}", "--output_dir", str(tmp_path / "out")])
+    instruct = importlib.import_module("Instruct.task")
+    data, inside = instruct.load(False, tmp_path / "out"), set()
+    for size in (10, 30, 50):
+        chosen = {*instruct.subset(data, size, 1)}
+        assert inside < chosen and len(chosen) == 6 * size
+        inside = chosen
+        some = [data.splits["train"][i] for i in chosen]
+        assert Counter(Counter(row["group"] for row in some).values()) == {3: 2 * size}
+        assert Counter(row["gold"] for row in some) == {"A": 3 * size, "B": 3 * size}
+
+
+def test_labels_of_two_unicode_forms_are_one(tmp_path):
+    rows = [relation(i, label=("caf\u00e9", "cafe\u0301", "b")[i % 3]) for i in range(60)]
+    build.main(["--relation", f"x={write(tmp_path / 'r.jsonl', rows)}",
+                "--output_dir", str(tmp_path / "out")])  # fmt: skip
+    assert made(tmp_path / "out")[1]["sources"]["x"]["labels"] == ["b", "caf\u00e9"]
+
+
 @pytest.mark.parametrize("documents", [1, 2, 3, 4, 9])
 def test_few_documents(documents, tmp_path):
     """Three are enough for three splits; of fewer, rows are divided."""
@@ -238,22 +340,6 @@ def test_ids_are_unique_over_the_sources(tmp_path):
         build.main(["--nli", f"a={folder}", "--relation", f"a-b={path}", "--output_dir", str(out)])
         found.append([row["id"] for some in made(out)[0].values() for row in some])
     assert len(found[0]) == 150 == len({*found[0]}) and found[0] == found[1]
-
-
-def test_every_file_has_its_hash(tmp_path):
-    """Shards of one name in several folders; the map of the tags."""
-    from datasets import Dataset
-
-    folder = tmp_path / "ner"
-    for split in ("train", "validation", "test"):
-        rows = [{"tokens": [split, str(i)], "tags": [1, 0]} for i in range(4)]
-        (folder / split).mkdir(parents=True)
-        Dataset.from_list(rows).to_parquet(folder / split / "0000.parquet")
-    (folder / "label.json").write_text(json.dumps(TAGS))
-    build.main(["--ner", f"x={folder}", "--output_dir", str(tmp_path / "out")])
-    files = made(tmp_path / "out")[1]["sources"]["x"]["files"]
-    shards = {f"{split}/0000.parquet" for split in ("train", "validation", "test")}
-    assert {*files} == {*shards, "label.json"} and len({*files.values()}) == 4
 
 
 def test_fields_that_say_nothing(tmp_path):
@@ -365,7 +451,6 @@ def test_a_folder_that_qa_reads_is_known_by_its_hash(names, tmp_path):
     data = qa_data.load(False, tmp_path / "qa")
     _, about = made(tmp_path / "out")
     assert about["sources"]["spans"]["data_sha256"] == fingerprint(data.splits)
-    assert {*about["sources"]["spans"]["files"]} == {f"{file}.json" for file in names}
     counts = {split: len(some) for split, some in data.splits.items()}
     assert about["sources"]["spans"]["prompts"] == counts
     assert about["sources"]["free"]["data_sha256"] is None
@@ -390,7 +475,6 @@ BAD = {
     "labels alike": ("relation", [relation(0, label="No ne")], ["differ in capitals, blanks"]),
     "unknown split": ("relation", [relation(0, split=SECRET)], ["jsonl:1", "'split'"]),
     "half a split": ("relation", [relation(0), relation(2, split="dev")], ["'split'", "to all"]),
-    "an id twice": ("relation", [relation(1)], ["jsonl:32", "jsonl:2", "id"]),
     "labels alike, of text": (
         "relation",
         [relation(0, label=f"a {SECRET}"), relation(2, label=f"A {SECRET}")],
@@ -419,9 +503,7 @@ def test_bad_files(case, tmp_path, capsys):
     good = [make(i, id=f"good{i}") for i in range(30)]
     good = [make(i, label="none", id=f"good{i}") for i in range(30)] if flag == "relation" else good
     path = tmp_path / "bad.jsonl"
-    if case == "an id twice":
-        rows = [make(i) for i in range(31)] + bad
-    elif case in ("too few", "test alone"):
+    if case in ("too few", "test alone"):
         rows = bad or [verdict(0)]
     elif case == "not JSON":
         rows = good
@@ -469,8 +551,7 @@ def question(answers, **more):
         (question(None), ["qas[0]", "'answers' is not a list"]),
         (question([{"text": None}]), ["answers[0]", "'text' is not a string"]),
         ({"questions": [{"body": SECRET}]}, ["BioASQ form", "python", "bioasq.py", "--output"]),
-        ([SECRET], ["row 1", "question, answer"]),
-        ([{"question": SECRET}], ["row 1", "question, answer"]),
+        ([{"question": SECRET}], ["not in SQuAD form"]),
         ('{"data": "\\ud800"}', ["half a character"]),
         ("[" * 100_000, ["not valid JSON"]),
         ('{"data": ' + "1" * 5000 + "}", ["not valid JSON"]),
@@ -539,18 +620,6 @@ def test_the_references_of_a_jsonl_row_are_the_users(tmp_path):
     assert not any(prompts.UNANSWERABLE in row["instruction"] for row in found)
 
 
-@pytest.mark.parametrize("form", ["lines", "list"])
-def test_rows_in_a_json_file(form, tmp_path):
-    """One a line, or a list of them."""
-    for flag, make in (("qa", verdict), ("relation", relation)):
-        path = write(tmp_path / f"{flag}.json", [make(i) for i in range(60)])
-        if form == "list":
-            path.write_text(json.dumps([make(i) for i in range(60)], indent=1))
-        out = tmp_path / f"{flag}-out"
-        build.main([f"--{flag}", f"x={path}", "--output_dir", str(out)])
-        assert sum(map(len, made(out)[0].values())) == 60
-
-
 def test_bad_flags(tmp_path, capsys):
     path = write(tmp_path / "r.jsonl", [relation(i) for i in range(60)])
     out = ["--output_dir", tmp_path / "out"]
@@ -566,13 +635,13 @@ def test_bad_flags(tmp_path, capsys):
     for wrong in (path, f"={path}", "x=", f"a b={path}"):
         assert names(refused(capsys, "--relation", wrong, *out), "NAME=PATH", wrong)
     missing = tmp_path / "missing"
-    assert names(refused(capsys, "--qa", f"x={missing}", *out), missing, "no such file")
+    assert names(refused(capsys, "--qa", f"x={missing}", *out), missing, "not a file or folder")
     for flag in ("--ner", "--nli"):  # a source of a wrong kind
         assert names(refused(capsys, flag, f"x={path}", *out), path, "not a folder")
     assert names(refused(capsys, "--ner", f"x={nli(tmp_path / 'nli')}", *out), "'tokens'")
     assert names(refused(capsys, "--nli", f"x={ner(tmp_path / 'ner')}", *out), "gold_label")
     assert names(refused(capsys, "--qa", f"x={path}", *out), "jsonl:1", "'question'")
-    assert names(refused(capsys, "--qa", f"x={tmp_path / 'empty'}", *out), "no such file")
+    assert names(refused(capsys, "--qa", f"x={tmp_path / 'empty'}", *out), "not a file")
     assert names(refused(capsys, "--qa", f"x={tmp_path}", *out), "no train.jsonl", tmp_path)
     assert not (tmp_path / "out").exists()
 

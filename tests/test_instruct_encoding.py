@@ -5,7 +5,6 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-import transformers
 from tokenizers import AddedToken
 
 from common import models
@@ -33,14 +32,24 @@ ROW = {"kind": "nli", "instruction": "How do they relate?", "output": "neutral",
 @pytest.fixture(params=["gpt2", "biogpt", "llama"])
 def loaded(request, checkpoint):
     folder = str(checkpoint(request.param))
-    tokenizer = models.load_tokenizer(folder, models.load_config(folder))
-    return transformers.AutoModelForCausalLM.from_pretrained(folder), tokenizer
+    return models.load_task_model(folder, "causal", [])
 
 
 def some_data(rows, kind, labels):
     """A data set of one source."""
     about = {"s": {"kind": kind, "labels": labels}}
     return SimpleNamespace(splits={"train": rows}, sources=about, form="plain", ner_form="tags")
+
+
+def test_a_prompt_begins_as_the_model_reads_text(checkpoint):
+    """Without the blank that tasks of words put first, whoever loads the model."""
+    folder = str(checkpoint("gpt2"))
+    _, tokenizer = models.load_task_model(folder, "causal", [])
+    ids = encoding.prompt_ids(tokenizer, ROW, "alpaca")[0]
+    assert tokenizer.decode(ids).startswith("Below")
+    _, other = models.load_encoder(folder, words=False)
+    assert encoding.prompt_ids(other, ROW, "alpaca")[0] == ids
+    assert models.load_encoder(folder)[1].tokenize("Below") != tokenizer.tokenize("Below")
 
 
 @pytest.mark.parametrize("form", prompts.FORMS)
@@ -141,8 +150,8 @@ def test_an_end_token_in_the_text_is_text(loaded):
 
 def test_the_demo_is_short_and_reads_back(loaded):
     _, tokenizer = loaded
-    splits = demo_data.splits()
-    assert splits == demo_data.splits()
+    splits, _, _ = demo_data.read()
+    assert splits == demo_data.read()[0]
     ids = [row["id"] for rows in splits.values() for row in rows]
     assert len(set(ids)) == len(ids)
     for row in splits["train"][::20] + splits["test"][::5]:
@@ -159,13 +168,14 @@ def test_the_demo_is_short_and_reads_back(loaded):
 
 def test_the_demo_asks_the_encoders_test_splits():
     """So that their scores stand beside: whole, under the hash of their data."""
-    test = demo_data.splits()["test"]
+    splits, about, _ = demo_data.read()
+    test = splits["test"]
     for name, task, gold in (
         ("demo-nli", nli_task, lambda e: e.label),
         ("demo-qa", qa_task, lambda e: e.golds),
     ):
         data = task.load(True, None)
-        assert demo_data.read()[1][name]["data_sha256"] == fingerprint(data.splits)
+        assert about["sources"][name]["data_sha256"] == fingerprint(data.splits)
         mine = {row["id"]: row["gold"] for row in test if row["source"] == name}
         mine = [mine[f"{name}-test-{i}"] for i in range(len(mine))]
         assert mine == [gold(example) for example in data.splits["test"]]
@@ -174,7 +184,7 @@ def test_the_demo_asks_the_encoders_test_splits():
 def test_from_rows_to_answers(loaded):
     """What an untuned model writes may be anything; it is read, and equal one by one."""
     model, tokenizer = loaded
-    rows = [row for row in demo_data.splits()["test"] if len(row["input"]) < 60][::25]
+    rows = [row for row in demo_data.read()[0]["test"] if len(row["input"]) < 60][::25]
     ids = [encoding.prompt_ids(tokenizer, row, "plain", 110)[0] for row in rows]
     ends = {tokenizer.eos_token_id}
     together = generation.generate(model, ids, [12] * len(ids), ends, 8, CPU, "test")

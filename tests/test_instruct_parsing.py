@@ -56,7 +56,7 @@ def test_what_is_written_is_read_back(kind, checkpoint):
 
     if kind:
         folder = str(checkpoint(kind))
-        tokenizer = models.load_tokenizer(folder, models.load_config(folder))
+        _, tokenizer = models.load_task_model(folder, "causal", [])
     for row in ner_rows():
         assert read_ner(through(row["output"]), row) == (row["gold"], False)
     for labels in (LABELS, nli_task.LABELS, sorted(VERDICTS)):
@@ -135,13 +135,58 @@ def test_words_that_end_like_a_tag(answer, letters):
         ("IL-2 gene ; CD29 ; IL-3", "BIOOOO", True),
         ("IL-2 @9", "BOOOOO", False),
         ("CD28 ; CD28", "OOOBOO", False),  # a place is taken once
+        ("1. IL-2 gene\n2. CD28", "BIOBOO", False),  # numbers, quotes, commas, as of labels
+        ("(1) IL-2 gene; - CD28", "BIOBOO", False),
+        ('"IL-2 gene", "CD28".', "BIOBOO", False),
+        ("IL-2 gene, CD28, IL-2", "BIOBOB", False),
         ("None.", "OOOOOO", False),
+        (".", "OOOOOO", True),
         ("", "OOOOOO", True),
     ],
 )
 def test_forgiving_entities(answer, letters, failed):
     words = "IL-2 gene and CD28 or IL-2".split()
     assert parsing.read_entities(answer, words, "DNA") == (tags(letters, "DNA"), failed)
+
+
+def test_names_with_commas_and_a_full_stop():
+    """A comma or a mark alone is a name's only if it is written so."""
+    words = "1 , 25 D3 , vitamin D , cells .".split()
+    for answer, letters in (
+        ("vitamin D, cells.", "OOOOOBIOBO"),
+        ("1 , 25 D3 ; vitamin D", "BIIIOBIOOO"),
+        ("1 \\, 25 D3", "BIIIOOOOOO"),
+        ("cells ; .", "OOOOOOOOBO"),
+        (".", "OOOOOOOOOO"),
+        (". @1", "OOOOOOOOOB"),
+    ):
+        assert parsing.read_entities(answer, words, "DNA")[0] == tags(letters, "DNA")
+    assert parsing.write_entities(words, tags("BIIIOOOOOB")) == "1 \\, 25 D3 ; . @1"
+
+
+@pytest.mark.parametrize(
+    "text, kind, form, gold",
+    [
+        ("IL-2 : B ; gene : I", "ner", "tags", ["O"] * 8),
+        ("IL-2 ; CD29 ; CD30", "ner", "list", ["O"] * 8),
+        ("alpha ; wings ; fins", "classification", "tags", []),
+        ("alpha or beta", "nli", "tags", None),
+    ],
+)
+def test_after_a_parse_failure_nothing_counts(text, kind, form, gold):
+    row = {"kind": kind, "input": "the IL-2 gene of the T cell .", "type": "DNA"}
+    row["gold"] = tags("OBIOOOOO", "DNA") if kind == "ner" else gold
+    assert parsing.read(text, row, ["alpha", "beta"], form) == (gold, True)
+
+
+def test_composed_and_decomposed_text_are_the_same():
+    label, other = "Caf\u00e9-positive", "Cafe\u0301-positive"
+    assert read_label(other, [label]) == (label, False)
+    assert read_label(f"It is {other}.", [label, "b"]) == (label, False)
+    assert read_labels(f"{other} ; b", [label, "b"]) == ([label, "b"], False)
+    words = ["the", "Caf\u00e9", "gene"]
+    assert parsing.read_tags("the : O ; Cafe\u0301 : B ; gene : I", words, "x")[0][1] == "B-x"
+    assert parsing.read_entities("Cafe\u0301 gene", words, "x")[0] == tags("OBI", "x")
 
 
 @pytest.mark.parametrize(

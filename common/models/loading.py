@@ -36,8 +36,8 @@ def load_config(where: str):
     return config
 
 
-def load_tokenizer(where: str, config):
-    """The tokenizer. It pads on the right, and a text's first word has the pieces of any other.
+def load_tokenizer(where: str, config, words: bool = True):
+    """The tokenizer. It pads on the right; with `words` a text's first word is like any other.
 
     It gives `token_type_ids` only if the model reads them. If it has no pad token, its end of text
     becomes one. One that is damaged, another model's, or would lose capitals is an error.
@@ -46,14 +46,15 @@ def load_tokenizer(where: str, config):
     from transformers import AutoTokenizer
 
     row, size = families.of(config), config.vocab_size
+    blank_first = row.blank if words else ""
 
     def load(**options):
-        if row.blank == "option":
+        if blank_first == "option":
             options["add_prefix_space"] = True
         tokenizer = AutoTokenizer.from_pretrained(where, **options)
         if _loses_case(tokenizer):  # a repository with a vocabulary alone
             tokenizer = AutoTokenizer.from_pretrained(where, do_lower_case=False, **options)
-        if row.blank == "step" and _glues_words(tokenizer):
+        if blank_first == "step" and _glues_words(tokenizer):
             # A blank before each text, or each of given words, but not before words within a text.
             backend = tokenizer.backend_tokenizer
             blank = Metaspace(replacement=" ", prepend_scheme="first", split=False)
@@ -67,7 +68,7 @@ def load_tokenizer(where: str, config):
         if _loses_case(tokenizer):
             remedy = 'its tokenizer_config.json needs "do_lower_case": false'
             raise ValueError(f"it lower-cases a cased vocabulary: {remedy}")
-        if row.blank and _glues_words(tokenizer):
+        if blank_first and _glues_words(tokenizer):
             remedy = 'its tokenizer_config.json needs "tokenizer_class": "GPT2Tokenizer"'
             raise ValueError(f"it would glue words together: {remedy}")
         if tokenizer.pad_token is None or beyond:
@@ -110,7 +111,7 @@ def load_task_model(where: str, head: str, labels: list[str], keep_head: bool = 
         others = own != labels and not own[0].startswith("LABEL_")
         options["id2label"] = dict(enumerate(labels))
         options["label2id"] = {label: i for i, label in enumerate(labels)}
-    tokenizer = load_tokenizer(where, config)
+    tokenizer = load_tokenizer(where, config, words=head != "causal")
     # A head for other labels is made anew; any other weight of another shape is an error.
     model, new = _load_weights(where, config, head, ignore_mismatched_sizes=True, **options)
     encoder = f"{model.base_model_prefix}."
@@ -133,17 +134,20 @@ def load_task_model(where: str, head: str, labels: list[str], keep_head: bool = 
     return model, tokenizer
 
 
-def load_encoder(where: str, attention: str = "sdpa", random_init: bool = False):
+def load_encoder(
+    where: str, attention: str = "sdpa", random_init: bool = False, words: bool = True
+):
     """(encoder, tokenizer): the model without its head, frozen, in float32, in eval mode.
 
     `attention`: "sdpa", or "eager" to read attention maps. `random_init`: the same architecture
-    with new weights from torch's global generator: seed it before.
+    with new weights from torch's global generator: seed it before. `words`: see `load_tokenizer`;
+    False for prompts, which a causal model reads as it was trained to.
     """
     import torch
     from transformers import AutoModel
 
     config = load_config(where)
-    tokenizer = load_tokenizer(where, config)
+    tokenizer = load_tokenizer(where, config, words)
     options = {"attn_implementation": attention}
     if families.of(config).pooler:
         options["add_pooling_layer"] = False  # nothing reads it, and not all checkpoints have it

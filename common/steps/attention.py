@@ -79,7 +79,7 @@ def compare(begun, pending: dict, configs: dict) -> dict:
     device = choose_device(args.device, args.precision)
     examples = data.splits[args.split][: args.max_examples]
     set_seed(args.seed)
-    pretrained, tokenizer = models.load_encoder(base, "eager")
+    pretrained, tokenizer = models.load_encoder(base, "eager", words=task.HEAD != "causal")
     limit = min(args.max_length, families.positions(pretrained.config))
     encoded, counts = task.attention_inputs(data, examples, tokenizer, limit)
     models.mark_special(encoded, tokenizer, pretrained.config)

@@ -19,7 +19,7 @@ CONSTANTS = {
 # In the names of counts that the summary prints. (Training cuts no prompt, only what is asked.)
 CUT = ("truncated_", "too_long", "dev_cut_words", "test_cut_words")
 # To write the answers to dev after each epoch would take longer than to train.
-OF_CAUSAL = {"selection": "first epoch with the lowest dev loss"}
+OF_CAUSAL = {"selection": "first epoch with the lowest dev loss, a mean over the task's groups"}
 
 
 def parse_args(task, doc: str, argv, *, demo: dict, **defaults) -> flags.Call:
@@ -121,7 +121,8 @@ class Prepared(NamedTuple):
             return {}
         if task.HEAD == "causal":
             inputs = self.model, self.encoded["dev"], self.call.args.batch_size, self.device
-            return {"loss": forward.mean_loss(*inputs, task.loss, task.n_labels)}
+            groups = list(map(task.loss_group, some["dev"]))
+            return {"loss": forward.mean_loss(*inputs, task.loss, task.n_labels, groups)}
         rows, _ = task.rows(self.data, some, {"dev": self.predict("dev")})
         return evaluate(task, rows["dev"])
 
@@ -135,7 +136,7 @@ def prepare(begun, device) -> Prepared:
     call, data = begun.call, begun.data
     task, args = call.task, call.args
     strata = [task.stratum(example) for example in data.splits["train"]]
-    indices = subsample.subset(strata, args.training_size, args.seed)
+    indices = task.subset(data, args.training_size, args.seed)
     examples = data.splits | {"train": [data.splits["train"][i] for i in indices]}
     set_seed(args.seed)
     model, tokenizer, new_head = task.load_model(begun.source.where(), data, **call.options)

@@ -127,7 +127,8 @@ def make(call, targets: list[Target], data, where: str) -> dict[str, dict]:
     examples = subsample.limited(data.splits, task.stratum, args.max_train_examples, args.seed)
     examples = {split: task.probed(some) for split, some in examples.items()}
     set_seed(args.seed)
-    encoder, tokenizer = models.load_encoder(where, random_init=args.untrained)
+    words = task.HEAD != "causal"
+    encoder, tokenizer = models.load_encoder(where, random_init=args.untrained, words=words)
     layers = chosen_layers(args.layers, encoder.config.num_hidden_layers)
     draws = {TASK: {TASK: examples}}  # {target: {name of a draw: its splits}}
     if any(target.name != TASK for target in targets):
