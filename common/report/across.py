@@ -15,10 +15,13 @@ trained models are compared. With one seed, a difference may be that of this see
 """
 LINK = """\
 Each point is a model at a size (the mean of its seeds); lines join a model's sizes in their order.
-[a, b] is the 95 % percentile bootstrap interval over points: too narrow, for the points are few and
-depend on each other. Size 0, where no head was trained and attention has not changed, would
-dominate the correlation, so each measure is first shown without it. Fewer than three points, or
-equal ones, have no row. Only results with the default settings of a step are used.
+[a, b] is the 95 % percentile bootstrap interval over points, of at least eight points. It is too
+narrow: the points are few and depend on each other. More training data raise both sides, so they
+correlate even if neither has to do with the other. "Size partialled out" is Spearman's correlation
+of what is left of both when they are predicted from the size. Size 0, where no head was trained and
+attention has not changed, would dominate the correlation, so each measure is first shown without
+it. Fewer than three points, or equal ones, have no row. Only results with the default settings of a
+step are used.
 """
 
 
@@ -55,16 +58,19 @@ def link(grid: Grid) -> Section:
     for measure, values in measures.items():
         points = {cell: (x, scores[cell]) for cell, x in values.items() if cell in scores}
         for sizes in (grid.trained, grid.sizes):
-            pairs = [point for (_, size), point in points.items() if size in sizes]
+            chosen = [(*point, size) for (_, size), point in points.items() if size in sizes]
+            pairs = [point[:2] for point in chosen]
             row = {"measure": measure, "sizes": f"{sizes[0]} to {sizes[-1]} %", "n": len(pairs)}
             for kind in ("Spearman", "Pearson"):
                 r = statistics.correlation(pairs, kind.lower())
                 row[kind] = r and Estimate(*r)
+            partial = statistics.partial_correlation(chosen)
+            row["size partialled out"] = None if partial is None else Estimate(partial)
             rows.append(row)
         own = {m: [point for cell, point in points.items() if cell[0] == m] for m in grid.models}
         lines = [Line(*zip(*xy, strict=True), model_look(m)) for m, xy in own.items() if xy]
         label = measure.replace(": ", ":\n").replace(" (", "\n(")
-        panels += [Panel(lines, "", label, title)] if lines else []
+        panels += [Panel(lines, "", label, title)] if len(points) > 2 else []
     titles = [grid.title, "downstream score against what is measured inside"]
     figure = ("link", titles, [panels]) if panels else None
     caption = f"correlation, over models and sizes, of {title} with what is measured inside"

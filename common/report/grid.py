@@ -27,7 +27,8 @@ DOWNSTREAM = next(name for name, step in STEPS.items() if not step.NEEDS)
 class Result:
     """What the files of a result say; its folder may be unfinished (`.partial`)."""
 
-    counts, scores, groups = {}, (), []  # what predictions.jsonl says; groups: an id an example
+    # What predictions.jsonl says: (metrics' key, counts, score) each; groups: an id an example.
+    systems, groups = [], []
 
     def __init__(self, folder: Path):
         self.folder, self.name = folder, folder.name.removesuffix(results.PARTIAL)
@@ -158,19 +159,35 @@ class Grid:
             result.check().metrics.update(STEPS[result.step].read(result, self.task))
         except ValueError as reason:
             return self._note(folder, reason)
-        if result.step != DOWNSTREAM:
+        if result.step != DOWNSTREAM and not path.is_file():
             return result
         try:
             rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-            result.scores = (*self.task.SCORES, *self.task.parts(rows))
-            result.counts = self.task.count(rows)
-            result.groups = [str(row.get("group", row["id"])) for row in rows]
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            rows = []
-        if not rows:
-            result.counts, result.groups = {}, []
+            result.systems = self._systems(result, rows)
+            first = [row for row in rows if row.get("layer") == rows[0].get("layer")]
+            result.groups = [str(row.get("group", row["id"])) for row in first]
+        except (OSError, ValueError, LookupError, TypeError, AttributeError):
+            result.systems, result.groups = [], []
             self._note(path, "missing or damaged (no interval)")
         return result
+
+    def _systems(self, result: Result, rows: list[dict]) -> list[tuple]:
+        """See `Result.systems`; rows of probes have a layer."""
+        systems = []
+        for layer in dict.fromkeys(row.get("layer") for row in rows):
+            own = [row for row in rows if row.get("layer") == layer]
+            counts = self.task.count(own)
+            scores = [s for s in (*self.task.SCORES, *self.task.parts(own)) if s.table in counts]
+            endings = [""]
+            if layer is not None:
+                main = min(scores, key=lambda score: not score.of_probes)  # the first of these
+                systems.append((f"{result.step}_layer_{layer}", counts[main.table], main.value))
+                at = {"": result.metrics["best_layer"], "_last_layer": result.metrics["last_layer"]}
+                endings = [ending for ending, chosen in at.items() if chosen == layer]
+            for score in scores:
+                keys = [f"test_{score.name}{ending}" for ending in endings]
+                systems += [(key, counts[score.table], score.value) for key in keys]
+        return systems
 
     def _has_numbers(self, result: Result) -> bool:
         required = getattr(STEPS[result.step], "required", lambda main: [])(self.main.name)
@@ -196,14 +213,15 @@ class Grid:
         return kept
 
     def _resample(self, alike: list[Result]) -> list[Result]:
-        """All scores on the same resamples; without results whose two files disagree on a score."""
-        keys = [(r, score) for r in alike for score in r.scores if score.table in r.counts]
-        systems = [(result.counts[score.table], score.value) for result, score in keys]
-        wrong, resampled = set(), statistics.resample(systems, groups=self.groups or None)
-        for (result, score), samples in zip(keys, resampled, strict=True):
-            result.resampled[f"test_{score.name}"] = samples
-            if abs(result.metrics.get(f"test_{score.name}", samples[0]) - samples[0]) > 1e-6:
-                wrong.add(result)
-        for result in (result for result in alike if result in wrong):
-            self._note(result.folder, "predictions.jsonl and metrics.json differ in a score")
+        """The scores of a step on the same resamples; no results whose files disagree."""
+        wrong = set()
+        for name in dict.fromkeys(result.name for result in alike):
+            keys = [(r, *system) for r in alike if r.name == name for system in r.systems]
+            groups = next((result.groups for result, *_ in keys), None)
+            samples = statistics.resample([system for _, _, *system in keys], groups=groups)
+            for (result, key, *_), own in zip(keys, samples, strict=True):
+                result.resampled[key] = own
+                if abs(result.metrics.get(key, own[0]) - own[0]) > 1e-6 and result not in wrong:
+                    wrong.add(result)
+                    self._note(result.folder, "predictions.jsonl differs from metrics.json")
         return [result for result in alike if result not in wrong]

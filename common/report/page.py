@@ -64,8 +64,7 @@ def by_layer(grid, name: str, text: str, made: list[Table], layer: str, curves: 
                 cells.append({"layer": n} | {size_name(m): layers[m].get(n) for m in sizes})
             caption = f"{name} of {model}, {title} by layer"
             made += tables(grid, f"{file}_{model}", caption, cells)
-            y = {size: [score.value for score in layers[size].values()] for size in sizes}
-            lines = [Line(list(layers[n]), y[n], size_look(n)) for n in sizes if y[n]]
+            lines = [_line(layers[size], size) for size in sizes if layers[size]]
             levels = [grid.score(name, model, size, f"majority_{key}") for size in sizes]
             level = next((level.value for level in levels if level), None)
             panels += [Panel(lines, model, layer, title, level)] if lines else []
@@ -73,6 +72,12 @@ def by_layer(grid, name: str, text: str, made: list[Table], layer: str, curves: 
     figure = (name, [grid.title, f"{name}, by the encoder's training data"], rows)
     heading = name.capitalize().replace("-", ": ", 1).replace("_", " ")
     return Section(heading, text, figure if rows else None, made)
+
+
+def _line(by_layer: dict[int, Estimate], size) -> Line:
+    values, low, high = zip(*[estimate[:3] for estimate in by_layer.values()], strict=True)
+    bars = [] if None in low else [list(low), list(high)]
+    return Line(list(by_layer), list(values), size_look(size), *bars)
 
 
 def text_of(cell) -> str:

@@ -9,6 +9,7 @@ import warnings
 
 import numpy as np
 
+FEW = 8  # points below which a correlation has no interval
 RESAMPLES = 10_000  # the least p is 1 / 10,001: still under 0.05 after Holm over 400 comparisons
 
 
@@ -69,7 +70,11 @@ def holm(p_values: list[float]) -> list[float]:
 
 
 def correlation(pairs, kind: str, resamples: int = 2000):
-    """(r, low, high), resampling `pairs`; None of fewer than three or where a side is constant."""
+    """(r, low, high), resampling `pairs`; None of fewer than three or where a side is constant.
+
+    Fewer than eight pairs have no interval, (r, None, None): resamples of a few points that lie in
+    a row lie in a row, too.
+    """
     from scipy import stats
 
     n, pairs = len(pairs), np.array(pairs, dtype=float).T
@@ -81,4 +86,21 @@ def correlation(pairs, kind: str, resamples: int = 2000):
     with warnings.catch_warnings():  # a resample of equal pairs has none: NaN
         warnings.simplefilter("ignore")
         r = stats.pearsonr(*pairs, axis=-1).statistic
-    return float(r[0]), *interval(r[1:])
+    return float(r[0]), *(interval(r[1:]) if n >= FEW else (None, None))
+
+
+def partial_correlation(triples) -> float | None:
+    """Spearman's r of x and y with z partialled out, of (x, y, z); None where it is undefined.
+
+    What is left of x and y when both are predicted from z, all three as ranks (Fisher 1924).
+    """
+    from scipy import stats
+
+    if len(triples) < 4:  # with three points it is always 1 or -1
+        return None
+    with warnings.catch_warnings(), np.errstate(divide="ignore", invalid="ignore"):
+        warnings.simplefilter("ignore")  # a constant side has no correlation
+        r = np.corrcoef(stats.rankdata(np.array(triples, float), axis=0), rowvar=False)
+        left = (1 - r[0, 2] ** 2) * (1 - r[1, 2] ** 2)
+        partial = (r[0, 1] - r[0, 2] * r[1, 2]) / np.sqrt(left) if left > 1e-9 else np.nan
+    return float(partial) if np.isfinite(partial) else None

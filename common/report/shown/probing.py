@@ -31,9 +31,9 @@ def read(result, task) -> dict[str, float]:
     minus the control's (Hewitt & Liang 2019). Raises ValueError if layers.csv is damaged."""
     from common.report.grid import Result
 
-    values = _by_layer(result, task)
+    values, beside = _by_layer(result, task), f"{result.name}-{task.CONTROLS[0]}"
     try:
-        control = _by_layer(Result(result.folder.with_name(f"{result.name}-control")).check(), task)
+        control = _by_layer(Result(result.folder.with_name(beside)).check(), task)
     except ValueError:  # not there, or not whole: the grid names it
         return values
     for layer in (f"layer_{n}" for n in range(result.metrics.get("last_layer", -1) + 1)):
@@ -46,10 +46,15 @@ def read(result, task) -> dict[str, float]:
 
 def _by_layer(result, task) -> dict[str, float]:
     table = result.table("layers.csv").query("split == 'test'")
-    main = next((s.name for s in task.SCORES if (table["metric"] == s.name).any()), "")
+    main = next((name for name in _names(task) if (table["metric"] == name).any()), "")
     keys = f"{NAME}_layer_" + table["layer"].astype(str)
     table = table.assign(key=keys.where(table["probe"] != "majority", f"majority_{NAME}"))
     return dict(table[table["metric"] == main][["key", "value"]].itertuples(index=False))
+
+
+def _names(task) -> list[str]:
+    """The scores that probes are compared by, the one that only they have first."""
+    return [s.name for s in sorted(task.SCORES, key=lambda score: not score.of_probes)]
 
 
 def draw(folder: Path, task) -> None:
@@ -61,9 +66,10 @@ def draw(folder: Path, task) -> None:
     ending, tables = own.of_all_sizes("layers.csv")
     curves = {size: (table, size_look(size)) for size, table in tables.items()}
     shown = {size: curves[size] for size in (own.size, UNTRAINED) if size in curves}
-    for name in (f"{own.name}-control", f"{own.name}-control.partial"):
+    beside = f"{own.name}-{task.CONTROLS[0]}"
+    for name in (beside, f"{beside}.partial"):
         if (control := Result(folder.with_name(name))).metrics:
-            look = {"color": "black", "marker": "+", "label": "control labels"}
+            look = {"color": "black", "marker": "+", "label": task.CONTROLS[0]}
             shown["control"] = (control.table("layers.csv"), look)
     probe = next(probe for probe in tables[own.size]["probe"] if probe != "majority")
     what = f"{task.NAME} {own.name} ({probe})"
@@ -85,9 +91,17 @@ def _panels(task, curves: list[tuple]) -> list[Panel]:
     return panels
 
 
+def _main(grid) -> tuple[str, str]:
+    """Name and title of the score that the probes of a grid are compared by."""
+    measured = {key for result in grid.results if result.step == NAME for key in result.metrics}
+    there = [name for name in _names(grid.task) if f"test_{name}" in measured]
+    titles = {score.name: score.title for score in grid.task.SCORES}
+    return (there[0], titles[there[0]]) if there else (grid.main.name, grid.main.title)
+
+
 def sections(grid) -> list:
     """Best and last layer of each encoder, and all layers; a section for each variant."""
-    main, title, made = grid.main.name, grid.main.title, []
+    (main, title), made = _main(grid), []
     columns = {f"best layer: {title}": f"test_{main}", "last layer": f"test_{main}_last_layer"}
     columns |= {f"selectivity, {end} layer": key for end, key in GAINS.items()}
     columns |= {"majority class": f"test_majority_{main}"}
@@ -109,7 +123,7 @@ def sections(grid) -> list:
 
 def link_measures(grid) -> dict[str, dict]:
     """`{measure: {(model, size): value}}`: what the downstream score is correlated with."""
-    main, title = grid.main.name, grid.main.title
+    main, title = _main(grid)
     return {
         f"probe, best layer: {title}": grid.by_cell(NAME, f"test_{main}"),
         f"probe, last layer: {title}": grid.by_cell(NAME, f"test_{main}_last_layer"),
