@@ -57,13 +57,9 @@ def curves(axes) -> dict:
     return {line.get_label(): list(line.get_ydata()) for line in axes.lines}
 
 
-def words(text) -> str:
-    """Without the breaks of its lines."""
-    return " ".join(text.split())
-
-
 def title(figure) -> str:
-    return words(figure.get_suptitle())
+    """Without the breaks of its lines."""
+    return " ".join(figure.get_suptitle().split())
 
 
 def legend(figure) -> list[str]:
@@ -74,25 +70,19 @@ def by_layer(size, target, score, seed=42):
     return [value(size, seed, n, target, score.name) for n in range(LAYERS + 1)]
 
 
-def history(root, rows, **steps_at):
-    where = root, "NER", "demo", "bert", 30, 42, "fine-tuning.partial"
-    folder, about = made.write(*where, {})
-    keys = ("epoch", "split", "metric", "value")
-    files.write_csv(
-        folder / "history.csv", [about | dict(zip(keys, row, strict=True)) for row in rows]
-    )
-    steps = [about | {"step": n, "loss": 40 / n, "learning_rate": 0} for n in (20, 40, 60, 80, 90)]
-    files.write_csv(folder / "steps.csv", steps)
-    return folder
-
-
 def test_learning_curve_shows_every_score_on_dev(tmp_path, drawn):
     rows = [(epoch, "train", "loss", 2 / epoch) for epoch in (1, 2, 3)]
     for epoch, split, score in itertools.product((1, 2, 3), ("dev", "test"), ner.SCORES):
         # Strict F1 equals entity F1: neither may hide the other.
         name = score.name.removesuffix("_strict")
         rows.append((epoch, split, score.name, 0.8 + value(split, epoch, name) / 10))
-    folder = history(tmp_path, rows)
+    where = tmp_path, "NER", "demo", "bert", 30, 42, "fine-tuning.partial"
+    folder, about = made.write(*where, {})
+    keys = ("epoch", "split", "metric", "value")
+    rows = [about | dict(zip(keys, row, strict=True)) for row in rows]
+    files.write_csv(folder / "history.csv", rows)
+    steps = [about | {"step": n, "loss": 40 / n, "learning_rate": 0} for n in (20, 40, 60, 80, 90)]
+    files.write_csv(folder / "steps.csv", steps)
     FINE_TUNING.draw(folder, ner)
     (figure,) = drawn.values()
     loss, dev = figure.axes
@@ -107,9 +97,6 @@ def test_learning_curve_shows_every_score_on_dev(tmp_path, drawn):
     assert lines[0].get_color() != lines[1].get_color()
     widths = [line.get_linewidth() for line in lines]
     assert widths == sorted(widths, reverse=True) and len({*widths}) == len(widths)
-    everything = [y for line in lines for y in line.get_ydata()]
-    low, high = dev.get_ylim()
-    assert 0.7 < low < min(everything) and max(everything) < high < 1.1
     assert "30 % of the training data" in title(figure) and "seed 42" in title(figure)
     assert (folder / "learning_curve.png").is_file()
     assert (folder / "learning_curve.pdf").read_bytes()[:5] == b"%PDF-"
@@ -269,13 +256,8 @@ def study(tmp_path, drawn):
         made.compared(tmp_path, "NLI", "demo", model, size)
     made.probed(tmp_path, "NLI", "demo", "biogpt", 100, name="probing-linear")
     grid = Grid(tmp_path / "demo", nli)
-    return grid, report_figures(grid, drawn)
-
-
-def report_figures(grid, drawn) -> dict:
-    drawn.clear()
     report.write(grid, None, None)
-    return {path.stem: figure for path, figure in drawn.items()}
+    return grid, {path.stem: figure for path, figure in drawn.items()}
 
 
 def test_report_learning_curves(study):
@@ -295,27 +277,12 @@ def test_report_learning_curves(study):
     assert curves(axes)["majority class"] == [0.3, 0.3]
 
 
-def test_report_shows_the_majority_with_one_size_and_one_model(tmp_path, drawn):
-    made.fine_tuned(tmp_path, "NLI", "demo", "bert", 30)
-    made.probed(tmp_path, "NLI", "demo", "bert", 30)  # not size 0
-    figures = report_figures(Grid(tmp_path / "demo", nli), drawn)
-    for name, expected in (("learning_curves", 0.3), ("probing", 0.1)):
-        axes = figures[name].axes[0]
-        (line,) = [line for line in axes.lines if line.get_label() == "majority class"]
-        assert list(line.get_ydata()) == [expected] * 2
-        assert list(line.get_xdata()) == [0, 1]  # of the panel: from side to side
-        low, high = axes.get_ylim()
-        assert low < expected < high
-    assert len(figures["link"].axes) == 3 and "attention" not in figures
-
-
 def test_report_probing_and_its_variant(study):
     grid, figures = study
     figure, linear = figures["probing"], figures["probing-linear"]
     assert [axes.get_title() for axes in figure.axes] == ["bert", "biogpt"] * 2
-    for axes, (curve, model) in zip(
-        figure.axes, itertools.product(("probing", "selectivity"), ("bert", "biogpt")), strict=True
-    ):
+    panels = itertools.product(("probing", "selectivity"), ("bert", "biogpt"))
+    for axes, (curve, model) in zip(figure.axes, panels, strict=True):
         for size in (10, 100):
             layers = grid.layers("probing", model, size, curve)
             assert curves(axes)[f"{size} %"] == [point.value for point in layers.values()]
@@ -323,16 +290,6 @@ def test_report_probing_and_its_variant(study):
     assert [axes.get_title() for axes in linear.axes] == ["biogpt"] * 2
     assert "probing-linear" in title(linear) and "linear" not in title(figure)
     assert "probing-control" not in figures
-
-
-def test_report_attention(study):
-    figure = study[1]["attention"]
-    assert legend(figure) == ["untrained encoder", "10 %", "100 %"]
-    for axes, model in zip(figure.axes, ("bert", "biogpt"), strict=True):
-        assert axes.get_title() == model
-        expected = [1 - 0.01 * n for n in range(1, LAYERS + 1)]
-        assert curves(axes)["10 %"] == pytest.approx(expected)
-        assert curves(axes)["untrained encoder"] == pytest.approx([0.4] * LAYERS)
 
 
 def test_report_link_joins_the_sizes_of_a_model(study):

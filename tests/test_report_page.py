@@ -3,10 +3,7 @@
 import base64
 import html
 import html.parser
-import json
 import re
-import shutil
-import subprocess
 
 import pandas as pd
 import pytest
@@ -18,8 +15,6 @@ from common.report import drawing
 from tests import made_results as made
 from tests import test_report
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-BROWSER = next(filter(None, map(shutil.which, BROWSERS)), None)
 NAME = '<i>a&b"'
 
 
@@ -117,52 +112,6 @@ def test_entropies_share_a_scale_of_whole_bits(tmp_path):
     for cell, share in ((one, 2.5 / 3), (other, 0.5 / 3)):
         assert cell["style"] == f"background:{to_hex(colormaps['cividis'](share))}"
     assert none["title"] == "layer 1, head 1: never compared" and "style" not in none
-
-
-def test_empty_sections_are_left_out(tmp_path):
-    made.compared(tmp_path, "NLI", "demo", "bert", 10, name="attention-train")
-    out = test_report.write(tmp_path)
-    (title,) = re.findall(r"^#{2,} (.*)$", test_report.page(out), re.M)
-    assert title == "1. Attention: train" and "Mean cosine of the attention" in test_report.page(
-        out
-    )
-    links = [a["href"] for a in Page(out / "report.html").all("a") if "download" not in a]
-    assert links == ["#part-1"]
-    others = {path.suffix for path in out.iterdir() if "attention" not in path.name}
-    assert others == {".md", ".html"}
-
-
-def browse(page, *flags):
-    command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom", *flags]
-    done = subprocess.run([*command, page.as_uri()], capture_output=True, text=True, timeout=120)
-    return done.stdout
-
-
-@pytest.mark.skipif(not BROWSER, reason="no Chromium here")
-def test_in_a_browser_tables_sort_and_a_head_tells_its_value(folder, tmp_path):
-    """The page in a frame as wide as a phone; what is clicked and seen goes into the title."""
-    script = """<script>
-    const names = (table) => [...table.tBodies[0].rows].map((row) => row.cells[0].textContent);
-    const table = document.querySelector(".table table"), said = [];
-    const button = table.querySelectorAll("th button")[5];  // 100 %, which one model lacks
-    for (let i = 0; i < 2; i++) { button.click(); said.push(names(table)); }
-    table.querySelector("th button").click(); said.push(names(table));
-    const cell = document.querySelectorAll(".maps td")[4];
-    cell.dispatchEvent(new PointerEvent("pointerover", {bubbles: true}));
-    said.push(document.querySelector(".maps output").textContent === cell.title && cell.title);
-    said.push(document.documentElement.scrollWidth <= innerWidth && innerWidth);
-    parent.postMessage(JSON.stringify(said), "*");
-    </script></body>"""
-    source = (folder / "report.html").read_text().replace("</body>", script)
-    (tmp_path / "page.html").write_text(source)
-    (tmp_path / "frame.html").write_text(
-        "<script>onmessage = (event) => { document.title = event.data; }</script>"
-        '<iframe src="page.html" width="375" height="700"></iframe>'
-    )
-    shown = browse(tmp_path / "frame.html", "--virtual-time-budget=5000")
-    assert (found := re.search("<title>(.*)</title>", shown)), shown[-500:]
-    said = json.loads(html.unescape(found[1]))
-    assert said == [["bert", NAME], ["bert", NAME], [NAME, "bert"], "layer 2, head 2: 0.9800", 375]
 
 
 def test_a_style_file_takes_precedence_over_that_of_the_repository(tmp_path, monkeypatch):
