@@ -87,7 +87,7 @@ def place(example: Example, spans: list[tuple[int, int]]) -> tuple[int, int] | N
 def probe_inputs(
     data: Data, targets: dict[str, dict], tokenizer, max_length: int, pooling: str
 ) -> ProbeInputs:
-    """The words of the passage's first window are the units; one without a sub-word has none.
+    """The words of the passage's first window are the units; a word without a sub-word is left out.
 
     Questions whose answer lies outside that window are counted and not trained on. `notes`:
     `{target: {split: [(spans of the words, `place` of the answer) an example]}}`. Raises UserError
@@ -100,7 +100,7 @@ def probe_inputs(
             rows, cut = windows.first_windows(examples, tokenizer, max_length)
             spans[split], asked[split] = [], []
             for example, row in zip(examples, rows, strict=True):
-                held, units = _units(example.context, row, pooling)
+                held, units = _units(example.context, row)
                 encoded.append(_inputs(row) | {"units": units})
                 spans[split].append((n_units, n_units + len(units)))
                 asked[split].append((held, place(example, held)))
@@ -181,7 +181,7 @@ def _inputs(row: dict) -> dict:
     return {key: row[key] for key in ("input_ids", "token_type_ids") if key in row}
 
 
-def _units(context: str, row: dict, pooling: str) -> tuple[list, list]:
+def _units(context: str, row: dict) -> tuple[list, list]:
     """(spans of the words that the window's sub-words contain whole, ranges of their tokens)."""
     spans = row["spans"]
     held = np.flatnonzero(spans[:, 0] < spans[:, 1])
@@ -193,6 +193,5 @@ def _units(context: str, row: dict, pooling: str) -> tuple[list, list]:
     last = np.searchsorted(starts, whole[:, 1], side="left") - 1
     known = first <= last
     first, last = held[first[known]] + row["first"], held[last[known]] + row["first"]
-    first, last = {"mean": (first, last), "first": (first, first), "last": (last, last)}[pooling]
     kept = [(int(a), int(b)) for a, b in whole[known]]
     return kept, [(int(a), int(b) + 1) for a, b in zip(first, last, strict=True)]

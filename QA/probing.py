@@ -22,7 +22,7 @@ from common.steps import probing
 
 TASK = task.load("QA")
 PROBES = ("pointer",)
-POOLINGS = ("mean", "first", "last")
+POOLINGS = ("mean",)  # of a word's sub-words
 
 
 def parse_args(argv=None):

@@ -248,7 +248,7 @@ FAULTS = {
     "no train file": (lambda folder: (folder / "train.json").unlink(),
                       ("no train file", "participants-area.bioasq.org", "--demo")),
     "two forms": (spoiled("test.json", lambda d: demo_data.bioasq()["test"]),
-                  ("test.json", "BioASQ form", "train.json")),
+                  ("test.json", "BioASQ form", "dev.json")),
     "no factoid question": (
         lambda folder: [
             write(folder / f"{split}.json", {"questions": [
@@ -332,6 +332,6 @@ def test_the_demo_learns_to_answer(tmp_path, capsys):
 def test_the_demos_default_is_a_miniature_electra():
     from common import models
 
-    args = importlib.import_module("QA.probing").parse_args(["--demo"])
+    args = importlib.import_module("QA.probing").parse_args(["--demo"]).args
     assert args.model_name == "biom-electra-base" in models.MINIATURES and args.max_length == 384
     assert models.MODELS[args.model_name].startswith("sultan/")
