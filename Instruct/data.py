@@ -30,7 +30,7 @@ class Data(NamedTuple):
 
 def load(
     demo: bool,
-    data_dir: Path | None = None,
+    data_dir: Path | None,
     negative_label: str | None = None,
     decode: str = "generate",
     max_new_tokens: int | None = None,

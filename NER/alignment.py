@@ -1,5 +1,7 @@
 """Words to sub-words and back: which token carries a word's label, and what was cut."""
 
+import functools
+
 from common.cli import UserError
 from NER.scores import OUTSIDE
 
@@ -12,9 +14,9 @@ class WordTokenizer:
     """
 
     def __init__(self, tokenizer, max_length: int):
-        self.tokenizer = tokenizer
-        self.pieces: dict[str, list[int]] = {}
-        whole, bare = tokenizer(["a"], is_split_into_words=True)["input_ids"], self._word("a")
+        options = {"is_split_into_words": True, "add_special_tokens": False}
+        self.pieces = functools.cache(lambda word: tokenizer([word], **options)["input_ids"])
+        whole, bare = tokenizer(["a"], is_split_into_words=True)["input_ids"], self.pieces("a")
         at = next(i for i in range(len(whole)) if whole[i : i + len(bare)] == bare)
         self.head, self.tail = whole[:at], whole[at + len(bare) :]  # [CLS], [SEP]; none; </s>
         self.last = max_length - len(self.tail)
@@ -22,13 +24,6 @@ class WordTokenizer:
             raise UserError(
                 f"--max_length {max_length} leaves no room for a word. Use a larger one."
             )
-
-    def _word(self, word: str) -> list[int]:
-        if word not in self.pieces:
-            self.pieces[word] = self.tokenizer(
-                [word], is_split_into_words=True, add_special_tokens=False
-            )["input_ids"]
-        return self.pieces[word]
 
     def __call__(self, words: list[str]) -> tuple[list[int], list[tuple[int, int]]]:
         """`input_ids`, and the (start, end) of the tokens of each word that is not cut.
@@ -38,7 +33,7 @@ class WordTokenizer:
         """
         ids, spans = [*self.head], []
         for word in words:
-            start, pieces = len(ids), self._word(word)
+            start, pieces = len(ids), self.pieces(word)
             if start + len(pieces) > self.last:
                 break
             ids += pieces

@@ -13,16 +13,11 @@ def splits(seed: int = 0) -> dict[str, list[dict[str, list[str]]]]:
 
     No two splits share a gene or a cell line.
     """
-    return {split: sentences(SIZES[split], split, seed) for split in POOLS}
-
-
-def sentences(n: int, split: str, seed: int) -> list[dict[str, list[str]]]:
-    rng = random.Random(f"NER-{split}-{seed}")
-    made = []
-    for _ in range(n):
-        tokens, tags = [], []
-        for words, kind in chunks(rng, pool=split):
-            tokens += words
-            tags += to_iob2([kind or "O"] * len(words))
-        made.append({"tokens": tokens, "tags": tags})
+    made = {split: [] for split in POOLS}
+    for split, rows in made.items():
+        rng = random.Random(f"NER-{split}-{seed}")
+        for _ in range(SIZES[split]):
+            parts = list(chunks(rng, pool=split))
+            tags = [tag for words, kind in parts for tag in to_iob2([kind or "O"] * len(words))]
+            rows.append({"tokens": [word for words, _ in parts for word in words], "tags": tags})
     return made

@@ -1,15 +1,15 @@
 """Read NER files: jsonl, parquet and CoNLL columns -> sentences of words and tags."""
 
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 
 from common.cli import UserError
 from common.data_files import check_folder, find_split, json_file, jsonl, lines, parquet
 from NER.scores import OUTSIDE, to_iob2
 
-COLUMNS = ("conll", "iob2", "iob", "bio", "tsv", "txt")
 PATTERNS = ("{}.jsonl", "{}.json", "{}.parquet", "{}-*.parquet", "{}/*.parquet")
-PATTERNS += tuple(f"{{}}.{suffix}" for suffix in COLUMNS)
+PATTERNS += ("{}.conll", "{}.iob2", "{}.iob", "{}.bio", "{}.tsv", "{}.txt")
 FIELDS = ("tokens", "tags")
 # Lines between the documents of CoNLL 2003 and of JNLPBA.
 DOCUMENT_LINES = ("-DOCSTART-", "###MEDLINE:")
@@ -31,13 +31,14 @@ def read_folder(folder: Path) -> tuple[dict[str, list[tuple[list, list]]], dict[
                 f"no {split} file in {folder}. It needs train, validation (or valid, val, dev) and "
                 "test as .jsonl, .parquet or CoNLL columns (.conll, .tsv, .txt ...)."
             )
-        splits[split] = [pair for file in files for pair in sentences(_rows(file), by_id)]
+        rows = chain.from_iterable(map(_read, files))
+        splits[split] = list(sentences(rows, by_id))
         if not splits[split]:
             raise UserError(f"{files[0]} holds no sentence. Put the {split} examples there.")
     return splits, names
 
 
-def _rows(path: Path) -> Iterator[tuple[str, dict]]:
+def _read(path: Path) -> Iterator[tuple[str, dict]]:
     if path.suffix == ".parquet":
         return parquet(path, FIELDS)
     return jsonl(path, FIELDS) if path.suffix in (".jsonl", ".json") else _conll(path)
@@ -103,21 +104,25 @@ def _read_label_json(path: Path) -> dict[str, int] | None:
     return names
 
 
-def _conll(path: Path) -> Iterator[tuple[str, dict]]:
-    """One word a line, the word first and its tag last; a blank line ends a sentence."""
-    columns, words, tags, first = None, [], [], ""
-    for place, line in lines(path):
+def columns(lines: Iterable[tuple[str, str]]) -> Iterator[list[tuple[str, list[str]]]]:
+    """Yield [(place, cells), ...] of each sentence of (place, line); a blank line ends one."""
+    sentence = []
+    for place, line in chain(lines, [("", "")]):
         if line.strip() and not line.startswith(DOCUMENT_LINES):
-            cells = line.split("\t") if "\t" in line else line.split()
-            columns = columns or len(cells)
-            if len(cells) != columns or columns < 2:
-                expected = columns if columns > 1 else "at least 2 (word, tag)"
+            sentence.append((place, line.split("\t") if "\t" in line else line.split()))
+        elif sentence:
+            yield sentence
+            sentence = []
+
+
+def _conll(path: Path) -> Iterator[tuple[str, dict]]:
+    """The word is the first column, its tag the last."""
+    n = 0
+    for sentence in columns(lines(path)):
+        for place, cells in sentence:
+            n = n or len(cells)
+            if len(cells) != n or n < 2:
+                expected = n if n > 1 else "at least 2 (word, tag)"
                 raise UserError(f"{place} has {len(cells)} columns, not {expected}. Fix that line.")
-            first = first or place
-            words.append(cells[0])
-            tags.append(cells[-1].strip())
-        elif words:
-            yield first, {"tokens": words, "tags": tags}
-            words, tags, first = [], [], ""
-    if words:
-        yield first, {"tokens": words, "tags": tags}
+        words, tags = zip(*((cells[0], cells[-1].strip()) for _, cells in sentence), strict=True)
+        yield sentence[0][0], {"tokens": list(words), "tags": list(tags)}

@@ -1,18 +1,16 @@
 """New text for NER: lines of text, or words in columns, in; entities or IOB2 tags out."""
 
 from collections.abc import Iterable, Iterator
-from itertools import chain
 from typing import NamedTuple
 
 from common.cli import UserError
 from common.data_files import stream
 from NER import task, words
 from NER.data import Data, Example
-from NER.formats import DOCUMENT_LINES
+from NER.formats import columns
 from NER.scores import OUTSIDE, entities
 
 FORMS = {"text": (), "conll": (".conll", ".iob2", ".iob", ".bio", ".tsv")}
-CUT = ("truncated_words", "truncated_sentences")
 
 
 class Sentence(NamedTuple):
@@ -20,11 +18,6 @@ class Sentence(NamedTuple):
 
     text: str
     spans: list[tuple[int, int]]  # of each word, in characters of `text`
-
-    @property
-    def words(self) -> list[str]:
-        """The words."""
-        return [self.text[start:end] for start, end in self.spans]
 
 
 def add_arguments(parser) -> None:
@@ -41,9 +34,14 @@ def add_arguments(parser) -> None:
 def read(file: Iterable[bytes], name: str, form: str) -> Iterator[Sentence | None]:
     """A sentence a line; or, of columns, a sentence before each blank line."""
     lines = stream(file, name)
-    if form == "conll":
-        yield from _columns(lines)
-        return
+    for sentence in columns(lines) if form == "conll" else ():
+        text, spans = "", []
+        for place, (word, *_) in sentence:
+            if not word.strip():
+                raise UserError(f"{place} has no word. Expected: a word first, then other columns.")
+            text += " " * bool(spans) + word
+            spans.append((len(text) - len(word), len(text)))
+        yield Sentence(text, spans)
     for place, line in lines:
         if line.startswith('{"'):
             raise UserError(
@@ -54,38 +52,24 @@ def read(file: Iterable[bytes], name: str, form: str) -> Iterator[Sentence | Non
         yield Sentence(line, spans) if spans else None
 
 
-def _columns(lines: Iterable[tuple[str, str]]) -> Iterator[Sentence]:
-    text, spans = "", []
-    for place, line in chain(lines, [("", "")]):  # the last sentence, too, ends with a blank line
-        if line.strip() and not line.startswith(DOCUMENT_LINES):
-            word = (line.split("\t") if "\t" in line else line.split())[0]
-            if not word.strip():
-                raise UserError(f"{place} has no word. Expected: a word first, then other columns.")
-            text += " " * bool(spans) + word
-            spans.append((len(text) - len(word), len(text)))
-        elif spans:
-            yield Sentence(text, spans)
-            text, spans = "", []
-
-
 def answer(model, tokenizer, made, items: list[Sentence], args, device, name: str):
     """`{"entities": [{"start", "end", "type", "text"}]}` of each sentence, or its tags as text."""
     data = Data({}, made.labels, made.settings.get("label_scheme") == "iob2")
-    examples = [Example("", item.words, [OUTSIDE] * len(item.spans)) for item in items]
+    split = [[item.text[start:end] for start, end in item.spans] for item in items]
+    examples = [Example("", own, [OUTSIDE] * len(own)) for own in split]
     encoded, counts = task.encode(data, examples, tokenizer, made.max_length)
     tags = task.predict(model, tokenizer, data, examples, encoded, args.batch_size, device, name)
-    form = _tagged if args.output_form == "conll" else _entities
-    answers = [form(item, own) for item, own in zip(items, tags, strict=True)]
-    return answers, {cut: counts[cut] for cut in CUT}
+    if args.output_form == "conll":
+        tagged = (zip(*pair, strict=True) for pair in zip(split, tags, strict=True))
+        answers = ["".join(f"{word}\t{tag}\n" for word, tag in pairs) for pairs in tagged]
+    else:
+        answers = [{"entities": _entities(*pair)} for pair in zip(items, tags, strict=True)]
+    return answers, {cut: counts[cut] for cut in ("truncated_words", "truncated_sentences")}
 
 
-def _tagged(item: Sentence, tags: list[str]) -> str:
-    return "".join(f"{word}\t{tag}\n" for word, tag in zip(item.words, tags, strict=True))
-
-
-def _entities(item: Sentence, tags: list[str]) -> dict:
+def _entities(item: Sentence, tags: list[str]) -> list[dict]:
     answers = []
     for kind, first, last in sorted(entities(tags), key=lambda entity: entity[1]):
         start, end = item.spans[first][0], item.spans[last - 1][1]
         answers.append({"start": start, "end": end, "type": kind, "text": item.text[start:end]})
-    return {"entities": answers}
+    return answers

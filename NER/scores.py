@@ -1,18 +1,14 @@
 """Scores of words and of entities: what seqeval reads out of IOB2 tags, counted by sentence."""
 
 import functools
-from typing import TYPE_CHECKING
 
 from common import scoring
 from common.task import Score
 
-if TYPE_CHECKING:
-    from numpy import ndarray
-
 OUTSIDE = "O"
 
 
-def micro_f1_without_o(words: "ndarray") -> "ndarray":
+def micro_f1_without_o(words):
     """Micro F1 of the entity types alone: `O` is the first class."""
     return scoring.micro_f1(words[..., 1:, :])
 
@@ -64,11 +60,14 @@ def _entities(tags: tuple[str, ...], strict: bool) -> frozenset[tuple[str, int, 
     return frozenset((word_class(tags[start]), start, end) for start, end in places)
 
 
-def classes(rows: list[dict]) -> list[str]:
-    """`O`, and the entity types that occur on either side, in order.
+def invalid(tags: list[str]) -> int:
+    """How many runs of a sentence begin with an `I-` that continues no entity of its type."""
+    pairs = zip([OUTSIDE, *tags], tags, strict=False)
+    return sum(tag[:2] == "I-" and before[2:] != tag[2:] for before, tag in pairs)
 
-    Raises ValueError unless rows have gold and predicted IOB2 tags of the same words.
-    """
+
+def classes(rows: list[dict]) -> list[str]:
+    """`O`, and the entity types in order. Raises ValueError for rows that are not of this task."""
     try:
         tags = {tag for row in rows for tag in (*row["gold"], *row["predicted"])}
         valid = all(tag == OUTSIDE or tag[:2] in ("B-", "I-") for tag in tags)
@@ -80,7 +79,7 @@ def classes(rows: list[dict]) -> list[str]:
     return [OUTSIDE, *sorted({word_class(tag) for tag in tags} - {OUTSIDE})]
 
 
-def count(rows: list[dict]) -> dict[str, "ndarray"]:
+def count(rows: list[dict]) -> dict:
     """[sentences, classes, 3] = right, predicted, gold: of words, of entities, of strict ones."""
     names = classes(rows)
     read = {
@@ -88,13 +87,11 @@ def count(rows: list[dict]) -> dict[str, "ndarray"]:
         "entities": entities,
         "strict": functools.partial(entities, strict=True),
     }
-    return {
-        table: scoring.count(
-            [[items(row[side]) for row in rows] for side in ("gold", "predicted")],
-            names if table == "words" else names[1:],
-        )
-        for table, items in read.items()
-    }
+    tables = {}
+    for table, items in read.items():
+        sides = [[items(row[side]) for row in rows] for side in ("gold", "predicted")]
+        tables[table] = scoring.count(sides, names if table == "words" else names[1:])
+    return tables
 
 
 def details(rows: list[dict]) -> dict[str, float]:
@@ -105,21 +102,22 @@ def details(rows: list[dict]) -> dict[str, float]:
     """
     names = classes(rows)
     totals = {table: counts.sum(0) for table, counts in count(rows).items()}
-    gold = [entities(row["gold"]) for row in rows]
-    merged = [entities(to_iob2([word_class(tag) for tag in row["gold"]])) for row in rows]
+    merged = [to_iob2([word_class(tag) for tag in row["gold"]]) for row in rows]
+    ideal = [row | {"predicted": tags} for row, tags in zip(rows, merged, strict=True)]
     values = {
         "macro_f1_without_o": scoring.macro_f1(totals["words"][1:]),
-        "entity_f1_io_ceiling": scoring.micro_f1(scoring.count([gold, merged], names[1:]).sum(0)),
+        "entity_f1_io_ceiling": scoring.micro_f1(count(ideal)["entities"].sum(0)),
+        "invalid_entities": sum(invalid(row["predicted"]) for row in rows),
     }
     for name, own in zip(names, totals["words"], strict=True):
         if own.any():
             values[f"f1_{name}"] = scoring.f1(own)
-    parts = {"precision": scoring.precision, "recall": scoring.recall, "f1": scoring.f1}
     for table, suffix in (("entities", ""), ("strict", "_strict")):
-        for part, value in parts.items():
-            if part != "f1":  # it is one of `SCORES`
-                values[f"entity_{part}{suffix}"] = value(totals[table].sum(0))
+        for part in (scoring.precision, scoring.recall, scoring.f1):
+            key = f"entity_{part.__name__}{suffix}"
+            if part is not scoring.f1:  # it is one of `SCORES`
+                values[key] = part(totals[table].sum(0))
             for name, own in zip(names[1:], totals[table], strict=True):
-                if own[1:].any():
-                    values[f"entity_{part}{suffix}_{name}"] = value(own)
+                if own.any():
+                    values[f"{key}_{name}"] = part(own)
     return {name: float(value) for name, value in values.items()}

@@ -58,20 +58,22 @@ def rows(
     data: Data, examples: dict[str, list[Example]], predictions: dict[str, list]
 ) -> tuple[dict[str, list[dict]], dict]:
     """Rows of predictions.jsonl: id, and gold and predicted IOB2 tags."""
-    made = {
-        split: [
-            {"id": example.id, "gold": example.tags, "predicted": predicted}
-            for example, predicted in zip(examples[split], predictions[split], strict=True)
-        ]
-        for split in predictions
-    }
+    made = {}
+    for split, predicted in predictions.items():
+        pairs = zip(examples[split], predicted, strict=True)
+        made[split] = [{"id": e.id, "gold": e.tags, "predicted": tags} for e, tags in pairs]
     return made, {}
+
+
+def shared(example: Example) -> dict[str, str]:
+    """What train and test should not both hold."""
+    return {"sentences": " ".join(example.words)}
 
 
 def baseline(train: list[Example], examples: list[Example]) -> list[list[str]]:
     """The most frequent class of a training word, for every word."""
-    classes = Counter(word_class(tag) for example in train for tag in example.tags)
-    best = max(sorted(classes), key=classes.get, default=OUTSIDE)
+    classes = Counter(sorted(word_class(tag) for example in train for tag in example.tags))
+    best = classes.most_common(1)[0][0] if classes else OUTSIDE
     return [to_iob2([best] * len(example.words)) for example in examples]
 
 
@@ -108,14 +110,11 @@ def probe_inputs(
             row["units"] = alignment.units(row, pooling)
             spans[split].append((start, start + len(row["units"])))
             start += len(row["units"])
-    kept = [[span is not None for span in row["words"]] for row in encoded["train"]]
-    labels = {
-        target: [
-            np.array(label_numbers(data, example), int)[has]
-            for example, has in zip(splits["train"], kept, strict=True)
-        ]
-        for target, splits in targets.items()
-    }
+    labels = {target: [] for target in targets}
+    for target, splits in targets.items():
+        for example, row in zip(splits["train"], encoded["train"], strict=True):
+            has = [span is not None for span in row["words"]]
+            labels[target].append(np.array(label_numbers(data, example), int)[has])
     flat = [row for split in encoded.values() for row in split]
     return ProbeInputs(flat, [Sequences(spans, labels)], len(data.labels), counts, encoded)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from common.cli import UserError
-from common.data_files import SPLIT_NAMES, check_folder, find_split, jsonl
+from common.data_files import SPLIT_NAMES, find_split, jsonl
 from common.task import Data
 from NLI import demo_data
 
@@ -20,7 +20,7 @@ MEDNLI_DIR = "MEDNLI_DIR"
 
 
 class Example(NamedTuple):
-    """A pair and its gold label, one of LABELS."""
+    """A pair and its gold label."""
 
     id: str
     premise: str
@@ -36,22 +36,18 @@ def load(demo: bool, data_dir: Path | None) -> Data:
     if demo:
         made = demo_data.splits()
         return Data({s: [_example(row, "demo", "") for row in made[s]] for s in made}, LABELS)
-    if data_dir is None and os.environ.get(MEDNLI_DIR):
-        data_dir = Path(os.environ[MEDNLI_DIR]).expanduser()
-        if not data_dir.is_dir():
-            raise UserError(f"${MEDNLI_DIR} ({data_dir}) is not a folder. Check the path.")
-    if data_dir is None:
+    given = data_dir or os.environ.get(MEDNLI_DIR)
+    if not given:
         raise UserError(
             "MedNLI is credentialed and is never downloaded. Get access at "
             "https://physionet.org/content/mednli/ and give the folder that holds "
             f"mli_train_v1.jsonl, mli_dev_v1.jsonl and mli_test_v1.jsonl: --data_dir FOLDER, or "
             f"export {MEDNLI_DIR}=FOLDER. To try the script without MedNLI, add --demo."
         )
-    return Data(_read_folder(data_dir), LABELS)
-
-
-def _read_folder(folder: Path) -> dict[str, list[Example]]:
-    check_folder(folder)
+    folder = Path(given).expanduser()
+    if not folder.is_dir():
+        flag = "--data_dir" if data_dir else f"${MEDNLI_DIR}"
+        raise UserError(f"{flag} {folder} is not a folder. Check the path.")
     files = {split: find_split(folder, split, FILES) for split in SPLIT_NAMES}
     missing = [split for split in files if not files[split]]
     if missing and missing != ["dev", "test"]:
@@ -59,13 +55,29 @@ def _read_folder(folder: Path) -> dict[str, list[Example]]:
             f"no {missing[0]} file in {folder}. It needs mli_train_v1.jsonl, mli_dev_v1.jsonl and "
             "mli_test_v1.jsonl (or train, dev and test.jsonl), or a train file alone."
         )
-    splits = {split: _read(paths[0], split) for split, paths in files.items() if paths}
-    return _split_train(splits["train"], files["train"][0]) if missing else splits
+    splits, labels = {}, LABELS
+    for split, paths in files.items():
+        if paths:
+            places, splits[split] = zip(*_read(paths[0], split), strict=True)
+            labels = label_set(splits[split]) if split == "train" else labels
+            for place, example in zip(places, splits[split], strict=True):
+                if example.label not in labels:
+                    known = ", ".join(labels)
+                    said = f"unknown gold_label {example.label!r}; known (from train): {known}."
+                    raise UserError(f"{place}: {said}")
+    splits = {split: list(examples) for split, examples in splits.items()}
+    return Data(_split_train(splits["train"], files["train"][0]) if missing else splits, labels)
 
 
-def _read(path: Path, split: str) -> list[Example]:
-    numbered = enumerate(jsonl(path, FIELDS))
-    examples = [_example(row, place, f"{split}-{i}") for i, (place, row) in numbered]
+def label_set(train) -> list[str]:
+    """MedNLI's labels in the study's order if train has them all, or no others; else its own."""
+    own = {example.label for example in train}
+    return LABELS if own <= {*LABELS} or own >= {*LABELS} else sorted(own)
+
+
+def _read(path: Path, split: str) -> list[tuple[str, Example]]:
+    rows = enumerate(jsonl(path, FIELDS))
+    examples = [(place, _example(row, place, f"{split}-{i}")) for i, (place, row) in rows]
     if not examples:
         raise UserError(f"{path} holds no example. Put the {split} pairs there.")
     return examples
@@ -76,11 +88,11 @@ def _example(row: dict, place: str, number: str) -> Example:
         if not isinstance(row[field], str):
             raise UserError(f"{place}: {field!r} is not a string. Fix that example.")
     label = row["gold_label"]
-    if label not in LABELS:
-        # Several words, or many characters, are a misplaced text, which must not be shown.
-        word = len(label) <= 20 and len(label.split()) <= 1
-        shown = repr(label) if word else f"of {len(label)} characters"
-        raise UserError(f"{place}: unknown gold_label {shown}; allowed: {', '.join(LABELS)}.")
+    if not label.strip() or len(label) > 20 or len(label.split()) > 1:  # a misplaced text
+        raise UserError(
+            f"{place}: a gold_label of {len(label)} characters. It must be one word of at most 20, "
+            f"such as {', '.join(LABELS)}."
+        )
     return Example(str(row.get("pairID") or number), row["sentence1"], row["sentence2"], label)
 
 
@@ -89,13 +101,11 @@ def _split_train(examples: list[Example], path: Path) -> dict[str, list[Example]
     from sklearn.model_selection import train_test_split
 
     labels = [example.label for example in examples]
+    how = {"test_size": 0.2, "random_state": SPLIT_SEED, "stratify": labels}
     try:
-        train, test = train_test_split(
-            examples, test_size=0.2, random_state=SPLIT_SEED, stratify=labels
-        )
+        return dict(zip(("train", "test"), train_test_split(examples, **how), strict=True))
     except ValueError:
         raise UserError(
             f"{path}: {len(examples)} examples are too few to split 80/20 by label. Give more, or "
             "dev and test files too."
         ) from None
-    return {"train": train, "test": test}

@@ -10,17 +10,15 @@ LABELS = {"certain": "entailment", "excluded": "contradiction", "open": "neutral
 
 def splits(seed: int = 0) -> dict[str, list[dict[str, str]]]:
     """Pairs by split: {"pairID", "gold_label", "sentence1", "sentence2"}; all labels a premise."""
-    return {split: pairs(PREMISES[split], split, seed) for split in POOLS}
+    return {split: _pairs(split, random.Random(f"NLI-{split}-{seed}")) for split in POOLS}
 
 
-def pairs(premises: int, split: str, seed: int) -> list[dict[str, str]]:
-    rng = random.Random(f"NLI-{split}-{seed}")
-    made = []
-    for _ in range(premises):
+def _pairs(split: str, rng: random.Random) -> list[dict[str, str]]:
+    pairs = []
+    for _ in range(PREMISES[split]):
         premise, remarks = statement(rng, pool=split)
         for verdict, hypothesis in remarks.items():
-            pair = {"sentence1": premise, "sentence2": hypothesis}
-            name = f"demo-{split}-{len(made)}"
-            made.append({"pairID": name, "gold_label": LABELS[verdict]} | pair)
-    rng.shuffle(made)
-    return made
+            about = {"pairID": f"demo-{split}-{len(pairs)}", "gold_label": LABELS[verdict]}
+            pairs.append(about | {"sentence1": premise, "sentence2": hypothesis})
+    rng.shuffle(pairs)
+    return pairs

@@ -6,8 +6,7 @@ from collections.abc import Iterable, Iterator
 from common.cli import UserError
 from common.data_files import json_row, stream
 from common.predict import text_fields
-from NLI import task
-from NLI.data import Data, Example
+from NLI.encoding import encode_pairs
 
 FORMS = {"tsv": (), "jsonl": (".jsonl", ".json")}
 NAMES = ("premise", "hypothesis"), ("sentence1", "sentence2")
@@ -30,27 +29,23 @@ def read(file: Iterable[bytes], name: str, form: str) -> Iterator[tuple[str, str
                     f"{place} has {len(pair)} columns, not 2. Expected: the premise, a tab, the "
                     "hypothesis; or --input_form jsonl."
                 )
-            yield pair[0], pair[1]
+            yield tuple(pair)
         else:
             row = json_row(place, line)
             names = next((names for names in NAMES if names[0] in row), NAMES[0])
-            premise, hypothesis = text_fields(row, names, place, EXPECTED)
-            yield premise, hypothesis
+            yield tuple(text_fields(row, names, place, EXPECTED))
 
 
 def answer(model, tokenizer, made, items: list[tuple[str, str]], args, device, name: str):
     """`{"label": ..., "probabilities": {label: 0 to 1}}` of each pair."""
-    import numpy as np
+    from scipy.special import softmax
 
     from common.forward import predict_logits
 
-    data = Data({}, made.labels)
-    examples = [Example("", *pair, data.labels[0]) for pair in items]
-    encoded, counts = task.encode(data, examples, tokenizer, made.max_length)
+    encoded, counts = encode_pairs(items, tokenizer, made.max_length)
     answers = []
     for logits in predict_logits(model, encoded, args.batch_size, device, name):
-        weights = np.exp(logits.astype(float) - logits.max())
-        shares = [float(f"{share:.6g}") for share in weights / weights.sum()]
-        probabilities = dict(zip(data.labels, shares, strict=True))
-        answers.append({"label": data.labels[logits.argmax()], "probabilities": probabilities})
+        shares = [float(f"{share:.6g}") for share in softmax(logits.astype(float))]
+        probabilities = dict(zip(made.labels, shares, strict=True))
+        answers.append({"label": made.labels[logits.argmax()], "probabilities": probabilities})
     return answers, {cut: counts[cut] for cut in ("truncated_pairs", "truncated_tokens")}

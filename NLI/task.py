@@ -1,7 +1,6 @@
 """The NLI task, as `common.task` asks for it: a premise and a hypothesis in, one label out."""
 
 from collections import Counter
-from typing import TYPE_CHECKING
 
 from common import scoring
 from common.controls import by_rarest_word
@@ -9,16 +8,13 @@ from common.task import Data, Examples, ProbeInputs, Score
 from NLI.data import LABELS, Example, load
 from NLI.encoding import encode_pairs, encode_texts
 
-if TYPE_CHECKING:
-    from numpy import ndarray
-
 __all__ = ["load"]
 NAME, HEAD, DATASET, IN_STUDY = "NLI", "sequence", "mednli", True
 MCC = "matthews_correlation"
 SCORES = (
-    Score("accuracy", "confusion", scoring.accuracy, "accuracy", by_layer=True),
-    Score("macro_f1", "confusion", scoring.macro_f1_of_classes, "macro F1", by_layer=True),
-    Score(MCC, "confusion", scoring.matthews_correlation, "Matthews correlation", lowest=-1.0),
+    Score("accuracy", "labels", scoring.micro_f1, "accuracy", by_layer=True),
+    Score("macro_f1", "labels", scoring.macro_f1, "macro F1", by_layer=True),
+    Score(MCC, "labels", scoring.matthews_correlation, "Matthews correlation", lowest=-1.0),
 )
 
 
@@ -51,34 +47,44 @@ def predict(
 def rows(
     data: Data, examples: dict[str, list[Example]], predictions: dict[str, list]
 ) -> tuple[dict[str, list[dict]], dict]:
-    """Rows of predictions.jsonl: id, gold and predicted label; no text."""
-    made = {
-        split: [
-            {"id": example.id, "gold": example.label, "predicted": predicted}
-            for example, predicted in zip(examples[split], predictions[split], strict=True)
+    """Rows of predictions.jsonl: id, group, gold and predicted label; no text.
+
+    Pairs with the same premise are a group, called by the id of its first pair.
+    """
+    made, first = {}, {}
+    for split, labels in predictions.items():
+        pairs = zip(examples[split], labels, strict=True)
+        groups = [first.setdefault((split, e.premise), e.id) for e in examples[split]]
+        made[split] = [
+            {"id": e.id, "group": group, "gold": e.label, "predicted": label}
+            for (e, label), group in zip(pairs, groups, strict=True)
         ]
-        for split in predictions
-    }
     return made, {}
+
+
+def shared(example: Example) -> dict[str, str]:
+    """What train and test should not both hold."""
+    return {"pairs": f"{example.premise}\n{example.hypothesis}", "premises": example.premise}
 
 
 def baseline(train: list[Example], examples: list[Example]) -> list[str]:
     """The most frequent training label, for every pair."""
-    counted = Counter(example.label for example in train)
-    return [max(sorted(counted), key=counted.get)] * len(examples)
+    counted = Counter(sorted(example.label for example in train))
+    return [counted.most_common(1)[0][0]] * len(examples)
 
 
-def count(rows: list[dict]) -> dict[str, "ndarray"]:
-    """The confusion matrix of each pair, [pairs, gold, predicted]: a single 1."""
-    import numpy as np
+def count(rows: list[dict]) -> dict:
+    """`labels` [pairs, labels, 3] = right, predicted, gold."""
+    sides = [[{(row[side],)} for row in rows] for side in ("gold", "predicted")]
+    return {"labels": scoring.count(sides, labels_of(rows))}
 
-    try:
-        cells = [[LABELS.index(row[side]) for side in ("gold", "predicted")] for row in rows]
-    except (KeyError, TypeError, ValueError):
-        raise ValueError(f"not all rows have gold and predicted labels of {LABELS}") from None
-    one = np.eye(len(LABELS))
-    gold, predicted = np.array(cells, int).reshape(-1, 2).T
-    return {"confusion": one[gold][:, :, None] * one[predicted][:, None, :]}
+
+def labels_of(rows: list[dict]) -> list[str]:
+    """The labels of rows. Raises ValueError for rows that are not of this task."""
+    there = {row.get(side) for row in rows for side in ("gold", "predicted")}
+    if not all(isinstance(label, str) for label in there):
+        raise ValueError("not all rows have a gold and a predicted label")
+    return LABELS if there <= {*LABELS} else sorted(there)
 
 
 def details(rows: list[dict]) -> dict[str, float]:
@@ -86,16 +92,14 @@ def details(rows: list[dict]) -> dict[str, float]:
 
     Only labels that occur on either side count (a set may be two-way).
     """
-    from sklearn.metrics import classification_report
-
-    sides = [[row[side] for row in rows] for side in ("gold", "predicted")]
-    labels = [label for label in LABELS if label in sides[0] or label in sides[1]]
-    if not labels:
-        return {}
-    report = classification_report(*sides, labels=labels, output_dict=True, zero_division=0)
-    parts = {"precision": "precision", "recall": "recall", "f1": "f1-score"}
-    values = {f"{name}_{label}": report[label][parts[name]] for name in parts for label in labels}
-    pairs = Counter(zip(*sides, strict=True))
+    totals = dict(zip(labels_of(rows), count(rows)["labels"].sum(0), strict=True))
+    labels = [label for label in totals if totals[label].any()]
+    values = {
+        f"{part.__name__}_{label}": float(part(totals[label]))
+        for part in (scoring.precision, scoring.recall, scoring.f1)
+        for label in labels
+    }
+    pairs = Counter((row["gold"], row["predicted"]) for row in rows)
     return values | {f"confusion_{g}_{p}": pairs[g, p] for g in labels for p in labels}
 
 
@@ -112,7 +116,7 @@ def controls(data: Data, splits: dict[str, list[Example]], seed: int) -> dict[st
 def probe_inputs(
     data: Data, targets: dict, tokenizer, max_length: int, pooling: str
 ) -> ProbeInputs:
-    """Each distinct sentence alone is a unit; an example is its premise's and hypothesis's vectors.
+    """A unit is a distinct sentence; an example, the vectors of its premise and hypothesis.
 
     The targets differ in their labels alone.
     """

@@ -23,7 +23,7 @@ from common import cli
 from common.cli import UserError
 from common.data_files import json_file
 from common.files import write_json
-from QA.squad import field
+from QA.squad import composed, field
 
 log = logging.getLogger(__name__)
 FORM = '{"questions": [{"id", "type", "body", "snippets": [{"text"}], "exact_answer"}]}'
@@ -130,18 +130,15 @@ def to_squad(questions: Collection[Question], keep: bool) -> tuple[dict, dict[st
 
 
 def occurrences(text: str, golds: list[str]) -> list[tuple[int, int]]:
-    """The spans of the answers in `text` in any case, from left to right, each once.
+    """The spans of the answers in `text`, from left to right, each once.
 
-    Parts of words count only if there is no whole word: "IL-2" does not mean "IL-21".
+    Case and Unicode form do not matter. Parts of words do not count: "IL-2" is not in "IL-21".
     """
-    spans = set()
-    for gold in (gold.strip() for gold in golds):
-        pattern = re.escape(gold)
-        for form in (rf"(?<!\w){pattern}(?!\w)", pattern):
-            matches = re.finditer(form, text, re.IGNORECASE)  # for which "İ" equals "i"
-            if same := {m.span() for m in matches if m[0].lower() == gold.lower()}:
-                spans |= same
-                break
+    (whole, places), spans = composed(text), set()
+    for gold in (composed(gold.strip())[0] for gold in golds):
+        matches = re.finditer(rf"(?<!\w){re.escape(gold)}(?!\w)", whole, re.IGNORECASE)
+        same = [m for m in matches if m[0].lower() == gold.lower()]  # re: "İ" equals "i"
+        spans |= {(places[m.start()], places[m.end()]) for m in same}
     return sorted(spans)
 
 

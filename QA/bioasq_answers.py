@@ -12,6 +12,7 @@ import numpy as np
 
 from common.scoring import ratio
 from QA.bioasq import Question
+from QA.squad import composed
 
 ANSWERS, LONGEST = 5, 100  # answers that BioASQ takes; characters of one
 QUESTION, STRICT, LENIENT, RECIPROCAL = range(4)  # of the last axis of the table "ranks"
@@ -56,29 +57,33 @@ def merge(snippets: dict[int, tuple[str, list[dict]]]) -> list[dict]:
 def rank(answers: list[str], golds: list[str]) -> int:
     """The rank of the first right answer, from 1; 0 if none of the five is right.
 
-    Equal after lower-casing and nothing else, as in the official evaluator: "TP53." is wrong.
+    Equal after lower-casing, as in the official evaluator: "TP53." is wrong. Unlike there, "é" may
+    be one character or two.
     """
-    wanted = {gold.lower() for gold in golds}
-    right = (i for i, answer in enumerate(answers[:ANSWERS], 1) if answer.lower() in wanted)
-    return next(right, 0)
+    wanted = {composed(gold)[0].lower() for gold in golds}
+    right = (composed(answer)[0].lower() in wanted for answer in answers[:ANSWERS])
+    return next((i for i, is_right in enumerate(right, 1) if is_right), 0)
 
 
 def rows(questions: dict[str, Question], examples: list, predictions: list) -> list[dict]:
     """A row of predictions.jsonl a question: places of its answers, rank of the first right one.
 
-    `examples` are the pairs with a snippet, `predictions` have their `n_best`.
+    `examples` are the pairs with a snippet, `predictions` have their `n_best`. A probe's numbers
+    (`pointer`) are added up over a question's pairs.
     """
-    snippets, golds = defaultdict(dict), defaultdict(list)
+    snippets, pointers = defaultdict(dict), defaultdict(list)
     for example, prediction in zip(examples, predictions, strict=True):
         key, _, number = example.id.rpartition("_")  # see bioasq.to_squad
         snippets[key][int(number) - 1] = example.context, prediction.n_best
-        golds[key] += example.golds  # those of a control are not the file's
-    found = []
+        if prediction.pointer:
+            pointers[key].append(prediction.pointer)
+    made = []
     for key, lists in snippets.items():
         answers = merge(lists)
-        place = rank(texts(questions[key], answers), golds[key])
-        found.append({"id": key, "answers": answers, "rank": place})
-    return found
+        place = rank(texts(questions[key], answers), questions[key].golds)
+        row = {"id": key, "answers": answers, "rank": place}
+        made.append(row | ({"pointer": np.sum(pointers[key], 0).tolist()} if pointers else {}))
+    return made
 
 
 def texts(question: Question, answers: list[dict]) -> list[str]:

@@ -1,7 +1,8 @@
-"""Probing QA: which words of the passage are the answer, read with the question before them.
+"""Probing QA: at which words of the passage the answer starts and ends, with the question read.
 
-After van Aken et al. 2019, "How Does BERT Answer Questions?". Question and passage go through the
-frozen encoder together; of a long passage, only the first window.
+After van Aken et al. (2019), "How Does BERT Answer Questions?". Question and passage go through the
+frozen encoder together; of a long passage, only the first window. Of each question that has an
+answer, a linear probe points at a start and an end (common/probes/pointer.py).
 """
 
 import random
@@ -9,48 +10,54 @@ import re
 
 import numpy as np
 
-from common.task import ProbeInputs, Sequences
+from common.cli import UserError
+from common.scoring import ratio
+from common.task import Pointers, ProbeInputs, Score
 from QA import windows
 from QA.data import Data
+from QA.scores import exact_and_f1
 from QA.squad import Example
-from QA.windows import Prediction
+from QA.windows import MAX_ANSWER, Prediction
 
-OTHER, ANSWER = 0, 1  # tags of words
-# Targets by their inputs: "control" has the task's with other tags, "passage" other questions.
-SETS = (("task", "control"), ("passage",))
+CONTROLS = ("passage",)
+# What a probe's prediction adds up (`Prediction.pointer`): whether the answer is in the window; the
+# bits gained for it; the question; the F1 of its random span.
+PLACED, BITS, NUMBER, RANDOM_F1 = range(4)
+GAIN = Score(
+    "bits",
+    "pointer",
+    lambda sums: ratio(sums[..., BITS], sums[..., PLACED]),
+    "bits per boundary",
+    by_layer=True,
+    lowest=-np.inf,
+    highest=None,
+    of_probes=True,
+)
+RANDOM = Score(
+    "random_span_f1",
+    "pointer",
+    lambda sums: ratio(sums[..., RANDOM_F1], sums[..., NUMBER]),
+    "F1 of a random span",
+    of_probes=True,
+)
 _WORD = re.compile(r"\w+|[^\w\s]")
+
+
+def probed(examples: list[Example]) -> list[Example]:
+    """The questions that have an answer."""
+    return [example for example in examples if example.golds]
 
 
 def controls(
     data: Data, splits: dict[str, list[Example]], seed: int
 ) -> dict[str, dict[str, list[Example]]]:
-    """`control`: random tags, one a word type, as often ANSWER as in training (Hewitt & Liang).
+    """`passage`: the same passage and answer with the question of another passage.
 
-    `passage`: the same passage and answer with another passage's question: how much the passage
-    alone gives away. Questions stay in their split.
+    So the task's gain over it is what the probe reads of the question. Questions stay in their
+    split.
     """
     generator = random.Random(seed)
-    contexts = list(dict.fromkeys(e.context for some in splits.values() for e in some))
-    spans = {context: words(context) for context in contexts}
-    tagged = [tags(example, spans[example.context]) for example in splits["train"]]
-    share = sum(map(sum, tagged)) / max(1, sum(map(len, tagged)))
-    types = sorted({context[a:b].lower() for context in contexts for a, b in spans[context]})
-    drawn = {word for word in types if generator.random() < share}
-    control = {
-        split: [_retagged(example, spans[example.context], drawn) for example in some]
-        for split, some in splits.items()
-    }
-    passage = {split: _other_questions(some, generator) for split, some in splits.items()}
-    return {"control": control, "passage": passage}
-
-
-def _retagged(example: Example, spans: list[tuple[int, int]], drawn: set[str]) -> Example:
-    """The example whose answers are the runs of the words in `drawn`; the longest is its gold."""
-    context = example.context
-    chosen = [context[a:b].lower() in drawn for a, b in spans]
-    answers = [(spans[a][0], spans[b - 1][1]) for a, b in runs(chosen)]
-    best = longest(chosen, spans)
-    return example._replace(answers=answers, golds=[context[slice(*best)]] if best else [])
+    return {"passage": {split: _other_questions(some, generator) for split, some in splits.items()}}
 
 
 def _other_questions(examples: list[Example], generator: random.Random) -> list[Example]:
@@ -70,24 +77,11 @@ def words(context: str) -> list[tuple[int, int]]:
     return [match.span() for match in _WORD.finditer(context)]
 
 
-def tags(example: Example, spans: list[tuple[int, int]]) -> list[int]:
-    """The tag of each word: ANSWER if it has a character of an answer."""
-    return [
-        ANSWER if any(a < end and b > start for start, end in example.answers) else OTHER
-        for a, b in spans
-    ]
-
-
-def runs(chosen) -> list[tuple[int, int]]:
-    """(first, last + 1) of each unbroken run of true values."""
-    edges = np.flatnonzero(np.diff(np.concatenate([[0], np.asarray(chosen, int), [0]])))
-    return [(int(a), int(b)) for a, b in edges.reshape(-1, 2)]
-
-
-def longest(tagged, spans: list[tuple[int, int]]) -> tuple[int, int] | None:
-    """The characters of the longest run of ANSWER, of equals the first; None if there is none."""
-    a, b = max(runs(tagged), key=lambda run: run[1] - run[0], default=(0, 0))
-    return (spans[a][0], spans[b - 1][1]) if a < b else None
+def place(example: Example, spans: list[tuple[int, int]]) -> tuple[int, int] | None:
+    """The first and the last word of the first answer; None if `spans` do not reach its end."""
+    start, end = example.answers[0] if example.answers else (0, 0)
+    inside = [i for i, (a, b) in enumerate(spans) if a < end and b > start]
+    return (inside[0], inside[-1]) if inside and spans[-1][1] >= end else None
 
 
 def probe_inputs(
@@ -95,41 +89,84 @@ def probe_inputs(
 ) -> ProbeInputs:
     """The words of the passage's first window are the units; one without a sub-word has none.
 
-    `notes`: `{target: {split: spans of the units' words an example}}`.
+    Questions whose answer lies outside that window are counted and not trained on. `notes`:
+    `{target: {split: [(spans of the words, `place` of the answer) an example]}}`. Raises UserError
+    if no training question is left.
     """
     encoded, sets, counts, notes, n_units = [], [], {}, {}, 0
-    for inputs_shared_by in SETS:
-        names = [name for name in inputs_shared_by if name in targets]
-        spans, held = {}, {}  # by split: rows of the features, and words, a sequence an example
-        for split, examples in targets[names[0]].items() if names else ():
+    for target, splits in targets.items():  # their questions differ, so their vectors do
+        spans, asked = {}, {}
+        for split, examples in splits.items():
             rows, cut = windows.first_windows(examples, tokenizer, max_length)
-            counts = {f"{split}_{name}": n for name, n in cut.items()} | counts
-            spans[split], held[split] = [], []
+            spans[split], asked[split] = [], []
             for example, row in zip(examples, rows, strict=True):
-                found, units = _units(example.context, row, pooling)
+                held, units = _units(example.context, row, pooling)
                 encoded.append(_inputs(row) | {"units": units})
-                held[split].append(found)
                 spans[split].append((n_units, n_units + len(units)))
+                asked[split].append((held, place(example, held)))
                 n_units += len(units)
-        labels = {
-            name: [
-                np.array(tags(*pair), int)
-                for pair in zip(targets[name]["train"], held["train"], strict=True)
-            ]
-            for name in names
-        }
-        sets += [Sequences(spans, labels)] if names else []
-        notes |= dict.fromkeys(names, held)
-    return ProbeInputs(encoded, sets, 2, counts, notes)
+            cut["outside_answers"] = sum(at is None for _, at in asked[split])
+            counts = {f"{split}_{name}": n for name, n in cut.items()} | counts
+        pairs = zip(spans["train"], asked["train"], strict=True)
+        spans["train"] = [span for span, (_, at) in pairs if at]
+        if not spans["train"]:
+            raise UserError(
+                "no question of the training split has its answer in the passage's first window. "
+                f"Use a larger --max_length than {max_length}."
+            )
+        places = np.array([at for _, at in asked["train"] if at])
+        sets.append(Pointers(spans, {target: places}))
+        notes[target] = asked
+    return ProbeInputs(encoded, sets, 0, counts, notes)
 
 
 def probe_predictions(
     data: Data, examples: list[Example], inputs: ProbeInputs, target: str, split: str, found: list
 ) -> list[Prediction]:
-    """The longest run of words tagged as the answer's."""
-    (tagged,) = found  # one set has the target
-    pairs = zip(tagged, inputs.notes[target][split], strict=True)
-    return [windows.only(longest(*pair)) for pair in pairs]
+    """The most probable span of each question, and the bits gained for the true one.
+
+    Gained over the uniform distribution: log2 of the number of words, plus the mean of log2 of the
+    probabilities at the true start and at the true end. A random span has as many words as half
+    of the training answers at most have.
+    """
+    (scores,) = found  # one set has the target
+    asked = inputs.notes[target]
+    length = 1 + int(np.median([at[1] - at[0] for _, at in asked["train"] if at]))
+    questions = zip(examples, asked[split], scores, strict=True)
+    return [_prediction(example, *pair, row, length) for example, pair, row in questions]
+
+
+def _prediction(example: Example, spans, at, scores: np.ndarray, length: int) -> Prediction:
+    numbers = [0.0, 0.0, 1.0, random_f1(example, spans, length)]
+    if at:
+        gold = scores[at[0], 0] + scores[at[1], 1]
+        numbers[:2] = 1.0, float(np.log2(len(spans)) + gold / 2 / np.log(2))
+    if not spans:
+        return windows.only(None)._replace(pointer=numbers)
+    first, last = best_span(scores)
+    probability = float(np.exp(scores[first, 0] + scores[last, 1]))
+    return windows.only((spans[first][0], spans[last][1]), probability)._replace(pointer=numbers)
+
+
+def random_f1(example: Example, spans: list[tuple[int, int]], length: int) -> float:
+    """The F1 of a span of `length` words, drawn uniformly, always the same for a question's id."""
+    if not spans:
+        return 0.0
+    first = random.Random(example.id).randrange(max(1, len(spans) - length + 1))
+    last = min(first + length, len(spans)) - 1
+    return exact_and_f1(example.context[spans[first][0] : spans[last][1]], example.golds)[1]
+
+
+def best_span(scores: np.ndarray) -> tuple[int, int]:
+    """First and last unit of the span with the highest sum of start and end, of `[units, 2]`.
+
+    It has `MAX_ANSWER` units at most. Of equals the first.
+    """
+    n = len(scores)
+    allowed = np.tri(n, k=MAX_ANSWER - 1, dtype=bool) & ~np.tri(n, k=-1, dtype=bool)
+    sums = np.where(allowed, scores[:, :1] + scores[:, 1], -np.inf)
+    first, last = divmod(int(sums.argmax()), n)
+    return first, last
 
 
 def attention_inputs(

@@ -1,13 +1,14 @@
-"""Probe what each layer of an encoder tells about QA: which words of the passage are the answer.
+"""Probe what each layer of an encoder tells about QA: where the answer starts and ends.
 
     python probing.py --training_size 30 --model_name biom-electra-base
     python probing.py --demo --training_size 30 --model_name biobert --controls
 
 Question and passage go through the frozen encoder together: the pre-trained one (--training_size
 0), a fine-tuned one (after fine-tuning.py), or an untrained one (--untrained). The probe trains on
-the whole training split. Writes results/<dataset>/<model>/<size>/seed-<n>/probing/: config.json,
-layers.csv, layers.png, metrics.json; and, for the model, layers_all_sizes.png. After a kill the
-same command resumes.
+all questions of the training split that have an answer; with --controls also on questions of other
+passages. Writes results/<dataset>/<model>/<size>/seed-<n>/probing/: config.json, layers.csv,
+layers.png, metrics.json; and, for the model, layers_all_sizes.png. After a kill the same command
+resumes.
 """
 
 import sys
@@ -20,13 +21,13 @@ from common import cli, task
 from common.steps import probing
 
 TASK = task.load("QA")
-PROBES = ("bilstm-crf", "linear")
+PROBES = ("pointer",)
 POOLINGS = ("mean", "first", "last")
 
 
 def parse_args(argv=None):
     return probing.parse_args(
-        TASK, __doc__, argv, probes=PROBES, poolings=POOLINGS, demo_epochs=8, **TASK.DEFAULTS
+        TASK, __doc__, argv, probes=PROBES, poolings=POOLINGS, **TASK.DEFAULTS
     )
 
 

@@ -47,7 +47,7 @@ def row(example: Example, prediction: Prediction, threshold: float | None) -> di
 
     The answer is the best span, unless the null difference is above the `threshold`.
     """
-    n_best, difference = prediction
+    n_best, difference, pointer = prediction
     best = next((entry for entry in n_best if entry["start"] is not None), None)
     start, end = (best["start"], best["end"]) if best else (None, None)
     of_span = exact_and_f1(example.context[start:end], example.golds) if best else (0.0, 0.0)
@@ -60,7 +60,7 @@ def row(example: Example, prediction: Prediction, threshold: float | None) -> di
         "start": start, "end": end, "exact": of_answer[0], "f1": of_answer[1],
         "span_exact": of_span[0], "span_f1": of_span[1],
         "null_difference": difference, "n_best": n_best,
-    }  # fmt: skip
+    } | ({"pointer": pointer} if pointer else {})  # fmt: skip
 
 
 def at_threshold(rows: list[dict], metric: str, threshold: float) -> float:

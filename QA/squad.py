@@ -6,7 +6,10 @@ The text may be as confidential as BioASQ's: messages name files, places and ids
 import hashlib
 import logging
 import random
-from collections.abc import Iterable, Iterator
+import re
+import unicodedata
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -31,7 +34,8 @@ class Example(NamedTuple):
     question: str
     context: str
     answers: list[tuple[int, int]]  # spans of characters, without white space at either end
-    golds: list[str]  # the reference answers as given, also those that the passage lacks
+    # The reference answers in the passage's own characters; as given if the passage lacks them.
+    golds: list[str]
 
 
 def passage_id(example: Example) -> str:
@@ -101,8 +105,8 @@ def examples(rows: Iterable[tuple], place: str) -> tuple[list[Example], dict[str
                     f"{here}.answers[{n}]: answer_start {start} is not within the passage of "
                     f"{len(context)} characters. Fix the question {key}."
                 )
-            golds.append(text)
             span, moved = locate(context, text, start)
+            golds.append(context[slice(*span)] if span else text)
             if moved:
                 faults["moved_answers" if span else "lost_answers"].append(key)
             if span and span not in spans:
@@ -122,16 +126,36 @@ def examples(rows: Iterable[tuple], place: str) -> tuple[list[Example], dict[str
 def locate(context: str, text: str, start: int) -> tuple[tuple[int, int] | None, bool]:
     """The span of `text` without outer white space, nearest to `start`; and whether it is moved.
 
-    None if the passage does not contain the text. Of two at the same distance, the first.
+    None if the passage does not contain the text, in whatever Unicode form (see `composed`). Of two
+    at the same distance, the first.
     """
     start += len(text) - len(text.lstrip())
     text = text.strip()
-    before, after = context.rfind(text, 0, start + len(text)), context.find(text, start)
-    places = [at for at in (before, after) if at >= 0]
-    if not places:
+    if context.startswith(text, start):
+        return (start, start + len(text)), False
+    (whole, places), (wanted, _) = composed(context), composed(text)
+    starts = [match.start() for match in re.finditer(f"(?={re.escape(wanted)})", whole)]
+    spans = [(places[at], places[at + len(wanted)]) for at in starts]
+    if not spans:
         return None, True
-    nearest = min(places, key=lambda at: abs(at - start))
-    return (nearest, nearest + len(text)), nearest != start
+    nearest = min(spans, key=lambda span: abs(span[0] - start))
+    return nearest, nearest[0] != start
+
+
+def composed(text: str) -> tuple[str, Sequence[int]]:
+    """The text with its accents composed (NFC), and where each of its characters stood in `text`.
+
+    The second has the text's end as well. So "é" is found whether it is one character or two.
+    """
+    if unicodedata.is_normalized("NFC", text):
+        return text, range(len(text) + 1)
+    marked = (i for i, character in enumerate(text) if not unicodedata.combining(character))
+    whole, places = "", []
+    for a, b in pairwise(sorted({0, *marked, len(text)})):  # a character and its accents
+        part = unicodedata.normalize("NFC", text[a:b])
+        whole += part
+        places += [min(a + i, b - 1) for i in range(len(part))]
+    return whole, [*places, len(text)]
 
 
 def split_files(folder: Path, split: str) -> list[Path]:

@@ -8,6 +8,8 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from common import models
 from common.files import write_json
 from common.task import Score
@@ -15,15 +17,24 @@ from QA import bioasq_answers, windows
 from QA import scores as official
 from QA.bioasq_answers import LENIENT, RECIPROCAL, STRICT
 from QA.data import Data, Example, add_arguments, load, stratum
-from QA.probe import attention_inputs, controls, probe_inputs, probe_predictions
+from QA.probe import (
+    CONTROLS,
+    GAIN,
+    RANDOM,
+    attention_inputs,
+    controls,
+    probe_inputs,
+    probe_predictions,
+    probed,
+)
 from QA.scores import EXACT, F1
 from QA.windows import Prediction
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["add_arguments", "attention_inputs", "controls", "load", "probe_inputs",
-           "probe_predictions", "stratum"]  # fmt: skip
+__all__ = ["CONTROLS", "add_arguments", "attention_inputs", "controls", "load", "probe_inputs",
+           "probe_predictions", "probed", "stratum"]  # fmt: skip
 NAME, HEAD, DATASET = "QA", "span", "squad_v2"
 NOTE = """\
 F1 and exact match are those of the official SQuAD 2.0 script; the null threshold was chosen on dev.
@@ -45,7 +56,7 @@ BIOASQ = (
     Score("strict", "ranks", bioasq_answers.mean(STRICT), "strict accuracy", by_layer=True),
     Score("lenient", "ranks", bioasq_answers.mean(LENIENT), "lenient accuracy", by_layer=True),
 )
-SCORES = (*SQUAD, *BY_KIND, *BIOASQ)
+SCORES = (*SQUAD, *BY_KIND, *BIOASQ, GAIN, RANDOM)
 _SENTENCE = re.compile(r"\S.*?(?:[.!?](?=\s|$)|(?=\s*$))", re.DOTALL)
 
 
@@ -55,6 +66,11 @@ def scores(data: Data) -> tuple[Score, ...]:
         return BIOASQ
     kinds = ({bool(e.golds) for e in some} for s, some in data.splits.items() if s != "train")
     return SQUAD + BY_KIND if all(len(found) == 2 for found in kinds) else SQUAD
+
+
+def probe_scores(data: Data) -> tuple[Score, ...]:
+    """First the bits gained over a uniform guess; a random span beside the answer's scores."""
+    return (GAIN, *(BIOASQ if data.questions else SQUAD), RANDOM)
 
 
 def encode(
@@ -150,6 +166,11 @@ def _rows(examples: list[Example], predictions: list, threshold: float | None) -
     return [official.row(*pair, threshold) for pair in zip(examples, predictions, strict=True)]
 
 
+def shared(example: Example) -> dict[str, str]:
+    """What train and test should not both hold."""
+    return {"questions": example.question, "passages": example.context}
+
+
 def baseline(train: list[Example], examples: list[Example]) -> list[Prediction]:
     """No answer, if training has questions without one; else the passage's first sentence."""
     if any(not example.golds for example in train):
@@ -159,12 +180,17 @@ def baseline(train: list[Example], examples: list[Example]) -> list[Prediction]:
 
 
 def count(rows: list[dict]) -> dict:
-    """Counts of SQuAD's rows (by kind of question if there are both), or ranks of BioASQ's."""
+    """Counts of SQuAD's rows (by kind of question if there are both), or ranks of BioASQ's.
+
+    Of a probe's rows also the table "pointer".
+    """
+    probed = rows and all("pointer" in row for row in rows)
+    tables = {"pointer": np.array([row["pointer"] for row in rows])} if probed else {}
     if rows and all("rank" in row for row in rows):
-        return {"ranks": bioasq_answers.count(rows)}
+        return tables | {"ranks": bioasq_answers.count(rows)}
     table = official.count(rows)
     both = all(table[:, kind, official.NUMBER].any() for kind in (0, 1))
-    return {"answers": table} | ({"kinds": table} if both else {})
+    return tables | {"answers": table} | ({"kinds": table} if both else {})
 
 
 def details(rows: list[dict]) -> dict[str, float]:

@@ -35,11 +35,12 @@ class Prediction(NamedTuple):
     # The score of no answer minus that of the best span; None if they are not compared: there is no
     # span, or the prediction is a probe's or a baseline's.
     null_difference: float | None
+    pointer: list[float] | None = None  # what a probe's prediction adds up, see QA.probe
 
 
-def only(span: tuple[int, int] | None) -> Prediction:
+def only(span: tuple[int, int] | None, probability: float = 1.0) -> Prediction:
     """The prediction of a probe or a baseline, which gives one answer or none."""
-    return Prediction([_entry(*span, 1.0)] if span else [], None)
+    return Prediction([_entry(*span, probability)] if span else [], None)
 
 
 class Frame(NamedTuple):

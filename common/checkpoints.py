@@ -32,18 +32,19 @@ def existing(call, cells: list) -> dict:
     return tuned
 
 
-def find(call, cells: list, inputs: dict) -> dict:
+def find(begun, cells: list) -> dict:
     """{cell: (its checkpoint, the hash of its weights)}; None for size 0 and an untrained encoder.
 
-    Raises UserError as `existing`, and if one was made from other `inputs` (the hashes of data and
-    base model that lie here now) or with other flags of the task.
+    Raises UserError as `existing`, and if one was made from other data or another base model than
+    lie here now, or with other flags of the task.
     """
     checked: dict = dict.fromkeys(cells)
-    for cell, own in existing(call, cells).items():
+    for cell, own in existing(begun.call, cells).items():
         if own is None:
             continue
         config, metrics = results.read(own.folder)
-        here = config | {"settings": call.options, "inputs": inputs | {"checkpoint": None}}
+        inputs = begun.hashes | {"checkpoint": None}
+        here = config | {"settings": begun.call.options, "inputs": inputs}
         if texts := results.differences(config, here):
             raise UserError(
                 f"{own.folder} does not belong to what lies here now: {', '.join(texts)} (there "

@@ -10,15 +10,13 @@ from pathlib import Path
 
 from common.cli import UserError
 
-# The names of a split, the usual one first.
-SPLIT_NAMES = {
+SPLIT_NAMES = {  # the usual name of a split first
     "train": ("train",),
     "dev": ("validation", "valid", "val", "dev", "devel"),
     "test": ("test",),
 }
-BATCH = 1000  # rows of a parquet file at a time
 BOM = b"\xef\xbb\xbf"
-# In JSON, in order: a character in two halves; one half alone (group 1); any other escape.
+# In JSON: a character in two halves; one half alone (group 1); any other escape.
 ESCAPES = re.compile(
     r"\\u[dD][89abAB]\w\w\\u[dD][c-fC-F]\w\w|(\\u[dD][89a-fA-F]\w\w)|\\.", re.DOTALL
 )
@@ -28,17 +26,11 @@ def find_split(folder: Path, split: str, patterns: tuple[str, ...]) -> list[Path
     """The files of `split` in `folder` (several only for shards); empty if there are none.
 
     `patterns` are globs in which `{}` stands for the split's name. Raises UserError if two
-    different files could be meant, or if a folder has a file's name.
+    different files could be meant.
     """
-    choices = []
-    for pattern in [pattern.format(name) for name in SPLIT_NAMES[split] for pattern in patterns]:
-        paths = sorted(folder.glob(pattern))
-        for path in filter(Path.is_dir, paths):
-            raise UserError(f"{path} is a folder, not the {split} file. Rename or remove it.")
-        if files := [
-            path for path in paths if path.is_file()
-        ]:  # else a link to a file that is gone
-            choices.append(files)
+    globs = [pattern.format(name) for name in SPLIT_NAMES[split] for pattern in patterns]
+    matching = [sorted(filter(Path.exists, folder.glob(each))) for each in globs]
+    choices = [files for files in matching if files]
     if len(choices) > 1:
         names = ", ".join(str(files[0]) for files in choices)
         raise UserError(f"more than one {split} file: {names}. Leave one of them in {folder}.")
@@ -52,11 +44,11 @@ def check_folder(folder: Path) -> None:
 
 
 def lines(path: Path) -> Iterator[tuple[str, str]]:
-    """Yield (place, line) of a UTF-8 text file; the place is `file:line`.
+    """Yield (`file:line`, line) of a UTF-8 text file.
 
     Raises UserError for a file that cannot be read, is not UTF-8, or holds no text at all.
     """
-    yield from stream(io.BytesIO(_read(path)), str(path))
+    return stream(io.BytesIO(_read(path)), str(path))
 
 
 def stream(file: Iterable[bytes], name: str) -> Iterator[tuple[str, str]]:
@@ -80,14 +72,11 @@ def jsonl(path: Path, fields: tuple[str, ...]) -> Iterator[tuple[str, dict]]:
     Raises UserError, which never quotes the text, for a broken line or a missing field.
     """
     for place, line in lines(path):
-        if not line.strip():
-            continue
-        row = json_row(place, line)
-        for field in fields:
-            if field not in row:
-                needed = ", ".join(fields)
-                raise UserError(f"{place} has no field {field!r}. Each line needs: {needed}.")
-        yield place, row
+        if line.strip():
+            row, needed = json_row(place, line), ", ".join(fields)
+            if lost := [field for field in fields if field not in row]:
+                raise UserError(f"{place} has no field {lost[0]!r}. Each line needs: {needed}.")
+            yield place, row
 
 
 def json_row(place: str, line: str) -> dict:
@@ -99,10 +88,7 @@ def json_row(place: str, line: str) -> dict:
 
 
 def json_file(path: Path):
-    """The content of a file that is one JSON value as a whole.
-
-    Raises UserError with `file:line:column`, which never quotes the text, for a broken file.
-    """
+    """The value in a JSON file. Raises UserError with `file:line:column`, never with the text."""
     return json_value(_read(path), str(path))
 
 
@@ -113,44 +99,37 @@ def json_value(raw: bytes, name: str):
 
 
 def _parse(text: str, place: str, whole: bool):
-    """The JSON value in `text`. `whole`: it is a file, else the line that `place` names."""
+    """The JSON value in `text`: a whole file, or the line that `place` names."""
     try:
         value = json.loads(text)
-        halves = (match for match in ESCAPES.finditer(text) if match[1]) if "\\u" in text else ()
-        for half in halves:  # no tokenizer takes it
-            fault = "half a character: one of \\ud800-\\udfff alone"
-            raise json.JSONDecodeError(fault, text, half.start())
+        for match in ESCAPES.finditer(text):
+            if match[1]:  # no tokenizer takes it
+                fault = "half a character: one of \\ud800-\\udfff alone"
+                raise json.JSONDecodeError(fault, text, match.start())
     except json.JSONDecodeError as error:
         at = f"{error.lineno}:{error.colno}" if whole else error.colno
         raise UserError(f"{place}:{at} is not valid JSON ({error.msg}). Fix that line.") from None
-    except (ValueError, RecursionError):  # a number of thousands of digits, thousands of "["
-        raise UserError(
-            f"{place} is not valid JSON for data (a number or brackets without end). Fix it."
-        ) from None
+    except (ValueError, RecursionError):
+        fault = "a number or brackets without end"
+        raise UserError(f"{place} is not valid JSON ({fault}). Fix it.") from None
     return value
 
 
 def parquet(path: Path, fields: tuple[str, ...]) -> Iterator[tuple[str, dict]]:
     """Yield (`file, row n`, the columns `fields` of that row) of a parquet file.
 
-    Raises UserError for a damaged file and for a missing column.
+    Raises UserError if the file is damaged or a column is missing.
     """
     import datasets
 
     datasets.utils.logging.set_verbosity(datasets.utils.logging.CRITICAL)  # we report errors once
-    rows = []
-    # Streamed: the library's own cache knows a file by its path and time, and would return the old
-    # rows of a file that was replaced. The folder takes the lock file that it makes in any case.
+    # Streamed: the library's own cache would return the old rows of a file that was replaced. The
+    # folder takes the lock file that the library makes in any case.
     with tempfile.TemporaryDirectory() as folder:
         try:
-            data = datasets.IterableDataset.from_parquet(
-                glob.escape(str(path)), cache_dir=folder, batch_size=BATCH
-            )
-            for field in fields:
-                if field not in data.column_names:
-                    raise UserError(f"{path} has no column {field!r}: it has {data.column_names}.")
-            for table in data.select_columns(list(fields)).with_format("arrow").iter(BATCH):
-                rows += table.to_pylist()
+            pattern, options = glob.escape(str(path)), {"cache_dir": folder, "batch_size": 1000}
+            data = datasets.IterableDataset.from_parquet(pattern, **options)
+            rows = list(data.select_columns(list(fields)))
         # What the library and the format's reader raise; none of it quotes the rows.
         except (OSError, ValueError, TypeError, LookupError, NotImplementedError) as error:
             reason = " ".join(str(error).split())[:200] or type(error).__name__

@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -51,13 +51,13 @@ class Device(NamedTuple):
 
 
 def choose_device(device: str, precision: str, torchrun: bool = False) -> Device:
-    """Resolve `--device` ("auto": cuda, mps or cpu) and `--precision`, see `resolve`.
+    """What `--device` and `--precision` say; "auto" is cuda, mps or cpu, and the faster precision.
 
-    With `torchrun`, processes that torchrun started join, each with a GPU of its own. Raises
-    UserError if the device is not available, or for several processes without `torchrun`.
+    With `torchrun`, the processes that torchrun started join, each with a GPU of its own. Raises
+    UserError for a device that is not available, or for several processes without `torchrun`.
     """
-    processes, started = cli.PROCESSES, "TORCHELASTIC_RUN_ID" in os.environ
-    if processes > 1 and not (torchrun and started):
+    processes = cli.PROCESSES
+    if processes > 1 and not (torchrun and "TORCHELASTIC_RUN_ID" in os.environ):
         raise UserError(
             f"WORLD_SIZE is {processes}, but only fine-tuning.py runs in several processes, and "
             "torchrun starts them. Start this step with python, and unset WORLD_SIZE."
@@ -71,77 +71,57 @@ def choose_device(device: str, precision: str, torchrun: bool = False) -> Device
         chosen = torch.device(device)
         torch.zeros(1, device=chosen).item()  # meta, too, has no values
     except (RuntimeError, AssertionError, ImportError) as error:
-        reason = str(error).splitlines()[0].split(". ")[0][:150]
-        raise UserError(
-            f"--device {device} is not available here ({reason}). Leave it out, or --device cpu."
-        ) from None
-    answer = Device(chosen, resolve(precision, chosen), cli.RANK, processes)
-    if processes > 1:
-        _join(answer)
-        # CPUs differ: all processes take the first one's precision.
-        answer = answer._replace(precision=gather(answer, {cli.RANK: answer.precision})[0])
-    return answer
-
-
-def _join(device: Device) -> None:
-    """Wait for torchrun's other processes; from here on they can exchange tensors."""
-    if device.torch_device.type == "cuda":
-        torch.cuda.set_device(device.torch_device)
+        reason = str(error).splitlines()[0][:150]
+        raise UserError(f"--device {device}: {reason}. Leave it out, or --device cpu.") from None
+    if precision == "auto":
+        precision = faster_precision(chosen.type)
+    answer = Device(chosen, precision, cli.RANK, processes)
+    if processes == 1:
+        return answer
+    if chosen.type == "cuda":
+        torch.cuda.set_device(chosen)
     # One may wait long for another that generates, or writes. If one ends, torchrun ends all.
-    backend = "cpu:gloo,cuda:nccl" if device.torch_device.type == "cuda" else "gloo"
+    backend = "cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo"
     torch.distributed.init_process_group(backend, timeout=timedelta(hours=6))
     atexit.register(torch.distributed.destroy_process_group)
-
-
-def resolve(precision: str, device: torch.device) -> str:
-    """`--precision`; "auto" is the faster one here, and logged with its reason."""
-    if precision != "auto":
-        return precision
-    faster, reason = _faster(device.type)
-    log.info("precision: %s (%s)", faster, reason)
-    return faster
+    # CPUs differ: all processes take the first one's precision.
+    return answer._replace(precision=gather(answer, {cli.RANK: precision})[0])
 
 
 @functools.cache
-def _faster(kind: str) -> tuple[str, str]:
-    """The faster precision on a kind of device, and why it is."""
-    if kind == "cuda":
-        native = torch.cuda.is_bf16_supported(including_emulation=False)
-        return ("bf16", "native on this GPU") if native else ("fp32", "bf16 is not native here")
-    avx, amx = torch.cpu._is_avx512_bf16_supported(), torch.cpu._is_amx_tile_supported()
-    if kind != "cpu" or not (avx or amx):
-        return "fp32", "this device has no bf16 instructions"
-    times = bf16_speedup()
-    if times > WORTH_BF16:
-        return "bf16", f"{times:.1f} times as fast as fp32 here"
-    return "fp32", f"bf16 would be {times:.1f} times as fast here"
+def faster_precision(kind: str) -> str:
+    """fp32 or bf16, whichever is faster on a kind of device; logged with the reason."""
+    faster, reason = False, "no bf16 instructions here"
+    if kind == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
+        faster, reason = True, "bf16 is native on this GPU"
+    cpu = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    if kind == "cpu" and cpu:
+        times = bf16_speedup()
+        faster, reason = times > WORTH_BF16, f"bf16 is {times:.1f} times as fast as fp32 here"
+    precision = "bf16" if faster else "fp32"
+    log.info("precision: %s (%s)", precision, reason)
+    return precision
 
 
 def bf16_speedup() -> float:
-    """How many times as fast as in fp32 a thread of this CPU multiplies matrices in bf16.
+    """How many times as fast as in fp32 one thread of this CPU multiplies matrices in bf16."""
+    from torch.utils.benchmark import Timer
 
-    By processor time, and the shortest of three turns each: other processes do not change it.
-    """
-    threads, seconds = torch.get_num_threads(), {torch.float32: [], torch.bfloat16: []}
-    torch.set_num_threads(1)
-    try:
-        for _ in range(3):
-            for dtype, taken in seconds.items():
-                x, weight = torch.ones(512, 768, dtype=dtype), torch.ones(3072, 768, dtype=dtype)
-                started = time.thread_time()
-                torch.nn.functional.linear(x, weight)
-                taken.append(time.thread_time() - started)
-    finally:
-        torch.set_num_threads(threads)
-    return min(seconds[torch.float32]) / min(seconds[torch.bfloat16])
+    seconds = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        x, weight = torch.ones(512, 768, dtype=dtype), torch.ones(3072, 768, dtype=dtype)
+        names = {"linear": torch.nn.functional.linear, "x": x, "weight": weight}
+        # Of processor time the shortest: other processes do not change it.
+        timer = Timer("linear(x, weight)", globals=names, timer=time.thread_time, num_threads=1)
+        seconds[dtype] = min(timer.timeit(1).mean for _ in range(3))
+    return seconds[torch.float32] / seconds[torch.bfloat16]
 
 
 def gather(device: Device, value: dict) -> dict:
     """The dicts of torchrun's processes as one; they wait for each other here."""
-    if device.processes == 1:
-        return value
-    parts: list = [None] * device.processes
-    torch.distributed.all_gather_object(parts, value)
+    parts = [value] * device.processes
+    if device.processes > 1:
+        torch.distributed.all_gather_object(parts, value)
     return {key: item for part in parts for key, item in part.items()}
 
 
@@ -151,7 +131,7 @@ def set_seed(value: int) -> None:
 
 
 def peak_memory(device: Device) -> dict:
-    """The most memory used so far: on the device for CUDA, else by the process."""
+    """The most memory used so far: of the GPU, else by the process."""
     if device.torch_device.type == "cuda":
         return {"peak_memory_mib": torch.cuda.max_memory_allocated(device.torch_device) / 2**20}
     unit = 2**20 if sys.platform == "darwin" else 2**10  # KiB, on a Mac bytes
@@ -168,130 +148,86 @@ def free_memory(device: Device) -> int:
 
 
 def available_memory(root: Path = Path("/")) -> int:
-    """Bytes that this process can still take, of the machine and within its control groups.
+    """Bytes that processes can still take: of the machine, and within the limits of its groups.
 
-    A container or a cluster's job (Slurm's too) limits its group. `root` is where /proc and /sys
-    are. Other processes of the group are not looked at: see `JOBS`.
+    A container or a cluster's job (Slurm's too) limits a control group, maybe above the process's
+    own. `root` is where /proc and /sys are.
     """
-    page = os.sysconf("SC_PAGE_SIZE")
     try:
-        rows = dict(line.split(":") for line in (root / "proc/meminfo").read_text().splitlines())
-        own = int((root / "proc/self/statm").read_text().split()[1]) * page
-    except OSError:  # not Linux: all there is
-        return page * os.sysconf("SC_PHYS_PAGES")
-    available = int(rows["MemAvailable"].split()[0]) * 2**10
-    return max(0, min([available, *(limit - own for limit in _group_limits(root))]))
-
-
-def _group_limits(root: Path) -> Iterator[int]:
-    """Memory limits of the control groups from the process's own one up, of version 1 and 2."""
-    try:
-        lines = (root / "proc/self/cgroup").read_text().splitlines()
-    except OSError:
-        return
-    for line in lines:  # such as "4:memory:/slurm/job_7" (version 1), "0::/slurm/job_7" (2)
-        _, controllers, path = line.split(":", 2)
-        old, own = "memory" in controllers.split(","), PurePosixPath(path.lstrip("/"))
-        for group in (own, *own.parents) if old or not controllers else ():
-            file = f"memory/{group}/memory.limit_in_bytes" if old else f"{group}/memory.max"
-            # In a container the upper part of a path is missing; "max" is no limit.
-            with contextlib.suppress(OSError, ValueError):
-                yield int((root / "sys/fs/cgroup" / file).read_text())
-
-
-def check_training_memory(model, device: Device, sharded: bool = False) -> None:
-    """Log what weights, gradients and optimizer need on a GPU; UserError if it has less free.
-
-    `sharded`: divided among the processes. But to score the model each then has the whole of it, in
-    the device's precision, in place of its gradients. Activations depend on the batch and come on
-    top of it.
-    """
-    if device.torch_device.type != "cuda":
-        return
-    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    frozen = sum(p.numel() for p in model.parameters()) - trained
-    needed = 16 * trained + (2 if device.precision == "bf16" else 4) * frozen  # see shrink_frozen
-    if sharded:
-        scored = (needed - 4 * trained) / device.processes
-        scored += (4 if device.precision == "fp32" else 2) * (trained + frozen)
-        needed = max(needed / device.processes, scored)
-    free = free_memory(device)
-    log.info("weights, gradients and optimizer need %.1f GB, activations more", needed / 1e9)
-    if needed > free:
-        raise UserError(
-            f"the training needs {needed / 1e9:.1f} GB before activations, the GPU has "
-            f"{free / 1e9:.1f} GB free. Use a smaller --model_name, --lora where the task has "
-            f"it, or, for a causal model, torchrun --nproc_per_node {2 * device.processes}."
-        )
+        meminfo = (root / "proc/meminfo").read_text().splitlines()
+        rows = dict(line.split(":") for line in meminfo)
+        free = int(rows["MemAvailable"].split()[0]) * 2**10
+    except (OSError, KeyError):  # not Linux: all there is
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limits = [("memory/memory.limit_in_bytes", "total_rss")]  # version 1, and a container's own
+    with contextlib.suppress(OSError, ValueError):  # "0::/a/b" is the group of version 2
+        text = (root / "proc/self/cgroup").read_text()
+        own = next((line[4:] for line in text.splitlines() if line.startswith("0::/")), "")
+        limits += [(f"{path}/memory.max", "anon") for path in (Path(own), *Path(own).parents)]
+    for name, used in [*limits, ("memory.max", "anon")]:
+        with contextlib.suppress(OSError, ValueError, KeyError):  # no such file, or "max"
+            file = root / "sys/fs/cgroup" / name
+            held = dict(map(str.split, file.with_name("memory.stat").read_text().splitlines()))
+            free = min(free, int(file.read_text()) - int(held[used]))  # pages of files are free
+    return max(0, free)
 
 
 def shrink_frozen(model, device: Device) -> None:
-    """In bf16, hold frozen linear layers in bf16 too: autocast would cast them at each pass.
-
-    A head that shares the embeddings' weights gets its own: embeddings stay as they are.
-    """
-    if device.precision != "bf16":
-        return
-    modules = list(model.modules())
-    shared = {id(m.weight) for m in modules if isinstance(m, torch.nn.Embedding)}
-    for module in modules:
-        weight = getattr(module, "weight", None)
-        linear = type(module).__name__ in ("Linear", "Conv1D")  # GPT-2 has the latter
-        if not linear or weight.requires_grad:
-            continue
-        if id(weight) in shared:
+    """In bf16, hold frozen linear layers in bf16 too: autocast would cast them at each pass."""
+    for module in model.modules() if device.precision == "bf16" else ():
+        # GPT-2 has Conv1D. The Linear of an adapter has no weight of its own.
+        linear = type(module).__name__ in ("Linear", "Conv1D")
+        weight = dict(module.named_parameters(recurse=False)).get("weight")
+        if linear and weight is not None and not weight.requires_grad:
+            # A new parameter: embeddings that shared the old one stay as they are.
             module.weight = torch.nn.Parameter(weight.to(torch.bfloat16), requires_grad=False)
-        else:
-            weight.data = weight.data.to(torch.bfloat16)
 
 
 def to_device(model, device: Device):
     """The model, there, after `shrink_frozen`. Raises UserError if the device has no room."""
     shrink_frozen(model, device)
-    free = free_memory(device)
-    try:
+    with enough_memory(
+        f"{device.torch_device} has no room for the model. Use a smaller --model_name, "
+        "--device cpu, or, if the model is not trained, --precision bf16."
+    ):
         return model.to(device.torch_device)
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
-    size = sum(p.numel() * p.element_size() for p in model.parameters())
-    raise UserError(
-        f"{device.torch_device} has no room for the model's {size / 1e9:.1f} GB "
-        f"({free / 1e9:.1f} GB are free). Use a smaller --model_name, --device cpu, or, if the "
-        "model is not trained, --precision bf16."
-    )
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether the memory was too small; torch raises a RuntimeError for that."""
-    texts = ("out of memory", "allocate memory", "alloc_failed")  # the last is cuBLAS's
-    return isinstance(error, MemoryError) or any(text in str(error).lower() for text in texts)
+class OutOfMemory(UserError):
+    """The memory is too small."""
 
 
-def in_memory(run: Callable[[int], object], size: int, device: Device, together: bool = False):
+@contextlib.contextmanager
+def enough_memory(message: str) -> Iterator[None]:
+    """Raise OutOfMemory with this message if the memory is too small within."""
+    try:
+        yield
+    except (
+        RuntimeError,
+        MemoryError,
+    ) as error:  # torch raises a RuntimeError; the last is cuBLAS's
+        texts = "out of memory", "allocate memory", "alloc_failed"
+        if isinstance(error, MemoryError) or any(text in str(error).lower() for text in texts):
+            raise OutOfMemory(message) from None
+        raise
+
+
+def in_memory(run: Callable[[int], object], size: int, device: Device):
     """`(run(size), size)`, with half the size for as long as the memory is too small for it.
 
-    `together`: other processes wait within `run`, so that this one cannot try again. Raises
-    UserError then, or if the memory is too small for one example.
+    Raises UserError if it is too small for one example.
     """
     while True:
         try:
-            return run(size), size
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-        # Only here is the exception gone, and with it the tensors that its traceback held.
-        if together:
-            raise UserError(
-                f"{device.torch_device} (process {device.rank}) has too little memory for its part "
-                "of a batch. Start more processes, or use --gradient_checkpointing or a lower "
-                "--batch_size, with --overwrite."
-            )
-        if size == 1:
-            raise UserError(
+            with enough_memory(
                 f"{device.torch_device} has too little memory for one example. Use a lower "
                 "--max_length, --precision bf16, or a smaller model."
-            )
+            ):
+                return run(size), size
+        except OutOfMemory:
+            if size == 1:
+                raise
+        # Only here is the exception gone, and with it the tensors that its traceback held.
         size = -(-size // 2)
         if device.torch_device.type == "cuda":
             torch.cuda.empty_cache()

@@ -10,10 +10,6 @@ import shutil
 from collections.abc import Iterable
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from pandas import DataFrame
 
 log = logging.getLogger(__name__)
 
@@ -48,8 +44,7 @@ def replacing(path: Path):
         error.filename = error.filename or str(path)  # a failed write does not say where
         raise
     finally:
-        if temporary.is_dir():
-            shutil.rmtree(temporary)
+        shutil.rmtree(temporary, ignore_errors=True)
         temporary.unlink(missing_ok=True)
 
 
@@ -80,8 +75,8 @@ def write_csv(path: Path, rows: list[dict]) -> None:
         pd.DataFrame(rows, dtype=object).to_csv(temporary, index=False)
 
 
-def read_csv(path: Path) -> "DataFrame":
-    """What `write_csv` wrote: equal floats, NaN for an empty cell, and "NA" stays a name.
+def read_csv(path: Path):
+    """The data frame that `write_csv` wrote: equal floats, NaN for an empty cell, "NA" is a name.
 
     Raises ValueError if the file is no CSV.
     """
@@ -104,12 +99,11 @@ def save_model(folder: Path, model, tokenizer, weights: dict | None = None) -> s
             model.save_pretrained(temporary, state_dict=weights, max_shard_size="100TB")
         except SafetensorError as error:  # the system's error number is in its text alone
             if code := re.search(r"os error (\d+)", str(error)):
-                number = int(code[1])
-                raise OSError(number, os.strerror(number), str(folder)) from error
+                raise OSError(int(code[1]), os.strerror(int(code[1]))) from error
             raise
         tokenizer.save_pretrained(temporary)
-        adapters = (temporary / "adapter_model.safetensors").is_file()
-        if adapters:
+        (saved,) = temporary.glob("*model.safetensors")
+        if saved.name.startswith("adapter"):
             model.config.save_pretrained(temporary)
-    with (folder / f"{'adapter_' * adapters}model.safetensors").open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        with saved.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()

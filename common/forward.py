@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 from common.batching import INPUTS, pad, sorted_batches
 from common.cli import UserError
-from common.device import Device, gather, in_memory, to_device
+from common.device import Device, gather, in_memory
 from common.models import logits
 from common.training import sharding
 
@@ -91,7 +91,6 @@ def predict_logits(
     `forward(model, batch)` computes them; `reduce(logits, example)` may keep less of them. Raises
     UserError if they are not finite. An example without tokens has `[0, labels]`.
     """
-    to_device(model, device).eval()
     lengths = [len(example["input_ids"]) for example in examples]
 
     def run(indices: list[int]) -> np.ndarray:
@@ -103,9 +102,10 @@ def predict_logits(
         return scores
 
     predicted: dict[int, object] = {}
-    for indices, pieces in batches(lengths, batch_size, device, name, run):
-        for i, row in zip(indices, (row for piece in pieces for row in piece), strict=True):
-            predicted[i] = reduce(row if row.ndim == 1 else row[: lengths[i]], examples[i])
+    with sharding.scoring(model, device):
+        for indices, pieces in batches(lengths, batch_size, device, name, run):
+            for i, row in zip(indices, (row for piece in pieces for row in piece), strict=True):
+                predicted[i] = reduce(row if row.ndim == 1 else row[: lengths[i]], examples[i])
     predicted = gather(device, predicted)
     empty = np.empty((0, model.config.num_labels), np.float32)
     return [predicted[i] if n else reduce(empty, examples[i]) for i, n in enumerate(lengths)]

@@ -25,30 +25,23 @@ def load_dataset(
 ) -> dict[str, list[dict]]:
     """`{split: rows}` of a data set's parquet files; `splits` are among "train", "dev", "test".
 
-    A row has the `fields`. Raises UserError if the files are in neither cache nor Hub, or cannot
-    be read. `datasets.load_dataset` would ask the Hub about cached files, too, and wait for 24 s
-    without a network; so the files are fetched and read in two steps.
+    A row has the `fields`. Raises UserError if the files are not available or cannot be read.
+    `datasets.load_dataset` would ask the Hub about cached files, too.
     """
     from huggingface_hub import snapshot_download
 
-    def download(local_files_only: bool) -> dict[str, list[Path]]:
-        folder = snapshot_download(
-            hub_id,
-            repo_type="dataset",
-            revision=revision,
-            allow_patterns="*.parquet",
-            local_files_only=local_files_only,
-        )
-        files = {split: find_split(Path(folder), split, PATTERNS) for split in splits}
-        if lost := [split for split in splits if not files[split]]:  # an interrupted download
-            raise FileNotFoundError(f"no {', '.join(lost)} in {folder}")
-        return files
+    def load(**options) -> tuple[Path, dict[str, list[Path]]]:
+        options |= {"repo_type": "dataset", "revision": revision, "allow_patterns": "*.parquet"}
+        folder = Path(snapshot_download(hub_id, **options))
+        files = {split: find_split(folder, split, PATTERNS) for split in splits}
+        if not all(files.values()):
+            raise FileNotFoundError(f"a split is missing in {folder}")  # an interrupted download
+        return folder.parents[1], files
 
-    files = cached_or_download(hub_id, download, repo_type="dataset", revision=revision)
+    folder, files = cached_or_download(hub_id, load, "dataset", revision)
     try:
-        return {s: [row for file in files[s] for _, row in parquet(file, fields)] for s in splits}
+        return {s: [row for path in files[s] for _, row in parquet(path, fields)] for s in splits}
     except UserError as error:
-        folder = next(p for p in files[splits[0]][0].parents if p.name == "snapshots").parent
         raise UserError(
             f"data set {hub_id}: {error} If the file is damaged, remove the folder {folder} and "
             "type the same command again: it downloads the file again."
@@ -58,58 +51,50 @@ def load_dataset(
 def cached_or_download(name: str, load, repo_type: str = "model", revision: str | None = None):
     """`load(local_files_only=True)`, and if that fails, `load(local_files_only=False)`.
 
-    A cached repository costs no request, so it also works offline. Raises UserError, which names
-    the repository, if both fail.
+    A cached repository costs no request, so it also works offline. Raises UserError if both fail.
     """
     from huggingface_hub import HfApi, set_client_factory
 
     try:
         return load(local_files_only=True)
-    except UserError:
-        raise
     except Exception as error:  # a damaged or half-downloaded file can raise almost anything
         log.debug("%s is not in the cache: %s", name, error)
     set_client_factory(_impatient_client)
-    kind = "data set" if repo_type == "dataset" else "model"
+    what = f"{repo_type.replace('dataset', 'data set')} {name}"
     for wait in (*WAITS, None):
         try:
             # `load` alone would ask again and again, for minutes; this question is asked once.
             HfApi().repo_info(name, repo_type=repo_type, revision=revision, timeout=TIMEOUT)
-            log.info("downloading the %s %s from the Hub", kind, name)
+            log.info("downloading the %s from the Hub", what)
             return load(local_files_only=False)
-        except UserError:
-            raise
         except Exception as error:
             status = getattr(getattr(error, "response", None), "status_code", None) or 0
             if status < 500 or not wait:
-                raise UserError(f"{kind} {name}: {_reason(kind, error)}") from error
+                raise UserError(f"{what}: {_reason(error)}") from error
             time.sleep(wait)
+
+
+def _reason(error: BaseException) -> str:
+    from huggingface_hub.errors import RepositoryNotFoundError  # also where access is not granted
+
+    cause = error
+    while cause and not isinstance(cause, RepositoryNotFoundError):  # transformers wraps errors
+        cause = cause.__cause__ or cause.__context__
+    if cause:
+        return (
+            "the Hub has no such repository, or its owner must grant you access on its Hub page. "
+            "Check the spelling, type `hf auth login`, or give a local folder."
+        )
+    return (
+        f"it is not complete in the cache, and the Hub does not give it ({shortened(error)}). "
+        "Check the network and type the same command again. Without a network, give local folders "
+        "(--data_dir, --model_name), or --demo."
+    )
 
 
 def shortened(error: Exception) -> str:
     """An error's type and message on one short line."""
     return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-
-
-def _reason(kind: str, error: BaseException) -> str:
-    """Why the Hub did not give a repository, and what to do about it."""
-    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
-
-    cause = error
-    while cause and not isinstance(cause, RepositoryNotFoundError):  # transformers wraps errors
-        cause = cause.__cause__ or cause.__context__
-    if isinstance(cause, GatedRepoError):  # one of the other kind, too
-        return "its owner must grant you access on its Hub page; then type `hf auth login`."
-    if cause:
-        return (
-            "this repository is not on the Hub (or it is private: type `hf auth login`). Check the "
-            "spelling, or give a local folder."
-        )
-    flag = "--data_dir and your own files" if kind == "data set" else "--model_name and a folder"
-    return (
-        f"it is not in the cache, and the Hub cannot be reached ({shortened(error)}). Check the "
-        f"network and type the same command again. Without a network use {flag}, or --demo."
-    )
 
 
 def _impatient_client():
@@ -121,5 +106,5 @@ def _impatient_client():
         timeouts |= {step: min(given or TIMEOUT, TIMEOUT) for step, given in timeouts.items()}
 
     client = default_client_factory()
-    client.event_hooks = {"request": [*client.event_hooks["request"], bound]}
+    client.event_hooks["request"].append(bound)
     return client

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from common import models
 from common.cli import RANK, ROOT, UNTRAINED, UserError, from_here
@@ -48,7 +48,7 @@ class Cell(NamedTuple):
     @property
     def folder(self) -> Path:
         """`<root>/<dataset>/<model>/<size>/seed-<n>/<step>[-<variant>]`."""
-        name = f"{self.step}-{self.variant}" if self.variant else self.step
+        name = "-".join(filter(None, (self.step, self.variant)))
         return self.root / self.dataset / self.model / str(self.size) / f"seed-{self.seed}" / name
 
     @property
@@ -59,13 +59,8 @@ class Cell(NamedTuple):
     @property
     def about(self) -> dict:
         """What stands in every row of its tables."""
-        return {
-            "task": self.task,
-            "dataset": self.dataset,
-            "model": self.model,
-            "training_size": self.size,
-            "seed": self.seed,
-        }
+        names = ("task", "dataset", "model", "training_size", "seed")
+        return dict(zip(names, self[1:6], strict=True))
 
     def title(self) -> str:
         """Which cell this is, in words."""
@@ -73,43 +68,58 @@ class Cell(NamedTuple):
         return f"{self.model} on {self.dataset}, {which}, seed {self.seed}"
 
 
-def cell_of(call, source, size: int | str, variant: str | None = None) -> Cell:
-    """The cell of a script's call (`common.flags.Call`) and a model (`common.models.Source`).
+class Begun(NamedTuple):
+    """What a script's call (`common.flags.Call`) reads before it knows whether there is work."""
 
-    Raises UserError for a model that the task cannot use, and for data called as the demo's.
+    call: Any
+    source: Any  # the model, see `common.models.Source`
+    data: Any
+    hashes: dict[str, str | None]  # of "data" and "model"; None: the model's name identifies it
+
+    def cell(self, size: int | str, variant: str | None = None) -> Cell:
+        """The cell of a size; `variant`: other than the one that the flags name."""
+        args, task = self.call.args, self.call.task
+        own = args.data_dir.resolve().name if args.data_dir else task.DATASET
+        dataset = "demo" if args.demo else args.dataset_name or own
+        root = args.output_dir or ROOT / task.NAME / "results"
+        variant = self.call.variant if variant is None else variant
+        about = task.NAME, dataset, self.source.results, size, args.seed
+        return Cell(root, *about, self.call.step, variant)
+
+    def config(self, cell: Cell, settings: dict, checkpoint: str | None = None) -> dict:
+        """config.json: the cell, what identifies the result, and how to make it again."""
+        return {
+            **cell.about,
+            "step": cell.step,
+            "variant": cell.variant,
+            "settings": self.call.settings | settings,
+            "inputs": self.hashes | {"checkpoint": checkpoint},
+            "environment": environment(),
+            "command": self.call.command,
+        }
+
+
+def begin(call) -> Begun:
+    """Find the model and read the data that a call names.
+
+    Raises UserError if the task cannot use the model, or the data are called as the demo's.
     """
     args, task = call.args, call.task
+    source = models.source(args.model_name, args.demo)
     if not models.fits(task.HEAD, source.name):
         raise UserError(
             f"{source.name} is no causal model, and {task.NAME} needs one. Give --model_name "
             f"{', '.join(models.CAUSAL)}, or another."
         )
-    own = args.data_dir.resolve().name if args.data_dir else task.DATASET
-    dataset = "demo" if args.demo else args.dataset_name or own
-    if dataset == "demo" and not args.demo:
+    named = args.dataset_name or (args.data_dir and args.data_dir.resolve().name)
+    if named == "demo" and not args.demo:
         raise UserError(
             "a data set called demo would be mixed with the demo's results. Give it another name: "
             "--dataset_name NAME."
         )
-    root = args.output_dir or ROOT / task.NAME / "results"
-    variant = call.variant if variant is None else variant
-    return Cell(root, task.NAME, dataset, source.results, size, args.seed, call.step, variant)
-
-
-def config_of(cell: Cell, call, settings: dict, **inputs: str | None) -> dict:
-    """config.json: the cell, what identifies the result, what it was made on, how to make it again.
-
-    `inputs`: hashes of "data", "model" and "checkpoint"; None for a model that its name identifies.
-    """
-    return {
-        **cell.about,
-        "step": cell.step,
-        "variant": cell.variant,
-        "settings": call.settings | settings,
-        "inputs": inputs,
-        "environment": environment(),
-        "command": call.command,
-    }
+    data = task.load(args.demo, args.data_dir, **call.options)
+    hashes = {"data": fingerprint(data.splits), "model": source.identity()}
+    return Begun(call, source, data, hashes)
 
 
 def differences(one: dict, other: dict) -> list[str]:

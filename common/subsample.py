@@ -13,24 +13,24 @@ def permutation(strata: Sequence[Hashable], seed: int) -> list[int]:
 
     The k-th of a stratum's n members is near the fraction (k + u) / n, with one random u a stratum.
     So any prefix is within about one example of a stratum's share, and a stratum of a single
-    example is as likely in any tenth as in any other. The generator is private.
+    example is as likely in any tenth as in any other.
     """
     generator = random.Random(seed)
     members: dict[Hashable, list[int]] = {}
     for index, stratum in enumerate(strata):
         members.setdefault(stratum, []).append(index)
-    place = {}
+    placed = []
     for indices in members.values():
         generator.shuffle(indices)
         offset = generator.random()
-        place |= {index: (k + offset) / len(indices) for k, index in enumerate(indices)}
-    return sorted(place, key=lambda index: (place[index], index))
+        placed += [((k + offset) / len(indices), index) for k, index in enumerate(indices)]
+    return [index for _, index in sorted(placed)]
 
 
 def subset(strata: Sequence[Hashable], percentage: int, seed: int) -> list[int]:
-    """Indices of `percentage` % of the examples: a prefix of `permutation`.
+    """Indices of `percentage` % of the examples, a prefix of `permutation`: 10 % lies inside 30 %.
 
-    So 10 % lies inside 30 % inside 50 % inside 100 %. Raises UserError if nothing is left.
+    Raises UserError if nothing is left.
     """
     size = round(len(strata) * percentage / 100)
     if percentage and not size:

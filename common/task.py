@@ -27,7 +27,9 @@ class Score(NamedTuple):
     value: Callable[["np.ndarray"], "np.ndarray"]  # sums [..., *shape of a count] -> [...]
     title: str  # how tables and figures call it
     by_layer: bool = False  # whether the probes' figures draw it
-    lowest: float = 0.0  # of its range; the highest is 1
+    lowest: float = 0.0  # of its range
+    highest: float | None = 1.0  # None: it has no fixed upper end
+    of_probes: bool = False  # only probes have it: `scores` leaves it out, `probe_scores` has it
     # Of one of the data set's parts, where another task's models are asked the same test examples:
     # the hash of that task's data, and the name of its score that measures the same.
     same: tuple[str, str] | None = None
@@ -57,13 +59,21 @@ class Examples(NamedTuple):
     labels: dict[str, Any]  # {target: int array [n], of the train split}
 
 
+class Pointers(NamedTuple):
+    """Sequences in which something starts and ends, such as an answer in a passage."""
+
+    spans: dict[str, list[tuple[int, int]]]  # as in `Sequences`; train has a unit at least
+    labels: dict[str, Any]  # {target: int array [train sequences, 2]}: first and last unit of it
+
+
 class ProbeInputs(NamedTuple):
     """What probes read of a data set, whichever the encoder's layer."""
 
     # `input_ids` (, `token_type_ids`) and `units`, (start, end) token ranges whose mean vectors
     # are the rows of the features, in order over all of `encoded`.
     encoded: list[dict]
-    sets: list[Sequences | Examples]  # each has probes of its own; they share the features
+    # Each set has probes of its own; they share the features.
+    sets: list[Sequences | Examples | Pointers]
     n_labels: int
     counts: dict[str, int]  # what was cut, for metrics.json
     notes: Any = None  # what the task's `probe_predictions` needs besides
@@ -143,7 +153,8 @@ class Task(Protocol):
     ) -> list:
         """Predictions in `rows`' form.
 
-        `found`: for each of `inputs.sets` that has the target, an int array a sequence, or `[n]`.
+        `found`: for each of `inputs.sets` that has the target, what the probe says of it: an int
+        array a sequence, `[n]`, or of `Pointers` a float array `[units, 2]` a sequence.
         """
 
 
@@ -172,6 +183,7 @@ def defaults(task) -> dict[str, Any]:
         # A step's flags of the task are settings; "write_..." asks for a file, see `export`.
         "add_arguments": lambda parser, step: None,
         "scores": lambda data: task.SCORES,  # those of a data set, the one that chooses first
+        "probe_scores": lambda data: task.scores(data),  # the same for probes
         "subset": subset,
         "load_model": load_model,
         "n_labels": losses.labels_in,  # of an encoded input, for the mean loss; 0: not trained on

@@ -13,7 +13,6 @@ from NER import alignment
 from NER import task as ner
 from NLI import data as nli_data
 from NLI import task as nli
-from NLI.encoding import truncate
 from tests import tiny
 
 FAMILIES = ("bert", "biobert", "gpt2", "biogpt")
@@ -174,13 +173,6 @@ def test_perfect_logits_give_the_gold_tags_back_except_for_cut_words(kind, iob2)
     assert "B-cell" not in decoded[0] or kept > 8  # the cut entity is lost, not guessed
 
 
-def test_as_many_labels_as_words():
-    row = {"input_ids": [5, 6, 7], "words": [(0, 2), (2, 3)]}
-    assert alignment.token_labels(row, [3, 4]) == [3, -100, 4]
-    with pytest.raises(ValueError):
-        alignment.token_labels(row, [3])
-
-
 # --- casing
 
 
@@ -191,15 +183,6 @@ def test_only_an_uncased_vocabulary_is_lower_cased(kind):
     assert (capital == small) == (kind in tiny.UNCASED)
     text = "".join(tokenizer(kind).convert_ids_to_tokens(capital))
     assert ("IL" in text.replace("##", "").replace("</w>", "")) == (kind not in tiny.UNCASED)
-
-
-def test_the_library_alone_would_lower_case_the_vocabulary_only_repository(tmp_path):
-    """The trap that load_tokenizer is there for; when the library fixes it, it may go."""
-    from transformers import AutoTokenizer
-
-    folder = tiny.make("biobert-vocab-only", tmp_path)
-    pieces = AutoTokenizer.from_pretrained(folder).tokenize("DNA")
-    assert "".join(pieces).replace("##", "") == "dna"
 
 
 # --- NLI: pairs
@@ -244,14 +227,6 @@ def test_gpt2_is_given_a_separator():
         assert row == {"input_ids": expected, "labels": 2}
 
 
-def test_biogpt_frame():
-    tok = tokenizer("biogpt")
-    a, b = (tok(t, add_special_tokens=False)["input_ids"] for t in ("chest pain", "healthy"))
-    ids = encode_pairs("biogpt", [("chest pain", "healthy")])[0][0]["input_ids"]
-    assert ids == [tok.eos_token_id, *a, tok.eos_token_id, *b]
-    assert tok.convert_ids_to_tokens(tok.eos_token_id) == "</s>"
-
-
 @pytest.mark.parametrize("kind", FAMILIES)
 def test_empty_texts_and_no_pairs(kind):
     rows, counts = encode_pairs(kind, [("", ""), ("", "fever"), ("fever", "")], 8)
@@ -275,29 +250,6 @@ def test_what_a_probe_of_pairs_reads_and_predicts():
         DATA, train, inputs, "task", "train", [examples.labels["task"]]
     )
     assert predicted == [example.label for example in train]
-
-
-def one_token_at_a_time(a, b, room):
-    """Always from the end of the longer; between equals, from the one that was not longer.
-
-    So the odd token stays with the text that was longer, the second if they were equal: the rule
-    of the fast tokenizers.
-    """
-    a, b, first_was_longer = list(a), list(b), len(a) > len(b)
-    while len(a) + len(b) > room:
-        if len(a) > len(b) or (len(a) == len(b) and not first_was_longer):
-            a.pop()
-        else:
-            b.pop()
-    return a, b
-
-
-def test_truncate_equals_one_token_at_a_time():
-    for n in range(13):
-        for m in range(13):
-            for room in range(2, n + m + 1):
-                a, b = [f"a{i}" for i in range(n)], [f"b{i}" for i in range(m)]
-                assert truncate(a, b, room) == one_token_at_a_time(a, b, room), (n, m, room)
 
 
 @pytest.mark.parametrize("kind", FAMILIES)

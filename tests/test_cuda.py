@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import torch
 
-from common import attention_maps, features, models
+from common import attention_maps, features, models, probes
 from common.device import choose_device, set_seed
-from common.probes import examples, sequences
-from common.training import loop, step
+from common.task import Sequences
+from common.training import loop
 from Instruct import generation
 
 ON = os.environ.get("CUDA_TESTS_ON", "cuda")
@@ -106,15 +106,11 @@ def test_features_and_attention(kind, checkpoint, gpu, tmp_path):
     encoder, _ = models.load_encoder(str(checkpoint(kind)), "eager")
     some = [row | {"units": [(0, 1), (1, len(row["input_ids"]))]} for row in rows(12)]
     layers = list(range(encoder.config.num_hidden_layers + 1))
-    found = []
-    for number, device in enumerate((CPU, gpu)):
-        encoder.to(device.torch_device)
-        folder = tmp_path / str(number)
-        for where in (features.DISK, features.GPU)[: number + 1]:
-            kept = features.extract(encoder, some, layers, device, 5, folder / where, where)
-            found.append([examples.on_host(x).astype(np.float32) for x in kept.values()])
-    assert all(np.array_equal(one, other) for one, other in zip(*found[1:], strict=True))
-    for one, other in zip(*found[:2], strict=True):
+    of_device = []
+    for name, device in (("cpu", CPU), ("gpu", gpu)):
+        list(features.groups(encoder, some, layers, device, 5, tmp_path / name, True))
+        of_device.append([np.load(file) for file in sorted((tmp_path / name).glob("*.npy"))])
+    for one, other in zip(*of_device, strict=True):
         assert np.allclose(one, other, atol=2e-3 * max(1, np.abs(one).max()))
     other = copy.deepcopy(encoder)
     with torch.no_grad():
@@ -131,27 +127,18 @@ def test_features_and_attention(kind, checkpoint, gpu, tmp_path):
 
 
 def test_probes(gpu):
-    """The SVC's predictions are equal; the BiLSTM-CRF's in 99 of 100 words."""
-    rng = np.random.default_rng(0)
-    vectors = rng.normal(size=(400, 16)).astype(np.float16)
-    labels = (vectors[::2, 0] > 0).astype(int)
-    some = {"train": np.arange(300).reshape(-1, 2), "test": np.arange(300, 400).reshape(-1, 2)}
-    found = [
-        examples.predict("svc", vectors, some, {"task": labels[:150]}, device=device)["task"][
-            "test"
-        ]
-        for device in (CPU, gpu)
-    ]
-    assert np.array_equal(*found)
-    bounds = [(i, i + 10) for i in range(0, 400, 10)]
-    tags = [(vectors[a:b, 0] > 0).astype(int) for a, b in bounds]
-    predicted = [
-        np.concatenate(
-            sequences.fit([vectors], bounds, tags, 2, epochs=8, seeds=[0], device=device)
-            .predict([vectors], bounds)[0]
-        )
-        for device in (CPU, gpu)
-    ]  # fmt: skip
+    """The BiLSTM-CRF's predictions are equal in 99 of 100 words. (The SVC runs on the CPU.)"""
+    vectors = np.random.default_rng(0).normal(size=(400, 16)).astype(np.float16)
+    spans = {"train": [(i, i + 10) for i in range(0, 300, 10)],
+             "test": [(i, i + 10) for i in range(300, 400, 10)]}  # fmt: skip
+    tags = [(vectors[a:b, 0] > 0).astype(int) for a, b in spans["train"]]
+    predicted = []
+    for device in (CPU, gpu):
+        probes.predict_layers(
+            "bilstm-crf", {0: vectors}, [Sequences(spans, {"task": tags})], 2, epochs=8,
+            standardize=False, seed=0, device=device,
+            on_done=lambda _, found: predicted.append(np.concatenate(found["task"]["test"][0])),
+        )  # fmt: skip
     assert (predicted[0] == predicted[1]).mean() > 0.99
 
 
@@ -172,7 +159,7 @@ def test_out_of_memory_halves_the_pieces(checkpoint, gpu, tmp_path):
     """A batch that does not fit is taken in pieces, and the losses stay those of the whole."""
     model = without_dropout(checkpoint("bert"))
     wanted, _ = fit(copy.deepcopy(model), gpu, tmp_path / "whole")
-    held, real = [], step.pad
+    held, real = [], loop.pad
 
     def pad(some, token):
         if len(some) > 2:
@@ -180,7 +167,7 @@ def test_out_of_memory_halves_the_pieces(checkpoint, gpu, tmp_path):
         return real(some, token)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(step, "pad", pad)
+        patch.setattr(loop, "pad", pad)
         found, totals = fit(model, gpu, tmp_path / "pieces")
     assert totals["micro_batch_size"] == 2 and not held
     for one, other in zip(wanted.history, found.history, strict=True):

@@ -72,11 +72,6 @@ def test_what_is_valid_is_read(file, ascii_only, end, bom):
     assert json_file(file(bom + whole.encode())) == ROWS
 
 
-@pytest.mark.parametrize("value", [{}, [], "text", 3, None])
-def test_any_value_may_be_a_whole_file(file, value):
-    assert json_file(file(json.dumps(value).encode())) == value
-
-
 GOOD = b'{"a": "Mr Smith",\n "b": '  # what stands before the break, on line 2
 BROKEN = {
     "a comma too much": (GOOD + b'["x",]}', ":2:12 is not valid JSON"),
@@ -92,8 +87,8 @@ BROKEN = {
     "half a character": (GOOD + b'"Mr Smith \\ud83d!"}', ":2:17 is not valid JSON (half"),
     "its other half": (GOOD + b'"\\ud83d\\ude00\\\\\\uDE00"}', ":2:22 is not valid JSON (half"),
     "half a character in a key": (GOOD + b'{"\\udfff": 1}}', ":2:9 is not valid JSON (half"),
-    "a huge number": (GOOD + b"1" * 5000 + b"}", " is not valid JSON for data"),
-    "too deep": (b"[" * 200_000, " is not valid JSON for data"),
+    "a huge number": (GOOD + b"1" * 5000 + b"}", " is not valid JSON (a number"),
+    "too deep": (b"[" * 200_000, " is not valid JSON (a number or brackets"),
     "empty": (b"", " is empty"),
     "a BOM alone": (b"\xef\xbb\xbf", " is empty"),
     "blank": (b" \r\n ", " is empty"),
@@ -191,9 +186,8 @@ def test_a_path_is_a_path_and_no_pattern(tmp_path, monkeypatch, name):
 def test_a_damaged_parquet_file_is_named(tmp_path, caplog):
     """Once: what the library logs itself is not shown."""
     path = write_parquet(tmp_path / "a.parquet", text=[SECRET] * 100, n=list(range(100)))
-    assert message(parquet, path, ("text", "words")) == (
-        f"{path} has no column 'words': it has ['text', 'n']."
-    )
+    said = message(parquet, path, ("text", "words"))
+    assert said.startswith(f"cannot read {path}: ") and "['words']" in said and "'n'" in said
     good = path.read_bytes()
     broken = good[:10] + b"\xff" * 60 + good[70:]
     for damaged in (b"", b"PAR1" + SECRET.encode(), good[:50], broken):
@@ -209,7 +203,7 @@ def test_a_damaged_parquet_file_is_named(tmp_path, caplog):
 
 
 def test_find_split(tmp_path):
-    """Shards in order; a split's other names; a folder or a second file is refused."""
+    """Shards in order; a split's other names; a second file is refused."""
     patterns = ("{}.jsonl", "{}-*.parquet")
     for name in ("dev-1.parquet", "dev-0.parquet", "train.jsonl", "Train.txt", "training.jsonl"):
         (tmp_path / name).touch()
@@ -222,8 +216,5 @@ def test_find_split(tmp_path):
     (tmp_path / "val.txt").touch()
     assert find_split(tmp_path, "dev", ("{}.txt",)) == [tmp_path / "val.txt"]
     (tmp_path / "valid.jsonl").touch()
-    (tmp_path / "val.json").mkdir()
-    with pytest.raises(UserError, match=r"val\.json is a folder, not the dev file"):
-        find_split(tmp_path, "dev", ("{}.json",))
     with pytest.raises(UserError, match=r"more than one dev file: .*valid\.jsonl.*dev-0\.parquet"):
         find_split(tmp_path, "dev", patterns)

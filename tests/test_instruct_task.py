@@ -460,8 +460,8 @@ def test_each_source_with_labels_has_a_probe_of_its_own(loaded):
             found.append(numbers)
             if split == "train":
                 assert (one.labels["task"] == numbers).all()
-                changed = [e["gold"] for e in targets["control"]["train"] if e["source"] == name]
-                assert [data.labels[i] for i in one.labels["control"]] == changed
+                changed = [e["gold"] for e in targets["control-1"]["train"] if e["source"] == name]
+                assert [data.labels[i] for i in one.labels["control-1"]] == changed
         predicted = task.probe_predictions(data, examples, inputs, "task", split, found)
         assert predicted == [(e["gold"], False) for e in examples]
         (rows,) = task.rows(data, {split: examples}, {split: predicted})[0].values()

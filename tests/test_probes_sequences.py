@@ -163,24 +163,6 @@ def test_learns_what_the_features_encode_and_no_more(probe, precision, monkeypat
     assert abs(accuracy(noise, gold[400:]) - majority) < 0.06
 
 
-def test_the_crf_learns_the_order_of_labels(monkeypatch):
-    """Labels 0 1 2 0 1 2 ...: noise but for a sentence's first word; a linear probe cannot."""
-    monkeypatch.setattr(sequences, "BATCH_SIZE", 4)
-    rng = np.random.default_rng(0)
-    gold = [(rng.integers(3) + np.arange(6)) % 3 for _ in range(300)]
-    features = rng.normal(size=(300, 6, 8))
-    for vectors, tags in zip(features, gold, strict=True):
-        vectors[0] = 0
-        vectors[0, tags[0]] = 4
-    features = [features.reshape(-1, 8).astype(np.float16)]
-    sentences = [(6 * i, 6 * i + 6) for i in range(300)]
-    scores = {}
-    for probe in KINDS:
-        probes = fit(probe, features, sentences[:250], gold[:250], 3, epochs=5)
-        scores[probe] = accuracy(probes.predict(features, sentences[250:])[0], gold[250:])
-    assert scores[bilstm_crf] > 0.97 and scores[linear] < 0.7
-
-
 @pytest.mark.parametrize("probe", KINDS)
 def test_layers_in_lockstep_equal_each_alone(probe):
     layers, sentences, gold = some_task(60, layers=3)

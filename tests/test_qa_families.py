@@ -36,8 +36,8 @@ def test_a_family_goes_through_all_three_steps(family, checkpoint, tmp_path):
     assert [row["n_best"][0] for row in one] == [row["n_best"][0] for row in two]
 
     base += ("--max_length", 100)
-    run("probing", *base, "--training_size", 100, "--probe", "linear")
-    layers = pd.read_csv(cell / "probing-linear" / "layers.csv")
+    run("probing", *base, "--training_size", 100)
+    layers = pd.read_csv(cell / "probing" / "layers.csv")
     n_layers = json.loads((model / "config.json").read_text()).get("num_hidden_layers", 1)
     assert set(layers["layer"]) == set(range(n_layers + 1))
     run("attention", *base, "--training_sizes", "100", "--drop_special")

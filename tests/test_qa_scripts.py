@@ -120,16 +120,23 @@ def test_the_checkpoint_is_the_librarys_and_gives_the_same_logits(first_stage):
     assert torch.equal(found, torch.stack([theirs.start_logits, theirs.end_logits], -1))
 
 
-def test_probing_and_attention_follow(first_stage):
+def test_probing_and_attention_follow(first_stage, capsys):
     data, model, out, folder = first_stage
     base = ("--data_dir", data, "--model_name", model, "--output_dir", out, "--max_length", 100)
     run("probing", *base, "--training_size", 100, "--controls")
     run("attention", *base, "--training_sizes", "100", "--drop_special", "--controls")
-    layers = pd.read_csv(folder.parent / "probing" / "layers.csv")
-    assert {"task", "control", "passage", "selectivity"} <= set(layers["target"])
-    assert {"f1", "exact"} <= set(layers["metric"]) and "best_f1" not in set(layers["metric"])
-    found = read(folder.parent / "probing")
-    assert {"test_f1", "test_passage_f1", "test_selectivity_f1", "test_majority_f1"} <= set(found)
+    shown = capsys.readouterr().out
+    assert "bits per boundary" in shown and "minus that of 'passage'" in shown
+    for name, target in (("probing", "task"), ("probing-passage", "passage")):
+        layers = pd.read_csv(folder.parent / name / "layers.csv")
+        layers = layers[layers["probe"] == "pointer"]
+        assert set(layers["target"]) == {target} and set(layers["split"]) == {"dev", "test"}
+        assert {"bits", "f1", "exact", "random_span_f1"} <= set(layers["metric"])
+        metrics = read(folder.parent / name)
+        assert metrics["train_questions"] == 8 and "train_outside_answers" in metrics
+        assert {"test_bits", "test_f1", "test_majority_f1", "test_random_span_f1"} <= set(metrics)
+    settings = json.loads((folder.parent / "probing" / "config.json").read_text())["settings"]
+    assert {"probe_steps", "probe_batch_size", "probe_learning_rate"} <= set(settings)
     assert (folder.parent / "probing" / "layers.png").is_file()
     heads = read(folder.parent / "attention-drop_special")
     assert 0 < heads["cosine"] <= 1 and heads["questions"] == 12
@@ -161,9 +168,9 @@ def test_the_second_stage_keeps_the_head_and_writes_a_submission(first_stage, tm
     assert len(json.loads(file.read_text())["questions"]) == len(asked)
     capsys.readouterr()
     run("probing", "--data_dir", data, "--model_name", model, "--output_dir", out, "--max_length",
-        100, "--training_size", 100, "--controls", "--probe", "linear")  # fmt: skip
-    layers = pd.read_csv(second.parent / "probing-linear" / "layers.csv")
-    assert {"mrr", "strict", "lenient"} <= set(layers["metric"])
+        100, "--training_size", 100, "--controls")  # fmt: skip
+    layers = pd.read_csv(second.parent / "probing" / "layers.csv")
+    assert {"bits", "mrr", "strict", "lenient", "random_span_f1"} <= set(layers["metric"])
 
 
 def test_size_zero_with_its_head_scores_a_model_as_it_is(first_stage, tmp_path, capsys):

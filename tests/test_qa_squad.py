@@ -53,6 +53,27 @@ def test_an_answer_is_where_it_says_or_nearby(text, start, span, moved):
     assert squad.locate("The p53 is a  p53 .", text, start) == (span, moved)
 
 
+def test_an_answer_is_found_in_whatever_unicode_form():
+    """Its gold has the passage's characters, so that the score knows it too."""
+    composed, apart = "Sjögren", "Sjo\u0308gren"
+    for text, context, start in (
+        (apart, f"a Café: {composed} .", 10),
+        (composed, f"a Cafe\u0301: {apart} .", 9),
+        (composed, f"{apart} n\u030a x, {apart} .", 99),
+    ):
+        (first, last), _ = squad.locate(context, text, start)
+        other = composed if text == apart else apart
+        assert context[first:last] == other
+        document = {"data": [{"paragraphs": [{"context": context, "qas": [
+            {"id": "1", "question": "?", "answers": [{"text": text, "answer_start": 0}]}
+        ]}]}]}  # fmt: skip
+        (parsed,), _ = squad.parse(document, "x.json")
+        assert parsed.golds == [other]
+    whole, places = squad.composed("xn\u030ay e\u0301")
+    assert (whole, list(places)) == ("xn\u030ay é", [0, 1, 2, 3, 4, 5, 7])
+    assert squad.locate("e\u0301 e", "e", 3) == ((3, 4), False)
+
+
 def test_what_is_mended_is_counted_and_named(caplog):
     found, counts = parse(
         asked("exact", ("p53", 17)), asked("moved", ("p53", 20)), asked("lost", ("MDM2", 3)),
@@ -80,7 +101,7 @@ def test_every_answer_is_exact_and_one_span_stands_once():
     (example,), _ = parse(asked("q", ("p53", 17), ("p53 ", 17), ("protein", 21)))
     assert example.answers == [(17, 20), (21, 28)]
     assert [example.context[a:b] for a, b in example.answers] == ["p53", "protein"]
-    assert example.golds == ["p53", "p53 ", "protein"]
+    assert example.golds == ["p53", "p53", "protein"]
 
 
 def test_is_impossible_is_not_needed_and_does_not_count():

@@ -1,14 +1,12 @@
 """What QA/task.py makes of predictions: thresholds, rows, scores, baselines, controls, tags."""
 
 import json
-import random
 
-import numpy as np
 import pytest
 
 from common.cli import UserError
 from common.task import evaluate
-from QA import bioasq, data, new_text, probe, squad, task, windows
+from QA import bioasq, data, new_text, squad, task, windows
 from QA.squad import Example
 from QA.windows import Prediction
 
@@ -157,85 +155,3 @@ def test_new_text_refuses_an_id_that_is_neither_text_nor_a_whole_number(key):
     assert [next(items).id, next(items).id] == ["a", 7]
     with pytest.raises(UserError, match="x.jsonl:3: 'id' is neither"):
         next(items)
-
-
-# --- Probing
-
-
-def test_words_and_runs():
-    context = "IL-2 (p53), β-x!"
-    assert [context[a:b] for a, b in probe.words(context)] == [
-        "IL", "-", "2", "(", "p53", ")", ",", "β", "-", "x", "!"]  # fmt: skip
-    assert probe.runs([0, 1, 1, 0, 1]) == [(1, 3), (4, 5)] and probe.runs([]) == []
-    spans = [(0, 2), (3, 5), (6, 8)]
-    assert probe.longest(np.array([0, 1, 1]), spans) == (3, 8)
-    assert probe.longest(np.array([1, 0, 1]), spans) == (0, 2)
-    assert probe.longest(np.array([0, 0, 0]), spans) is None
-    assert probe.longest(np.array([], int), []) is None
-
-
-def many(n=60, seed=0):
-    rng = random.Random(seed)
-    answers = ("p53", "DNA", None, "tumour suppressor")
-    return [
-        example(f"q{i}", rng.choice(answers), f"{PASSAGE} Number {i % 20} .", f"Question {i} ?")
-        for i in range(n)
-    ]
-
-
-def test_controls_keep_what_they_say():
-    splits = {"train": many(), "test": many(20, 1)}
-    found = probe.controls(dataset(), splits, 3)
-    assert list(found) == ["control", "passage"] and found == probe.controls(dataset(), splits, 3)
-    for split, examples in splits.items():
-        tagged = {}
-        for old, new in zip(examples, found["control"][split], strict=True):
-            assert (new.context, new.question, new.id) == (old.context, old.question, old.id)
-            spans = probe.words(new.context)
-            for (a, b), tag in zip(spans, probe.tags(new, spans), strict=True):
-                assert tagged.setdefault(new.context[a:b].lower(), tag) == tag  # by word type
-        for old, new in zip(examples, found["passage"][split], strict=True):
-            assert (new.context, new.golds, new.answers) == (old.context, old.golds, old.answers)
-            asked = [e.context for e in examples if e.question == new.question]
-            assert asked and old.context not in asked
-    alone = probe.controls(dataset(), {"train": [example()], "test": [example()]}, 0)
-    assert alone["passage"]["train"] == [example()]
-
-
-@pytest.mark.parametrize("kind", ("bert", "biogpt", "gpt2", "llama", "albert"))
-def test_units_are_the_words_of_the_first_window(kind, checkpoint):
-    from common.models import load_config, load_tokenizer
-
-    tokenizer = load_tokenizer(str(checkpoint(kind)), load_config(str(checkpoint(kind))))
-    splits = {"train": many(6), "test": [*many(3), example("long", "p53", PASSAGE * 9)]}
-    splits["test"].append(example("empty", None, ""))
-    targets = {"task": splits} | probe.controls(dataset(), splits, 0)
-    inputs = task.probe_inputs(dataset(), targets, tokenizer, 100, "mean")
-    assert [set(some.labels) for some in inputs.sets] == [{"task", "control"}, {"passage"}]
-    own, other = (some.spans for some in inputs.sets)
-    assert sum(len(row["units"]) for row in inputs.encoded) == other["test"][-1][1]
-    assert inputs.counts["test_truncated_passages"] == 1
-    json.dumps(inputs.encoded)
-    rows = iter(inputs.encoded)
-    for target, found in (("task", own), ("passage", other)):
-        for split, examples in targets[target].items():
-            for e, spans, at in zip(
-                examples, inputs.notes[target][split], found[split], strict=True
-            ):
-                row = next(rows)
-                assert at[1] - at[0] == len(spans) == len(row["units"])
-                assert all(0 <= a < b <= len(row["input_ids"]) for a, b in row["units"])
-                for (a, b), (c, d) in zip(spans, row["units"], strict=True):
-                    ids = row["input_ids"][c:d]
-                    text = "".join(tokenizer.decode(ids).lower().split())
-                    assert e.context[a:b].lower() in text or tokenizer.unk_token_id in ids
-                if e.context and len(e.context) < 200:
-                    assert spans == probe.words(e.context)
-    gold = [np.array(probe.tags(e, s)) for e, s in zip(
-        splits["test"], inputs.notes["task"]["test"], strict=True)]  # fmt: skip
-    found = task.probe_predictions(dataset(), splits["test"], inputs, "task", "test", [gold])
-    best = [e.answers[0] if e.answers else None for e in splits["test"]]
-    assert found == [windows.only(span) for span in best]
-    alone = task.probe_inputs(dataset(), {"control": targets["control"]}, tokenizer, 100, "mean")
-    assert [set(some.labels) for some in alone.sets] == [{"control"}]
-    assert alone.sets[0].spans == own and alone.counts == inputs.counts

@@ -3,10 +3,10 @@
 import csv
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
@@ -43,8 +43,8 @@ def study(request, tmp_path_factory):
 def test_a_whole_study(study):
     task, root, folder = study
     text, main = page(folder), MAIN[task]
-    assert text.startswith(f"# {task} on demo") and "**Demo**" in text
-    assert "Passed over" not in text and "not the same" not in text
+    assert text.startswith(f"# {task} on demo") and "Demo:" in text
+    assert "Passed over" not in text
     titles = re.findall(r"^## \d\. (.*)$", text, re.M)
     assert titles == ["Downstream scores", "Learning curves", "Differences", "Probing",
                       "Attention", "The link"]  # fmt: skip
@@ -52,8 +52,8 @@ def test_a_whole_study(study):
         assert (folder / f"{name}.png").stat().st_size > 20_000
         assert (folder / f"{name}.pdf").read_bytes()[:5] == b"%PDF-"
     assert len(list(folder.glob("*.png"))) == 4
-    for name in re.findall(r"\((\w+)\.csv, \.tex\)", text):
-        assert table(folder, name) and (folder / f"{name}.tex").is_file()
+    for name in re.findall(r"\((\w+)\.csv\)", text):
+        assert table(folder, name)
     found = {row["model"]: row for row in table(folder, f"scores_{main}")}
     assert list(found) == list(SKILL)  # the study's order
     for model, row in found.items():
@@ -114,21 +114,6 @@ def test_differences_and_link(study):
     assert row["n"] == "16" and 0 < float(row["Spearman"]) <= float(row["Spearman high"]) <= 1
 
 
-def test_latex_is_balanced_and_escaped(study):
-    _, _, folder = study
-    for path in folder.glob("*.tex"):
-        text = path.read_text(encoding="utf-8")
-        body = text.split("\n", 1)[1]
-        plain = re.sub(r"\\[{}%&_#$]", "", body)
-        assert plain.count("{") == plain.count("}") and "%" not in plain and "–" not in plain
-        assert "_" not in plain and plain.count("$") % 2 == 0
-        columns = len(re.search(r"\\begin\{tabular\}\{(l+)\}", plain)[1])
-        rows = [line for line in plain.splitlines() if line.endswith(r" \\")]
-        assert len(rows) > 1 and all(row.count(" & ") == columns - 1 for row in rows)
-        for name in ("table*", "tabular"):
-            assert f"\\begin{{{name}}}" in body and f"\\end{{{name}}}" in body
-
-
 def write(tmp_path, *more, draw=False):
     """The report's folder; figures, which take most of the time, only on demand."""
 
@@ -154,12 +139,11 @@ def test_missing_cells_are_shown_as_missing(tmp_path):
     assert re.search(
         r"\| biobert \| 100 % \| 2 \| 0\.\d{3} \| 0\.\d{3} \| – \| – \| 0\.100 \|", text
     )
-    assert "| bert, 10 % | biobert, 10 % | – | – | – |" in text
+    assert "| biobert, 10 %" not in text  # a row without any value
     assert "over 1 tests" in text and "differences_sizes.csv" in text
     assert not (folder / "attention.png").exists() and "attention.png" not in text
     row = table(folder, "scores_accuracy")[0]
     assert row["30 %"] == "" and row["10 %"] != ""
-    assert "--" in (folder / "probing.tex").read_text()
 
 
 def test_seeds_give_mean_and_deviation(tmp_path):
@@ -189,8 +173,8 @@ def test_two_data_sets_are_never_mixed(tmp_path, caplog, capsys):
     fine_tuned(tmp_path, "NLI", "demo", "gpt2", 50, n=80)
     caplog.clear()
     folder = write(tmp_path, "--dataset", "demo")
-    bert, gpt2 = table(folder, "scores_accuracy")
-    assert bert["30 %"] and bert["10 %"] and not (bert["50 %"] or bert["100 %"] or gpt2["50 %"])
+    (bert,) = table(folder, "scores_accuracy")
+    assert bert["30 %"] and bert["10 %"] and not (bert["50 %"] or bert["100 %"])
     for text in (page(folder), caplog.text):
         assert "bert/100/seed-42/fine-tuning" in text and "of dataset mednli" in text
         assert "bert/50/seed-42/fine-tuning" in text and "another data set" in text
@@ -243,8 +227,8 @@ def test_damaged_predictions_and_layers(tmp_path, caplog):
     found = {row["model"]: row for row in table(folder, "scores_accuracy")}
     for size in ("30 %", "50 %"):  # scores without an interval
         assert found["bert"][size] and not found["bert"][f"{size} low"]
-    assert not found["biobert"]["30 %"]  # not of the same examples
-    assert not found["gpt2"]["30 %"]  # the two files disagree: which of them is right?
+    assert "biobert" not in found  # not of the same examples
+    assert "gpt2" not in found  # the two files disagree: which of them is right?
     assert found["biogpt"]["30 % low"]
     assert not (folder / "probing.csv").exists()
     for name in ("bert/30", "bert/50", "biobert/30", "gpt2/30", "bert/0"):
@@ -263,12 +247,12 @@ def test_runs_made_in_another_way_are_passed_over(tmp_path, caplog):
         probed(tmp_path, "NLI", "demo", model, 10, max_train_examples=None)
     probed(tmp_path, "NLI", "demo", "biobert", 10, max_train_examples=7)
     folder = write(tmp_path)
-    bert, _, gpt2 = table(folder, "scores_accuracy")
+    bert, gpt2 = table(folder, "scores_accuracy")
     assert any(bert[key] for key in bert if key.startswith("0 %"))
     assert bert["50 %"] and not bert["100 %"] and gpt2["50 %"]
     probes = {row["model"]: row["last layer"] for row in table(folder, "probing")
               if row["encoder"] == "10 %"}  # fmt: skip
-    assert probes["bert"] and probes["gpt2"] and not probes["biobert"]
+    assert probes["bert"] and probes["gpt2"] and "biobert" not in probes
     text = page(folder)
     for place, flag in (("bert/100/seed-42/fine-tuning", "learning_rate"),
                         ("biobert/10/seed-42/probing", "max_train_examples")):  # fmt: skip
@@ -288,30 +272,21 @@ def test_a_variant_has_a_section_of_its_own(tmp_path):
     text = page(out)
     assert "Passed over" not in text
     headings = re.findall(r"^##+ (.*)$", text, re.M)
-    assert headings[3:] == ["4. Probing", "Probing: linear", "5. Attention",
-                            "Attention: drop special", "6. The link"]  # fmt: skip
+    assert headings[3:] == ["4. Probing", "5. Probing: linear", "6. Attention",
+                            "7. Attention: drop special", "8. The link"]  # fmt: skip
     default, variant = ({row["encoder"]: row["last layer"] for row in table(out, name)}
                         for name in ("probing", "probing-linear"))  # fmt: skip
-    assert default["10 %"] and not default["30 %"] and variant["30 %"] and not variant["10 %"]
+    assert default["10 %"] and "30 %" not in default and [*variant] == ["30 %"]
     assert {*table(out, "probing-linear_bert")[0]} >= {"layer", "30 %"}
     assert table(out, "selectivity-linear_bert")[0]["30 %"]
     sizes = {row["size"]: row["mean cosine"] for row in table(out, "attention-drop_special")}
-    assert sizes["10 %"] and not sizes["30 %"]
+    assert [*sizes] == ["10 %"]
     for name in ("probing", "probing-linear", "attention", "attention-drop_special"):
         assert (out / f"{name}.pdf").is_file() and f"({name}.png)" in text
     # The link is of the default alone: three sizes of the probe, no attention at 10 %.
     numbers = {(row["measure"], row["sizes"]): row["n"] for row in table(out, "link")}
     assert numbers["probe, last layer: accuracy", "0 to 100 %"] == "3"
-    assert numbers["attention change (1 - mean cosine)", "0 to 100 %"] == "0"
-
-
-def test_the_majority_is_that_of_the_most_training_data(tmp_path):
-    for size in (10, 100, 30):
-        folder = fine_tuned(tmp_path, "NLI", "demo", "bert", size)
-        more = {"test_majority_accuracy": size / 200}
-        files.write_json(folder / "metrics.json", metrics(folder) | more)
-    (row,) = table(write(tmp_path), "scores_accuracy")
-    assert float(row["majority class"]) == 0.5
+    assert not any("attention" in measure for measure, _ in numbers)
 
 
 def test_groups_of_examples_are_resampled_whole(tmp_path):
@@ -327,8 +302,8 @@ def test_groups_of_examples_are_resampled_whole(tmp_path):
     widths = [float(row["30 % high"]) - float(row["30 % low"])
               for folder in (one, many) for row in table(folder, "scores_accuracy")]  # fmt: skip
     assert widths[1] > 1.8 * widths[0]
-    assert "Test examples: 120 in 20 groups, which are resampled whole." in page(many)
-    assert "Test examples: 120." in page(one)
+    assert "Test examples: 120, resampled as 20 groups." in page(many)
+    assert "Test examples: 120, resampled as 120 groups." in page(one)
 
 
 def test_a_size_and_a_task_that_the_code_does_not_list(tmp_path, monkeypatch):
@@ -379,31 +354,6 @@ def test_encoders_stand_beside_where_they_were_asked_the_same(tmp_path):
         )
 
 
-def test_conditions_that_differ_are_listed(tmp_path):
-    """Code, machine, versions: results that stay, and are named."""
-    for size, commit, precision in ((10, "abc", "fp32"), (30, "def", "bf16")):
-        folder = fine_tuned(tmp_path, "NLI", "demo", "bert", size)
-        config = json.loads((folder / "config.json").read_text())
-        environment = {"commit": commit, "torch": "2.13", "precision": precision, "device": "cpu"}
-        files.write_json(folder / "config.json", config | {"environment": environment})
-    text = page(write(tmp_path))
-    for line in ("commit: abc (1), def (1)", "precision: bf16 (1), fp32 (1)"):
-        assert f"- fine-tuning, {line}\n" in text
-    assert "torch" not in text and "cpu" not in text and "Passed over" not in text
-
-
-def test_a_model_with_awkward_characters(tmp_path):
-    name = "someone--a_model.v1+100%&#-with-a-very-long-name-indeed"
-    fine_tuned(tmp_path, "NLI", "demo", name, 100)
-    compared(tmp_path, "NLI", "demo", name, 100)
-    folder = write(tmp_path)
-    for file in ("attention", f"attention_{name}"):  # in a cell, in the caption
-        assert r"a\_model.v1+100\%\&\#-with" in (folder / f"{file}.tex").read_text()
-    for path in folder.glob("*.tex"):
-        assert re.search(r"\\label\{tab:[\w.+-]+\}\n", path.read_text())
-    assert (folder / "learning_curves.png").is_file()
-
-
 def refused(capsys, *argv):
     with pytest.raises(SystemExit) as stop:
         report.main(list(argv))
@@ -420,10 +370,12 @@ def test_what_is_refused(tmp_path, capsys):
     assert there in shown and "/fine-tuning.py --demo" in shown
     assert "no finished results" in refused(capsys, "--output_dir", str(tmp_path / "nowhere"))
     cell = fine_tuned(tmp_path, "NLI", "demo", "bert", 30)
-    assert "demo" in refused(capsys, "--tasks", "NLI", "--dataset", "mednli", "--output_dir", there)
+    shown = refused(capsys, "--tasks", "NLI", "--dataset", "mednli", "--output_dir", there)
+    assert "no finished results of mednli" in shown
     assert "no finished results" in refused(capsys, "--tasks", "NER", "--output_dir", there)
     fine_tuned(tmp_path, "NER", "demo", "gpt2", 30)
-    assert "NER and NLI" in refused(capsys, "--tasks", "NLI", "--output_dir", there)
+    assert "two tasks" in refused(capsys, "--output_dir", there)
+    shutil.rmtree(tmp_path / "demo" / "report")
     for path in cell.glob("*.json"):
         path.write_text("{")
     (tmp_path / "demo" / "gpt2").rename(tmp_path / "gpt2")
@@ -471,7 +423,7 @@ def test_a_probe_of_an_earlier_fine_tuned_model_is_left_out(tmp_path, caplog):
     files.write_json(tuned / "metrics.json", metrics(tuned) | {"checkpoint_sha256": "new"})
     rows = table(write(tmp_path), "probing")
     scored = {row["encoder"]: row["last layer"] for row in rows}
-    assert scored["10 %"] and not scored["30 %"]
+    assert scored["10 %"] and "30 %" not in scored
     assert "bert/30/seed-42/probing" in caplog.text and "another fine-tuned" in caplog.text
     # A damaged file of the fine-tuned model is named; its probe is still a measurement.
     for text in ("{", "[]"):
@@ -491,28 +443,3 @@ def test_selectivity_needs_a_control_that_is_whole(tmp_path, caplog):
     for size in (30, 50):
         assert rows[f"{size} %"]["last layer"] and not rows[f"{size} %"]["selectivity, best layer"]
         assert f"bert/{size}/seed-42/probing-control" in caplog.text
-
-
-def test_a_fourth_step(tmp_path, monkeypatch):
-    """A step that this package has never heard of is read, shown and correlated."""
-    from common.report import page as pages
-    from common.report import tables
-    from common.steps import STEPS
-
-    def sections(grid):
-        rows = [
-            {"model": model, "toy": grid.score("toy", model, 10, "toys")} for model in grid.models
-        ]
-        return [pages.Section("Toys", "", tables=tables.make(grid, "toys", "toys", rows))]
-
-    toy = SimpleNamespace(NAME="toy", NEEDS=("attention",), sections=sections)
-    toy.read = lambda result, task: {"toys": result.metrics["toy"] * 2}
-    toy.link_measures = lambda grid: {"toys": grid.by_cell("toy", "toys")}
-    monkeypatch.setitem(STEPS, "toy", toy)
-    for size in (10, 30, 50):
-        fine_tuned(tmp_path, "NLI", "demo", "bert", size)
-        made.write(tmp_path, "NLI", "demo", "bert", size, 42, "toy", {"toy": size / 100})
-    folder = write(tmp_path)
-    assert [row["toy"] for row in table(folder, "toys")] == ["0.2"]
-    assert "## 4. Toys" in page(folder) and "toy 3; seeds" in page(folder)
-    assert "toys" in {row["measure"] for row in table(folder, "link")}

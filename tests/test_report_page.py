@@ -1,4 +1,4 @@
-"""The report as one HTML file, its LaTeX, and the style of its figures."""
+"""The report as one HTML file, and the style of its figures."""
 
 import base64
 import html
@@ -15,8 +15,6 @@ from matplotlib.colors import to_hex
 
 from common.report import __main__ as report
 from common.report import drawing
-from common.report.grid import Estimate
-from common.report.tables import Table
 from tests import made_results as made
 from tests import test_report
 
@@ -167,48 +165,24 @@ def test_in_a_browser_tables_sort_and_a_head_tells_its_value(folder, tmp_path):
     assert said == [["bert", NAME], ["bert", NAME], [NAME, "bert"], "layer 2, head 2: 0.9800", 375]
 
 
-@pytest.mark.skipif(not shutil.which("pdflatex"), reason="no LaTeX here")
-def test_latex_compiles_and_fits_the_page(tmp_path):
-    cells = {"model": "a_model-with&a-long%name" * 3, "10 %": Estimate(-0.5, -0.6, 0.7, 0.1, 3)}
-    frame = pd.DataFrame([cells | {"30 %": None}] * 90, dtype=object)
-    latex = Table("wide_and-long", "100 % of {all} in #1.", frame).latex()
-    (tmp_path / "table.tex").write_text(latex, encoding="utf-8")
-    (tmp_path / "all.tex").write_text(
-        r"\documentclass[twocolumn]{article}\usepackage{booktabs,graphicx}\begin{document}"
-        r"\input{table}\end{document}"
-    )
-    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "all.tex"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout[-2000:]
-    assert "Overfull" not in done.stdout and "too large" not in done.stdout
-    assert latex.count(r"\begin{table*}") == 3 and r"\label{tab:wide-and-long-3-of-3}" in latex
-
-
 def test_a_style_file_takes_precedence_over_that_of_the_repository(tmp_path, monkeypatch):
     path, figures = tmp_path / "my.mplstyle", []
     path.write_text("# mine\nfont.size: 11\naxes.titlesize: 12  # larger\n")
-    assert report.style_file(str(path)) == path
     monkeypatch.setattr(drawing, "save", lambda figure, path: figures.append(figure))
-    panel = drawing.Panel([], "title", "x")
     for style in (path, None):
-        drawing.draw(tmp_path / "figure", ["x"], [[panel]], style)
+        drawing.draw(tmp_path, "figure", ["x"], [[drawing.Panel([], "title", "x", "y")]], style)
     (mine,), (theirs,) = (figure.axes for figure in figures)
     assert mine.title.get_fontsize() == 12 and theirs.title.get_fontsize() == 7
     assert mine.yaxis.label.get_fontsize() == 7  # that of paper.mplstyle stays
     assert figures[1].get_figwidth() * 2.54 == pytest.approx(8.5, abs=0.05)
 
 
-@pytest.mark.parametrize("text, named", (
-    (None, "No such file"), ("font.size 7", "line 1: no setting 'font.size 7'"),
-    ("\n# so\nfont.sise: 7", "line 3: no setting 'font.sise'"), ("font.size: seven", "seven"),
-    ("\xff\xfe", "decode"), ("font.family: serif\nmathtext.fontset: none", "none"),
-))  # fmt: skip
+@pytest.mark.parametrize("text, named", ((None, "No such file"), ("font.size: seven", "seven")))
 def test_a_style_file_that_cannot_be_used_is_refused_at_once(tmp_path, capsys, text, named):
     path = tmp_path / "my.mplstyle"
     if text is not None:
-        path.write_text(text, encoding="latin-1")
+        path.write_text(text)
     with pytest.raises(SystemExit) as stop:
         report.main(["--output_dir", str(tmp_path / "none"), "--style", str(path)])
     shown = capsys.readouterr().err
-    assert stop.value.code == 2 and shown.startswith("error: argument --style: ")
-    assert str(path) in shown and named in shown and shown.count("\n") == 1
+    assert stop.value.code == 2 and shown.startswith(f"error: --style {path}: ") and named in shown

@@ -24,7 +24,9 @@ def cell_in(root, **changes):
 
 def config_of(cell, settings=None, **inputs):
     inputs = {"data": "d", "model": "m", "checkpoint": None} | inputs
-    return json.loads(json.dumps(results.config_of(cell, CALL, settings or {}, **inputs)))
+    checkpoint = inputs.pop("checkpoint")
+    begun = results.Begun(CALL, None, None, inputs)
+    return json.loads(json.dumps(begun.config(cell, settings or {}, checkpoint)))
 
 
 def make(cell, config, value=1):

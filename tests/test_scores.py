@@ -13,9 +13,8 @@ from sklearn import metrics
 from sklearn.model_selection import train_test_split
 
 from common.cli import UserError
-from NER import alignment
 from NER import task as ner
-from NER.data import BIONLP2004, STUDY_ORDER
+from NER.data import STUDY_ORDER
 from NER.scores import entities, to_iob2, word_class
 from NLI import task as nli
 from NLI.data import LABELS
@@ -52,32 +51,6 @@ def corpora(n, sentences=40):
 
 
 # --- NER: entities
-
-
-def by_own_rules(tags, strict):
-    """The rules of conlleval, and of strict IOB2, written down apart from seqeval."""
-    spans, kind, start = set(), None, 0
-    for i, tag in enumerate([*tags, "O"]):
-        prefix, _, name = tag.partition("-")
-        if kind is not None and prefix == "I" and name == kind:
-            continue
-        if kind is not None:
-            spans.add((kind, start, i))
-        opens = prefix == "B" or (prefix == "I" and not strict)
-        kind, start = (name if opens else None), i
-    return spans
-
-
-@pytest.mark.parametrize("make", (random_tags, valid_tags))
-def test_entities_of_random_tags(make):
-    rng = random.Random(0)
-    different = 0
-    for _ in range(5000):
-        tags = make(rng)
-        loose, strict = entities(tags), entities(tags, strict=True)
-        assert (loose, strict) == (by_own_rules(tags, False), by_own_rules(tags, True)), tags
-        different += loose != strict
-    assert (different > 2000) == (make is random_tags)  # valid tags: no difference
 
 
 @pytest.mark.parametrize(
@@ -195,38 +168,6 @@ def test_six_class_predictions_against_iob2_gold(gold, classes, expected):
     assert all(0 <= value <= 1 for value in found.values())
 
 
-def test_six_class_scores_equal_seqevals_on_random_sentences():
-    rng = random.Random(0)
-    merged = 0
-    for _ in range(30):
-        gold = [valid_tags(rng) for _ in range(30)]
-        gold = [[t.replace("B-cell-line", "cell_line") for t in tags] for tags in gold]
-        # Some more entities that touch: under io they merge.
-        gold = [[t.replace("I-", "B-") if rng.random() < 0.3 else t for t in tags] for tags in gold]
-        classes = [
-            [rng.choice(STUDY_ORDER) if rng.random() < 0.2 else word_class(t) for t in tags]
-            for tags in gold
-        ]
-        found, predicted = ner_scores(gold, io_prediction(classes)), io_prediction(classes)
-        expected = report(gold, predicted)["micro avg"]
-        assert found["entity_f1"] == pytest.approx(expected["f1-score"], abs=1e-12)
-        assert found["entity_recall"] == pytest.approx(expected["recall"], abs=1e-12)
-        # seqeval on I- tags is the same prediction: an I- run is one entity.
-        inside = [["O" if c == "O" else f"I-{c}" for c in row] for row in classes]
-        assert report(gold, inside)["micro avg"]["f1-score"] == pytest.approx(found["entity_f1"])
-        perfect = ner_scores(gold, io_prediction([[word_class(t) for t in tags] for tags in gold]))
-        assert perfect["micro_f1"] == 1
-        touching = any(
-            two[0] == "B" and two[2:] == one[2:] and one != "O"
-            for tags in gold
-            for one, two in zip(tags, tags[1:], strict=False)
-        )
-        # What six classes cannot express costs entity score, and nothing else does.
-        assert (perfect["entity_f1"] < 1) == touching
-        merged += touching
-    assert merged > 20
-
-
 def test_the_ceiling_of_the_io_scheme_is_what_gold_without_b_and_i_scores():
     rng = random.Random(5)
     gold = [valid_tags(rng) for _ in range(20)] + [["B-DNA", "B-DNA", "I-DNA"]]
@@ -234,21 +175,6 @@ def test_the_ceiling_of_the_io_scheme_is_what_gold_without_b_and_i_scores():
     found = ner_scores(gold, gold)["entity_f1_io_ceiling"]
     assert found == ner_scores(gold, merged)["entity_f1"] < 1
     assert ner_scores([["B-DNA", "O"]], [["O", "O"]])["entity_f1_io_ceiling"] == 1
-
-
-def test_cut_words_are_scored_as_outside_and_cost_recall():
-    gold = ["B-DNA", "I-DNA", "O", "B-RNA"]
-    row = {"words": [(1, 2), (2, 3), (3, 4), None]}  # the last word was cut
-    tags = alignment.word_labels(row, [9, 1, 1, 0, 9], ["O", "DNA", "RNA"])
-    found = ner_scores([gold], [to_iob2(tags)])
-    assert (found["entity_precision"], found["entity_recall"]) == (1, 1 / 2)
-    assert found["micro_f1"] == 3 / 4
-    assert found["entity_recall_RNA"] == found["f1_RNA"] == 0
-
-
-def test_no_sentence_at_all():
-    found = ner_scores([], [])
-    assert found["entity_f1"] == found["macro_f1"] == found["micro_f1_without_o"] == 0
 
 
 @pytest.mark.parametrize(
@@ -259,15 +185,6 @@ def test_no_sentence_at_all():
 def test_rows_of_something_else_are_refused(row):
     with pytest.raises(ValueError, match="not all rows"):
         ner.count([{"gold": ["O"], "predicted": ["B-DNA"]}, row])
-
-
-@pytest.mark.parametrize("classes", ([], ["O"], ["a", "a", "b", "O", "b"], ["B-cell", "B-cell"]))
-def test_to_iob2_and_back(classes):
-    tags = to_iob2(classes)
-    assert [word_class(tag) for tag in tags] == classes
-    for i, tag in enumerate(tags):
-        begins = classes[i] != "O" and (i == 0 or classes[i - 1] != classes[i])
-        assert tag[0] == ("B" if begins else "O" if classes[i] == "O" else "I")
 
 
 def test_majority_of_ner():
@@ -334,25 +251,6 @@ def test_any_label_set_in_any_format(tmp_path, way, scheme):
     assert [ner.stratum(e) for e in data.splits["train"]] == ["B-cell-line", "x"]
 
 
-@pytest.mark.parametrize("scheme", ("io", "iob2"))
-def test_a_type_called_b_cell(tmp_path, scheme):
-    """`B-B-cell` is the type `B-cell`, whose io class is not the beginning of a `cell`."""
-    import numpy as np
-
-    tags = [["B-B-cell", "I-B-cell", "B-cell"], ["I-cell"]]
-    data = load_ner(write_ner(tmp_path, tags), scheme)
-    types = {word_class(label) if scheme == "iob2" else label for label in data.labels}
-    assert types == {"O", "B-cell", "cell"}
-    examples = data.splits["test"]
-    classes = [t if scheme == "iob2" else t[2:] for row in tags for t in row]
-    encoded = [{"words": [(0, 1), (1, 2), (2, 3)]}, {"words": [(0, 1)]}]
-    values = np.eye(len(data.labels))[[data.labels.index(c) for c in classes]]
-    decoded = ner.decode(data, encoded, [values[:3], values[3:]])
-    found = ner_scores([e.tags for e in examples], decoded)
-    assert found["entity_f1"] == found["micro_f1"] == 1
-    assert found["entity_f1_B-cell"] == found["entity_f1_cell"] == found["f1_B-cell"] == 1
-
-
 def test_bare_tags_become_iob2(tmp_path):
     data = load_ner(write_ner(tmp_path, [["protein", "protein", "O"], ["DNA"]], None, "{}.conll"))
     assert data.labels == ["O", "DNA", "protein"]  # the study's order, not the alphabet's
@@ -369,13 +267,6 @@ def test_bare_names_in_label_json(tmp_path):
 def test_a_declared_type_that_never_occurs_is_a_class(tmp_path):
     data = load_ner(write_ner(tmp_path, [[1, 2, 0], [0]], {"O": 0, "B-x": 1, "I-x": 2, "B-y": 3}))
     assert data.labels == ["O", "x", "y"]
-
-
-def test_the_studys_classes_and_the_fields_eleven(tmp_path):
-    label_json = {name: i for i, name in enumerate(BIONLP2004)}
-    folder = write_ner(tmp_path, [[9, 10, 0], [0]], label_json)
-    assert load_ner(folder).labels == ["O", "DNA", "protein", "cell_type", "cell_line", "RNA"]
-    assert load_ner(folder, "iob2").labels == BIONLP2004
 
 
 @pytest.mark.parametrize(
@@ -421,13 +312,6 @@ def test_nli_scores_equal_scikit_learns(gold_labels, predicted_labels):
         assert found == pytest.approx(expected, abs=1e-12)
 
 
-def test_two_way_set_is_not_punished_for_the_label_it_lacks():
-    gold = ["entailment", "neutral"] * 5
-    found = nli_scores(gold, gold)
-    assert found["accuracy"] == found["macro_f1"] == 1
-    assert not any("contradiction" in key for key in found)
-
-
 def test_majority_of_nli():
     train = pairs(["neutral", "entailment", "neutral"])
     assert nli.baseline(train, pairs(["entailment"] * 2)) == ["neutral", "neutral"]
@@ -460,14 +344,6 @@ def test_a_train_file_alone_is_split_80_20_as_in_the_study(tmp_path, name, seed)
         counts, totals = Counter(labels[i] for i in expected), Counter(labels)
         share = len(expected) / 203
         assert all(abs(counts[label] - totals[label] * share) <= 1 for label in LABELS)
-
-
-def test_three_files_are_taken_as_they_are(tmp_path):
-    for n, split in enumerate(("train", "dev", "test"), 3):
-        write_nli(tmp_path, LABELS[:2] * n, f"mli_{split}_v1.jsonl")
-    assert {s: len(examples) for s, examples in load_nli(tmp_path).items()} == {
-        "train": 6, "dev": 8, "test": 10,
-    }  # fmt: skip
 
 
 def test_too_few_examples_to_split_is_a_user_error(tmp_path):

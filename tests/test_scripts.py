@@ -68,7 +68,8 @@ def test_fine_tuning_writes_what_the_readme_says(task, output, capsys):
     assert dev["value"].max() == pytest.approx(found["dev_" + main])
 
     rows = [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]
-    assert all(set(row) == {"id", "gold", "predicted"} for row in rows)
+    keys = {"id", "gold", "predicted"} | ({"group"} if task == "NLI" else set())
+    assert all(set(row) == keys for row in rows)
     assert recomputed(task, rows) == pytest.approx(found["test_" + main])
 
     before = (folder / "metrics.json").read_bytes()

@@ -42,45 +42,7 @@ def systems(task, rows):
     return {score.name: (tables[score.table], score.value) for score in task.SCORES}
 
 
-def plain_scores(task, rows):
-    """The scores by seqeval and sklearn, which know nothing of counts."""
-    from seqeval.metrics import f1_score as entity_f1
-    from seqeval.scheme import IOB2
-    from sklearn import metrics
-
-    gold, predicted = ([row[side] for row in rows] for side in ("gold", "predicted"))
-    options = {"average": "macro", "zero_division": 0}
-    if task is nli:
-        return {
-            "accuracy": metrics.accuracy_score(gold, predicted),
-            "macro_f1": metrics.f1_score(gold, predicted, **options),
-            "matthews_correlation": metrics.matthews_corrcoef(gold, predicted),
-        }
-    words = [[tag.split("-")[-1] for tags in side for tag in tags] for side in (gold, predicted)]
-    kinds = sorted({word for side in words for word in side} - {"O"})
-    return {
-        "entity_f1": entity_f1(gold, predicted, zero_division=0),
-        "entity_f1_strict": entity_f1(gold, predicted, mode="strict", scheme=IOB2, zero_division=0),
-        "macro_f1": metrics.f1_score(*words, **options),
-        "micro_f1": metrics.f1_score(*words, average="micro"),
-        "micro_f1_without_o": metrics.f1_score(
-            *words, labels=kinds, average="micro", zero_division=0
-        ),
-    }
-
-
 BOTH = pytest.mark.parametrize("task, make", ((ner, tag_rows), (nli, label_rows)))
-
-
-@BOTH
-def test_scores_from_counts_equal_libraries(task, make):
-    for seed in range(5):
-        rows = make(seed)
-        expected, scored = plain_scores(task, rows), systems(task, rows)
-        assert set(scored) == set(expected)  # an interval for every score that is printed
-        resampled = statistics.resample(list(scored.values()), 1)
-        for name, found in zip(scored, resampled, strict=True):
-            assert found.value == pytest.approx(expected[name], abs=1e-12), name
 
 
 @BOTH
@@ -92,10 +54,7 @@ def test_equals_a_plain_loop(task, make):
     plain = [evaluate(task, [rows[i] for i in chosen]) for chosen in drawn]
     resampled = statistics.resample(list(scored.values()), n)
     for name, found in zip(scored, resampled, strict=True):
-        np.testing.assert_allclose(found.samples, [p[name] for p in plain], atol=1e-12)
-    for chosen, scores in zip(drawn[:3], plain, strict=False):
-        expected = plain_scores(task, [rows[i] for i in chosen])
-        assert {name: scores[name] for name in expected} == pytest.approx(expected)
+        np.testing.assert_allclose(found[1], [p[name] for p in plain], atol=1e-12)
 
 
 def test_groups_are_drawn_whole():
@@ -110,20 +69,11 @@ def test_groups_are_drawn_whole():
         plain.append(evaluate(nli, some)["macro_f1"])
     system = systems(nli, rows)["macro_f1"]
     (found,) = statistics.resample([system], 100, groups=groups)
-    np.testing.assert_allclose(found.samples, plain, atol=1e-12)
-    assert found.units == 7 and found.value == evaluate(nli, rows)["macro_f1"]
+    np.testing.assert_allclose(found[1], plain, atol=1e-12)
+    assert found[2] == 7 and found[0] == evaluate(nli, rows)["macro_f1"]
     (alone,) = statistics.resample([system], 100)
     (each,) = statistics.resample([system], 100, groups=range(40))
-    assert alone.units == 40 and (alone.samples == each.samples).all()
-
-
-def test_several_runs_are_the_mean_of_theirs():
-    scored = [systems(ner, tag_rows(seed))["entity_f1"] for seed in (1, 2, 3)]
-    runs = statistics.resample(scored, 50)
-    together = statistics.mean(runs)
-    np.testing.assert_allclose(together.samples, sum(run.samples for run in runs) / 3)
-    assert together.value == pytest.approx(sum(run.value for run in runs) / 3)
-    assert statistics.interval(together.samples)[0] < together.value
+    assert alone[2] == 40 and (alone[1] == each[1]).all()
 
 
 def simulated_entities(generator, n, p_right):
@@ -141,8 +91,8 @@ def test_coverage_is_about_95_percent():
     for trial in range(400):
         system = (simulated_entities(generator, 200, 0.7), scoring.f1)
         found = statistics.resample([system], 400, seed=trial)[0]
-        low, high = statistics.interval(found.samples)
-        assert low < found.value < high
+        low, high = statistics.interval(found[1])
+        assert low < found[0] < high
         inside += low <= truth <= high
     assert 0.90 < inside / 400 < 0.985
 
@@ -184,10 +134,10 @@ def test_paired_difference_of_the_same_and_of_opposite_systems():
 def test_the_same_seed_gives_the_same():
     system = systems(nli, label_rows(1))["macro_f1"]
     one, two = (statistics.resample([system], 200)[0] for _ in range(2))
-    np.testing.assert_array_equal(one.samples, two.samples)
+    np.testing.assert_array_equal(one[1], two[1])
     other = statistics.resample([system], 200, seed=1)[0]
-    assert other.value == one.value and (other.samples != one.samples).any()
-    assert statistics.resample([system, system], 200)[1].samples.tolist() == one.samples.tolist()
+    assert other[0] == one[0] and (other[1] != one[1]).any()
+    assert statistics.resample([system, system], 200)[1][1].tolist() == one[1].tolist()
 
 
 def test_degenerate_inputs():
@@ -200,30 +150,14 @@ def test_degenerate_inputs():
         ([{"id": "0", "gold": [], "predicted": []}], 0),
     ):
         found, *others = statistics.resample(list(systems(ner, rows).values()), 20)
-        assert np.isfinite([other.samples for other in others]).all()
-        assert (found.value, *statistics.interval(found.samples)) == (expected,) * 3
+        assert np.isfinite([other[1] for other in others]).all()
+        assert (found[0], *statistics.interval(found[1])) == (expected,) * 3
     one = [systems(ner, [row])["entity_f1"] for row in (right, right | {"predicted": ["O"] * 2})]
     assert statistics.paired_difference(*statistics.resample(one, 100))[3] == 1  # one example
     with pytest.raises(ValueError):
         statistics.resample([(np.zeros((0, 3)), scoring.f1)])
     with pytest.raises(ValueError):
         statistics.resample([(np.ones((2, 3)), scoring.f1), (np.ones((3, 3)), scoring.f1)])
-
-
-@pytest.mark.parametrize(
-    "change", ({"gold": "neutral"}, {"predicted": ["O"] * 99}, {"gold": None, "predicted": None})
-)
-def test_rows_that_are_no_predictions_are_refused(change):
-    row = tag_rows(1, 1)[0]
-    for rows in ([row, row | change], [row | change], [{"id": "x", "gold": "neutral"}], [3]):
-        with pytest.raises(ValueError):
-            ner.count(rows)
-
-
-def test_mean_and_standard_deviation_over_seeds():
-    assert statistics.mean_std([0.5]) == (0.5, None, 1)
-    mean, std, n = statistics.mean_std([0.1, 0.2, 0.6])
-    assert (mean, n) == (pytest.approx(0.3), 3) and std == pytest.approx(np.sqrt(0.07))
 
 
 def test_holm():
@@ -244,14 +178,18 @@ def test_correlation_equals_scipy_and_covers():
     x = generator.integers(0, 6, 15)  # ties
     y = x + generator.normal(0, 2, 15)
     for kind, reference in (("spearman", stats.spearmanr), ("pearson", stats.pearsonr)):
-        value, low, high = statistics.correlation(x, y, kind)
+        value, low, high = statistics.correlation(list(zip(x, y, strict=True)), kind)
         assert value == pytest.approx(reference(x, y)[0]) and -1 <= low < value < high <= 1
         drawn = np.random.default_rng(0).integers(15, size=(2000, 15))[:3]
         few = [reference(x[d], y[d])[0] for d in drawn]
         assert statistics.interval(np.array(few)) == pytest.approx(
-            statistics.correlation(x, y, kind, resamples=3)[1:]
+            statistics.correlation(list(zip(x, y, strict=True)), kind, resamples=3)[1:]
         )
-        assert statistics.correlation(x, -y, kind)[0] == pytest.approx(-value)
-    assert statistics.correlation([1, 2, 3], [10, 20, 90]) == pytest.approx((1, 1, 1))
+        assert statistics.correlation(list(zip(x, -y, strict=True)), kind)[0] == pytest.approx(
+            -value
+        )
+    assert statistics.correlation([(1, 10), (2, 20), (3, 90)], "spearman") == pytest.approx(
+        (1, 1, 1)
+    )
     for x, y in (([1, 2], [1, 2]), ([], []), ([1, 1, 1], [1, 2, 3]), ([1, 2, 3], [4, 4, 4])):
-        assert statistics.correlation(x, y) is None
+        assert statistics.correlation(list(zip(x, y, strict=True)), "spearman") is None

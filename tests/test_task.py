@@ -4,7 +4,6 @@ The toy is what docs/extending.md shows: sentence classification from a two-colu
 """
 
 import inspect
-import json
 import os
 import re
 import shutil
@@ -16,8 +15,8 @@ import pandas as pd
 import pytest
 
 from common import task as contract
-from common.cli import ROOT
-from tests.helpers import TASKS
+from common.cli import ROOT, Parser
+from tests.helpers import TASKS, read_json
 
 METHODS = {
     name: member
@@ -43,8 +42,27 @@ def test_a_task_has_every_name_with_its_signature(name):
         own = getattr(task, method, None)
         assert callable(own), f"{name}/task.py has no {method}"
         assert own.__doc__, f"{name}.task.{method} has no docstring"
-        expected = list(inspect.signature(asked).parameters)[1:]  # without self
-        assert list(inspect.signature(own).parameters) == expected, method
+        assert given(own) == given(asked)[1:], method  # without self
+    for method, default in contract.defaults(task).items():
+        if callable(default):
+            assert len(given(getattr(task, method))) == len(given(default)), method
+
+
+@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("name", TASKS)
+def test_a_task_takes_the_values_of_its_own_flags(name, step):
+    task, parser = contract.load(name), Parser("")
+    task.add_arguments(parser, step)
+    options = dict.fromkeys(parser.flags())
+    for method in ("load", "load_model", "export"):
+        own = getattr(task, method)
+        inspect.signature(own).bind(*given(own), **options)
+
+
+def given(function) -> list[str]:
+    """The names of the values that every call gives: the others are `options`."""
+    parameters = inspect.signature(function).parameters.values()
+    return [p.name for p in parameters if p.default is p.empty and p.kind != p.VAR_KEYWORD]
 
 
 @pytest.mark.parametrize("name", TASKS)
@@ -52,7 +70,9 @@ def test_scores_have_names_of_their_own_and_tables_that_are_counted(name):
     task = contract.load(name)
     assert len({score.name for score in task.SCORES}) == len(task.SCORES)
     assert any(score.by_layer for score in task.SCORES) and task.SCORES[0].by_layer
-    assert all(score.title and score.lowest in (0.0, -1.0) for score in task.SCORES)
+    assert all(
+        score.title and (score.of_probes or score.lowest in (0.0, -1.0)) for score in task.SCORES
+    )
 
 
 @pytest.mark.parametrize("name", TASKS)
@@ -112,15 +132,10 @@ def toy(tmp_path_factory, checkpoint):
     for name, code in files:
         (root / "Toy" / name).write_text(code, encoding="utf-8")
     script = (root / "Toy" / "fine-tuning.py").read_text(encoding="utf-8")
-    call = re.search(r"fine_tuning\.parse_args\(.*?\)", script, re.S)[0]
-    for step, parse in (
-        ("probing", 'probing.parse_args(task, __doc__, argv, probes=("svc", "linear"), '
-         'poolings=("mean",), demo_epochs=3)'),
-        ("attention", "attention.parse_args(task, __doc__, argv)"),
-    ):  # fmt: skip
-        (root / "Toy" / f"{step}.py").write_text(
-            script.replace(call, parse).replace("fine_tuning", step), encoding="utf-8"
-        )
+    own = re.search(r"fine_tuning\.parse_args\(.*?\)", script, re.S)[0]
+    for call, step in re.findall(r"^((probing|attention)\.parse_args\(.*?\))$", text, re.M):
+        other = script.replace(own, call).replace("fine_tuning", step)
+        (root / "Toy" / f"{step}.py").write_text(other, encoding="utf-8")
     (root / "data").mkdir()
     for split, n in (("train", 40), ("dev", 12), ("test", 14)):
         rows = (("gene" if i % 3 else "cell") + f"\tthe {'IL-2 gene' if i % 3 else 'T cell'} {i}"
@@ -153,13 +168,15 @@ def test_a_third_task_needs_no_change_in_common(toy):
     run(root, "-m", "common.study", "--training_sizes", "0,50", "--model_names", model,
         "--steps", "probing,attention", "--controls", "--", *flags[:-2])  # fmt: skip
     cell = next((root / "Toy" / "results" / "data").glob("*/50/seed-42"))
-    found = json.loads((cell / "fine-tuning" / "metrics.json").read_text())
+    found = read_json(cell / "fine-tuning" / "metrics.json")
     assert found["test_majority_accuracy"] == pytest.approx(9 / 14) and found["trained"]
     history = pd.read_csv(cell / "fine-tuning" / "history.csv")
     loss = history[history["metric"] == "loss"]["value"]
     assert loss.iloc[-1] < loss.iloc[0]
-    layers = pd.read_csv(cell / "probing" / "layers.csv")
-    assert {"task", "control", "selectivity"} <= set(layers["target"])
-    assert (cell / "attention" / "floor.csv").is_file()  # the study added what was missing
+    for folder, target in (("probing", "task"), ("probing-control", "control")):
+        assert {target} == {*pd.read_csv(cell / folder / "layers.csv")["target"]}
+    untrained = cell.parents[1] / "random" / cell.name  # the study made it
+    for result in ("probing", "probing-control", "attention"):
+        assert (untrained / result / "metrics.json").is_file()
     page = (root / "Toy" / "results" / "data" / "report" / "report.md").read_text()
     assert page.startswith("# Toy on data") and "50 %" in page

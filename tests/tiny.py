@@ -144,25 +144,9 @@ def _write_weights(kind, folder, weights, max_positions):
     if kind in LEGACY:  # BioBERT's file is older than torch's zip format
         path, zipped = folder / "pytorch_model.bin", kind not in ("biobert", "biobert-vocab-only")
         torch.save(weights, path, _use_new_zipfile_serialization=zipped)
-    elif kind == "llama":
-        _write_shards(folder, {name: w.half() for name, w in weights.items()})
     else:
+        weights = {name: w.half() for name, w in weights.items()} if kind == "llama" else weights
         save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-
-
-def _write_shards(folder, weights):
-    """Two files and their index, as a large model's repository has them."""
-    from safetensors.torch import save_file
-
-    names = sorted(weights)
-    where = {name: f"model-0000{1 + (2 * i >= len(names))}-of-00002.safetensors"
-             for i, name in enumerate(names)}  # fmt: skip
-    for file in sorted(set(where.values())):
-        part = {name: weights[name] for name in names if where[name] == file}
-        save_file(part, folder / file, metadata={"format": "pt"})
-    size = sum(w.nbytes for w in weights.values())
-    index = {"metadata": {"total_size": size}, "weight_map": where}
-    _write_json(folder / "model.safetensors.index.json", index)
 
 
 def _bert_tokenizer(kind, folder, texts, pieces, max_positions) -> dict:

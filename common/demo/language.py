@@ -1,13 +1,12 @@
 """The demo's language: small seeded grammars that write general and biomedical text.
 
-No corpus is copied. `text` writes unlabelled lines for pre-training; what sentences mean for a task
-is decided in `NER/demo.py` and `NLI/demo.py`, which build on `chunks` and `statement`.
+No corpus is copied. `text` writes unlabelled lines for pre-training; a task's `demo_data.py` builds
+on `chunks` and `statement`, and decides what their sentences mean.
 
 Names and values (genes, cell lines, drugs, laboratory values) fall into three pools, so that what a
 test split mentions never occurs in its train split. Unlabelled text draws from all of them, as
-real pre-training text does. A line about a patient (or, in general text, a person) is a statement,
-a remark on it, and a note whether that is right: reading many of them is what makes a small model
-able to compare two sentences.
+real pre-training text does. A line about a person is a statement, a remark on it, and a note
+whether that is right: many of them make a small model able to compare two sentences.
 """
 
 import random
@@ -26,6 +25,7 @@ def draw(rng: random.Random, make: Callable[[random.Random], str], pool: str | N
 
 
 def gene(rng: random.Random) -> str:
+    """Such as NFK-B12."""
     letters = "".join(rng.choice("ABCDFGHIKLMNPRSTX") for _ in range(rng.randint(2, 3)))
     return letters + rng.choice(["", "", "-", "R"]) + str(rng.randint(1, 39))
 
@@ -37,56 +37,52 @@ def code(rng: random.Random) -> str:
 
 
 def drug(rng: random.Random) -> str:
+    """Such as bastatin."""
     start = rng.choice("ba ce do fi ga lo me ni pa ra su te vi za".split())
     return start + rng.choice("pril olol statin azole micin zepam".split())
 
 
 ENTITIES = ("DNA", "RNA", "protein", "cell_type", "cell_line")
-MOLECULAR = {
-    "S": [
-        "{protein} {binds} the {DNA} in {cells} .",
-        "{protein} {binds} {protein} and {changes} the transcription of the {DNA} .",
-        "The {DNA} contains a binding site for {protein} .",
-        "Transcription of the {DNA} is {changed} by {protein} in {cells} .",
-        "{compound} {changed} the level of {RNA} in {cells} .",
-        "{RNA} was detected by {assay} in {cells} but not in {cells} .",
-        "{cells} were treated with {agent} and examined by {assay} .",
-        "Phosphorylation of {protein} was {changed} in {cells} .",
-        "Expression of {product} was {changed} when {cells} were stimulated with {agent} .",
-        "{product} is expressed in {cells} and {changed} by {agent} .",
-        "We cloned the {DNA} and measured {RNA} by {assay} .",
-        "{assay} showed that {agent} {changes} {product} in {cells} .",
-        "Mutation of the {DNA} {changed} the response of {cells} to {agent} .",
-        "{protein} forms a complex with {protein} in the nucleus of {cells} .",
-        "These results suggest that {product} {changes} the growth of {cells} .",
-        "Stable {RNA} accumulated after {agent} was removed .",
-    ],
-    "cells": ["{cell_type}", "{cell_line}"],
-    "agent": ["{protein}", "{compound}"],
-    "product": ["{protein}", "{protein}", "{DNA}", "{RNA}"],
-    "binds": ["binds", "interacts with", "associates with", "recognizes"],
-    "changes": ["activates", "inhibits", "enhances", "represses", "regulates"],
-    "changed": ["activated", "inhibited", "enhanced", "reduced", "induced", "abolished"],
-    "assay": ["PCR", "ELISA", "Western blot", "flow cytometry", "Northern blot"],
-    "compound": ["{code}", "{code}", "{drug}", "LPS", "PMA", "DMSO"],
-    "protein": ["{gene}"] * 3
-    + ["{gene} protein", "{gene} kinase", "{gene} receptor", "transcription factor {gene}"]
-    + ["recombinant {gene}", "anti-{gene} antibody", "interleukin-{n}"],
-    "DNA": ["{gene}", "{gene} gene", "{gene} promoter", "{gene} enhancer", "{gene} locus"]
-    + ["human {gene} gene", "{gene} binding site", "interleukin-{n} gene"],
-    "RNA": ["{gene} mRNA", "{gene} mRNA", "{gene} transcripts", "{gene} messenger RNA"]
-    + ["interleukin-{n} mRNA"],
-    "cell_type": ["{state} {lineage}", "{lineage}", "{gene}+ {lineage}", "human {lineage}"],
-    "state": ["activated", "primary", "resting", "naive", "peripheral blood"],
-    "lineage": ["T cells", "B cells", "monocytes", "macrophages", "lymphocytes", "neutrophils"]
-    + ["fibroblasts", "endothelial cells", "T lymphocytes"],
-    "cell_line": ["{code}", "{code} cells", "{code} cells", "{code} cell line"]
-    + ["human {code} cells", "{code} T cells"],
-    "n": [str(n) for n in range(1, 24)],
-    "gene": gene,
-    "code": code,
-    "drug": drug,
-}
+SENTENCES = """\
+{protein} {binds} the {DNA} in {cells} .
+{protein} {binds} {protein} and {changes} the transcription of the {DNA} .
+The {DNA} contains a binding site for {protein} .
+Transcription of the {DNA} is {changed} by {protein} in {cells} .
+{compound} {changed} the level of {RNA} in {cells} .
+{RNA} was detected by {assay} in {cells} but not in {cells} .
+{cells} were treated with {agent} and examined by {assay} .
+Phosphorylation of {protein} was {changed} in {cells} .
+Expression of {product} was {changed} when {cells} were stimulated with {agent} .
+{product} is expressed in {cells} and {changed} by {agent} .
+We cloned the {DNA} and measured {RNA} by {assay} .
+{assay} showed that {agent} {changes} {product} in {cells} .
+Mutation of the {DNA} {changed} the response of {cells} to {agent} .
+{protein} forms a complex with {protein} in the nucleus of {cells} .
+These results suggest that {product} {changes} the growth of {cells} .
+Stable {RNA} accumulated after {agent} was removed ."""
+PARTS = """\
+cells: {cell_type}, {cell_line}
+agent: {protein}, {compound}
+product: {protein}, {protein}, {DNA}, {RNA}
+binds: binds, interacts with, associates with, recognizes
+changes: activates, inhibits, enhances, represses, regulates
+changed: activated, inhibited, enhanced, reduced, induced, abolished
+assay: PCR, ELISA, Western blot, flow cytometry, Northern blot
+compound: {code}, {code}, {drug}, LPS, PMA, DMSO
+protein: {gene}, {gene}, {gene}, {gene} protein, {gene} kinase, {gene} receptor, \
+transcription factor {gene}, recombinant {gene}, anti-{gene} antibody, interleukin-{n}
+DNA: {gene}, {gene} gene, {gene} promoter, {gene} enhancer, {gene} locus, human {gene} gene, \
+{gene} binding site, interleukin-{n} gene
+RNA: {gene} mRNA, {gene} mRNA, {gene} transcripts, {gene} messenger RNA, interleukin-{n} mRNA
+cell_type: {state} {lineage}, {lineage}, {gene}+ {lineage}, human {lineage}
+state: activated, primary, resting, naive, peripheral blood
+lineage: T cells, B cells, monocytes, macrophages, lymphocytes, neutrophils, fibroblasts, \
+endothelial cells, T lymphocytes
+cell_line: {code}, {code} cells, {code} cells, {code} cell line, human {code} cells, \
+{code} T cells"""
+MOLECULAR = {"S": SENTENCES.splitlines(), "n": [str(n) for n in range(1, 24)]}
+MOLECULAR |= {"gene": gene, "code": code, "drug": drug}
+MOLECULAR |= {name: rule.split(", ") for name, rule in (x.split(": ") for x in PARTS.splitlines())}
 
 
 def chunks(
@@ -100,13 +96,13 @@ def chunks(
             yield [part], None
             continue
         inner, _, after = rest.partition("}")
-        found = list(chunks(rng, inner, pool))
-        found[0][0][0] = before + found[0][0][0]
-        found[-1][0][-1] += after
+        inside = list(chunks(rng, inner, pool))
+        inside[0][0][0] = before + inside[0][0][0]
+        inside[-1][0][-1] += after
         if inner in ENTITIES:
-            yield [word for words, _ in found for word in words], inner
+            yield [word for words, _ in inside for word in words], inner
         else:
-            yield from found
+            yield from inside
 
 
 # Of each state: the adjective for who has it, the one for who has not, and a noun for it.
@@ -133,19 +129,9 @@ PRICES = {
 }
 PEOPLE = "Anna Ben Clara David Emma Felix Grace Henry Iris Jack Laura Martin".split()
 GOODS = "apples pears plums grapes lemons beans onions carrots nuts melons figs cherries".split()
-
-
-# By kind and domain: how two things are said, and what remarks on one of them.
-FRAMES = {
-    "state": [["{} is {} and {} .", "{} is {} but {} .", "{} is {} yet {} ."]] * 2,
-    "value": [
-        ["Tests show {} {} and {} {} .", "Laboratory values : {} {} , {} {} ."],
-        ["Prices show {} {} and {} {} .", "Shop list : {} {} , {} {} ."],
-    ],
-    "choice": [
-        ["{} takes {} without {} .", "{} takes {} not {} ."],
-        ["{} keeps {} without {} .", "{} keeps {} not {} ."],
-    ],
+LISTS = {
+    "biomedical": ("Tests show {} {} and {} {} .", "Laboratory values : {} {} , {} {} ."),
+    "general": ("Prices show {} {} and {} {} .", "Shop list : {} {} , {} {} ."),
 }
 
 
@@ -163,40 +149,29 @@ def statement(
         who = rng.choice(["The man", "The woman", "The patient", "This patient"])
         about = "The patient"
     kind = rng.choice(["state"] * 3 + ["value", "choice"])
-    frames = FRAMES[kind][not clinical]
     if kind == "state":
-        states = [tuple(state.split()) for state in STATES[domain].split(", ")]
+        states = [state.split() for state in STATES[domain].split(", ")]
         yes, no, other = rng.sample(states, 3)
         shown = [yes[0], no[1]]
         rng.shuffle(shown)
+        said = f"{who} is {shown[0]} {rng.choice(['and', 'but', 'yet'])} {shown[1]} ."
         yes, no, other = yes[2], no[2], other[2]
-        said, remark = rng.choice(frames).format(who, *shown), f"{about} has {{}} ."
+        remark = f"{about} has {{}} ."
     elif kind == "value":
         ranges = LABS if clinical else PRICES
         yes, no, other = rng.sample(sorted(ranges), 3)
         high, low = draw(rng, ranges[yes][1], pool), draw(rng, ranges[no][0], pool)
-        said = rng.choice(frames).format(yes, high, no, low)
+        said = rng.choice(LISTS[domain]).format(yes, high, no, low)
         remark = "The {} is elevated ." if clinical else "The {} is dear ."
     else:
-        yes, no, other = three(rng, drug if clinical else goods, pool if clinical else None)
-        said = rng.choice(frames).format(who, yes, no)
-        remark = f"{about} {'takes' if clinical else 'keeps'} {{}} ."
+        verb, names = "takes" if clinical else "keeps", []
+        while len(set(names)) < 3:
+            names.append(draw(rng, drug, pool) if clinical else rng.choice(GOODS))
+        yes, no, other = dict.fromkeys(names)
+        said = f"{who} {verb} {yes} {rng.choice(['without', 'not'])} {no} ."
+        remark = f"{about} {verb} {{}} ."
     verdicts = {"certain": yes, "excluded": no, "open": other}
     return said, {verdict: remark.format(what) for verdict, what in verdicts.items()}
-
-
-def three(rng, make, pool):
-    """Three different names."""
-    names = []
-    while len(names) < 3:
-        name = draw(rng, make, pool)
-        if name not in names:
-            names.append(name)
-    return names
-
-
-def goods(rng):
-    return rng.choice(GOODS)
 
 
 VERDICTS = {"certain": "Right", "excluded": "Wrong", "open": "Unknown"}

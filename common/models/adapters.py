@@ -7,7 +7,6 @@ from common.cli import UserError
 from common.files import read_json
 from common.hub import shortened
 
-CONFIG = "adapter_config.json"
 # PEFT uses names of transformers that are deprecated there.
 DEPRECATED = {"action": "ignore", "category": FutureWarning}
 
@@ -17,7 +16,7 @@ def base_of(where: str) -> str | None:
 
     Raises UserError if that folder does not exist any more.
     """
-    path = Path(where) / CONFIG
+    path = Path(where) / "adapter_config.json"
     if not path.is_file():
         return None
     base = (read_json(path) or {}).get("base_model_name_or_path")
@@ -30,21 +29,16 @@ def base_of(where: str) -> str | None:
 
 
 def add(model, rank: int):
-    """`model`, frozen, with a new adapter at each linear layer except the head.
+    """`model`, frozen, with a new adapter (Hu et al. 2022) at each linear layer except the head.
 
-    The adapters have rank `rank` and alpha twice that (Hu et al. 2022), and change nothing at
-    first. Their weights come from torch's global generator: seed it before.
+    They change nothing at first. Their weights are of torch's global generator: seed it before.
     """
     from peft import LoraConfig, get_peft_model
     from transformers.pytorch_utils import Conv1D
 
-    config = LoraConfig(
-        r=rank,
-        lora_alpha=2 * rank,
-        target_modules="all-linear",
-        task_type="CAUSAL_LM",
-        fan_in_fan_out=any(isinstance(module, Conv1D) for module in model.modules()),
-    )
+    transposed = any(isinstance(module, Conv1D) for module in model.modules())
+    options = {"target_modules": "all-linear", "task_type": "CAUSAL_LM"}
+    config = LoraConfig(r=rank, lora_alpha=2 * rank, fan_in_fan_out=transposed, **options)
     with warnings.catch_warnings(**DEPRECATED):
         return get_peft_model(model, config)
 

@@ -15,15 +15,15 @@ class Family(NamedTuple):
 
     name: str  # in messages
     causal: bool  # a token sees only those before it: a text is read at its last token
-    embeddings: tuple[str, ...]
+    embeddings: tuple[str, ...]  # how their modules' names begin
     layers: str  # the list of layers
-    pooler_option: bool = False  # the bare encoder has a pooler that may be left out
-    reserved_positions: int = 0  # of max_position_embeddings, those that no token can have
+    pooler: bool = False  # the bare encoder has a pooler that may be left out
+    reserved: int = 0  # of max_position_embeddings, those that no token can have
     token_types: bool = False  # the model tells a pair's texts apart by `token_type_ids`
     # A text's first word must have the pieces that it has after a blank. "option": the tokenizer's
     # add_prefix_space does it. "step": that option would put a blank before every piece, so we add
     # a step to the tokenizer. "": the tokenizer does it anyway.
-    prefix_space: str = ""
+    blank: str = ""
     # The library's span model calls the encoder so, and all its other models call it `model`: their
     # checkpoints would be loaded as random weights.
     span_prefix: str = ""
@@ -36,34 +36,19 @@ class Family(NamedTuple):
         return {"use_cache": False} if self.causal else {}
 
 
-BERT = Family(
-    "BERT", False, ("embeddings",), layers="encoder.layer", pooler_option=True, token_types=True
-)
-LLAMA = Family(
-    "Llama", True, ("embed_tokens",), "layers", prefix_space="step", span_prefix="transformer"
-)
+BERT = Family("BERT", False, ("embeddings",), "encoder.layer", pooler=True, token_types=True)
+LLAMA = Family("Llama", True, ("embed_",), "layers", blank="step", span_prefix="transformer")
+ALBERT_LAYERS = "encoder.albert_layer_groups.0.albert_layers"
 # `model_type` in config.json -> the family.
 TABLE = {
     "bert": BERT,
-    "roberta": BERT._replace(
-        name="RoBERTa", reserved_positions=2, token_types=False, prefix_space="option"
-    ),
-    "distilbert": Family("DistilBERT", False, ("embeddings",), layers="transformer.layer"),
+    "roberta": BERT._replace(name="RoBERTa", reserved=2, token_types=False, blank="option"),
+    "distilbert": Family("DistilBERT", False, ("embeddings",), "transformer.layer"),
     # layer_decay: layerwise_lr_decay in configure_finetuning.py of google-research/electra
-    "electra": BERT._replace(
-        name="ELECTRA",
-        embeddings=("embeddings", "embeddings_project"),
-        pooler_option=False,
-        layer_decay=(0.8, 0.9),
-    ),
-    "albert": BERT._replace(
-        name="ALBERT",
-        embeddings=("embeddings", "encoder.embedding_hidden_mapping_in"),
-        layers="encoder.albert_layer_groups.0.albert_layers",
-        shared_layers=True,
-    ),
-    "gpt2": Family("GPT-2", True, ("wte", "wpe"), layers="h", prefix_space="option"),
-    "biogpt": Family("BioGPT", True, ("embed_tokens", "embed_positions"), layers="layers"),
+    "electra": BERT._replace(name="ELECTRA", pooler=False, layer_decay=(0.8, 0.9)),
+    "albert": BERT._replace(name="ALBERT", layers=ALBERT_LAYERS, shared_layers=True),
+    "gpt2": Family("GPT-2", True, ("wte", "wpe"), "h", blank="option"),
+    "biogpt": Family("BioGPT", True, ("embed_",), "layers"),
     "llama": LLAMA,
     "mistral": LLAMA._replace(name="Mistral", span_prefix=""),
     "qwen2": LLAMA._replace(name="Qwen2"),
@@ -83,7 +68,7 @@ def of(config) -> Family:
 
 def positions(config) -> int:
     """How many tokens the model can read at once."""
-    return config.max_position_embeddings - of(config).reserved_positions
+    return config.max_position_embeddings - of(config).reserved
 
 
 def layer_decay(config, given: float | None) -> float:
@@ -92,14 +77,12 @@ def layer_decay(config, given: float | None) -> float:
     Raises UserError for a decay other than 1 if the layers share their weights.
     """
     row = of(config)
-    if given is None:
-        return row.layer_decay[config.num_hidden_layers > BASE_LAYERS]
-    if row.shared_layers and given != 1.0:
+    if row.shared_layers and given not in (None, 1.0):
         raise UserError(
             f"--layer_decay {given}: the layers of {row.name} share their weights, so they cannot "
             "have different learning rates. Leave the flag out, or give 1."
         )
-    return given
+    return row.layer_decay[config.num_hidden_layers > BASE_LAYERS] if given is None else given
 
 
 def parameter_groups(
@@ -110,10 +93,17 @@ def parameter_groups(
     Layer-wise decay as in ELECTRA (Clark et al. 2020; `_get_layer_lrs` in model/optimization.py of
     google-research/electra): the learning rate is `learning_rate * layer_decay ** distance`. The
     distance is 0 for the head, 1 between head and layers, 2 for the last layer, and so on up to
-    L + 1 for the first layer and L + 2 for the embeddings. Weights decay by `weight_decay`; biases
-    and norms, which are vectors, do not.
+    L + 1 for the first layer and L + 2 for the embeddings; adapters have their layer's. Weights
+    decay by `weight_decay`; biases and norms, which are vectors, do not.
     """
-    distances = _distances(model) if layer_decay != 1.0 else {}
+    distances = {}
+    if layer_decay != 1.0:
+        row, encoder = of(model.config), without_adapters(model).base_model
+        layers = encoder.get_submodule(row.layers)
+        for name, parameter in encoder.named_parameters():  # 1: a final norm or a pooler
+            distances[parameter] = len(layers) + 2 if name.startswith(row.embeddings) else 1
+        for n, layer in enumerate(layers):
+            distances |= dict.fromkeys(layer.parameters(), len(layers) + 1 - n)
     groups = {}
     for parameter in model.parameters():
         if parameter.requires_grad:
@@ -122,23 +112,9 @@ def parameter_groups(
     settings = []
     for distance, is_weight in sorted(groups, reverse=True):  # from the embeddings to the head
         rate = learning_rate * layer_decay**distance
-        decay = weight_decay if is_weight else 0.0
-        parameters = groups[distance, is_weight]
-        settings.append({"params": parameters, "weight_decay": decay, "lr": rate, "base_lr": rate})
+        group = {"weight_decay": weight_decay * is_weight, "lr": rate, "base_lr": rate}
+        settings.append({"params": groups[distance, is_weight]} | group)
     return settings
-
-
-def _distances(model) -> dict:
-    """`{parameter of the encoder: its distance from the head}`; an adapter has its layer's."""
-    row, encoder = of(model.config), without_adapters(model).base_model
-    layers = encoder.get_submodule(row.layers)
-    distances = dict.fromkeys(encoder.parameters(), 1)  # what remains is a final norm or a pooler
-    for n, layer in enumerate(layers):
-        distances |= dict.fromkeys(layer.parameters(), len(layers) + 1 - n)
-    for name, parameter in encoder.named_parameters():
-        if name.startswith(row.embeddings):
-            distances[parameter] = len(layers) + 2
-    return distances
 
 
 def without_adapters(model):

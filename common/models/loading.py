@@ -6,6 +6,7 @@ always a Hub id or a folder; every function here that takes it raises UserError.
 
 import logging
 import string
+from functools import partial
 from pathlib import Path
 
 from common.cli import UserError
@@ -30,7 +31,7 @@ def load_config(where: str):
     """The configuration of a model of a known family."""
     from transformers import AutoConfig
 
-    config = _load(AutoConfig, where)
+    config = _load(where, partial(AutoConfig.from_pretrained, where))
     families.of(config)
     return config
 
@@ -41,73 +42,56 @@ def load_tokenizer(where: str, config, words: bool = True):
     It gives `token_type_ids` only if the model reads them. If it has no pad token, its end of text
     becomes one. One that is damaged, another model's, or would lose capitals is an error.
     """
-    row = families.of(config)
-    blank = row.prefix_space if words else ""
-    options = {"add_prefix_space": True} if blank == "option" else {}
-    tokenizer = _load_tokenizer(where, config, **options)
-    if _loses_case(tokenizer):  # a repository with a vocabulary alone
-        tokenizer = _load_tokenizer(where, config, do_lower_case=False, **options)
-    if _loses_case(tokenizer):
-        raise UserError(
-            f"{where}: the vocabulary is cased, but the tokenizer lower-cases its input. Put "
-            '"do_lower_case": false into its tokenizer_config.json.'
-        )
-    if blank == "step" and not _keeps_words_apart(tokenizer):
-        _put_blank_first(tokenizer)
-    if blank and not _keeps_words_apart(tokenizer):
-        raise UserError(
-            f"{where}: its tokenizer, a {type(tokenizer).__name__}, would glue words together. Put "
-            '"tokenizer_class": "GPT2Tokenizer" into its tokenizer_config.json.'
-        )
-    # Some fine-tuned causal models have a pad token, but no embedding for it.
-    beyond = tokenizer.pad_token_id is not None and tokenizer.pad_token_id >= config.vocab_size
-    if len(tokenizer) - beyond > config.vocab_size:
-        raise UserError(
-            f"{where}: the tokenizer has {len(tokenizer)} entries, the model only "
-            f"{config.vocab_size} embeddings. The folder mixes two models: get the model again."
-        )
-    if tokenizer.pad_token is None or beyond:
-        tokenizer.pad_token = tokenizer.eos_token
-    tokenizer.padding_side = "right"  # left padding shifts the positions of BERT, GPT-2 and BioGPT
-    # Tokenizers are wrong about this: ALBERT's gives no types, one without a class always does.
-    types = row.token_types and config.type_vocab_size > 1
-    tokenizer.model_input_names = ["input_ids", *["token_type_ids"] * types, "attention_mask"]
-    return tokenizer
-
-
-def _load_tokenizer(where: str, config, **options):
+    from tokenizers.pre_tokenizers import Metaspace, Sequence
     from transformers import AutoTokenizer
 
-    def check(tokenizer):
-        if len(tokenizer) < MIN_COVERAGE * config.vocab_size:
-            counts = f"{len(tokenizer)} entries for {config.vocab_size} embeddings"
-            raise ValueError(f"the tokenizer has {counts}: a file is missing or damaged")
+    row, size = families.of(config), config.vocab_size
+    blank_first = row.blank if words else ""
 
-    return _load(AutoTokenizer, where, check, **options)
+    def load(**options):
+        if blank_first == "option":
+            options["add_prefix_space"] = True
+        tokenizer = AutoTokenizer.from_pretrained(where, **options)
+        if _loses_case(tokenizer):  # a repository with a vocabulary alone
+            tokenizer = AutoTokenizer.from_pretrained(where, do_lower_case=False, **options)
+        if blank_first == "step" and _glues_words(tokenizer):
+            # A blank before each text, or each of given words, but not before words within a text.
+            backend = tokenizer.backend_tokenizer
+            blank = Metaspace(replacement=" ", prepend_scheme="first", split=False)
+            backend.pre_tokenizer = Sequence([blank, backend.pre_tokenizer])
+        # Some fine-tuned causal models have a pad token, but no embedding for it.
+        beyond = tokenizer.pad_token_id is not None and tokenizer.pad_token_id >= size
+        entries = len(tokenizer) - beyond
+        if not MIN_COVERAGE * size <= entries <= size:
+            counts = f"{entries} tokens for {size} embeddings"
+            raise ValueError(f"{counts}: a file is missing or damaged, or it mixes two models")
+        if _loses_case(tokenizer):
+            remedy = 'its tokenizer_config.json needs "do_lower_case": false'
+            raise ValueError(f"it lower-cases a cased vocabulary: {remedy}")
+        if blank_first and _glues_words(tokenizer):
+            remedy = 'its tokenizer_config.json needs "tokenizer_class": "GPT2Tokenizer"'
+            raise ValueError(f"it would glue words together: {remedy}")
+        if tokenizer.pad_token is None or beyond:
+            tokenizer.pad_token = tokenizer.eos_token
+        tokenizer.padding_side = "right"  # left padding shifts positions: BERT, GPT-2 and BioGPT
+        # Tokenizers are wrong about this: ALBERT's gives no types, one without a class always does.
+        types = row.token_types and config.type_vocab_size > 1
+        tokenizer.model_input_names = ["input_ids", *["token_type_ids"] * types, "attention_mask"]
+        return tokenizer
+
+    return _load(where, load)
 
 
 def _loses_case(tokenizer) -> bool:
-    """Whether the tokenizer lower-cases its input, although entries of its vocabulary are cased."""
-    special = set(tokenizer.all_special_tokens)
-    entries = set(tokenizer.get_vocab()) - special
-    if sum(entry != entry.lower() for entry in entries) <= 0.01 * len(entries):
-        return False
-    pieces = set(tokenizer.tokenize(" ".join(string.ascii_uppercase))) - special
-    text = "".join(pieces)  # empty if it knows no capital
-    return text != text.upper() and text == text.lower()
+    """Whether it lower-cases its input, although more than 1 % of its entries are cased."""
+    entries = set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens)
+    pieces = entries.intersection(tokenizer.tokenize(" ".join(string.ascii_uppercase)))
+    cased = sum(entry != entry.lower() for entry in entries)
+    return cased > 0.01 * len(entries) and "".join(pieces).islower()
 
 
-def _keeps_words_apart(tokenizer) -> bool:
-    return tokenizer.tokenize("a a") == 2 * tokenizer.tokenize("a")
-
-
-def _put_blank_first(tokenizer) -> None:
-    """Put a blank before each text, or each of given words, but not before words within a text."""
-    from tokenizers import pre_tokenizers
-
-    backend = tokenizer.backend_tokenizer
-    first = pre_tokenizers.Metaspace(replacement=" ", prepend_scheme="first", split=False)
-    backend.pre_tokenizer = pre_tokenizers.Sequence([first, backend.pre_tokenizer])
+def _glues_words(tokenizer) -> bool:
+    return tokenizer.tokenize("a a") != 2 * tokenizer.tokenize("a")
 
 
 def load_task_model(where: str, head: str, labels: list[str], keep_head: bool = False):
@@ -118,47 +102,36 @@ def load_task_model(where: str, head: str, labels: list[str], keep_head: bool = 
     generator: seed it before. A head to keep that is missing or for other labels is an error.
     """
     config = load_config(where)
-    row = families.of(config)
+    row, options, others = families.of(config), {}, False
     if head == "causal" and not row.causal:
         able = ", ".join(other.name for other in families.TABLE.values() if other.causal)
         raise UserError(f"{where}: {row.name} models cannot write text. Choose one of: {able}.")
-    keep_head = keep_head or head == "causal"
-    options = {}
     if head in ("sequence", "token"):
         own = list(config.id2label.values())
-        if keep_head and own != labels and not own[0].startswith("LABEL_"):
-            raise UserError(
-                f"{where}: its head is for {', '.join(own)}, not {', '.join(labels)}. Leave out "
-                "--keep_head, or give a model that was fine-tuned on these labels."
-            )
+        others = own != labels and not own[0].startswith("LABEL_")
         options["id2label"] = dict(enumerate(labels))
         options["label2id"] = {label: i for i, label in enumerate(labels)}
     tokenizer = load_tokenizer(where, config, words=head != "causal")
     # A head for other labels is made anew; any other weight of another shape is an error.
     model, new = _load_weights(where, config, head, ignore_mismatched_sizes=True, **options)
-    pooler = [key for key in new if key.startswith(f"{model.base_model_prefix}.")]
+    encoder = f"{model.base_model_prefix}."
+    pooler = [key for key in new if key.startswith(encoder)]
     # A pooler is trained on pairs of sentences: a model of masked words alone has none.
     if pooler and "MaskedLM" not in str(config.architectures):
         log.warning("%s has no pooler: it starts untrained", where)
-    if not keep_head:
-        _draw_head(model)
-    elif len(new) > len(pooler):
+    if not keep_head and head != "causal":
+        for name, weight in model.named_parameters():
+            if not name.startswith(encoder):  # also if the checkpoint had such a head
+                deviation = model.config.initializer_range
+                weight.data.normal_(0.0, deviation) if weight.ndim > 1 else weight.data.zero_()
+    elif others or len(new) > len(pooler):
+        wanted = f" for the labels {', '.join(labels)}" if labels else ""
         raise UserError(
-            f"{where} has no {head} head of its own for this task. Leave out --keep_head, or give "
-            "a model that was fine-tuned on such a task."
+            f"{where} has no {head} head of its own{wanted}. Leave out --keep_head, or give a "
+            "model that was fine-tuned on such a task."
         )
     model.config.pad_token_id = tokenizer.pad_token_id
     return model, tokenizer
-
-
-def _draw_head(model) -> None:
-    """New weights for all that is not the encoder, also if the checkpoint had such a head."""
-    encoder = set(model.base_model.modules())
-    for module in model.modules():
-        if module not in encoder and hasattr(module, "weight"):
-            module.weight.data.normal_(0.0, model.config.initializer_range)
-            if module.bias is not None:
-                module.bias.data.zero_()
 
 
 def load_encoder(
@@ -176,7 +149,7 @@ def load_encoder(
     config = load_config(where)
     tokenizer = load_tokenizer(where, config, words)
     options = {"attn_implementation": attention}
-    if families.of(config).pooler_option:
+    if families.of(config).pooler:
         options["add_pooling_layer"] = False  # nothing reads it, and not all checkpoints have it
     if random_init:
         encoder = AutoModel.from_config(config, dtype=torch.float32, **options).eval()
@@ -209,8 +182,7 @@ def logits(model, batch: dict):
     """
     import torch
 
-    row = families.of(model.config)
-    inner = families.without_adapters(model)
+    row, inner = families.of(model.config), families.without_adapters(model)
     if not row.causal or not type(inner).__name__.endswith("ForSequenceClassification"):
         return model(**batch, **row.options).logits
     hidden = inner.base_model(**batch, **row.options).last_hidden_state
@@ -219,22 +191,18 @@ def logits(model, batch: dict):
 
 
 def _auto_class(head: str | None, config):
-    """The library's class for a head; one is made and registered if it has none for this family.
-
-    Such a class consists of the library's own parts, as its classes for other families do.
-    """
+    """The library's class for a head. It has none for BioGPT's spans: we make it of its parts."""
     import transformers
-    from transformers import modeling_layers
+    from transformers.modeling_layers import GenericForQuestionAnswering
 
-    name = AUTO_CLASSES[head]
-    auto = getattr(transformers, name)
-    if type(config) not in auto._model_mapping:
+    auto = getattr(transformers, AUTO_CLASSES[head])
+    if head == "span" and type(config) not in auto._model_mapping:
         encoder = transformers.MODEL_MAPPING[type(config)]
-        parts = getattr(modeling_layers, name.replace("AutoModel", "Generic")), encoder.__base__
         own = {"base_model_prefix": encoder.base_model_prefix, "config_class": type(config)}
-        new = name.replace("AutoModel", encoder.__name__.removesuffix("Model"))
+        name = encoder.__name__.replace("Model", "ForQuestionAnswering")
+        model = type(name, (GenericForQuestionAnswering, encoder.__base__), own)
         # Without `exist_ok`, the library passes over its own configurations.
-        auto.register(type(config), type(new, parts, own), exist_ok=True)
+        auto.register(type(config), model, exist_ok=True)
     return auto
 
 
@@ -243,14 +211,21 @@ def _load_weights(where: str, config, head: str | None, **options):
     import torch
 
     if base := adapters.base_of(where):
-        return _load_adapted(where, base, config, head, **options)
+        own = head in ("causal", None)
+        causal, _ = _load_weights(base, config, "causal", **options if own else {})
+        merged = adapters.merge(causal, where)
+        if own:
+            return (merged if head else merged.base_model), []
+        model, lacking = _load_weights(base, config, head, **options)
+        model.base_model.load_state_dict(merged.base_model.state_dict())
+        return model, lacking
     row = families.of(config)
     if row.span_prefix:
         old, new = ("model", row.span_prefix) if head == "span" else (row.span_prefix, "model")
         options["key_mapping"] = {rf"^{old}\.": f"{new}."}
-    model, info = _load(
-        _auto_class(head, config), where, output_loading_info=True, dtype=torch.float32, **options
-    )
+    options |= {"output_loading_info": True, "dtype": torch.float32}
+    load = partial(_auto_class(head, config).from_pretrained, where, **options)
+    model, info = _load(where, load)
     if row.span_prefix:
         model._weight_conversions = None  # else it would be saved under the old names
     lacking = sorted([*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])])
@@ -264,18 +239,6 @@ def _load_weights(where: str, config, head: str | None, **options):
     return model, lacking
 
 
-def _load_adapted(where: str, base: str, config, head: str | None, **options):
-    """As `_load_weights`, for a folder of adapters: the model `base` with them merged."""
-    own = head in ("causal", None)
-    causal, _ = _load_weights(base, config, "causal", **options if own else {})
-    merged = adapters.merge(causal, where)
-    if own:
-        return (merged if head else merged.base_model), []
-    model, lacking = _load_weights(base, config, head, **options)
-    model.base_model.load_state_dict(merged.base_model.state_dict())
-    return model, lacking
-
-
 def quiet() -> None:
     """Turn off the library's load reports and progress bars: what it loads is checked here."""
     from transformers.utils import logging
@@ -284,15 +247,9 @@ def quiet() -> None:
     logging.disable_progress_bar()
 
 
-def _load(auto_class, where: str, check=lambda loaded: None, **options):
-    """`auto_class.from_pretrained`; a ValueError of `check` counts as a damaged file."""
+def _load(where: str, load):
+    """`load(local_files_only=...)`, quietly, of a folder, of the cache, or of the Hub."""
     quiet()
-
-    def load(local_files_only: bool):
-        loaded = auto_class.from_pretrained(where, local_files_only=local_files_only, **options)
-        check(loaded)
-        return loaded
-
     if not Path(where).is_dir():
         return cached_or_download(where, load)
     try:

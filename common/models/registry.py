@@ -37,7 +37,6 @@ STUDY = ("bert", "biobert", "gpt2", "biogpt")  # the study's four models
 MINIATURES = tuple(name for name in MODELS if name in miniatures.DOMAINS)  # available with --demo
 CACHE = ROOT / ".cache" / "demo"  # of the miniatures
 WEIGHT_FILES = (".json", ".txt", ".model", ".safetensors", ".bin")  # a model is read from these
-RESULTS = "{task}-{dataset}-{model}-{training_size}-seed-{seed}"  # the name of our checkpoints
 
 
 def fits(head: str, name: str) -> bool:
@@ -47,16 +46,11 @@ def fits(head: str, name: str) -> bool:
 
 @dataclass(frozen=True)
 class Source:
-    """The model that a command names.
+    """The model that a command names."""
 
-    name: a key of MODELS, a Hub id, or a local folder as an absolute path.
-    results: the model's name in result paths.
-    demo: the demo's miniature stands for the model.
-    """
-
-    name: str
-    results: str
-    demo: bool = False
+    name: str  # a key of MODELS, a Hub id, or a local folder as an absolute path
+    results: str  # the model's name in result paths
+    demo: bool = False  # the demo's miniature stands for the model
 
     def where(self) -> str:
         """The Hub id or the folder to load the model from. Makes a missing miniature."""
@@ -72,14 +66,21 @@ class Source:
         """
         if self.demo:
             return miniatures.folder_of(self.name, CACHE).name
-        return None if self.name in MODELS else _hash(Path(self.name))
+        if self.name in MODELS or not Path(self.name).is_dir():
+            return None
+        digest = hashlib.sha256()
+        if base := adapters.base_of(self.name):
+            digest.update((Source(base, "").identity() or base).encode())
+        for path in sorted(Path(self.name).iterdir()):
+            if path.is_file() and path.suffix in WEIGHT_FILES and not path.name.startswith("."):
+                with path.open("rb") as file:
+                    digest.update(path.name.encode() + hashlib.file_digest(file, "sha256").digest())
+        return digest.hexdigest()
 
 
 def source(name: str, demo: bool = False) -> Source:
     """The model that `--model_name` (and `--demo`) means.
 
-    In result paths, a Hub id has "--" for "/", a folder goes by its parent's name and its own, a
-    snapshot in the Hub's cache by its id, a checkpoint of this project by the run that made it.
     Raises UserError for anything that is no short name, model folder or Hub id.
     """
     if demo and name not in MINIATURES:
@@ -94,8 +95,7 @@ def source(name: str, demo: bool = False) -> Source:
                 f"--model_name {name}: this folder is not a model, it has no config.json. Give the "
                 "folder that holds config.json and the weights."
             )
-        folder = folder.resolve()
-        return Source(str(folder), _results(folder))
+        return Source(str(folder.resolve()), _results(folder.resolve()))
     if re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name) and ".." not in name:
         return Source(name, name.replace("/", "--"))
     short = ", ".join(f"{short} = {hub_id}" for short, hub_id in MODELS.items())
@@ -106,26 +106,11 @@ def source(name: str, demo: bool = False) -> Source:
 
 
 def _results(folder: Path) -> str:
+    """A folder's name in result paths: its parent's and its own, or what made it."""
     cached = folder.parent.parent.name  # models--owner--name/snapshots/<hash>
     if folder.parent.name == "snapshots" and cached.startswith("models--"):
         return cached.removeprefix("models--")
     config = read_json(folder.parent / "config.json")
-    if isinstance(config, dict) and config.get("step") == "fine-tuning":
-        try:
-            return RESULTS.format_map(config)
-        except KeyError:
-            pass  # another program's file
+    if isinstance(config, dict) and config.get("step") == "fine-tuning":  # our own checkpoint
+        return "{task}-{dataset}-{model}-{training_size}-seed-{seed}".format_map(config)
     return "--".join(folder.parts[-2:]).strip("/")
-
-
-def _hash(folder: Path) -> str | None:
-    if not folder.is_dir():
-        return None
-    digest = hashlib.sha256()
-    if base := adapters.base_of(str(folder)):
-        digest.update((_hash(Path(base)) or base).encode())
-    for path in sorted(folder.iterdir()):
-        if path.is_file() and path.suffix in WEIGHT_FILES and not path.name.startswith("."):
-            with path.open("rb") as file:
-                digest.update(path.name.encode() + hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()

@@ -1,8 +1,7 @@
 """The BiLSTM-CRF of labelled sequences: a bidirectional LSTM, a linear layer, a linear-chain CRF.
 
 Lample et al. (2016), "Neural Architectures for Named Entity Recognition", on frozen vectors. Every
-weight has a leading dimension of encoder layers, one probe each; nothing is shared between them.
-`common.probes.sequences` trains it.
+weight has a leading dimension of encoder layers, one probe each.
 """
 
 import numpy as np
@@ -51,9 +50,8 @@ def bilstm(x, lengths: np.ndarray, weight, bias, recurrent) -> torch.Tensor:
 
     `x`: `[layers, units, size]`, see `pack`; `lengths`: `[batch]`, the longest first. `weight`:
     `[layers, size, 8n]` and `bias`: `[layers, 1, 8n]`, forward then backward gates, each in the
-    order i, f, o, g; `recurrent`: `[layers, 2, n, 4n]`. One bias where nn.LSTM adds two. Matrix
-    products are in `x`'s precision, all else in that of the weights. Gates as in nn.LSTM;
-    Hochreiter & Schmidhuber (1997).
+    order i, f, o, g; `recurrent`: `[layers, 2, n, 4n]`. nn.LSTM's equations, with one bias instead
+    of two. Matrix products are in `x`'s precision, all else in that of the weights.
     """
     unit, sequence = pack(lengths)
     counts = np.bincount(unit)  # how many sequences have a unit 0, 1, ...

@@ -5,7 +5,7 @@ module (svm.py, linear.py) has `classifier`, `inputs`, `memory` and `MANY`.
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 
 import numpy as np
@@ -18,23 +18,17 @@ log = logging.getLogger(__name__)
 
 
 def predict_layers(
-    probe,
-    features: dict,
-    sets: list[Examples],
-    *,
-    standardize: bool,
-    on_done: Callable[[int, list[dict]], object],
-) -> None:
-    """Call `on_done(layer, [what `predict` returns for each set])` for each layer.
+    probe, features: dict, sets: list[Examples], *, standardize: bool
+) -> Iterator[tuple[int, list[dict]]]:
+    """Yield (layer, [what `predict` returns for each set]) for each layer that is done.
 
-    libsvm uses one core, so layers run in threads, as many at a time as `workers` says. The
-    results do not depend on their number.
+    libsvm uses one core, so layers run in threads; the results do not depend on their number.
     """
     from threadpoolctl import threadpool_limits
 
     def predict_sets(vectors) -> list[dict]:
         vectors = on_host(vectors)
-        return [predict(probe, vectors, some, standardize) for some in sets]
+        return [predict(probe, vectors, one, standardize) for one in sets]
 
     n = workers(probe, features, sets)
     # One BLAS thread per layer, also for a single worker: more would round differently.
@@ -42,7 +36,7 @@ def predict_layers(
         layers = {pool.submit(predict_sets, vectors): n for n, vectors in features.items()}
         try:
             for future in as_completed(layers):
-                on_done(layers[future], future.result())
+                yield layers[future], future.result()
         finally:  # after an error or Ctrl-C no further layer starts
             pool.shutdown(cancel_futures=True)
 
@@ -55,18 +49,19 @@ def workers(probe, features: dict, sets: list[Examples]) -> int:
     from joblib import cpu_count  # respects affinity and cgroups
 
     width = max((vectors.shape[1] for vectors in features.values()), default=0)
-    needed = 0
-    for rows, _ in sets:
-        n_train, k = rows["train"].shape
-        needed = max(needed, probe.memory(n_train, sum(map(len, rows.values())), k * width))
+    needed = max(
+        probe.memory(
+            len(rows["train"]), sum(map(len, rows.values())), rows["train"].shape[1] * width
+        )
+        for rows, _ in sets
+    )
     most = max(len(rows["train"]) for rows, _ in sets)
     free = available_memory() // JOBS
     if needed > free:
-        several = f" for each of {JOBS} jobs" if JOBS > 1 else ""
         raise UserError(
             f"a probe on {most} training examples needs {needed / 1e9:.1f} GB of memory, "
-            f"{free / 1e9:.1f} GB are free{several}. Use --max_train_examples, --probe linear"
-            f"{', or fewer --jobs' if several else ''}."
+            f"{free / 1e9:.1f} GB are free for each of {JOBS} jobs. Use --max_train_examples, "
+            "--probe linear, or fewer --jobs."
         )
     if most > probe.MANY:
         log.warning(
@@ -84,11 +79,12 @@ def on_host(vectors) -> np.ndarray:
 def predict(probe, vectors: np.ndarray, examples: Examples, standardize: bool = False) -> dict:
     """Fit one probe per target on the train split: `{target: {split: predicted labels [n]}}`.
 
-    `vectors`: `[n_vectors, size]`, float16. With svm.py the predictions are those of
-    scikit-learn's `SVC()` (RBF, C = 1, gamma "scale") on the concatenated vectors in float64, with
-    linear.py those of `LogisticRegression`; `standardize` scales them first. All targets share the
-    inputs, such as a kernel matrix. If training has only one class, that class is the answer.
+    `vectors`: `[n_vectors, size]`, float16. The predictions are those of scikit-learn's `SVC()` or
+    `LogisticRegression` on the concatenated vectors in float64; `standardize` scales them first.
+    All targets share the inputs, such as a kernel matrix. If training has only one class, that
+    class is the answer.
     """
+    from sklearn.dummy import DummyClassifier
     from sklearn.preprocessing import StandardScaler
 
     x = {
@@ -100,20 +96,13 @@ def predict(probe, vectors: np.ndarray, examples: Examples, standardize: bool = 
         scaler = StandardScaler(copy=False).fit(x["train"])
         x = {split: scaler.transform(features) for split, features in x.items()}
     inputs = probe.inputs(x["train"])
-    train = inputs(x["train"])
-    models = {target: fit(probe, train, labels) for target, labels in examples.labels.items()}
+    train, models = inputs(x["train"]), {}
+    for target, labels in examples.labels.items():
+        single = len(np.unique(labels)) == 1  # SVC() and LogisticRegression() refuse
+        models[target] = (DummyClassifier() if single else probe.classifier()).fit(train, labels)
     predictions: dict = {target: {} for target in models}
     for split, features in x.items():
         matrix = train if split == "train" else inputs(features)
         for target, model in models.items():
             predictions[target][split] = model.predict(matrix)
     return predictions
-
-
-def fit(probe, x: np.ndarray, labels: np.ndarray):
-    """The probe's classifier of one target, fitted."""
-    from sklearn.dummy import DummyClassifier
-
-    single = len(np.unique(labels)) == 1  # SVC() and LogisticRegression() refuse
-    model = DummyClassifier(strategy="most_frequent") if single else probe.classifier()
-    return model.fit(x, labels)

@@ -6,7 +6,7 @@ of the features' rows, its units. A probe's module (bilstm_crf.py, linear.py) ha
 `emissions`, `loss` and `best`.
 """
 
-from collections.abc import Callable
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -23,23 +23,15 @@ LAYERS_AT_ONCE = 4  # on a CPU; a killed run keeps the groups that were done
 
 
 def predict_layers(
-    probe,
-    features: dict,
-    sets: list[Sequences],
-    n_labels: int,
-    *,
-    epochs: int,
-    seed: int,
-    device: Device,
-    on_done: Callable[[int, list[dict]], object],
-) -> None:
-    """Call `on_done(layer, [{target: {split: predictions}} of each set])` for each layer."""
+    probe, features: dict, sets: list[Sequences], *, n_labels: int, epochs: int, seed: int, device
+) -> Iterator[tuple[int, list[dict]]]:
+    """Yield (layer, [{target: {split: predictions}} of each set]) for each layer."""
     # On a GPU all layers at once: starting a kernel costs more there than what it computes.
     at_once = LAYERS_AT_ONCE if device.torch_device.type == "cpu" else len(features)
     for start in range(0, len(features), at_once):
-        group = dict(list(features.items())[start : start + at_once])
-        vectors = list(group.values())
-        predictions = {layer: [{t: {} for t in labels} for _, labels in sets] for layer in group}
+        group = list(features)[start : start + at_once]
+        vectors = [features[layer] for layer in group]
+        predictions = [[{t: {} for t in labels} for _, labels in sets] for _ in group]
         for number, (spans, labels) in enumerate(sets):
             for target, tags in labels.items():
                 probes = Probes(probe, len(group), vectors[0].shape[1], n_labels, seed, device)
@@ -48,28 +40,24 @@ def predict_layers(
                 for split in spans:
                     if split != "train" and len(spans[split]):
                         by_layer = probes.predict(vectors, spans[split])
-                        for layer, values in zip(group, by_layer, strict=True):
-                            predictions[layer][number][target][split] = values
-        for layer in group:
-            on_done(layer, predictions[layer])
+                        for of_layer, values in zip(predictions, by_layer, strict=True):
+                            of_layer[number][target][split] = values
+        yield from zip(group, predictions, strict=True)
 
 
 class Probes:
-    """One probe per layer, on the same sequences.
+    """One probe per layer, on the same sequences: `spans` of the rows of `[rows, size]` features.
 
-    `features`: a `[rows, size]` array per layer (float16; a memory map, or a tensor on any device).
-    `spans`: the first row and the last row + 1 of each sequence.
+    `weights`: name -> float32 `[layers, ...]`; every layer starts from the same values.
     """
 
     def __init__(self, probe, n_layers: int, size: int, n_labels: int, seed: int, device: Device):
-        """`weights`: name -> float32 `[layers, ...]`; every layer starts from the same values."""
         self.probe, self.n_labels, self.device = probe, n_labels, device.torch_device
         generator = torch.Generator().manual_seed(seed)
         self.weights = {}
         for name, (bound, *shape) in probe.shapes(size, n_labels).items():
             first = (torch.rand(shape, generator=generator) * 2 - 1) * bound
-            stacked = torch.stack([first] * n_layers).to(self.device)
-            self.weights[name] = stacked.requires_grad_()
+            self.weights[name] = torch.stack([first] * n_layers).to(self.device).requires_grad_()
         # float16 has too little range for gradients.
         half = probe.HALF and device.precision == "bf16"
         self.dtype = torch.bfloat16 if half else torch.float32
@@ -92,10 +80,9 @@ class Probes:
     def fit(self, features, spans, labels, *, epochs: int, seed: int, name: str = "") -> None:
         """Train with Adam, on batches in an order from `seed`. `name`: the progress bar's.
 
-        `labels`: for each sequence an array of numbers below `n_labels`, one per unit. Sequences
-        without units are left out. The loss is the batch's mean over units. Gradients are not
-        clipped: Adam scales them. Raises ValueError for labels that do not fit the sequences,
-        UserError if the loss stops being a number.
+        `labels`: for each sequence an array of numbers below `n_labels`, one per unit. The loss is
+        the batch's mean over units. Gradients are not clipped: Adam scales them. Raises ValueError
+        for labels that do not fit the sequences, UserError if the loss stops being a number.
         """
         from tqdm import tqdm
 
@@ -112,7 +99,10 @@ class Probes:
                     units = sum(lengths[i] for i in batch)
                     for piece in pieces(batch, lengths, len(features)):
                         chosen = [filled[i] for i in piece]
-                        loss = self.loss(features, spans, labels, chosen) / units
+                        scores, mask = self.scores(features, [spans[i] for i in chosen])
+                        tags = [torch.as_tensor(labels[i], dtype=torch.int64) for i in chosen]
+                        tags = pad_sequence(tags, batch_first=True).to(self.device)
+                        loss = self.probe.loss(self.weights, scores, tags, mask) / units
                         loss.sum().backward()
                         total += loss.detach()
                     optimizer.step()
@@ -123,13 +113,6 @@ class Probes:
                         "the loss of a probe stopped being a number. Check that the encoder's "
                         "weights are finite, or use --precision fp32 --overwrite."
                     )
-
-    def loss(self, features, spans, labels, chosen: list[int]) -> torch.Tensor:
-        """The loss of some sequences' labels, summed: `[layers]`."""
-        scores, mask = self.scores(features, [spans[i] for i in chosen])
-        tags = [torch.as_tensor(labels[i], dtype=torch.int64) for i in chosen]
-        tags = pad_sequence(tags, batch_first=True).to(self.device)
-        return self.probe.loss(self.weights, scores, tags, mask)
 
     @torch.inference_mode()
     def predict(self, features, spans) -> list[list[np.ndarray]]:
@@ -150,8 +133,7 @@ class Probes:
 def pack(lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Position in its sequence, and sequence, of each unit of sequences (longest first), packed.
 
-    Packed means without padding: the first units of all sequences, then the second units of those
-    that have one, and so on.
+    Packed: the first units of all sequences, then the second units of those that have one, ...
     """
     return np.nonzero(np.arange(lengths[0])[:, None] < lengths)
 

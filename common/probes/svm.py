@@ -7,8 +7,6 @@ float32, which hides differences in the last bits of float64.
 
 from functools import partial
 
-import numpy as np
-
 from common.probes import C
 
 MANY = 20_000  # training examples that take long: their kernel alone takes 3.2 GB per layer
@@ -22,15 +20,12 @@ def classifier():
     return SVC(C=C, kernel="precomputed")
 
 
-def inputs(train: np.ndarray):
-    """A function of examples' features `[n, size]`: their RBF kernel with `train`, `[n, n_train]`.
-
-    gamma is `SVC`'s "scale".
-    """
+def inputs(train):
+    """A function of features `[n, size]`: their RBF kernel with `train`, `[n, n_train]`."""
     from sklearn.metrics.pairwise import rbf_kernel
 
     variance = train.var()
-    gamma = 1 / (train.shape[1] * variance) if variance else 1.0
+    gamma = 1 / (train.shape[1] * variance) if variance else 1.0  # `SVC`'s "scale"
     return partial(rbf_kernel, Y=train, gamma=gamma)
 
 

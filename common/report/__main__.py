@@ -3,190 +3,94 @@
     python -m common.report
     python -m common.report --tasks NER --dataset bionlp2004
 
-Reads results only, never a model. Writes <TASK>/results/<dataset>/report/: report.html, one file
-that holds everything; report.md, the same text; the tables as CSV and LaTeX (booktabs); the figures
-as PNG and PDF. With --output_dir, the results are read from <DIR>/<TASK>, where the study puts
-them, or, if there is no such folder, from <DIR>, where a script puts them. Missing cells are shown
-as missing. Damaged results, and results made in another way than the rest, are named and left out.
+Reads results, never a model. Writes <TASK>/results/<dataset>/report/: report.html, which holds all;
+report.md, the same text; tables as CSV; figures as PNG and PDF. --output_dir: <DIR>/<TASK> (of the
+study) or <DIR> (of a script). Damaged results, and those unlike the rest, are named and left out.
 """
 
-import argparse
-import logging
-import shutil
 import sys
-import textwrap
 from itertools import chain
 from pathlib import Path
 
 from common import cli, task
 
-log = logging.getLogger(__name__)
-
 
 def parse_args(argv):
-    parser = cli.Parser(__doc__)
-    parser.prog = "-m common.report"
-    there = task.find()
-    parser.usage = (
-        f"python %(prog)s [--tasks {','.join(there)}] [--dataset NAME] [--output_dir DIR] "
-        "[--style FILE]"
-    )
-
-    parser.add_argument("--tasks", help=f"with commas (default: {','.join(there)})")
+    parser, names = cli.Parser(__doc__), ",".join(task.find())
+    parser.prog, parser.usage = "-m common.report", "python -m common.report [flags]"
+    parser.add_argument("--tasks", help=f"with commas (default: {names})")
     parser.add_argument("--dataset", help="one data set (default: each by itself)")
-    parser.add_argument(
-        "--output_dir", type=Path, help="root of the results (default: <TASK>/results)"
-    )
-    parser.add_argument(
-        "--style",
-        type=style_file,
-        metavar="FILE",
-        help="a Matplotlib style file; its lines take precedence over those of "
-        "common/report/paper.mplstyle",
-    )
+    parser.add_argument("--output_dir", type=Path, help="default: <TASK>/results")
+    parser.add_argument("--style", type=Path, help="a Matplotlib style file for the figures")
     args = parser.parse_args(argv)
-    names = there if args.tasks is None else args.tasks.split(",")
-    if unknown := [name for name in names if name not in there]:
-        parser.error(f"--tasks: no task {unknown[0]!r}. Take from {','.join(there)}, no spaces")
+    for name in () if args.tasks is None else args.tasks.split(","):
+        if name not in task.find():
+            parser.error(f"--tasks: no task {name!r}. Take from {names}, no spaces")
     return args
-
-
-def style_file(text: str) -> Path:
-    """An argparse type: a Matplotlib style file, tried at once."""
-    import matplotlib
-
-    path = Path(text).expanduser().absolute()
-    try:
-        settings = matplotlib.rc_params_from_file(path, True, use_default_template=False)
-        for n, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-            key = line.split("#")[0].partition(":")[0].strip()
-            if key and key not in settings:  # Matplotlib passes over what it does not know
-                raise ValueError(f"line {n}: no setting {key!r}, or no colon after it")
-    except Exception as error:  # whatever Matplotlib does not like
-        reason = textwrap.shorten(str(getattr(error, "strerror", None) or error), 200)
-        raise argparse.ArgumentTypeError(
-            f"{path}: {reason}. Give a style file like common/report/paper.mplstyle"
-        ) from None
-    return path
 
 
 @cli.command
 def main(argv=None):
     args = parse_args(argv)
 
-    from common.report.grid import Grid
+    import matplotlib
 
-    tasks = list(dict.fromkeys(args.tasks.split(","))) if args.tasks else task.find()
-    roots = {name: root(args.output_dir, name) for name in task.find()}
-    there = {name: datasets(roots[name], name) for name in tasks}
-    names = sorted({folder.name for folders in there.values() for folder in folders})
-    if names and args.dataset and args.dataset not in names:
-        raise cli.UserError(
-            f"--dataset {args.dataset}: no results. There are some on {', '.join(names)}."
-        )
-    written = []
-    for name, folders in there.items():
-        for folder in (f for f in folders if args.dataset in (None, f.name)):
-            grid = Grid(folder, task.load(name))
-            if grid.results:
-                grid.others = elsewhere(roots, grid)
-                written.append(write(grid, args.style))
-            else:
-                log.warning("%s: no finished result of %s, no report", folder, name)
+    from common.report.drawing import PAPER
+
+    try:
+        matplotlib.rc_params_from_file(args.style or PAPER, True, use_default_template=False)
+    except Exception as error:  # whatever Matplotlib does not like
+        advice = "Give a style file like common/report/paper.mplstyle."
+        raise cli.UserError(f"--style {args.style}: {error}. {advice}") from None
+    tasks, written = list(dict.fromkeys(args.tasks.split(","))) if args.tasks else task.find(), {}
+    for grid in (grid for name in tasks for grid in grids(args.output_dir, name, args.dataset)):
+        if grid.folder in written:
+            raise cli.UserError(f"{grid.folder} holds results of two tasks. Move one of them away.")
+        written[grid.folder] = write(grid, args.output_dir, args.style)
     if not written:
-        searched = " or ".join(dict.fromkeys(str(roots[name]) for name in tasks))
         raise cli.UserError(
-            f"no finished results in {searched}. Make some first, e.g.:\n"
-            f"  python {cli.relative(tasks[0], 'fine-tuning.py')} --demo --training_size 30\n"
-            "  python -m common.study --demo"
+            f"no finished results of {args.dataset or 'any data set'} in "
+            f"{args.output_dir or '<TASK>/results'}. Make some, e.g.:\n"
+            f"  python {cli.relative(tasks[0], 'fine-tuning.py')} --demo --training_size 30"
         )
-    print("reports:", *(f"{path} and report.html" for path in written), sep="\n  ")
+    print("reports:", *(f"{path} and report.html" for path in written.values()), sep="\n  ")
 
 
-def root(output_dir: Path | None, name: str) -> Path:
-    """The folder of a task's results."""
-    if output_dir is None:
-        return cli.ROOT / name / "results"
-    folder = output_dir.expanduser().absolute()
-    return folder / name if (folder / name).is_dir() else folder
-
-
-def datasets(folder: Path, name: str) -> list[Path]:
-    """The folders of the data sets that hold results of the task of this name.
-
-    Raises UserError if one of them also holds results of another task.
-    """
-    from common.files import read_json
-    from common.report.grid import result_folders
-
-    chosen = []
-    for dataset in sorted(folder.glob("*")):
-        results = result_folders(dataset)
-        configs = [read_json(result / "config.json") for result in results]
-        tasks = {config.get("task") for config in configs if isinstance(config, dict)} - {None}
-        if name in tasks and len(tasks) > 1:
-            raise cli.UserError(
-                f"{dataset} holds results of {' and '.join(sorted(tasks))}. Move one of them away: "
-                "each task needs an --output_dir of its own."
-            )
-        if name in tasks or (results and not tasks):
-            chosen.append(dataset)
-    return chosen
-
-
-def elsewhere(roots: dict[str, Path], grid) -> dict[str, list[tuple]]:
-    """`Grid.others`: the results of other tasks on test examples that a part of the data has."""
+def grids(output_dir: Path | None, name: str, dataset: str | None = None) -> list:
+    """What there is of a task, a Grid for each data set (or the one that is named)."""
     from common.report.grid import Grid
 
-    wanted, others = grid.same_test(), {}
-    for name in roots if wanted else ():
-        for folder in datasets(roots[name], name) if name != grid.task.NAME else ():
-            other = Grid(folder, task.load(name))
-            for score, (sha256, theirs) in wanted.items():
-                if sha256 in other.data_hashes():
-                    others.setdefault(score, []).append((other, theirs))
-    return others
+    root = (output_dir or cli.ROOT / name / "results").expanduser().absolute()
+    folders = sorted((root / name if (root / name).is_dir() else root).glob(dataset or "*"))
+    return [grid for path in folders if (grid := Grid(path, task.load(name))).results]
 
 
-def write(grid, style: Path | None = None) -> Path:
+def write(grid, output_dir: Path | None, style: Path | None) -> Path:
     """The report of one task on one data set, all or nothing; returns the path of report.md."""
     from common.files import replacing
-    from common.report import page
-
-    with replacing(grid.folder / "report") as folder:
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir()
-        page.write(folder, head(grid), sections(grid), style)
-    return grid.folder / "report" / "report.md"
-
-
-def sections(grid) -> list:
-    """All sections, in the page's order."""
-    from common.report import across
+    from common.report import across, page
     from common.steps import STEPS
 
+    # Test examples that a part of the data shares with another task: {score: (data, its score)}.
+    same = [item for r in grid.results for item in r.config.get("same_test", {}).items()]
+    names = [name for name in task.find() if same and name != grid.task.NAME]
+    for other in (other for name in names for other in grids(output_dir, name)):
+        for score, (data, theirs) in dict(same).items():
+            if any(result.config["inputs"].get("data") == data for result in other.results):
+                grid.others.setdefault(score, []).append((other, theirs))
     downstream, *inside = (step.sections(grid) for step in STEPS.values())
-    return [*downstream, across.differences(grid), *chain(*inside), across.link(grid)]
-
-
-def head(grid):
-    """The title, what was read, what was passed over, and what differs in what was read."""
-    from common.report.page import Head
-    from common.steps import STEPS
-
+    sections = [*downstream, across.differences(grid), *chain(*inside), across.link(grid)]
     counts = [f"{step} {sum(r.step == step for r in grid.results)}" for step in STEPS]
     seeds = ", ".join(map(str, sorted({result.seed for result in grid.results})))
-    summary = f"Finished results: {', '.join(counts)}; seeds: {seeds}."
-    tested = [len(table) for result in grid.results for table in result.counts.values()]
-    if tested:
-        groups = f" in {len(set(grid.groups or ()))} groups, which are resampled whole"
-        summary += f" Test examples: {tested[0]}{groups if grid.groups else ''}."
-    lists = {
-        "Passed over": grid.problems,
-        "Not the same in all results of a step (number of results)": grid.conditions(),
-    }
-    lists = {title: lines for title, lines in lists.items() if lines}
-    return Head(grid.title(), grid.dataset == "demo", summary, lists)
+    notes = [f"Finished results: {', '.join(counts)}; seeds: {seeds}."]
+    if n := len(grid.groups):
+        notes[0] += f" Test examples: {n}, resampled as {len(set(grid.groups))} groups."
+    if grid.folder.name == "demo":
+        notes.append("Demo: generated text and miniature models. It says nothing of real ones.")
+    with replacing(grid.folder / "report") as folder:
+        folder.mkdir()
+        page.write(folder, grid.title, notes, grid.problems, sections, style)
+    return grid.folder / "report" / "report.md"
 
 
 if __name__ == "__main__":

@@ -2,10 +2,10 @@
 
 from itertools import combinations
 
-from common.report import palette, statistics, tables
-from common.report.drawing import Figure, Line, Panel
-from common.report.grid import Estimate, Grid
-from common.report.page import Section
+from common.report import statistics
+from common.report.drawing import Line, Panel, model_look
+from common.report.grid import DOWNSTREAM, Grid
+from common.report.page import Estimate, Section, tables
 from common.steps import STEPS
 
 DIFFERENCES = """\
@@ -14,101 +14,58 @@ With 10,000 resamples no p is below 0.0001. Holm's correction is over the tests 
 trained models are compared. With one seed, a difference may be that of this seed.
 """
 LINK = """\
-Each point is a model at a size (the mean of its seeds). [a, b] is the 95 % percentile bootstrap
-interval over points. The points are few and depend on each other (sizes of one model, nested
-subsets), so the intervals are too narrow. At 0 % no head was trained and attention has not changed.
-Size 0 would dominate the correlation, so each measure is first shown without it. "–": fewer than
-three points, or all points are equal. Only results with the default settings of a step are used.
+Each point is a model at a size (the mean of its seeds); lines join a model's sizes in their order.
+[a, b] is the 95 % percentile bootstrap interval over points: too narrow, for the points are few and
+depend on each other. Size 0, where no head was trained and attention has not changed, would
+dominate the correlation, so each measure is first shown without it. Fewer than three points, or
+equal ones, have no row. Only results with the default settings of a step are used.
 """
 
 
 def differences(grid: Grid) -> Section:
     """Paired bootstrap tests on the main score: of models at a size, and of sizes of a model."""
+    models, sizes = list(combinations(grid.models, 2)), list(combinations(grid.trained, 2))
     pairs = {
-        "models": [
-            ((a, size), (b, size)) for size in grid.trained for a, b in combinations(grid.models, 2)
-        ],
-        "sizes": [
-            ((model, b), (model, a))
-            for model in grid.models
-            for a, b in combinations(grid.trained, 2)
-        ],
+        "models": [((a, size), (b, size)) for size in grid.trained for a, b in models],
+        "sizes": [((model, b), (model, a)) for model in grid.models for a, b in sizes],
     }
     made = []
     for name, cells in pairs.items():
-        rows = [_difference(grid, *pair) for pair in cells]
-        tested = [row for row in rows if row["p"] is not None]
-        adjusted = statistics.holm([row["p"] for row in tested])
-        for row, p in zip(tested, adjusted, strict=True):
-            row["p (Holm)"] = p
-        caption = (
-            f"differences in test {grid.main.title} between {name}, paired bootstrap, Holm's "
-            f"correction over {len(tested)} tests"
-        )
-        made += tables.make(grid, f"differences_{name}", caption, rows)
+        rows = []
+        for a, b in cells:
+            samples = [grid.samples(DOWNSTREAM, *cell, f"test_{grid.main.name}") for cell in (a, b)]
+            if None not in samples:
+                *difference, p = statistics.paired_difference(*samples)
+                row = {side: f"{model}, {size} %" for side, (model, size) in (("a", a), ("b", b))}
+                rows.append(row | {"a minus b": Estimate(*difference), "p": p})
+        adjusted = statistics.holm([row["p"] for row in rows])
+        rows = [row | {"p (Holm)": p} for row, p in zip(rows, adjusted, strict=True)]
+        caption = f"differences in test {grid.main.title} between {name}, paired bootstrap"
+        caption += f", Holm's correction over {len(rows)} tests"
+        made += tables(grid, f"differences_{name}", caption, rows)
     return Section("Differences", DIFFERENCES, tables=made)
-
-
-def _difference(grid: Grid, a: tuple, b: tuple) -> dict:
-    row = {side: f"{model}, {size} %" for side, (model, size) in (("a", a), ("b", b))}
-    systems = [grid.resampled(*cell, grid.main.name) for cell in (a, b)]
-    if None in systems:
-        return row | {"a minus b": None, "p": None, "p (Holm)": None}
-    *difference, p = statistics.paired_difference(*systems)
-    return row | {"a minus b": Estimate(*difference), "p": p, "p (Holm)": None}
 
 
 def link(grid: Grid) -> Section:
     """The correlation of the downstream score with each measure that a step offers."""
-    rows, panels = [], []
-    for name, points in link_points(grid).items():
+    rows, panels, title = [], [], f"test {grid.main.title} after fine-tuning"
+    scores, measures = grid.by_cell(DOWNSTREAM, f"test_{grid.main.name}"), {}
+    for step in STEPS.values():
+        measures |= step.link_measures(grid) if hasattr(step, "link_measures") else {}
+    for measure, values in measures.items():
+        points = {cell: (x, scores[cell]) for cell, x in values.items() if cell in scores}
         for sizes in (grid.trained, grid.sizes):
-            n, r = _correlations(points, sizes)
-            rows.append({"measure": name, "sizes": f"{sizes[0]} to {sizes[-1]} %", "n": n} | r)
-        if points:
-            panels.append(_link_panel(grid, name, points))
-    caption = (
-        f"correlation, over models and sizes, of test {grid.main.title} after fine-tuning with "
-        "what is measured inside"
-    )
-    titles = [grid.title(), "downstream score against what is measured inside"]
-    figure = Figure("link", titles, [panels]) if panels else None
-    return Section("The link", LINK, figure, tables.make(grid, "link", caption, rows))
-
-
-def link_points(grid: Grid) -> dict[str, list[tuple[str, int, float, float]]]:
-    """(model, size, x, downstream score) of the cells that have both, for each measure x."""
-    offers = [step.link_measures(grid) for step in STEPS.values() if hasattr(step, "link_measures")]
-    points = {}
-    for name, values in (item for measures in offers for item in measures.items()):
-        scores = {cell: grid.downstream(*cell, grid.main.name) for cell in values}
-        points[name] = [
-            (*cell, x, scores[cell].value) for cell, x in values.items() if scores[cell]
-        ]
-    return points
-
-
-def _correlations(points: list, sizes: list[int]) -> tuple[int, dict[str, Estimate | None]]:
-    """The number of the points at `sizes`, and both correlations of x and score."""
-    x, y = ([point[i] for point in points if point[1] in sizes] for i in (2, 3))
-    r = {kind: statistics.correlation(x, y, kind.lower()) for kind in ("Spearman", "Pearson")}
-    return len(x), {kind: Estimate(*value) if value else None for kind, value in r.items()}
-
-
-def _link_panel(grid: Grid, name: str, points: list) -> Panel:
-    """Colours are models, markers are sizes."""
-    dots = {"linestyle": "", "markersize": 4, "alpha": 0.8}
-    markers = {size: palette.size_style(size)["marker"] for _, size, _, _ in points}
-    looks = {model: palette.model_style(model) for model, *_ in points}
-    lines = [Line([x], [y], looks[m] | dots | {"marker": markers[n]}) for m, n, x, y in points]
-    for model, look in looks.items():  # in the legend alone
-        lines.append(Line([], [], look | {"marker": "o", "linestyle": ""}, palette.short(model)))
-    for size in sorted(markers):
-        look = {"color": "grey", "linestyle": "", "marker": markers[size]}
-        lines.append(Line([], [], look, palette.size_name(size)))
-    n, r = _correlations(points, grid.trained)
-    said = ",\n".join(f"{kind} {f'{x.value:.2f}' if x else '–'}" for kind, x in r.items())
-    title = f"{said}\n(n = {n}, without 0 %)"
-    label = name.replace(": ", ":\n").replace(" (", "\n(")
-    ylabel = f"test {grid.main.title} after fine-tuning"
-    return Panel(lines, title, label, ylabel, low=grid.main.lowest)
+            pairs = [point for (_, size), point in points.items() if size in sizes]
+            row = {"measure": measure, "sizes": f"{sizes[0]} to {sizes[-1]} %", "n": len(pairs)}
+            for kind in ("Spearman", "Pearson"):
+                r = statistics.correlation(pairs, kind.lower())
+                row[kind] = r and Estimate(*r)
+            rows.append(row)
+        own = {m: [point for cell, point in points.items() if cell[0] == m] for m in grid.models}
+        lines = [Line(*zip(*xy, strict=True), model_look(m)) for m, xy in own.items() if xy]
+        label = measure.replace(": ", ":\n").replace(" (", "\n(")
+        panels += [Panel(lines, "", label, title)] if lines else []
+    titles = [grid.title, "downstream score against what is measured inside"]
+    figure = ("link", titles, [panels]) if panels else None
+    caption = f"correlation, over models and sizes, of {title} with what is measured inside"
+    return Section("The link", LINK, figure, tables(grid, "link", caption, rows))

@@ -1,88 +1,135 @@
-"""Reads the results of one task on one data set; names what it leaves out, and why."""
+"""Reads the results of one task on one data set; names what it leaves out, and why.
+
+A cell is a model at a size in a step or a variant of one, by its folder's name (`probing-linear`).
+Its results differ in the seed.
+"""
 
 import json
 import logging
-from collections import Counter, defaultdict
-from collections.abc import Callable
-from itertools import groupby
+from math import isfinite
 from pathlib import Path
-from types import ModuleType
-from typing import NamedTuple
 
-from common.cli import TRAINING_SIZES, UNTRAINED
+import numpy as np
+
+from common import results
+from common.cli import SEED, TRAINING_SIZES, UNTRAINED
+from common.files import read_csv, read_json
 from common.models import MODELS
 from common.report import statistics
-from common.report.reading import DOWNSTREAM, Result, is_number, load, unlike
+from common.report.page import Estimate
 from common.steps import STEPS, split
 
 log = logging.getLogger(__name__)
+# Models may be trained as suits them; what is measured inside must be measured alike in all.
+DOWNSTREAM = next(name for name, step in STEPS.items() if not step.NEEDS)
 
 
-class Estimate(NamedTuple):
-    """A mean over seeds; where known its 95 % interval and, of several seeds, their deviation."""
+class Result:
+    """What the files of a result say; its folder may be unfinished (`.partial`)."""
 
-    value: float
-    low: float | None = None
-    high: float | None = None
-    std: float | None = None
-    n: int | None = None  # seeds
+    counts, scores, groups = {}, (), []  # what predictions.jsonl says; groups: an id an example
 
+    def __init__(self, folder: Path):
+        self.folder, self.name = folder, folder.name.removesuffix(results.PARTIAL)
+        self.step, self.variant = split(self.name)
+        seed, size, self.model, self.dataset = (folder.parents[i].name for i in range(4))
+        self.seed = int(seed.removeprefix("seed-"))
+        self.size = int(size) if size.isdigit() else size
+        self.config, self.metrics = (read_json(folder / f"{n}.json") for n in ("config", "metrics"))
+        self.title = f"{self.model} on {self.dataset}, seed {self.seed}"  # of its figures
+        self.resampled = {}  # by metrics' key: see `statistics.resample`
 
-def result_folders(dataset: Path) -> list[Path]:
-    """The folders of all results on a data set, finished or not."""
-    folders = [folder for folder in dataset.glob("*/*/seed-*/*") if folder.is_dir()]
-    return sorted(f for f in folders if split(f.name.removesuffix(".partial"))[0])
+    def check(self) -> "Result":
+        """Raises ValueError, with the reason, if the result is damaged, misplaced or stale."""
+        if self.folder.name.endswith(results.PARTIAL):
+            raise ValueError("not finished")
+        for name, content in (("metrics.json", self.metrics), ("config.json", self.config)):
+            if not isinstance(content, dict):
+                raise ValueError(f"{name} is missing or damaged")
+        where = {"dataset": self.dataset, "model": self.model, "training_size": self.size}
+        for key, value in (where | {"seed": self.seed}).items():
+            if self.config.get(key) != value:
+                raise ValueError(f"config.json is of {key} {self.config.get(key)}")
+        for needed in STEPS[self.step].NEEDS:
+            there = read_json(self.folder.parent / needed / "metrics.json")
+            sha256 = there.get("checkpoint_sha256") if isinstance(there, dict) else None
+            if sha256 and self.config["inputs"].get("checkpoint") not in (None, sha256):
+                raise ValueError("made from another fine-tuned model than lies there now")
+        return self
+
+    def unlike(self, other: "Result") -> list[str]:
+        """Why two results of a step cannot stand in one table, in words; empty if they can."""
+        configs = [self.config, other.config]
+        if self.step == DOWNSTREAM and self.model != other.model:
+            configs = [config | {"settings": {}} for config in configs]
+        same = not (self.groups and other.groups) or self.groups == other.groups
+        return results.differences(*configs) + ([] if same else ["other test examples"])
+
+    def table(self, file: str):
+        """A CSV of the result, a DataFrame. Raises ValueError if it is missing or damaged."""
+        try:
+            table = read_csv(self.folder / file)
+            table.iloc[:, -1].astype(float)
+            if (self.folder / file).read_bytes()[-1:] == b"\n":
+                return table
+        except (OSError, ValueError, IndexError):
+            pass
+        raise ValueError(f"{file} is missing or damaged")
+
+    def of_all_sizes(self, file: str) -> tuple[str, dict]:
+        """For figures: the ending of their names, and {size: table} of all results like this."""
+        tables, own = {self.size: self.table(file)}, self.folder.parent
+        for path in own.parents[1].glob(f"*/{own.name}/{self.name}"):
+            try:
+                if path.parent != own and not self.unlike(other := Result(path).check()):
+                    tables[other.size] = other.table(file)
+            except ValueError as reason:
+                log.warning("%s is passed over: %s", path, reason)
+        parts = (self.variant, "" if self.seed == SEED else own.name)
+        sizes = sorted(tables, key=lambda size: -1 if size == UNTRAINED else size)
+        return "".join(f"_{part}" for part in parts if part), {n: tables[n] for n in sizes}
 
 
 class Grid:
     """The results of `task` (its module) in a data set's folder; `problems`: what is left out."""
 
-    def __init__(self, dataset: Path, task: ModuleType):
-        self.folder, self.task, self.dataset = dataset, task, dataset.name
-        self.others: dict[str, list[tuple[Grid, str]]] = {}  # see `same_test`
+    def __init__(self, dataset: Path, task):
+        self.folder, self.task, self.title = dataset, task, f"{task.NAME} on {dataset.name}"
         self.problems: list[str] = []
-        folders = result_folders(dataset)
-        whole = [result for result in map(self._read, folders) if result]
-        measured = {key for result in whole for key in result.metrics}
+        read = [r for path in sorted(dataset.glob("*/*/seed-*/*")) if (r := self._read(path))]
+        measured = {key for result in read for key in result.metrics}
         there = [score for score in task.SCORES if f"test_{score.name}" in measured]
         self.main = [*there, *task.SCORES][0]
-        whole = [result for result in whole if self._complete(result)]
-        alike = self._alike(whole, lambda result: (result.name, result.model))
+        alike = [result for result in read if self._has_numbers(result)]
+        alike = self._alike(alike, lambda result: (result.name, result.model))
         alike = self._alike(alike, lambda result: result.name)
-        self.groups = next((result.groups for result in alike if result.groups), None)
+        self.groups = next((result.groups for result in alike if result.groups), [])
         self.results = self._resample(alike)
-        models = {folder.parents[2].name for folder in folders}  # a row even if nothing is whole
+        models = {result.model for result in self.results}
         self.models = [m for m in MODELS if m in models] + sorted(models - set(MODELS))
-        sizes = {result.size for result in self.results} - {UNTRAINED}
-        self.sizes = sorted({*TRAINING_SIZES, *sizes})
+        self.sizes = sorted({*TRAINING_SIZES, *(r.size for r in self.results)} - {UNTRAINED})
         self.trained = [size for size in self.sizes if size]
-        self._cells = defaultdict(list)
-        for result in self.results:
-            self._cells[result.name, result.model, result.size].append(result)
+        # Grids of other tasks with the same test examples, and their score: by a score of this one.
+        self.others: dict[str, list[tuple[Grid, str]]] = {}
 
-    def title(self) -> str:
-        return f"{self.task.NAME} on {self.dataset}"
+    def cell(self, name: str, model: str, size: int | str, key: str = "") -> list[Result]:
+        """The results of a cell (that have a metric); none if it is missing."""
+        there = [r for r in self.results if (r.name, r.model, r.size) == (name, model, size)]
+        return [result for result in there if not key or key in result.metrics]
 
-    def names(self, step: str) -> list[str]:
-        """A step and those of its variants that have results."""
-        return sorted({step} | {result.name for result in self.results if result.step == step})
-
-    def cell(self, name: str, model: str, size: int | str) -> list[Result]:
-        """The results of a cell; none if it is missing."""
-        return self._cells.get((name, model, size), [])
+    def samples(self, name: str, model: str, size: int | str, key: str) -> tuple | None:
+        """The mean of a metric on all resamples of the test split; None if a seed has none."""
+        each = [result.resampled.get(key) for result in self.cell(name, model, size, key)]
+        whole = each and None not in each
+        return tuple(np.mean(part, axis=0) for part in zip(*each, strict=True)) if whole else None
 
     def score(self, name: str, model: str, size: int | str, key: str) -> Estimate | None:
-        """The mean of a metric over the seeds that have it; None if none has.
-
-        With the bootstrap interval of the mean if the predictions of all those seeds are there.
-        """
-        cell = [result for result in self.cell(name, model, size) if key in result.metrics]
-        if not cell:
-            return None
-        value, std, n = statistics.mean_std([result.metrics[key] for result in cell])
-        each = [result.resampled.get(key) for result in cell]
-        ends = () if None in each else statistics.interval(statistics.mean(each).samples)
-        return Estimate(value, *ends)._replace(std=std, n=n)
+        """The mean of a metric over the seeds that have it."""
+        values = [result.metrics[key] for result in self.cell(name, model, size, key)]
+        resampled = self.samples(name, model, size, key)
+        ends = statistics.interval(resampled[1]) if resampled else (None, None)
+        std = float(np.std(values, ddof=1)) if len(values) > 1 else None
+        return Estimate(float(np.mean(values)), *ends, std, len(values)) if values else None
 
     def layers(self, name: str, model: str, size: int | str, curve: str) -> dict[int, Estimate]:
         """`{layer: mean over seeds}` of the metrics `<curve>_layer_<n>`; empty if missing."""
@@ -97,115 +144,66 @@ class Grid:
         scores = {cell: self.score(name, *cell, key) for cell in cells}
         return {cell: score.value for cell, score in scores.items() if score}
 
-    def downstream(self, model: str, size: int, score: str) -> Estimate | None:
-        """A test score after fine-tuning."""
-        return self.score(DOWNSTREAM, model, size, f"test_{score}")
-
-    def resampled(self, model: str, size: int, score: str) -> statistics.Resampled | None:
-        """The mean test score after fine-tuning on all resamples of the test split."""
-        each = [r.resampled.get(f"test_{score}") for r in self.cell(DOWNSTREAM, model, size)]
-        return statistics.mean(each) if each and None not in each else None
-
-    def majority(self, model: str, score: str) -> Estimate | None:
-        """The majority class's test score: that of the largest size that has it."""
-        scores = (self.downstream(model, n, f"majority_{score}") for n in reversed(self.sizes))
-        return next((Estimate(score.value) for score in scores if score), None)
-
-    def same_test(self) -> dict[str, tuple[str, str]]:
-        """{score: (hash of another task's data, its score)} of what has the same test examples.
-
-        The grids of such results are put into `others`: {score: [(grid, its score)]}.
-        """
-        configs = [result.config.get("same_test", {}) for result in self.results]
-        return {name: tuple(same) for config in configs for name, same in config.items()}
-
-    def data_hashes(self) -> set[str]:
-        """Those of the data that the models were fine-tuned on: one, or none."""
-        tuned = (result for result in self.results if result.step == DOWNSTREAM)
-        return {result.config["inputs"].get("data") for result in tuned}
-
-    def conditions(self) -> list[str]:
-        """In what the results of a step differ but may differ: code, machine, settings; as text."""
-        values = defaultdict(Counter)
-        for result in self.results:
-            environment = result.config.get("environment", {})
-            for key, value in (environment | result.config["settings"]).items():
-                values[result.name, key][str(value)] += 1
-        lines = []
-        for (name, key), counts in sorted(values.items()):
-            shown = ", ".join(f"{value} ({n})" for value, n in sorted(counts.items()))
-            lines += [f"{name}, {key}: {shown}"] * (len(counts) > 1)
-        return lines
-
     def _note(self, path: Path, reason: object) -> None:
         self.problems.append(f"{path.relative_to(self.folder).as_posix()}: {reason}")
         log.warning("%s is passed over: %s", path, reason)
 
     def _read(self, folder: Path) -> Result | None:
-        """The result in a folder, with what its step and its predictions say."""
-        if folder.name.endswith(".partial"):
-            return self._note(folder, "not finished")
+        """The result in a folder, with what its step and its predictions say; None of others."""
+        result, path = Result(folder), folder / "predictions.jsonl"
+        task = result.config.get("task") if isinstance(result.config, dict) else None
+        if not result.step or task not in (None, self.task.NAME):
+            return None
         try:
-            result = load(folder)
-            if result.config.get("task") != self.task.NAME:
-                raise ValueError(f"config.json is of task {result.config.get('task')}")
-            result.metrics |= STEPS[result.step].read(result, self.task)
+            result.check().metrics.update(STEPS[result.step].read(result, self.task))
         except ValueError as reason:
             return self._note(folder, reason)
-        if (folder / "predictions.jsonl").exists() or result.step == DOWNSTREAM:
-            self._read_predictions(result)
-        return result
-
-    def _read_predictions(self, result: Result) -> None:
-        path = result.folder / "predictions.jsonl"
+        if result.step != DOWNSTREAM:
+            return result
         try:
             rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-            examples = json.dumps([[row["id"], row.get("group"), row.get("gold")] for row in rows])
-            if not rows:
-                raise ValueError
-            result.counts = self.task.count(rows)
             result.scores = (*self.task.SCORES, *self.task.parts(rows))
-            if any("group" in row for row in rows):
-                result.groups = [row.get("group", f"id {row['id']}") for row in rows]
-            result.examples = examples
+            result.counts = self.task.count(rows)
+            result.groups = [str(row.get("group", row["id"])) for row in rows]
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            rows = []
+        if not rows:
+            result.counts, result.groups = {}, []
             self._note(path, "missing or damaged (no interval)")
+        return result
 
-    def _complete(self, result: Result) -> bool:
+    def _has_numbers(self, result: Result) -> bool:
         required = getattr(STEPS[result.step], "required", lambda main: [])(self.main.name)
-        missing = [key for key in required if not is_number(result.metrics.get(key))]
-        if missing:
-            self._note(result.folder, f"metrics.json has no number for {missing[0]}")
-        return not missing
+        for key in [*required, *(key for key in result.metrics if key.startswith("test_"))]:
+            value = result.metrics.get(key)
+            if type(value) not in (int, float) or not isfinite(value):
+                self._note(result.folder, f"metrics.json has no number for {key}")
+                return False
+        return True
 
-    def _alike(self, whole: list[Result], group_of: Callable) -> list[Result]:
+    def _alike(self, whole: list[Result], group_of) -> list[Result]:
         """`whole` without the results that are unlike most of their group."""
         kept = []
-        for _, group in groupby(sorted(whole, key=group_of), group_of):
-            group = list(group)
-            votes = {
-                one: sum(one is other or not unlike(one, other) for other in group) for one in group
-            }
+        for key in dict.fromkeys(map(group_of, whole)):
+            group = [result for result in whole if group_of(result) == key]
+            votes = {one: sum(not one.unlike(other) for other in group) for one in group}
             # What size 0 has no settings of, it is like; so a trained one is the measure.
-            most = max(group, key=lambda one: (one.size != 0, one.examples is not None, votes[one]))
+            most = max(group, key=lambda one: (one.size != 0, bool(one.groups), votes[one]))
             for result in group:
-                if result is not most and (reasons := unlike(result, most)):
+                if reasons := result.unlike(most):
                     self._note(result.folder, f"unlike most of its step: {', '.join(reasons)}")
-                else:
-                    kept.append(result)
+                kept += [] if reasons else [result]
         return kept
 
     def _resample(self, alike: list[Result]) -> list[Result]:
         """All scores on the same resamples; without results whose two files disagree on a score."""
         keys = [(r, score) for r in alike for score in r.scores if score.table in r.counts]
         systems = [(result.counts[score.table], score.value) for result, score in keys]
-        wrong = {}
-        resampled = statistics.resample(systems, groups=self.groups)
+        wrong, resampled = set(), statistics.resample(systems, groups=self.groups or None)
         for (result, score), samples in zip(keys, resampled, strict=True):
-            key = f"test_{score.name}"
-            result.resampled[key] = samples
-            if abs(result.metrics.get(key, samples.value) - samples.value) > 1e-6:
-                wrong.setdefault(result, score.name)
-        for result, name in wrong.items():
-            self._note(result.folder, f"predictions.jsonl and metrics.json differ in {name}")
+            result.resampled[f"test_{score.name}"] = samples
+            if abs(result.metrics.get(f"test_{score.name}", samples[0]) - samples[0]) > 1e-6:
+                wrong.add(result)
+        for result in (result for result in alike if result in wrong):
+            self._note(result.folder, "predictions.jsonl and metrics.json differ in a score")
         return [result for result in alike if result not in wrong]

@@ -1,24 +1,34 @@
-"""The report's page, as Markdown with files beside it, and as one HTML file with all in it."""
+"""The report's page: Markdown with files beside it, and one HTML file with all in it."""
 
 import base64
-from collections.abc import Sequence
-from math import isfinite
 from pathlib import Path
 from typing import NamedTuple
 
-from common.report.drawing import Figure, Heatmap, draw
-from common.report.tables import MISSING, Table, number_of, text_of
-
-DEMO = "generated text and miniature models. It says nothing about real ones."
+from common.cli import UNTRAINED
+from common.report.drawing import Heatmap, Line, Panel, draw, size_look, size_name
 
 
-class Head(NamedTuple):
-    """What stands at the top of the page."""
+class Estimate(NamedTuple):
+    """A mean over seeds; where known its 95 % interval and, of several seeds, their deviation."""
 
-    title: str
-    demo: bool
-    results: str  # which were read
-    lists: dict[str, list[str]]  # what was passed over, what is not alike
+    value: float
+    low: float | None = None
+    high: float | None = None
+    std: float | None = None
+    n: int | None = None  # seeds
+
+    def __str__(self):
+        several = "" if self.std is None else f" ± {self.std:.3f} (n={self.n})"
+        ends = "" if self.low is None else f" [{self.low:.3f}, {self.high:.3f}]"
+        return f"{self.value:.3f}{several}{ends}"
+
+
+class Table(NamedTuple):
+    """A frame of text, numbers, Estimates and None (missing); `name` is that of its file."""
+
+    name: str
+    caption: str
+    frame: object  # a DataFrame
 
 
 class Section(NamedTuple):
@@ -26,87 +36,86 @@ class Section(NamedTuple):
 
     title: str
     text: str  # paragraphs
-    figure: Figure | None = None
-    tables: Sequence[Table] = ()
-    maps: Sequence[tuple[str, Heatmap]] = ()  # of models, for the HTML page
-    below: bool = False  # a variant of the section before, which explains it
+    figure: tuple | None = None  # name, titles, rows: see `draw`
+    tables: list[Table] = []
+    maps: list[tuple[str, Heatmap]] = []  # of models, for the HTML page
 
 
-def write(folder: Path, head: Head, sections: list[Section], style: Path | None = None) -> None:
-    """Write the figures, the tables as CSV and LaTeX, report.md and report.html into `folder`."""
-    shown = _numbered([section for section in sections if section.figure or section.tables])
-    for section in shown:
-        if section.figure:
-            draw(folder / section.figure.name, section.figure.titles, section.figure.rows, style)
-        for table in section.tables:
-            (folder / f"{table.name}.csv").write_text(table.csv(), encoding="utf-8")
-            (folder / f"{table.name}.tex").write_text(table.latex(), encoding="utf-8")
-    (folder / "report.md").write_text(_markdown(head, shown), encoding="utf-8")
-    (folder / "report.html").write_text(_html(folder, head, shown), encoding="utf-8")
+def tables(grid, name: str, caption: str, rows: list[dict]) -> list[Table]:
+    """The table of `rows`, in a list; rows that lack values and have no Estimate are left out."""
+    import pandas as pd
+
+    frame = pd.DataFrame(rows, dtype=object)
+    frame = frame[(frame.map(type) == Estimate).any(axis=1) | frame.notna().all(axis=1)]
+    return [Table(name, f"{grid.title}: {caption}.", frame)] if len(frame) else []
 
 
-def _numbered(sections: list[Section]) -> list[Section]:
-    """With numbers in the titles, except for variants, which stand below their step."""
-    numbered, before, n = [], "", 0
-    for section in sections:
-        below = section.below and section.text == before
-        before, n = section.text, n + (not below)
-        title = section.title if below else f"{n}. {section.title}"
-        numbered.append(section._replace(title=title, text="" if below else before, below=below))
-    return numbered
+def by_layer(grid, name: str, text: str, made: list[Table], layer: str, curves: dict) -> Section:
+    """The section of a step or variant: the tables `made`, and what is measured by layer:
+    `curves`, {key: title} of `<key>_layer_<n>` and `majority_<key>`; `layer` labels the x axis."""
+    measured, rows = {result.size for result in grid.results if result.name == name}, []
+    sizes = [size for size in (UNTRAINED, *grid.sizes) if size in measured]
+    for key, title in curves.items():
+        panels, file = [], "-".join([key, *name.split("-")[1:]])
+        for model in grid.models:
+            layers = {size: grid.layers(name, model, size, key) for size in sizes}
+            cells = []
+            for n in sorted(set().union(*layers.values())):
+                cells.append({"layer": n} | {size_name(m): layers[m].get(n) for m in sizes})
+            caption = f"{name} of {model}, {title} by layer"
+            made += tables(grid, f"{file}_{model}", caption, cells)
+            y = {size: [score.value for score in layers[size].values()] for size in sizes}
+            lines = [Line(list(layers[n]), y[n], size_look(n)) for n in sizes if y[n]]
+            levels = [grid.score(name, model, size, f"majority_{key}") for size in sizes]
+            level = next((level.value for level in levels if level), None)
+            panels += [Panel(lines, model, layer, title, level)] if lines else []
+        rows += [panels] if panels else []
+    figure = (name, [grid.title, f"{name}, by the encoder's training data"], rows)
+    heading = name.capitalize().replace("-", ": ", 1).replace("_", " ")
+    return Section(heading, text, figure if rows else None, made)
 
 
-def _markdown(head: Head, sections: list[Section]) -> str:
-    parts = [f"# {head.title}\n", *[f"**Demo**: {DEMO}\n"] * head.demo, f"{head.results}\n"]
-    for title, lines in head.lists.items():
-        parts.append(f"{title}:\n\n" + "".join(f"- {line}\n" for line in lines))
-    for section in sections:
-        parts.append(f"##{'#' * section.below} {section.title}\n\n{section.text}")
-        if section.figure:
-            parts.append(f"![{section.figure.titles[-1]}]({section.figure.name}.png)\n")
-        for table in section.tables:
-            name = f"({table.name}.csv, .tex)"
-            parts.append(f"**{table.caption}** {name}\n\n{table.markdown()}")
-    return "\n".join(parts)
+def text_of(cell) -> str:
+    """How a cell is shown."""
+    return "–" if cell is None else f"{cell:.4f}" if isinstance(cell, float) else str(cell)
 
 
-def _html(folder: Path, head: Head, sections: list[Section]) -> str:
-    """One file that needs no other file and no network: figures and CSV are in it as data URIs."""
+def csv(table: Table) -> str:
+    """All digits; an Estimate in several columns; nothing where missing."""
+    columns = {}
+    for name, cells in table.frame.items():
+        columns[name] = [cell.value if isinstance(cell, Estimate) else cell for cell in cells]
+        for part in Estimate._fields[1:]:
+            values = [getattr(cell, part, None) for cell in cells]
+            if any(value is not None for value in values):
+                columns[f"{name} {part}"] = values
+    return type(table.frame)(columns, dtype=object).to_csv(index=False)
+
+
+def write(folder: Path, title: str, notes: list, problems: list, sections: list, style=None):
+    """Write report.md, report.html, the figures, and the tables as CSV into `folder`."""
     import jinja2
 
-    def image(name: str) -> tuple[str, int]:
-        png = (folder / f"{name}.png").read_bytes()
-        return _data_uri("image/png", png), int.from_bytes(png[16:20]) // 2  # a PNG's width
+    def uri(kind: str, name: str) -> str:  # a file's content
+        return f"data:{kind};base64,{base64.b64encode((folder / name).read_bytes()).decode()}"
 
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    helpers = {"image": image, "csv": _csv, "cells": cells, "text_of": text_of}
-    return environment.get_template("page.html").render(
-        head=head, demo=DEMO, sections=sections, number_of=number_of, missing=MISSING, **helpers
-    )
-
-
-def cells(heatmap: Heatmap) -> list[tuple[int, list[tuple[str, str | None]]]]:
-    """(layer, [(text, colour) of each head]) of each row of a map."""
-    from matplotlib.colors import to_hex
-
-    def cell(layer: int, head: int, value: float) -> tuple[str, str | None]:
-        shown = f"{value:.4f}" if isfinite(value) else "never compared"
-        colour = heatmap.colour(value)
-        return f"layer {layer}, head {head}: {shown}", colour and to_hex(colour)
-
-    rows = heatmap.grid.iterrows()
-    return [(layer, [cell(layer, *item) for item in row.items()]) for layer, row in rows]
-
-
-def _csv(table: Table) -> str:
-    return _data_uri("text/csv", table.csv().encode())
-
-
-def _data_uri(kind: str, content: bytes) -> str:
-    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
+    shown = [section for section in sections if section.figure or section.tables]
+    text = [f"# {title}\n", *(f"{note}\n" for note in notes)]
+    if problems:
+        text.append("Passed over:\n\n" + "".join(f"- {line}\n" for line in problems))
+    for number, section in enumerate(shown, 1):
+        text.append(f"## {number}. {section.title}\n\n{section.text}")
+        if section.figure:
+            draw(folder, *section.figure, style)
+            text.append(f"![{section.figure[1][-1]}]({section.figure[0]}.png)\n")
+        for table in section.tables:
+            (folder / f"{table.name}.csv").write_text(csv(table), encoding="utf-8")
+            cells = table.frame.map(text_of).to_markdown(index=False, disable_numparse=True)
+            text.append(f"**{table.caption}** ({table.name}.csv)\n\n{cells}\n")
+    (folder / "report.md").write_text("\n".join(text), encoding="utf-8")
+    source = Path(__file__).with_name("page.html").read_text(encoding="utf-8")
+    options = {"autoescape": True, "trim_blocks": True, "lstrip_blocks": True}
+    template = jinja2.Template(source, undefined=jinja2.StrictUndefined, **options)
+    page = {"title": title, "notes": notes, "problems": problems, "sections": shown}
+    html = template.render(**page, uri=uri, text_of=text_of)
+    (folder / "report.html").write_text(html, encoding="utf-8")

@@ -1,113 +1,65 @@
 """How sure a score is: bootstrap intervals, paired tests, Holm's correction, correlations.
 
-A score is a function of counts that are added up over examples (`common.task.Score`). So a resample
-of the test split (of examples, or of groups of them, never of single words) is a weighted sum of
-the examples' counts: a matrix product for all resamples.
-
-Percentile intervals: Efron & Tibshirani 1993, An Introduction to the Bootstrap, chapter 13. Paired
-bootstrap test: Berg-Kirkpatrick et al. 2012 (D12-1091); its use in NLP: Dror et al. 2018
-(P18-1128). Many tests: Holm 1979, A simple sequentially rejective multiple test procedure.
+A score is a function of counts that are added up over examples: of a resample, a weighted sum.
+Percentile intervals: Efron & Tibshirani 1993, chapter 13. Paired bootstrap test: Berg-Kirkpatrick
+et al. 2012 (D12-1091), Dror et al. 2018 (P18-1128). Many tests: Holm 1979.
 """
 
 import warnings
-from collections.abc import Callable, Hashable, Sequence
-from typing import NamedTuple
 
 import numpy as np
 
-LEVEL = 0.95
 RESAMPLES = 10_000  # the least p is 1 / 10,001: still under 0.05 after Holm over 400 comparisons
-_CHUNK = 2**20  # weights drawn at a time
 
 
-class Resampled(NamedTuple):
-    """A score on the test split and on its resamples (`samples` [resamples])."""
+def resample(systems, resamples: int = RESAMPLES, seed: int = 0, groups=None) -> list[tuple]:
+    """(score, scores [resamples], units drawn) of `systems`, (counts [examples, ...], score) each.
 
-    value: float
-    samples: np.ndarray
-    units: int  # what was drawn: examples, or groups of them
-
-
-def resample(
-    systems: Sequence[tuple[np.ndarray, Callable]],
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-    groups: Sequence[Hashable] | None = None,
-) -> list[Resampled]:
-    """The scores of `systems`, (counts [examples, ...], score) of each, on the same resamples.
-
-    Scored on the same examples in the same order, they may be compared: `paired_difference`.
     Examples of one of the `groups` (an id an example) are drawn together: they are not independent.
     Raises ValueError if there are no examples, or not as many for each system.
     """
     if not systems:
         return []
-    tables = {id(counted): counted for counted, _ in systems}  # several scores share a table
-    if not len(systems[0][0]) or len({len(counted) for counted in tables.values()}) > 1:
+    tables = {id(counts): counts.astype(float) for counts, _ in systems}  # scores share a table
+    if len({len(counts) for counts in tables.values()} | {0}) != 2:
         raise ValueError("the systems need the same examples, one at least")
-    columns, parts = {}, []  # a table's columns of all counts, which are [examples, columns]
-    for key, counted in tables.items():
-        parts.append(counted.reshape(len(counted), -1))
-        start = sum(part.shape[1] for part in parts[:-1])
-        columns[key] = slice(start, start + parts[-1].shape[1])
-    flat = np.concatenate(parts, axis=1, dtype=float)
     if groups is not None:
         number = {group: i for i, group in enumerate(dict.fromkeys(groups))}
-        flat, ungrouped = np.zeros((len(number), flat.shape[1])), flat
-        np.add.at(flat, [number[group] for group in groups], ungrouped)
-    n, generator = len(flat), np.random.default_rng(seed)
+        for key, counts in tables.items():
+            tables[key] = np.zeros((len(number), *counts.shape[1:]))
+            np.add.at(tables[key], [number[group] for group in groups], counts)
+    n, generator = len(next(iter(tables.values()))), np.random.default_rng(seed)
 
-    def scores(totals):  # [k, columns] -> [systems, k]
-        return np.stack(
-            [
-                score(totals[:, columns[id(counted)]].reshape(len(totals), *counted.shape[1:]))
-                for counted, score in systems
-            ]
-        )
+    def scores(weights):  # [k, n] -> [systems, k]
+        totals = {key: np.tensordot(weights, counts, 1) for key, counts in tables.items()}
+        return np.stack([score(totals[id(counts)]) for counts, score in systems])
 
     samples = []
-    for start in range(0, resamples, chunk := max(1, _CHUNK // n)):
+    for start in range(0, resamples, chunk := max(1, 2**20 // n)):  # weights at a time
         k = min(chunk, resamples - start)
         drawn = generator.integers(n, size=(k, n)) + n * np.arange(k)[:, None]
         weights = np.bincount(drawn.ravel(), minlength=k * n).reshape(k, n)  # multinomial
-        samples.append(scores(weights.astype(float) @ flat))
-    values = scores(flat.sum(0, keepdims=True))[:, 0]
-    samples = np.concatenate(samples, axis=1)
-    return [Resampled(float(v), s, n) for v, s in zip(values, samples, strict=True)]
-
-
-def mean(runs: Sequence[Resampled]) -> Resampled:
-    """The mean score of several runs (seeds) of one `resample`."""
-    samples = np.mean([run.samples for run in runs], axis=0)
-    return Resampled(float(np.mean([run.value for run in runs])), samples, runs[0].units)
+        samples.append(scores(weights.astype(float)))
+    values, samples = scores(np.ones((1, n)))[:, 0], np.concatenate(samples, axis=1)
+    return [(float(v), s, n) for v, s in zip(values, samples, strict=True)]
 
 
 def interval(samples: np.ndarray) -> tuple[float, float]:
     """The percentile interval (95 %) of a score's resamples; undefined ones (NaN) are left out."""
-    low, high = np.nanquantile(samples, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    low, high = np.nanquantile(samples, [0.025, 0.975])
     return float(low), float(high)
 
 
-def paired_difference(a: Resampled, b: Resampled) -> tuple[float, float, float, float]:
-    """(a - b, low, high, p) of two systems of one `resample`; p is two-sided, of no difference.
-
-    How often a resampled difference lies as far from the found one as that lies from 0. Fewer than
-    some thirty examples are too few for it.
-    """
-    difference, samples = a.value - b.value, a.samples - b.samples
-    far = np.abs(samples - difference) >= abs(difference) - 1e-12
-    p = (1 + far.sum()) / (1 + len(far))
+def paired_difference(a: tuple, b: tuple) -> tuple[float, float, float, float]:
+    """(a - b, low, high, p) of two systems of one `resample`. p, two-sided: how often a resampled
+    difference lies as far from the observed one as that lies from 0."""
+    difference, samples = a[0] - b[0], a[1] - b[1]
+    p = (1 + (np.abs(samples - difference) >= abs(difference) - 1e-12).sum()) / (1 + len(samples))
     # One example cannot vary; no test that swaps the systems example by example gives less.
-    return difference, *interval(samples), float(max(p, 2.0 ** (1 - a.units)))
+    return difference, *interval(samples), float(max(p, 2.0 ** (1 - a[2])))
 
 
-def mean_std(values: Sequence[float]) -> tuple[float, float | None, int]:
-    """Mean, sample standard deviation (None of one value) and number, over seeds."""
-    n = len(values)
-    return float(np.mean(values)), float(np.std(values, ddof=1)) if n > 1 else None, n
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
+def holm(p_values: list[float]) -> list[float]:
     """p-values adjusted for being many: the family-wise error stays below the level (Holm)."""
     p = np.asarray(p_values, dtype=float)
     order, adjusted = np.argsort(p, kind="stable"), np.empty(len(p))
@@ -116,24 +68,16 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted.tolist()
 
 
-def correlation(
-    x: Sequence[float], y: Sequence[float], kind: str = "spearman", resamples: int = 2000
-) -> tuple[float, float, float] | None:
-    """(r, low, high), resampling pairs; None of fewer than three pairs or where a side is constant.
-
-    `kind`: "spearman" (of ranks, ties share theirs) or "pearson". With few pairs, or pairs that
-    depend on each other, the interval is too narrow.
-    """
+def correlation(pairs, kind: str, resamples: int = 2000):
+    """(r, low, high), resampling `pairs`; None of fewer than three or where a side is constant."""
     from scipy import stats
 
-    pairs = np.array([x, y], dtype=float)
-    n = pairs.shape[1]
+    n, pairs = len(pairs), np.array(pairs, dtype=float).T
     if n < 3 or (pairs == pairs[:, :1]).all(1).any():
         return None
     drawn = np.random.default_rng(0).integers(n, size=(resamples, n))
     pairs = pairs[:, np.concatenate([np.arange(n)[None], drawn])]  # [2, 1 + resamples, n]
-    if kind == "spearman":
-        pairs = stats.rankdata(pairs, axis=-1)
+    pairs = stats.rankdata(pairs, axis=-1) if kind == "spearman" else pairs
     with warnings.catch_warnings():  # a resample of equal pairs has none: NaN
         warnings.simplefilter("ignore")
         r = stats.pearsonr(*pairs, axis=-1).statistic

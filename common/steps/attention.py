@@ -53,33 +53,29 @@ def run(call) -> None:
 
     Sizes that are finished stay as they are. Raises UserError.
     """
-    task, args = call.task, call.args
-    source = models.source(args.model_name, args.demo)
-    sizes = [*args.training_sizes, *[UNTRAINED] * args.controls]
-    cells = [results.cell_of(call, source, size) for size in sizes]
-    data = task.load(args.demo, args.data_dir, **call.options)
-    if args.split not in data.splits:
+    args, begun = call.args, results.begin(call)
+    if args.split not in begun.data.splits:
         raise UserError(f"the data set has no {args.split} split. Choose another --split.")
-    inputs = {"data": results.fingerprint(data.splits), "model": source.identity()}
-    made = checkpoints.find(call, cells, inputs)
+    cells = [begun.cell(size) for size in [*args.training_sizes, *[UNTRAINED] * args.controls]]
     configs, metrics, wheres = {}, {}, {}
-    for cell in cells:
-        wheres[cell], inputs["checkpoint"] = made[cell] or (None, None)
-        configs[cell] = results.config_of(cell, call, CONSTANTS, **inputs)
+    for cell, made in checkpoints.find(begun, cells).items():
+        wheres[cell], checkpoint = made or (None, None)
+        configs[cell] = begun.config(cell, CONSTANTS, checkpoint)
         metrics[cell] = results.finished(cell, configs[cell], args.overwrite)
     pending = [cell for cell in cells if metrics[cell] is None]
     if pending:
-        metrics |= compare(call, data, source.where(), {c: wheres[c] for c in pending}, configs)
+        metrics |= compare(begun, {cell: wheres[cell] for cell in pending}, configs)
     summarize(call, cells, metrics, len(pending))
 
 
-def compare(call, data, base: str, pending: dict, configs: dict) -> dict:
+def compare(begun, pending: dict, configs: dict) -> dict:
     """Compare the encoders of `pending`, {cell: checkpoint}, with the pre-trained one; metrics."""
     from common import attention_maps
     from common.device import choose_device, peak_memory, set_seed, shrink_frozen
     from common.models import families
 
-    started, task, args = time.perf_counter(), call.task, call.args
+    started, task, args = time.perf_counter(), begun.call.task, begun.call.args
+    data, base = begun.data, begun.source.where()
     device = choose_device(args.device, args.precision)
     examples = data.splits[args.split][: args.max_examples]
     set_seed(args.seed)

@@ -4,7 +4,7 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from common import flags, models, results, summary
+from common import flags, results, summary
 from common.cli import RANK, UNTRAINED, Parser, number
 from common.report.shown.fine_tuning import NAME, draw, read, required, sections
 
@@ -75,23 +75,19 @@ def run(call) -> None:
 
     Raises UserError for whatever the user can fix.
     """
-    task, args = call.task, call.args
-    source = models.source(args.model_name, args.demo)
-    cell = results.cell_of(call, source, args.training_size)
-    data = task.load(args.demo, args.data_dir, **call.options)
-    scores, by_loss = task.scores(data), task.HEAD == "causal"
+    task, begun = call.task, results.begin(call)
+    cell, scores = begun.cell(call.args.training_size), task.scores(begun.data)
+    by_loss = task.HEAD == "causal"
     constants = CONSTANTS | (OF_CAUSAL if by_loss else {})
     constants["selection_metric"] = "loss" if by_loss else scores[0].name
-    sha256 = results.fingerprint(data.splits)
-    inputs = {"data": sha256, "model": source.identity(), "checkpoint": None}
-    config = results.config_of(cell, call, constants, **inputs)
+    config = begun.config(cell, constants)
     if same := {score.name: score.same for score in scores if score.same}:
         config["same_test"] = same
-    metrics, state = results.finished(cell, config, args.overwrite), results.EARLIER
+    metrics, state = results.finished(cell, config, call.args.overwrite), results.EARLIER
     if metrics is None:
-        metrics, state = make(call, cell, config, source, data), "done"
+        metrics, state = make(call, cell, config, begun), "done"
     if not RANK:
-        task.export(cell.folder, data, **call.options)
+        task.export(cell.folder, begun.data, **call.options)
         summarize(call, cell, metrics, scores, state)
 
 
@@ -131,18 +127,19 @@ class Prepared(NamedTuple):
         return evaluate(task, rows["dev"])
 
 
-def prepare(call, source, data, device) -> Prepared:
+def prepare(begun, device) -> Prepared:
     """Take the subset, load the model, encode all splits."""
     from common import subsample
     from common.device import set_seed
     from common.models import families
 
+    call, data = begun.call, begun.data
     task, args = call.task, call.args
     strata = [task.stratum(example) for example in data.splits["train"]]
     indices = task.subset(data, args.training_size, args.seed)
     examples = data.splits | {"train": [data.splits["train"][i] for i in indices]}
     set_seed(args.seed)
-    model, tokenizer, new_head = task.load_model(source.where(), data, **call.options)
+    model, tokenizer, new_head = task.load_model(begun.source.where(), data, **call.options)
     if not indices:
         model.requires_grad_(False)
     limit = min(args.max_length, families.positions(model.config))
@@ -154,7 +151,7 @@ def prepare(call, source, data, device) -> Prepared:
     return Prepared(call, data, device, model, tokenizer, new_head, *inputs)
 
 
-def make(call, cell, config: dict, source, data) -> dict:
+def make(call, cell, config: dict, begun) -> dict:
     """Train, score, and write the result; returns its metrics."""
     from common.device import choose_device, peak_memory
     from common.models import families
@@ -165,13 +162,13 @@ def make(call, cell, config: dict, source, data) -> dict:
 
         events.check()
     device = choose_device(args.device, args.precision, torchrun=True)
-    ready = prepare(call, source, data, device)
+    ready = prepare(begun, device)
     size = len(ready.examples["train"])
     metrics = {"trained": bool(size), "train_examples": size, "new_head": ready.new_head}
     metrics["parameters"] = ready.model.num_parameters()
     config["environment"] |= device.describe()
     config["settings"]["precision"] = device.precision
-    config |= {"subset": ready.subset, "labels": data.labels}
+    config |= {"subset": ready.subset, "labels": ready.data.labels}
     if size:
         decay = families.layer_decay(ready.model.config, args.layer_decay)
         config["settings"]["layer_decay"] = metrics["layer_decay"] = decay
@@ -190,7 +187,6 @@ def train(ready: Prepared, cell, folder: Path, layer_decay: float) -> dict:
 
     task, device = ready.call.task, ready.device
     by_loss = task.HEAD == "causal"
-    sharded = by_loss and device.processes > 1  # these are the models that may fit no single device
     state, totals = loop.fit(
         ready.model,
         ready.encoded["train"],
@@ -201,8 +197,8 @@ def train(ready: Prepared, cell, folder: Path, layer_decay: float) -> dict:
         folder / results.WORK,
         loss=task.loss,
         n_labels=task.n_labels,
-        sharded=sharded,
     )
+    sharded = device.processes > 1
     weights = resume.weights_of(ready.model) if sharded else None  # all processes take part
     if device.rank:
         return {}

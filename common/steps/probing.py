@@ -16,11 +16,11 @@ from common.report.shown.probing import NAME, draw, link_measures, read, require
 
 __all__ = ["link_measures", "read", "required", "sections"]
 ORDER, NEEDS, SIZES = 2, ("fine-tuning",), "training_size"
-TASK, CONTROL, MAJORITY = "task", "control", "majority"  # the first two are targets of a probe
+TASK, MAJORITY = "task", "majority"  # the first is a target of a probe, as controls are
 
 
 def parse_args(
-    task, doc: str, argv, *, probes: tuple, poolings: tuple, demo_epochs: int, **defaults
+    task, doc: str, argv, *, probes: tuple, poolings: tuple, demo_epochs: int = 3, **defaults
 ) -> flags.Call:
     """The call of a task's probing.py; `doc` is its help.
 
@@ -94,25 +94,21 @@ def run(call) -> None:
 
     Results that are finished stay as they are. Raises UserError.
     """
-    task, args = call.task, call.args
-    source = models.source(args.model_name, args.demo)
-    size = UNTRAINED if args.untrained else args.training_size
-    cell = results.cell_of(call, source, size)
-    data = task.load(args.demo, args.data_dir, **call.options)
-    inputs = {"data": results.fingerprint(data.splits), "model": source.identity()}
-    made = checkpoints.find(call, [cell], inputs)[cell]
-    where, inputs["checkpoint"] = made or (None, None)
+    task, args, begun = call.task, call.args, results.begin(call)
+    cell = begun.cell(UNTRAINED if args.untrained else args.training_size)
+    made = checkpoints.find(begun, [cell])[cell]
+    where, checkpoint = made or (begun.source.where(), None)
     targets, finished = [], {}
     for name in [TASK] + [target for target in task.CONTROLS if args.controls]:
         own = cell if name == TASK else cell._replace(variant=control_variant(cell.variant, name))
         constants = summary.prefixed("probe", probes.constants(args.probe)) | {"target": name}
-        target = Target(name, own, results.config_of(own, call, constants, **inputs))
+        target = Target(name, own, begun.config(own, constants, checkpoint))
         finished[name] = results.finished(own, target.config, args.overwrite)
         targets += [target] if finished[name] is None else []
     state = "done" if targets else results.EARLIER
     if targets:
-        finished |= make(call, targets, data, str(where or source.where()))
-    summarize(call, cell, finished, task.scores(data), state)
+        finished |= make(call, targets, begun.data, str(where))
+    summarize(call, cell, finished, task.probe_scores(begun.data), state)
 
 
 def control_variant(variant: str, target: str) -> str:
@@ -253,7 +249,7 @@ class Scores:
         if target.name == TASK:
             kept = (read_jsonl(self.folder / f"test-{layer}.jsonl") for layer in layers)
             write_jsonl(target.cell.partial / "predictions.jsonl", chain(*kept))
-        names = [score.name for score in self.task.scores(self.data)]
+        names = [score.name for score in self.task.probe_scores(self.data)]
         best, last = best_layer(self.by_layer, names[0]), layers[-1]
         metrics = {"best_layer": best, "last_layer": last, "layers": len(layers)}
         metrics["train_examples"] = len(examples["train"])
@@ -292,10 +288,11 @@ def summarize(call, cell, metrics: dict[str, dict], scores, state: str) -> None:
     which = "best layer on dev" if by_dev else "last layer (no dev split to choose one by)"
     print(f"{which}: {best}; 0 is the embeddings, {last} the last one probed")
     print(summary.score_table(own, scores))
-    if CONTROL in metrics:
-        control = by_layer(cell._replace(variant=control_variant(cell.variant, CONTROL)), main.name)
-        selectivity = own[f"test_{main.name}"] - control[best]
-        print(f"selectivity on test ({main.title} minus that of control labels): {selectivity:.4f}")
+    reference, *_ = call.task.CONTROLS  # the first control
+    if reference in metrics:
+        beside = cell._replace(variant=control_variant(cell.variant, reference))
+        selectivity = own[f"test_{main.name}"] - by_layer(beside, main.name)[best]
+        print(f"selectivity on test ({main.title} minus that of {reference!r}): {selectivity:.4f}")
     print(f"results: {cell.folder}\nnext:    {summary.next_command(call, cell)}")
 
 

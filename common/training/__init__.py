@@ -1,1 +1,1 @@
-"""Fine-tuning: the loop, one step, saving and resuming, losses, sharding over processes."""
+"""Fine-tuning: the loop, saving and resuming, losses, sharding over processes."""

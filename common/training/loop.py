@@ -4,21 +4,39 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
-from common.batching import epoch_batches
+from common.batching import epoch_batches, pad
 from common.cli import UserError
-from common.device import Device, gather, set_seed
+from common.device import Device, enough_memory, gather, in_memory, to_device
 from common.forward import REMEDY
-from common.training import events, losses, resume
+from common.models import families
+from common.training import losses, resume, sharding
 from common.training.resume import State
-from common.training.step import Settings, Trainer
 
-CHECK_EVERY = 20  # steps between rows of steps.csv: to read a loss is to wait for the device
-SAVE_SECONDS = 60  # at an epoch's end the state is saved if the last time was longer ago
+LOG_EVERY = 20  # steps between rows of steps.csv
+# A forward pass on a CPU has at most so many positions (examples times the longest one). More are
+# not faster, and the activations of long inputs would take much memory.
+CPU_POSITIONS = 2048
+
+
+class Settings(NamedTuple):
+    """How to train; each value is that of the flag with this name."""
+
+    learning_rate: float  # the peak
+    num_train_epochs: int
+    batch_size: int  # examples a step, over all processes
+    warmup_ratio: float
+    weight_decay: float
+    max_grad_norm: float
+    layer_decay: float  # 1: all layers have the same learning rate
+    seed: int
+    save_minutes: float
+    tensorboard: bool = False
 
 
 def fit(
@@ -32,127 +50,184 @@ def fit(
     *,
     loss: Callable = losses.cross_entropy,
     n_labels: Callable[[dict], int] = losses.labels_in,
-    sharded: bool = False,
 ) -> tuple[State, dict]:
     """Fine-tune `model` in place and leave the best epoch's weights in it.
 
-    `examples`: encoded inputs; those without any label are left out. `loss` and `n_labels`: see
+    `examples`: encoded inputs, of which those without a label are left out. `loss`, `n_labels`: see
     `common.task.Task`. `evaluate()` gives the dev scores after an epoch. The first epoch with the
-    highest `main_metric` is the best (of "loss": the lowest), or the last one without dev scores.
+    highest `main_metric` (of "loss": the lowest) is the best; without dev scores the last one.
 
-    The state is saved in `folder` every `settings.save_minutes`, after an epoch, and after Ctrl-C
-    or SIGTERM. A later call with the same arguments resumes from it, in fp32 on a CPU bit for bit.
-    Under torchrun each process takes its share of every batch, gradients are added up, and the
-    first process writes. `sharded`: the model is divided among the processes, and stays so.
-
-    Returns the state at the end (its history) and totals. Raises UserError if the loss stops being
-    a number, or if the memory is too small for a single example.
+    The state is saved in `folder` every `settings.save_minutes`, and after Ctrl-C or SIGTERM. The
+    same call later resumes from it, in fp32 on a CPU bit for bit. Under torchrun the model is
+    sharded, and stays so. Returns the state at the end (its history) and totals. Raises UserError
+    if the loss is no longer a number, or if the memory is too small for an example.
     """
     rows = [(example, n) for example in examples if (n := n_labels(example))]
     if not rows:
         raise UserError("no training example has a label that the tokenizer keeps. Give more data.")
-    trainer = Trainer(model, settings, device, loss, sharded)
-    training = _Training(trainer, rows, folder)
+    training = _Training(Trainer(model, settings, device, loss), rows, folder)
     while training.state.epoch < settings.num_train_epochs:
         training.train_epoch()
         training.end_epoch(evaluate, main_metric)
     return training.finish()
 
 
+def learning_rate(step: int, steps: int, peak: float, warmup_ratio: float) -> float:
+    """Linear warm-up to `peak` over `warmup_ratio` of `steps`, then linear decay to 0."""
+    warmup = int(steps * warmup_ratio)
+    if step < warmup:
+        return peak * (step + 1) / warmup
+    return peak * (steps - step) / max(1, steps - warmup)
+
+
+class Trainer:
+    """A model, its optimizer, and one step of training."""
+
+    def __init__(self, model, settings: Settings, device: Device, loss: Callable):
+        self.model, self.settings, self.device, self.loss = model, settings, device, loss
+        place = sharding.shard if device.processes > 1 else to_device
+        place(model, device)
+        model.train()
+        # The optimizer comes after the move: its state goes where the parameters are.
+        groups = families.parameter_groups(
+            model, settings.learning_rate, settings.weight_decay, settings.layer_decay
+        )
+        self.parameters = [p for p in model.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate, fused=True)
+        kind, fp16 = device.torch_device.type, device.precision == "fp16"
+        self.scaler = torch.amp.GradScaler(kind, enabled=fp16)
+
+    def set_rate(self, step: int, steps: int) -> float:
+        """Set each group's learning rate for a step of the schedule; returns the highest one."""
+        for group in self.optimizer.param_groups:
+            peak, ratio = group["base_lr"], self.settings.warmup_ratio
+            group["lr"] = learning_rate(step, steps, peak, ratio)
+        return max(group["lr"] for group in self.optimizer.param_groups)
+
+    def train_on(self, batch: list[dict], n_labels: int, micro: int) -> tuple[torch.Tensor, int]:
+        """One step on `batch`, encoded examples that have `n_labels` labels in all.
+
+        `micro` examples are computed at a time. Returns the mean loss over the labels, and `micro`,
+        or less if memory is short; torchrun's processes raise UserError then, as others wait.
+        """
+        with enough_memory(
+            f"{self.device.torch_device} has too little memory for the training. Use a smaller "
+            "--model_name or --batch_size, --lora or --gradient_checkpointing where the task has "
+            "them, or torchrun with more processes; with --overwrite."
+        ):
+            if self.device.processes > 1:
+                loss = self._gradients(batch, n_labels, micro)
+                torch.distributed.all_reduce(loss)
+            else:
+                loss, micro = in_memory(
+                    lambda size: self._gradients(batch, n_labels, size), micro, self.device
+                )
+            self.scaler.unscale_(self.optimizer)
+            torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.max_grad_norm)
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+        return loss, micro
+
+    def _gradients(self, batch: list[dict], n_labels: int, micro: int) -> torch.Tensor:
+        """Compute the gradients of the batch's mean loss over its labels, `micro` at a time."""
+        self.optimizer.zero_grad()
+        where, total = self.device.torch_device, torch.zeros((), device=self.device.torch_device)
+        if where.type == "cpu":
+            longest = max(len(example["input_ids"]) for example in batch)
+            micro = min(micro, max(1, CPU_POSITIONS // longest))
+        share = batch[self.device.rank :: self.device.processes]
+        # All processes run as many passes as the first one, which has the largest share.
+        for start in range(0, len(batch[:: self.device.processes]), micro):
+            piece = share[start : start + micro] or [sharding.idle(batch[0])]
+            inputs = pad(piece, self.model.config.pad_token_id)
+            inputs = {name: tensor.to(where) for name, tensor in inputs.items()}
+            with self.device.autocast():
+                loss = sharding.run(self.loss, self.model, inputs) / n_labels
+            self.scaler.scale(loss).backward()
+            total += loss.detach()
+        return total
+
+
 class _Training:
-    """A training run: what `fit` goes through, from the state that an earlier process left on."""
+    """What `fit` goes through, from the state that an earlier process has left."""
 
     def __init__(self, trainer: Trainer, rows: list[tuple[dict, int]], folder: Path):
         self.trainer, self.rows, self.folder = trainer, rows, folder
         self.settings, self.device = trainer.settings, trainer.device
         self.lengths = [len(example["input_ids"]) for example, _ in rows]
-        per_epoch = -(-len(rows) // self.settings.batch_size)
-        self.steps = self.settings.num_train_epochs * per_epoch
-        gather(self.device, {})  # until the first process has prepared the folder
-        saved = resume.load_state(folder, trainer)
-        self.state = state = saved or State(micro=self.settings.batch_size)
-        if len(set(gather(self.device, {self.device.rank: state.step}).values())) > 1:
-            raise UserError(
-                f"the processes do not see the same {folder}. Give an --output_dir on a disk that "
-                "all nodes share."
-            )
-        if self.device.rank:  # all have the same weights, and each its own dropout
-            set_seed(self.settings.seed + self.device.rank + state.step)
-        self.loggers = [] if self.device.rank else events.loggers(self.settings, folder, state.step)
-        self.unread: list[torch.Tensor] = []  # losses of the last steps, still on the device
-        self.clock, self.saved_at = time.perf_counter(), time.monotonic()
+        self.steps = self.settings.num_train_epochs * -(-len(rows) // self.settings.batch_size)
+        gather(self.device, {})  # wait until the first process has prepared the folder
+        self.state = resume.load_state(folder, trainer) or State(micro=self.settings.batch_size)
+        self.saved_at = time.monotonic()
+        state, batch_size = self.state, self.settings.batch_size
         self.progress = tqdm(
-            total=self.settings.num_train_epochs * len(rows),
-            initial=state.epoch * len(rows) + state.batch * self.settings.batch_size,
             desc="fine-tuning",
+            initial=state.epoch * len(rows) + state.batch * batch_size,
+            total=self.settings.num_train_epochs * len(rows),
             unit=" examples",
-            dynamic_ncols=True,
-            smoothing=0.1,
             disable=self.device.rank > 0,
         )
+        self.events = None
+        if self.settings.tensorboard and not self.device.rank:
+            from torch.utils.tensorboard import SummaryWriter
+
+            # What a killed process wrote of later steps is dropped.
+            self.events = SummaryWriter(folder / "tensorboard", purge_step=state.step + 1)
 
     def train_epoch(self) -> None:
-        """Train on the batches of this epoch that are left; raises after Ctrl-C or SIGTERM."""
+        """Train on the batches of this epoch that are left; Ctrl-C and SIGTERM end it."""
         order = epoch_batches(
             self.lengths, self.settings.batch_size, self.settings.seed, self.state.epoch
         )
         with resume.noted_signals() as noted:
-            stop = 0
             for indices in order[self.state.batch :]:
                 self.step(indices)
-                stop = self.save_if_due(60 * self.settings.save_minutes, max(noted, default=0))
-                if stop:
+                if signal := self.save_if_due(max(noted, default=0)):
+                    noted.append(signal)
                     break
-        if stop or noted:
-            resume.obey(stop or noted[-1])
 
     def step(self, indices: list[int]) -> None:
-        """Train on one batch, and note the loss from time to time."""
-        state = self.state
+        """Train on one batch. Raises UserError if the loss is not a number."""
+        state, started = self.state, time.perf_counter()
         examples, n_labels = zip(*(self.rows[i] for i in indices), strict=True)
         state.learning_rate = self.trainer.set_rate(state.step, self.steps)
         loss, state.micro = self.trainer.train_on(list(examples), sum(n_labels), state.micro)
-        self.unread.append(loss)
-        state.step += 1
-        state.batch += 1
+        loss = loss.item()  # waits for the device
+        state.seconds += time.perf_counter() - started
+        state.step, state.batch, state.loss = state.step + 1, state.batch + 1, state.loss + loss
+        if not np.isfinite(loss):
+            raise UserError(f"the loss is {loss} at step {state.step}. {REMEDY}")
         self.progress.update(len(indices))
-        if state.step % CHECK_EVERY == 0 or state.step == self.steps:
-            last = self.read_losses()
-            row = {"loss": last, "learning_rate": state.learning_rate}
+        if state.step % LOG_EVERY == 0 or state.step == self.steps:
+            row = {"loss": loss, "learning_rate": state.learning_rate}
             state.steps.append({"step": state.step} | row)
-            self.progress.set_postfix(loss=f"{last:.3f}", refresh=False)
-            self.record({f"train/{name}": value for name, value in row.items()})
+            self.progress.set_postfix(loss=f"{loss:.3f}", refresh=False)
+            self.log("train", row)
 
     def end_epoch(self, evaluate: Callable[[], dict], main_metric: str) -> None:
         """Score the epoch, and keep its weights if they are the best so far."""
-        state, seconds = self.state, min(SAVE_SECONDS, 60 * self.settings.save_minutes)
-        self.read_losses()
+        state = self.state
         self.trainer.optimizer.zero_grad()  # frees the gradients for the evaluation
-        self.save_if_due(seconds)
-        self.count_seconds()
         dev = evaluate()
-        self.clock = time.perf_counter()  # scoring is no part of the training's seconds
         self.trainer.model.train()
         train = {"loss": state.loss / state.batch, "learning_rate": state.learning_rate}
         best = state.history[state.best]["dev"].get(main_metric) if state.history else None
         state.history.append({"train": train, "dev": dev})
-        self.record({f"dev/{name}": value for name, value in dev.items()})
+        self.log("dev", dev)
         sign = -1 if main_metric == "loss" else 1
         if best is None or sign * dev[main_metric] > sign * best:
             state.best = state.epoch
             resume.save_best(self.folder, self.trainer, state)
         state.epoch, state.batch, state.loss = state.epoch + 1, 0, 0.0
-        self.save_if_due(seconds)
-        score = f"dev {main_metric} {dev[main_metric]:.4f}" if dev else ""
+        self.save_if_due()
         if not self.device.rank:
-            self.progress.write(
-                f"epoch {state.epoch}: loss {train['loss']:.4f} {score}", sys.stderr
-            )
+            score = f"dev {main_metric} {dev[main_metric]:.4f}" if dev else ""
+            text = f"epoch {state.epoch}: loss {train['loss']:.4f} {score}"
+            self.progress.write(text, sys.stderr)
 
     def finish(self) -> tuple[State, dict]:
         """Leave the best weights in the model; returns the state and totals."""
         self.progress.close()
-        self.count_seconds()
         state, epochs = self.state, self.settings.num_train_epochs
         if state.best != state.epoch - 1:
             resume.load_best(self.folder, self.trainer, state)
@@ -164,36 +239,18 @@ class _Training:
             "micro_batch_size": state.micro,
         }
 
-    def save_if_due(self, seconds: float, signal: int = 0) -> int:
-        """Save the state if the last time is longer ago than that, or after a signal.
-
-        All processes save, or none does. Returns the signal that any of them has noted, else 0.
-        """
-        mine = signal, time.monotonic() - self.saved_at > seconds
-        said = gather(self.device, {self.device.rank: mine})
+    def save_if_due(self, signal: int = 0) -> int:
+        """Save the state if it is time to, or after a signal, which any process may have noted."""
+        due = time.monotonic() - self.saved_at > 60 * self.settings.save_minutes
+        said = gather(self.device, {self.device.rank: (signal, due)})
         signal, due = map(max, zip(*said.values(), strict=True))
         if signal or due:
-            self.read_losses()
-            self.count_seconds()
             resume.save_state(self.folder, self.trainer, self.state)
-            gather(self.device, {})  # until the first process has written it
+            gather(self.device, {})  # wait until the first process has written it
             self.saved_at = time.monotonic()
         return signal
 
-    def count_seconds(self) -> None:
-        now = time.perf_counter()
-        self.state.seconds, self.clock = self.state.seconds + now - self.clock, now
-
-    def read_losses(self) -> float | None:
-        """Add up the losses of the last steps, and return the last; UserError at the first NaN."""
-        values = torch.stack(self.unread).tolist() if self.unread else []
-        self.unread.clear()
-        for step, value in enumerate(values, self.state.step - len(values) + 1):
-            if not np.isfinite(value):
-                raise UserError(f"the loss is {value} at step {step}. {REMEDY}")
-            self.state.loss += value  # one by one: a resumed run rounds as a whole one
-        return values[-1] if values else None
-
-    def record(self, values: dict) -> None:
-        for log in self.loggers:
-            log(self.state.step, values)
+    def log(self, split: str, values: dict) -> None:
+        for name, value in values.items() if self.events else ():
+            self.events.add_scalar(f"{split}/{name}", value, self.state.step)
+            self.events.flush()

@@ -2,18 +2,21 @@
 
 import logging
 import signal
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
+from torch.distributed.checkpoint import state_dict as checkpoint
 
 from common.device import Device
 from common.files import replacing
-from common.training import sharding
 
+# The first process has whole tensors, the others none; frozen weights are left out.
+WHOLE = checkpoint.StateDictOptions(
+    full_state_dict=True, cpu_offload=True, ignore_frozen_params=True, strict=False
+)
 log = logging.getLogger(__name__)
 
 
@@ -34,37 +37,28 @@ class State:
 
 
 def weights_of(model) -> dict[str, torch.Tensor]:
-    """The weights that training changes: all, or where some are frozen those that are not.
+    """The weights that training changes, by name: all but the frozen ones.
 
-    The first process gets a sharded model's whole weights, the others {}; all must call it.
+    A sharded model's are whole, in the first process alone; all must call it.
     """
-    named = model.named_parameters(remove_duplicate=False)  # also a head that shares its weights
-    frozen = {name for name, p in named if not p.requires_grad}
-    sharded = sharding.is_sharded(model)
-    state = model.state_dict(keep_vars=sharded)  # parameters, of which shared ones are one object
-    state = {name: tensor for name, tensor in state.items() if name not in frozen}
-    return sharding.whole(state) if sharded else state
+    # A head that shares the embeddings' weights is left out: `named_parameters` has them once.
+    names = {name for name, p in model.named_parameters() if p.requires_grad}
+    state = checkpoint.get_model_state_dict(model, options=WHOLE)
+    return {name: tensor for name, tensor in state.items() if name in names}
 
 
 def save_state(folder: Path, trainer, state: State) -> None:
-    """Write `folder/state.pt`, in the first process; all must call it if the model is sharded.
-
-    A state is whole, so that it can be resumed in any number of processes.
-    """
-    optimizer = trainer.optimizer.state_dict()
-    if trainer.sharded:
-        optimizer["state"] = {i: sharding.whole(own) for i, own in optimizer["state"].items()}
+    """Write `folder/state.pt`, from which any number of processes can resume; all must call it."""
+    model, optimizer = trainer.model, trainer.optimizer
     parts = {
-        "model": weights_of(trainer.model),
-        "optimizer": optimizer,
+        "model": weights_of(model),
+        "optimizer": checkpoint.get_optimizer_state_dict(model, optimizer, options=WHOLE),
         "scaler": trainer.scaler.state_dict(),
-        "rng": _get_rng(trainer.device),
+        "rng": [generator.get_state() for generator in _generators(trainer.device)],
     }
-    if trainer.device.rank:
-        return
-    _save(folder / "state.pt", asdict(state) | parts)
-    for old in folder.glob("epoch-*.pt"):
-        if old != _best(folder, state):
+    if not trainer.device.rank:
+        _save(folder / "state.pt", asdict(state) | parts)
+        for old in set(folder.glob("epoch-*.pt")) - {_best(folder, state)}:
             old.unlink()
 
 
@@ -74,34 +68,26 @@ def load_state(folder: Path, trainer) -> State | None:
     if not path.is_file():
         return None
     try:
-        # Mapped, since each process of a sharded model reads the whole file.
-        saved = torch.load(path, map_location="cpu", weights_only=True, mmap=trainer.sharded)
+        saved = _read(path)
         model, optimizer, scaler, rng = map(saved.pop, ("model", "optimizer", "scaler", "rng"))
         state = State(**saved)
         if state.best is not None:  # the end will need it
             path = _best(folder, state)
-            torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+            _read(path)
     except Exception as error:  # whatever unpickling half a file raises
         log.warning("%s is damaged (%s): the training starts anew", path, type(error).__name__)
         return None
-    _load_weights(trainer.model, model)
-    if trainer.sharded:
-        parameters = [p for group in trainer.optimizer.param_groups for p in group["params"]]
-        for i, own in optimizer["state"].items():
-            for name, tensor in own.items():
-                own[name] = sharding.part(tensor, parameters[i])
-    trainer.optimizer.load_state_dict(optimizer)
+    checkpoint.set_model_state_dict(trainer.model, model, options=WHOLE)
+    checkpoint.set_optimizer_state_dict(trainer.model, trainer.optimizer, optimizer, options=WHOLE)
     trainer.scaler.load_state_dict(scaler)
-    _set_rng(rng, trainer.device)
+    for generator, its in zip(_generators(trainer.device), rng, strict=False):
+        generator.set_state(its)
     log.info("resuming from epoch %d, step %d", state.epoch + 1, state.step)
     return state
 
 
 def save_best(folder: Path, trainer, state: State) -> None:
-    """Keep the weights of the best epoch, in a file of its own.
-
-    The earlier best one stays until the state is saved: the state that is there needs it.
-    """
+    """Keep the best epoch's weights. The saved state may need the earlier ones: they stay."""
     weights = weights_of(trainer.model)
     if not trainer.device.rank:
         _save(_best(folder, state), weights)
@@ -109,19 +95,16 @@ def save_best(folder: Path, trainer, state: State) -> None:
 
 def load_best(folder: Path, trainer, state: State) -> None:
     """Put the weights of the best epoch into the model."""
-    weights = torch.load(_best(folder, state), map_location="cpu", weights_only=True, mmap=True)
-    _load_weights(trainer.model, weights)
+    checkpoint.set_model_state_dict(trainer.model, _read(_best(folder, state)), options=WHOLE)
 
 
 def _best(folder: Path, state: State) -> Path:
     return folder / f"epoch-{state.best}.pt"
 
 
-def _load_weights(model, weights: dict[str, torch.Tensor]) -> None:
-    if sharding.is_sharded(model):
-        parameters = model.state_dict()
-        weights = {name: sharding.part(w, parameters[name]) for name, w in weights.items()}
-    model.load_state_dict(weights, strict=False)
+def _read(path: Path) -> dict:
+    # Mapped: torchrun's processes all read it, and it may be larger than the memory.
+    return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
 
 
 def _save(path: Path, value: dict) -> None:
@@ -132,42 +115,25 @@ def _save(path: Path, value: dict) -> None:
             raise error.__context__ if isinstance(error.__context__, OSError) else error from None
 
 
-def _get_rng(device: Device) -> dict[str, torch.Tensor]:
-    """The states of the generators that dropout draws from."""
-    states = {"cpu": torch.get_rng_state()}
-    if device.torch_device.type == "cuda":
-        states["cuda"] = torch.cuda.get_rng_state(device.torch_device)
-    return states
-
-
-def _set_rng(states: dict[str, torch.Tensor], device: Device) -> None:
-    torch.set_rng_state(states["cpu"])
-    if device.torch_device.type == "cuda" and "cuda" in states:
-        torch.cuda.set_rng_state(states["cuda"], device.torch_device)
+def _generators(device: Device) -> list[torch.Generator]:
+    """Those that dropout draws from."""
+    where = device.torch_device
+    own = [torch.cuda.default_generators[where.index or 0]] if where.type == "cuda" else []
+    return [torch.default_generator, *own]
 
 
 @contextmanager
 def noted_signals() -> Iterator[list[int]]:
-    """Within, Ctrl-C (SIGINT) and SIGTERM only add their number to the list, for the loop to see.
-
-    Ignored ones stay ignored, and in other threads than the main one nothing is changed.
-    """
+    """Within, Ctrl-C and SIGTERM only add their number to the list; the first is raised after."""
     noted: list[int] = []
-    main = threading.current_thread() is threading.main_thread()
-    usual = {}
+    usual = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    for number, handler in usual.items():
+        if handler != signal.SIG_IGN:  # as in a script's background job
+            signal.signal(number, lambda number, _: noted.append(number))
     try:
-        for number in (signal.SIGINT, signal.SIGTERM) if main else ():
-            if signal.getsignal(number) not in (None, signal.SIG_IGN):
-                usual[number] = signal.signal(number, lambda number, _: noted.append(number))
         yield noted
     finally:
         for number, handler in usual.items():
             signal.signal(number, handler)
-
-
-def obey(number: int) -> None:
-    """Do what a signal usually does: raise KeyboardInterrupt, or end with 128 + its number."""
-    handler = signal.getsignal(number)
-    if callable(handler):
-        handler(number, None)
-    raise SystemExit(128 + number)
+    if noted:
+        signal.raise_signal(noted[0])

@@ -1,16 +1,13 @@
-"""A model whose weights, gradients and optimizer are divided among torchrun's processes (FSDP2).
+"""Training in several processes, which divide weights, gradients and optimizer (FSDP2).
 
-A layer's weights are gathered for as long as it computes. So while the model trains, all processes
-must run equally many forward and backward passes; within `scoring` they need not.
-Everything of torch.distributed is imported by the functions that need it: one process never does.
+All must run equally many passes while the model trains; within `scoring` they need not.
 """
 
 from contextlib import contextmanager
 
 import torch
 
-from common.cli import UserError
-from common.device import Device, to_device
+from common.device import Device, shrink_frozen, to_device
 from common.models import families
 from common.training.losses import IGNORED
 
@@ -18,19 +15,14 @@ from common.training.losses import IGNORED
 def shard(model, device: Device) -> None:
     """Divide the model in place, on the device. Make the optimizer after that.
 
-    Each layer is a part; the rest (embeddings, last norm and head, which may share weights) is one
-    more. Gradients are sums over the processes. They and the optimizer stay in float32; weights are
-    gathered in the device's precision. Raises UserError for a model that leaves out layers at
-    random: not all processes would leave out the same.
+    Each layer is a part, and the rest is one (its head may share the embeddings' weights). Weights
+    and gradients, which are sums over the processes, are in float32; layers compute in the device's
+    precision.
     """
     from torch.distributed import fsdp
     from torch.distributed.device_mesh import init_device_mesh
 
-    if getattr(model.config, "layerdrop", 0):
-        raise UserError(
-            "the model's config.json has a layerdrop above 0: it leaves out layers at random. "
-            "torchrun cannot train such a model. Set layerdrop to 0 there."
-        )
+    shrink_frozen(model, device)
     mesh = init_device_mesh(device.torch_device.type, (device.processes,))
     low = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(device.precision)
     policy = fsdp.MixedPrecisionPolicy(
@@ -57,16 +49,16 @@ def run(function, model, batch: dict):
 
 
 def idle(example: dict) -> dict:
-    """The example with all labels ignored, for a process that has none in a forward pass."""
-    return example | {"labels": [IGNORED] * len(example["labels"])}
+    """The example without labels, for a process that has no example in a forward pass."""
+    labels = example["labels"]
+    return example | {"labels": IGNORED if isinstance(labels, int) else [IGNORED] * len(labels)}
 
 
 @contextmanager
 def scoring(model, device: Device):
-    """The model on the device in eval mode; a divided one is whole in each process meanwhile.
+    """The model on the device in eval mode; a sharded one is whole in each process meanwhile.
 
-    Within, the processes need not do the same. All must enter it, and outside of inference mode,
-    whose tensors no later training could use.
+    All must enter it, outside of inference mode, whose tensors no later training could use.
     """
     model.eval()
     if not is_sharded(model):
@@ -85,25 +77,3 @@ def scoring(model, device: Device):
         model.reset_iter_state()  # divides all parts again, also after an exception
         for part in parts:
             part.set_reshard_after_forward(part is not model, recurse=False)
-
-
-def whole(tensors: dict) -> dict[str, torch.Tensor]:
-    """The whole tensors on the CPU of the first process, {} in the others; all must call it.
-
-    One object under two names stays one.
-    """
-    done, rank = {}, torch.distributed.get_rank()
-    for tensor in tensors.values():
-        if id(tensor) not in done:
-            full = getattr(tensor, "full_tensor", lambda t=tensor: t)()
-            done[id(tensor)] = None if rank else full.detach().cpu()
-    return {} if rank else {name: done[id(tensor)] for name, tensor in tensors.items()}
-
-
-def part(tensor: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    """This process's part of a whole tensor; the tensor itself where `like` is not divided so."""
-    from torch.distributed.tensor import DTensor, distribute_tensor
-
-    if not isinstance(like, DTensor) or tensor.shape != like.shape:
-        return tensor
-    return distribute_tensor(tensor, like.device_mesh, like.placements, src_data_rank=None)

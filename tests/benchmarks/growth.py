@@ -124,26 +124,33 @@ def attention(device, n, tokens):
 def svc(device, n, tokens):
     import numpy as np
 
-    from common.probes import examples
+    from common.task import Examples
 
     rng, n = np.random.default_rng(0), 8 * n  # a pair is little work
     vectors = rng.normal(size=(2 * n, 256)).astype(np.float16)
     rows = {"train": np.arange(2 * n).reshape(n, 2), "test": np.arange(n // 4 * 2).reshape(-1, 2)}
-    labels = rng.integers(0, 3, n)
-    return lambda: examples.predict("svc", vectors, rows, {"task": labels}, device=device)
+    return probed("svc", {0: vectors}, Examples(rows, {"task": rng.integers(0, 3, n)}), device)
 
 
 def bilstm_crf(device, n, tokens):
     import numpy as np
 
-    from common.probes import sequences
+    from common.task import Sequences
 
     rng, words = np.random.default_rng(0), 26
     vectors = rng.normal(size=(n * words, 256)).astype(np.float16)
-    bounds = [(i * words, (i + 1) * words) for i in range(n)]
-    labels = [rng.integers(0, 6, words) for _ in range(n)]
-    return lambda: sequences.fit([vectors] * 2, bounds, labels, 6, epochs=1, seeds=[0, 1],
-                                 device=device)  # fmt: skip
+    spans = {"train": [(i * words, (i + 1) * words) for i in range(n)]}
+    sequences = Sequences(spans, {"task": [rng.integers(0, 6, words) for _ in range(n)]})
+    return probed("bilstm-crf", {0: vectors, 1: vectors}, sequences, device)
+
+
+def probed(kind, features, examples, device):
+    from common import probes
+
+    return lambda: probes.predict_layers(
+        kind, features, [examples], 6, epochs=1, standardize=False, seed=0, device=device,
+        on_done=lambda *found: None,
+    )  # fmt: skip
 
 
 def answers(device, n, tokens):

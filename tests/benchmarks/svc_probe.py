@@ -18,7 +18,7 @@ from pathlib import Path
 import bench
 import numpy as np
 
-from common.probes import examples, svm
+from common import probes
 from common.task import Examples
 
 SPLITS = ("train", "dev", "test")
@@ -123,10 +123,19 @@ def compare(name: str, args, predictions) -> dict:
     return told
 
 
+def predict(layers, pairs, labels) -> dict:
+    """{layer: {split: predicted labels}}."""
+    found = {}
+    probes.predict_layers(
+        "svc", layers, [Examples(pairs, {"task": labels})], len(set(labels)), epochs=0,
+        standardize=False, seed=0, device=None, on_done=found.__setitem__,
+    )  # fmt: skip
+    return {n: {s: own for s, (own,) in of["task"].items()} for n, of in found.items()}
+
+
 def ours(args) -> dict:
     def predictions(sentences, pairs, labels):
-        some = Examples(pairs, {"task": labels})
-        return examples.predict(svm, sentences, some)["task"]
+        return predict({0: sentences}, pairs, labels)[0]
 
     return compare("ours", args, predictions)
 
@@ -150,10 +159,7 @@ def all_layers(args, cores: int | None = None) -> dict:
     if cores:
         joblib.cpu_count = lambda: cores
     started, processor = time.perf_counter(), time.process_time()
-    examples.predict_layers(
-        svm, layers, [Examples(pairs, {"task": labels})], standardize=False,
-        on_done=lambda layer, found: None,
-    )  # fmt: skip
+    predict(layers, pairs, labels)
     return report(time.perf_counter() - started, time.process_time() - processor,
                   layers=len(layers), cores=os.cpu_count())  # fmt: skip
 

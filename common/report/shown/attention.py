@@ -5,128 +5,91 @@ from itertools import product
 from pathlib import Path
 
 from common.cli import UNTRAINED
+from common.report import drawing, page
+from common.report.drawing import Heatmap, Line, Panel, size_look, size_name
 
 NAME = "attention"
 
 EXPLAINED = """\
 Mean cosine of the attention maps of the fine-tuned and the pre-trained model over real tokens
 (special tokens included), heads and examples. The untrained encoder, compared in the same way, is a
-reference: the similarity of two models that share only the architecture. A fine-tuned model can lie
-below it. Layer 1 is the first block.
+reference: two models that share only the architecture. A fine-tuned model can lie below it.
 """
 LAYER = "layer (1 = first block)"
-BEFORE, AFTER = "entropy_pretrained", "entropy_fine_tuned"
-# By name in heads.csv: title, short name, end of the scale (None: a whole number of bits above all
-# values), colours. Scales are fixed, so figures can be compared; unchanged attention is yellow. A
-# measure that is not listed is drawn with its name.
+# By name in heads.csv: title, short name, colours (unchanged attention is yellow).
 MEASURES = {
-    "cosine": ("cosine similarity of the attention maps\n(1 = unchanged)", "cosine", 1, "viridis"),
-    "js": ("Jensen-Shannon divergence\n(0: same, 1: disjoint)", "JS (bits)", 1, "viridis_r"),
-    BEFORE: ("entropy of the attention, pre-trained", "entropy (bits)", None, "cividis"),
-    AFTER: ("entropy of the attention, fine-tuned", "entropy (bits)", None, "cividis"),
+    "cosine": ("cosine similarity of the attention maps", "cosine (1 = unchanged)", "viridis"),
+    "js": ("Jensen-Shannon divergence", "JS (bits; 0: same, 1: disjoint)", "viridis_r"),
+    "entropy_pretrained": ("entropy, pre-trained", "entropy (bits)", "cividis"),
+    "entropy_fine_tuned": ("entropy, fine-tuned", "entropy (bits)", "cividis"),
 }
 
 
 def read(result, task) -> dict[str, float]:
-    """The mean of each measure over heads, `<measure>`, and by layer, `<measure>_layer_<n>`.
-
-    Heads that were never compared are left out. Raises ValueError if heads.csv is damaged.
-    """
-    values = {}
-    for measure, heads in _heads(result.table("heads.csv")).items():
-        values[measure] = heads.stack().mean()
-        values |= {f"{measure}_layer_{n}": value for n, value in heads.mean(axis=1).items()}
-    return {name: float(value) for name, value in values.items() if value == value}
+    """The mean cosine over the compared heads: `cosine`, and by layer `attention_layer_<n>`."""
+    if not (heatmap := _maps([result.table("heads.csv")]).get("cosine")):
+        return {}
+    layers = heatmap.grid.mean(axis=1).dropna()
+    return {f"{NAME}_layer_{n}": float(value) for n, value in layers.items()} | {
+        "cosine": float(heatmap.grid.stack().mean())
+    }
 
 
-def _heads(table) -> dict:
-    """`{measure: its values [layers, heads]}` of heads.csv. ValueError if a head is missing."""
-    measures = {}
-    for measure, rows in table.groupby("metric", sort=False):
-        if not measure.endswith("_std"):
-            if len(rows) != rows["layer"].max() * rows["head"].max():
-                raise ValueError("heads.csv is damaged (heads are missing)")
-            measures[measure] = rows.pivot(index="layer", columns="head", values="value")
-    return measures
+def _maps(tables: list, start: str = "") -> dict[str, Heatmap]:
+    """{measure: map} of heads.csv, the mean over seeds; `start` of the titles."""
+    import pandas as pd
 
-
-def _heatmaps(measures: dict) -> list:
-    """A map of each measure; the scale of both entropies is the same."""
-    from common.report.drawing import Heatmap
-
-    most = max([1, *(measures[name].max().max() for name in (BEFORE, AFTER) if name in measures)])
-    looks = {name: MEASURES.get(name, (name, name, None, "cividis")) for name in measures}
-    return [
-        Heatmap(title, measures[name], label, 0, end or math.ceil(most), colours)
-        for name, (title, label, end, colours) in looks.items()
-    ]
+    maps, table = {}, pd.concat(tables)
+    for name in (name for name in MEASURES if (table["metric"] == name).any()):
+        means = table[table["metric"] == name].groupby(["layer", "head"])["value"].mean()
+        title, label, colours = MEASURES[name]
+        alike = table["value"][table["metric"].str.startswith(name[:7])]  # both entropies
+        most = max(1, math.ceil(alike.max() - 1e-6))  # so that figures can be compared
+        maps[name] = Heatmap(start + title, means.unstack(), label, most, colours)
+        if len(means) != maps[name].grid.size:
+            raise ValueError("heads.csv is damaged (heads are missing)")
+    return maps
 
 
 def draw(folder: Path, task) -> None:
     """heads: a map of each measure; attention_all_sizes in the model's folder: means by layer."""
-    from common.report import drawing, palette, reading
+    from common.report.grid import Result
 
-    own = reading.working(folder)
-    sizes = {size: _heads(table) for size, table in reading.beside(own, "heads.csv").items()}
-    settings = own.config["settings"]
-    first = f", first {n} examples" if (n := settings.get("max_examples")) else ""
-    special = "dropped" if settings.get("drop_special") else "included"
-    inputs = f"{settings.get('split', 'test')} split{first}, special tokens {special}"
-    encoder = palette.encoder_name(own.size).removeprefix("encoder ")
-    titles = [f"{task.NAME} attention, pre-trained against {encoder}", inputs, own.title()]
-    drawing.draw(folder / "heads", titles, [_heatmaps(sizes[own.size])])
-
-    def line(heads, size):
-        mean = heads.mean(axis=1)
-        return drawing.Line(mean.index, mean, palette.size_style(size), palette.size_name(size))
-
-    panels = []
-    for name in (name for name in sizes[own.size] if name != BEFORE):
-        title, label, end, _ = MEASURES.get(name, (name, name, None, ""))
-        lines = [line(measures[name], size) for size, measures in sizes.items() if name in measures]
-        if name == AFTER:
-            title = title.removesuffix(", fine-tuned")
-            lines.append(line(sizes[own.size][BEFORE], 0))
-        panels.append(drawing.Panel(lines, title, LAYER, f"mean {label}", high=end))
-    titles[0] = f"{task.NAME} attention, pre-trained against fine-tuned"
-    drawing.draw(own.of_the_model("attention_all_sizes"), titles, [panels])
+    own = Result(folder)
+    ending, tables = own.of_all_sizes("heads.csv")
+    sizes = {size: _maps([table]) for size, table in tables.items()}
+    what = f"{task.NAME} {own.name}, pre-trained against"
+    titles = [f"{what} this encoder: {size_name(own.size)}", own.title]
+    drawing.draw(folder, "heads", titles, [list(sizes[own.size].values())])
+    rows = []
+    for name, heatmap in sizes[own.size].items():
+        means = {size: maps[name].grid.mean(axis=1) for size, maps in sizes.items() if name in maps}
+        lines = [Line(mean.index, mean, size_look(size)) for size, mean in means.items()]
+        rows.append([Panel(lines, heatmap.title, LAYER, heatmap.label)])
+    titles = [f"{what} fine-tuned, means of the heads", own.title]
+    drawing.draw(folder.parents[2], f"attention_all_sizes{ending}", titles, rows)
 
 
 def sections(grid) -> list:
     """Similarity to the pre-trained model, and all layers; a section for each variant."""
-    from common.report import by_layer, palette, tables
-
-    made, curves = [], [by_layer.Curve("cosine", "mean cosine (1 = unchanged)")]
-    for name in grid.names(NAME):
-        rows = []
-        for model, size in product(grid.models, grid.trained):
+    made, curves = [], {NAME: "mean cosine (1 = unchanged)"}
+    for name in sorted({result.name for result in grid.results if result.step == NAME}):
+        rows, maps = [], []
+        for model, size in product(grid.models, grid.sizes):
+            if results := grid.cell(name, model, size):
+                means = _maps([r.table("heads.csv") for r in results], f"{size_name(size)}: ")
+                maps += [(model, heatmap) for heatmap in means.values()]
             cosine = grid.score(name, model, size, "cosine")
-            layers = grid.layers(name, model, size, "cosine")
-            row = {"model": model, "size": palette.size_name(size), "mean cosine": cosine}
+            layers = grid.layers(name, model, size, NAME)
+            row = {"model": model, "size": size_name(size), "mean cosine": cosine}
             row["change (1 - cosine)"] = cosine and cosine._replace(value=1 - cosine.value)
             row["untrained encoder"] = grid.score(name, model, UNTRAINED, "cosine")
             row["most changed layer"] = min(layers, key=lambda n: layers[n].value, default=None)
-            rows.append(row)
-        caption = f"{by_layer.called(name)}, fine-tuned against pre-trained"
-        summary = tables.make(grid, name, caption, rows)
-        section = by_layer.section(grid, name, EXPLAINED, summary, LAYER, curves)
-        made.append(section._replace(maps=_maps(grid, name)))
+            rows += [row] if size else []
+        tables = page.tables(grid, name, f"{name}, fine-tuned against pre-trained", rows)
+        section = page.by_layer(grid, name, EXPLAINED, tables, LAYER, curves)
+        made.append(section._replace(maps=maps))
     return made
-
-
-def _maps(grid, name: str) -> list[tuple]:
-    """(model, map) of all models and sizes, the mean over seeds, for the page."""
-    from common.report import palette
-
-    maps = []
-    for model, size in product(grid.models, grid.sizes):
-        seeds = [_heads(result.table("heads.csv")) for result in grid.cell(name, model, size)]
-        shared = [measure for measure in MEASURES if seeds and all(measure in s for s in seeds)]
-        means = {measure: sum(s[measure] for s in seeds) / len(seeds) for measure in shared}
-        for heatmap in _heatmaps(means):
-            title = f"{palette.size_name(size)}: {heatmap.title}"
-            maps.append((model, heatmap._replace(title=title)))
-    return maps
 
 
 def link_measures(grid) -> dict[str, dict]:

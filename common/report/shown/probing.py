@@ -4,6 +4,8 @@ from itertools import product
 from pathlib import Path
 
 from common.cli import UNTRAINED
+from common.report import drawing, page
+from common.report.drawing import Line, Panel, size_look, size_name
 
 NAME = "probing"
 
@@ -15,6 +17,7 @@ tell nothing about the task. If the probe can learn those by heart, a selectivit
 it may have learned the task in this way. If it cannot, selectivity is its gain over guessing.
 """
 LAYER = "layer (0 = embeddings)"
+GAINS = {"best": "selectivity", "last": "selectivity_last_layer"}
 
 
 def required(main: str) -> list[str]:
@@ -23,128 +26,84 @@ def required(main: str) -> list[str]:
 
 
 def read(result, task) -> dict[str, float]:
-    """The main score on test by layer: `probe_layer_<n>`, `majority_probe_layer_<n>`; with a
-    control also `selectivity_layer_<n>`, `selectivity` (best layer), `selectivity_last_layer`.
+    """The main score on test: `probing_layer_<n>`, `majority_probing`; with a control also
+    `selectivity_layer_<n>`, `selectivity` (best layer), `selectivity_last_layer`: the task's score
+    minus the control's (Hewitt & Liang 2019). Raises ValueError if layers.csv is damaged."""
+    from common.report.grid import Result
 
-    Selectivity is the task's score minus the control's (Hewitt & Liang 2019). Raises ValueError if
-    layers.csv is damaged or not of this result.
-    """
-    main, values = _by_layer(result, task)
-    best, last = (result.metrics.get(f"{which}_layer") for which in ("best", "last"))
-    there = result.metrics.get(f"test_{main}_last_layer")
-    if best is None or there is None or values.get(f"probe_layer_{last}") != there:
-        raise ValueError("layers.csv is not of the same result as metrics.json")
-    control = _whole(result.folder.with_name(f"{result.name}-control"))
-    _, controlled = _by_layer(control, task) if control else ("", {})
-    for layer in (layer for layer in controlled if layer.startswith("probe") and layer in values):
-        values[layer.replace("probe", "selectivity")] = values[layer] - controlled[layer]
-    for name, layer in (("selectivity", best), ("selectivity_last_layer", last)):
-        if f"selectivity_layer_{layer}" in values:
-            values[name] = values[f"selectivity_layer_{layer}"]
-    return values
+    values = _by_layer(result, task)
+    try:
+        control = _by_layer(Result(result.folder.with_name(f"{result.name}-control")).check(), task)
+    except ValueError:  # not there, or not whole: the grid names it
+        return values
+    for layer in (f"layer_{n}" for n in range(result.metrics.get("last_layer", -1) + 1)):
+        if f"{NAME}_{layer}" in values.keys() & control.keys():
+            values[f"selectivity_{layer}"] = values[f"{NAME}_{layer}"] - control[f"{NAME}_{layer}"]
+    for end, key in GAINS.items():
+        values[key] = values.get(f"selectivity_layer_{result.metrics.get(f'{end}_layer')}")
+    return {key: value for key, value in values.items() if value is not None}
 
 
-def _by_layer(result, task) -> tuple[str, dict[str, float]]:
-    table = result.table("layers.csv")
-    table = table[table["split"] == "test"]
+def _by_layer(result, task) -> dict[str, float]:
+    table = result.table("layers.csv").query("split == 'test'")
     main = next((s.name for s in task.SCORES if (table["metric"] == s.name).any()), "")
-    rows = table[table["metric"] == main]
-    curve = rows["probe"].eq("majority").map({True: "majority_probe", False: "probe"})
-    keys = curve + "_layer_" + rows["layer"].astype(int).astype(str)
-    return main, dict(zip(keys, rows["value"].tolist(), strict=True))
+    keys = f"{NAME}_layer_" + table["layer"].astype(str)
+    table = table.assign(key=keys.where(table["probe"] != "majority", f"majority_{NAME}"))
+    return dict(table[table["metric"] == main][["key", "value"]].itertuples(index=False))
 
 
 def draw(folder: Path, task) -> None:
-    """layers, and in the model's folder layers_all_sizes: test scores by layer.
+    """layers: test scores by layer of the result, its control labels and the untrained encoder;
+    layers_all_sizes in the model's folder: a curve for each size."""
+    from common.report.grid import Result
 
-    layers shows the task and its control labels, whichever of the two `folder` holds, the untrained
-    encoder and the majority class; layers_all_sizes has a curve for each size.
-    """
-    from common.report import drawing, palette, reading
-
-    own = reading.working(folder)
-    names = own.name.removesuffix("-control"), f"{own.name.removesuffix('-control')}-control"
-    there = [own if name == own.name else _whole(folder.with_name(name)) for name in names]
-    home = there[0] or own
-    table, style, name = (
-        home.table("layers.csv"),
-        palette.size_style(own.size),
-        palette.size_name(own.size),
-    )
-    control = style | {"marker": "+", "linestyle": "-."}
-    looks = (style, name), (control, f"{name}, control labels")
-    curves = [(r.table("layers.csv"), *look) for r, look in zip(there, looks, strict=True) if r]
-    sizes = reading.beside(home, "layers.csv")
-    by_size = {n: (t, palette.size_style(n), palette.size_name(n)) for n, t in sizes.items()}
-    if own.size != UNTRAINED and UNTRAINED in by_size:
-        curves.append(by_size[UNTRAINED])
-    probe = table["probe"][table["probe"] != "majority"].iloc[0]
-    variant = palette.variant_name(home.variant)
-    what = f"{task.NAME} probing ({'; '.join(filter(None, (probe, variant)))})"
-    scores = [s for s in task.SCORES if s.by_layer and (table["metric"] == s.name).any()]
-    titles = [what, palette.encoder_name(own.size), own.title()]
-    drawing.draw(folder / "layers", titles, [[_panel(s, table, curves) for s in scores]])
-    if home is own:
-        path = own.of_the_model("layers_all_sizes")
-        titles = [f"{what}, all sizes so far", own.title()]
-        drawing.draw(path, titles, [[_panel(s, table, by_size.values()) for s in scores]])
+    own = Result(folder)
+    ending, tables = own.of_all_sizes("layers.csv")
+    curves = {size: (table, size_look(size)) for size, table in tables.items()}
+    shown = {size: curves[size] for size in (own.size, UNTRAINED) if size in curves}
+    for name in (f"{own.name}-control", f"{own.name}-control.partial"):
+        if (control := Result(folder.with_name(name))).metrics:
+            look = {"color": "black", "marker": "+", "label": "control labels"}
+            shown["control"] = (control.table("layers.csv"), look)
+    probe = next(probe for probe in tables[own.size]["probe"] if probe != "majority")
+    what = f"{task.NAME} {own.name} ({probe})"
+    titles = [f"{what}, encoder: {size_name(own.size)}", own.title]
+    drawing.draw(folder, "layers", titles, [_panels(task, list(shown.values()))])
+    titles, panels = [f"{what}, all sizes", own.title], _panels(task, list(curves.values()))
+    drawing.draw(folder.parents[2], f"layers_all_sizes{ending}", titles, [panels])
 
 
-def _whole(folder: Path):
-    """The result in a folder, or beside it one that only waits to be renamed; None without one."""
-    from common.report import reading
-
-    for path in (folder, folder.with_name(f"{folder.name}.partial")):
-        try:
-            result = reading.load(path)
-            result.table("layers.csv")
-            return result
-        except ValueError:
-            continue
-
-
-def _panel(score, own, curves):
-    """A test score by layer of each (layers.csv, style, label); the majority class of `own`."""
-    from common.report import drawing
-
-    def rows(table, majority: bool):
-        table = table[(table["split"] == "test") & (table["metric"] == score.name)]
-        return table[table["probe"].eq("majority") == majority]
-
-    probed = [(rows(table, False), style, label) for table, style, label in curves]
-    lines = [drawing.Line(rows["layer"], rows["value"], *look) for rows, *look in probed]
-    level = next(iter(rows(own, True)["value"]), None)
-    return drawing.Panel(lines, "", LAYER, f"{score.title} on test", level, score.lowest)
+def _panels(task, curves: list[tuple]) -> list[Panel]:
+    """The test scores by layer of each (layers.csv, look); the majority of the first."""
+    panels = []
+    for score in (score for score in task.SCORES if score.by_layer):
+        where = f"split == 'test' and metric == '{score.name}' and probe"
+        probed = [(table.query(f"{where} != 'majority'"), look) for table, look in curves]
+        lines = [Line(rows["layer"], rows["value"], look) for rows, look in probed if len(rows)]
+        level = max(curves[0][0].query(f"{where} == 'majority'")["value"], default=None)
+        panels += [Panel(lines, score.title, LAYER, "score on test", level)] if lines else []
+    return panels
 
 
 def sections(grid) -> list:
     """Best and last layer of each encoder, and all layers; a section for each variant."""
-    from common.report import by_layer, palette, tables
-
     main, title, made = grid.main.name, grid.main.title, []
-    columns = {
-        f"best layer: {title}": f"test_{main}",
-        "last layer": f"test_{main}_last_layer",
-        "selectivity, best layer": "selectivity",
-        "selectivity, last layer": "selectivity_last_layer",
-        "majority class": f"test_majority_{main}",
-    }
-    curves = [
-        by_layer.Curve("probe", f"test {title}", grid.main.lowest),
-        by_layer.Curve("selectivity", f"selectivity ({title})", -1, "selectivity"),
-    ]
-    results = [result for result in grid.results if result.step == NAME]
-    controls = {r.name for r in results if r.table("layers.csv")["target"].iloc[0] != "task"}
-    for name in (name for name in grid.names(NAME) if name not in controls):
+    columns = {f"best layer: {title}": f"test_{main}", "last layer": f"test_{main}_last_layer"}
+    columns |= {f"selectivity, {end} layer": key for end, key in GAINS.items()}
+    columns |= {"majority class": f"test_majority_{main}"}
+    curves = {NAME: f"test {title}", "selectivity": f"selectivity ({title})"}
+    controls = tuple(f"-{target}" for target in grid.task.CONTROLS)
+    names = {result.name for result in grid.results if result.step == NAME}
+    for name in sorted(name for name in names if not name.endswith(controls)):
         rows = []
         for model, size in product(grid.models, (UNTRAINED, *grid.sizes)):
-            layers = {r.metrics["best_layer"] for r in grid.cell(name, model, size)}
-            best = ", ".join(map(str, sorted(layers))) or None
-            row = {"model": model, "encoder": palette.size_name(size), "best layer (dev)": best}
+            best = sorted({result.metrics["best_layer"] for result in grid.cell(name, model, size)})
+            best = ", ".join(map(str, best)) or None
+            row = {"model": model, "encoder": size_name(size), "best layer (dev)": best}
             scores = {column: grid.score(name, model, size, key) for column, key in columns.items()}
             rows.append(row | scores)
-        summary = tables.make(grid, name, f"{by_layer.called(name)}, test {title}", rows)
-        made.append(by_layer.section(grid, name, EXPLAINED, summary, LAYER, curves))
+        tables = page.tables(grid, name, f"{name}, test {title}", rows)
+        made.append(page.by_layer(grid, name, EXPLAINED, tables, LAYER, curves))
     return made
 
 
