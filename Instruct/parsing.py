@@ -14,6 +14,7 @@ before a `;`, `,`, `@` or `\` that belongs to a name. A list without `;` is read
 
 import difflib
 import re
+from itertools import accumulate
 
 from Instruct.labels import SEPARATOR, letters_of, most, normal, read_free, read_label, read_labels
 from Instruct.prompts import NONE
@@ -52,15 +53,10 @@ def read_tags(text: str, words: list[str], kind: str) -> tuple[list[str], bool]:
 
 def _strict_letters(text: str, wanted: list[str]) -> list[str] | None:
     """The letters, if `text` (normal) is only each word with its letter; else None."""
-    letters, at = [], 0
-    for i, word in enumerate(wanted):
-        lead = f"{';' if i else ''}{word}:"
-        letter = text[at + len(lead) : at + len(lead) + 1]
-        if not text.startswith(lead, at) or letter not in ("b", "i", "o"):
-            return None
-        letters.append(letter)
-        at += len(lead) + 1
-    return letters if at == len(text) else None
+    ends = accumulate(len(word) + len(":O;") for word in wanted)
+    letters = [text[end - 2 : end - 1] for end in ends]
+    whole = ";".join(f"{word}:{letter}" for word, letter in zip(wanted, letters, strict=True))
+    return letters if whole == text and {*letters} <= {"b", "i", "o"} else None
 
 
 def _aligned_letters(text: str, wanted: list[str]) -> list[str | None]:

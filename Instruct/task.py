@@ -9,9 +9,10 @@ from collections import Counter
 from common import models
 from common.cli import UserError, number
 from common.controls import DRAWS, by_rarest_word
+from common.models import adapters
 from common.subsample import permutation
 from common.task import Examples, ProbeInputs, Score
-from Instruct import encoding, tuning
+from Instruct import encoding
 from Instruct import scores as scoring
 from Instruct.answering import predict
 from Instruct.data import Data, load
@@ -93,12 +94,16 @@ def load_model(
     Its config says what predict.py needs to know of the data: how prompts are written, and the most
     and the least room that a source's answers take. `others`: flags that only `load` needs.
     """
+    if lora and adapters.base_of(where):
+        remedy = "Leave out --lora, or give the model that they adapt."
+        raise UserError(f"{where} already holds a model with adapters. {remedy}")
     model, tokenizer = models.load_task_model(where, HEAD, [])
     rooms = [n + encoding.SLACK for n in encoding.longest_answers(data, tokenizer).values()]
     about = {"prompt_form": data.form, "room": max(rooms), "least_room": min(rooms)}
     model.config.instruct = about
-    model = tuning.prepare(model, where, lora, lora_rank, gradient_checkpointing)
-    return model, tokenizer, False
+    if gradient_checkpointing:
+        model.activation_checkpointing_enable()
+    return adapters.add(model, lora_rank) if lora else model, tokenizer, False
 
 
 def subset(data: Data, percentage: int, seed: int) -> list[int]:

@@ -1,7 +1,4 @@
-"""What fine-tuning on instructions needs: the loss of answers, and adapters."""
-
-from common.cli import UserError
-from common.models import adapters
+"""What fine-tuning on instructions lowers: the loss of answers."""
 
 
 def loss(model, batch: dict):
@@ -21,20 +18,3 @@ def loss(model, batch: dict):
     asked = wanted != IGNORED
     scores = whole.get_output_embeddings()(states[:, :-1][asked]).float()
     return F.cross_entropy(scores, wanted[asked], reduction="sum")
-
-
-def prepare(model, where: str, lora: bool, lora_rank: int, gradient_checkpointing: bool):
-    """The model as it is trained: on request with adapters and with activations computed twice.
-
-    Raises UserError if the model in `where` already has adapters.
-    """
-    if gradient_checkpointing:
-        model.activation_checkpointing_enable()
-    if not lora:
-        return model
-    if adapters.base_of(where):
-        raise UserError(
-            f"{where} already holds a model with adapters. Leave out --lora, or give the model "
-            "that they adapt."
-        )
-    return adapters.add(model, lora_rank)

@@ -1,6 +1,7 @@
 """Prompts and answers as tokens; and the whole way from a row to a parsed answer."""
 
 import json
+import shutil
 from types import SimpleNamespace
 
 import pytest
@@ -41,7 +42,7 @@ def some_data(rows, kind, labels):
     return SimpleNamespace(splits={"train": rows}, sources=about, form="plain", ner_form="tags")
 
 
-def test_a_prompt_begins_as_the_model_reads_text(checkpoint):
+def test_a_prompt_begins_as_the_model_reads_text(checkpoint, tmp_path):
     """Without the blank that tasks of words put first, whoever loads the model."""
     folder = str(checkpoint("gpt2"))
     _, tokenizer = models.load_task_model(folder, "causal", [])
@@ -50,6 +51,15 @@ def test_a_prompt_begins_as_the_model_reads_text(checkpoint):
     _, other = models.load_encoder(folder, words=False)
     assert encoding.prompt_ids(other, ROW, "alpaca")[0] == ids
     assert models.load_encoder(folder)[1].tokenize("Below") != tokenizer.tokenize("Below")
+    # A tokenizer of no class would glue given words together: prompts are no given words.
+    shutil.copytree(folder, tmp_path / "classless")
+    path = tmp_path / "classless" / "tokenizer_config.json"
+    changed = {"tokenizer_class": "PreTrainedTokenizerFast"}
+    path.write_text(json.dumps(json.loads(path.read_text()) | changed))
+    _, same = models.load_task_model(str(path.parent), "causal", [])
+    assert encoding.prompt_ids(same, ROW, "alpaca")[0] == ids
+    with pytest.raises(UserError, match="glue words together"):
+        models.load_encoder(str(path.parent))
 
 
 @pytest.mark.parametrize("form", prompts.FORMS)

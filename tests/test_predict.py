@@ -120,14 +120,16 @@ def make_instruct(root, model):
     data.mkdir()
     for split in ("train", "dev", "test"):
         rows = [
-            {"id": f"{split}-{i}", "group": i, "source": source, "kind": kind, "output": gold,
+            {"id": f"{split}-{i}", "group": f"{split}-{i}", "unit": i, "source": source,
+             "kind": kind, "output": gold,
              "instruction": f"{source} {i % 4} ?", "input": f"word {i} gene\nand cell",
              "gold": [gold] if kind == "free_qa" else gold}
             for source, kind in ASKED.items() for i in range(8) for gold in [("yes", "no")[i % 2]]
         ]  # fmt: skip
         write_jsonl(data / f"{split}.jsonl", rows)
     about = {"labels": ["yes", "no"], "data_sha256": None}
-    sources = {name: about | {"kind": kind} for name, kind in ASKED.items()}
+    sources = {name: {"kind": kind} | about for name, kind in ASKED.items()}
+    write_jsonl(data / "units.jsonl", [{"source": name, "strata": [""] * 8} for name in ASKED])
     write(data / "build.json", {"sources": sources, "prompt_form": "plain", "ner_form": "tags"})
     lora = ["--lora"] * (model.name == "llama3")
     return Made(root, "Instruct", data, model, "--num_train_epochs", 8, *lora, test=rows)
