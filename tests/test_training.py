@@ -37,6 +37,12 @@ SETTINGS = loop.Settings(
 )
 
 
+@pytest.fixture(autouse=True)
+def whole_batches(monkeypatch):
+    """A batch is one pass, where memory allows; its pieces have a test of their own."""
+    monkeypatch.setattr(loop, "PIECES", {"cpu": 1})
+
+
 def load(tmp_path, kind, task, labels=3, seed=0):
     folder = tmp_path / kind
     if not folder.is_dir():
