@@ -75,8 +75,9 @@ def baseline(train: list[Example], examples: list[Example]) -> list[str]:
 
 def count(rows: list[dict]) -> dict:
     """`labels` [pairs, labels, 3] = right, predicted, gold."""
+    labels = labels_of(rows)
     sides = [[{(row[side],)} for row in rows] for side in ("gold", "predicted")]
-    return {"labels": scoring.count(sides, labels_of(rows))}
+    return {"labels": scoring.count(sides, labels)}
 
 
 def labels_of(rows: list[dict]) -> list[str]:
