@@ -5,14 +5,18 @@ import random
 import torch
 
 INPUTS = ("input_ids", "token_type_ids")  # what a model reads of an example
-# A pool of this many batches is shuffled, then sorted by length: large enough for little padding,
-# small enough that an example meets others in every epoch.
+# For probes a pool of so many batches is shuffled, then sorted by length: large enough for little
+# padding, small enough that an example meets others in every epoch.
 POOL = 64
 
 
-def epoch_batches(lengths: list[int], batch_size: int, seed: int, epoch: int) -> list[list[int]]:
-    """Indices of one epoch's batches: every example once, in batches of similar length.
+def epoch_batches(
+    lengths: list[int], batch_size: int, seed: int, epoch: int, pool: int = POOL
+) -> list[list[int]]:
+    """Indices of one epoch's batches: every example once, each batch sorted by length.
 
+    `pool`: so many batches hold the same random examples, sorted by length. With 1 the batches are
+    random: length does not choose which examples make a gradient together.
     A pure function of its arguments (the generator is private), so that a resumed run sees the
     batches it would have seen. All batches but one have `batch_size` examples.
     """
@@ -20,10 +24,10 @@ def epoch_batches(lengths: list[int], batch_size: int, seed: int, epoch: int) ->
     order = list(range(len(lengths)))
     generator.shuffle(order)
     # At least four pools: in a small set too, the epochs' batches then differ.
-    pool = batch_size * max(1, min(POOL, len(order) // (4 * batch_size)))
+    pool = batch_size * max(1, min(pool, len(order) // (4 * batch_size)))
     # The batch that is not full is cut off first; else each pool's end could leave one.
     rest = len(order) % batch_size
-    batches = [order[:rest]] if rest else []
+    batches = [sorted(order[:rest], key=lengths.__getitem__)] if rest else []
     for start in range(rest, len(order), pool):
         chunk = sorted(order[start : start + pool], key=lengths.__getitem__)
         batches += [chunk[i : i + batch_size] for i in range(0, len(chunk), batch_size)]

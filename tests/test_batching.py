@@ -50,6 +50,19 @@ def test_another_epoch_composes_other_batches(n):
         assert len(one & two) <= 0.1 * len(one)
 
 
+def test_length_does_not_choose_a_training_batch_but_orders_it():
+    """As many lengths in a batch as in a random draw; in four pieces little is padding."""
+    lengths = lengths_like_text(4000)
+    batches = epoch_batches(lengths, 16, 0, 0, pool=1)
+    assert sorted(chain.from_iterable(batches)) == list(range(4000))
+    assert all([lengths[i] for i in b] == sorted(lengths[i] for i in b) for b in batches)
+    spread = np.mean([np.std([lengths[i] for i in b]) for b in batches])
+    pooled = np.mean([np.std([lengths[i] for i in b]) for b in epoch_batches(lengths, 16, 0, 0)])
+    assert spread > 0.85 * np.std(lengths) and pooled < 0.2 * np.std(lengths)
+    pieces = [batch[i : i + 4] for batch in batches for i in range(0, 16, 4)]
+    assert padding(pieces, lengths) < 0.18 < padding(batches, lengths)
+
+
 def test_little_padding_but_not_in_order_of_length():
     lengths = lengths_like_text(5000)
     batches = epoch_batches(lengths, 16, 0, 0)

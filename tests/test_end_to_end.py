@@ -127,7 +127,7 @@ def plain_training(task, model, tokenizer, splits):
     for epoch in range(EPOCHS):
         losses = []
         model.train()
-        for batch in epoch_batches(lengths, BATCH, SEED, epoch):
+        for batch in epoch_batches(lengths, BATCH, SEED, epoch, pool=1):
             for group in optimizer.param_groups:
                 group["lr"] = PEAK * min((step + 1) / warmup, (steps - step) / (steps - warmup))
             some = padded([inputs[i] for i in batch])

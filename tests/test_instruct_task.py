@@ -441,7 +441,7 @@ def test_each_source_with_labels_has_a_probe_of_its_own(loaded):
     """Its rows are its prompts' last tokens, of all targets; of the others nothing is asked."""
     _, tokenizer, data, _, _ = loaded
     splits = {split: task.probed(examples) for split, examples in data.splits.items()}
-    targets = {"task": splits, "control": task.controls(data, splits, 1)["control"][0]}
+    targets = {"task": splits, "control-1": task.controls(data, splits, 1)["control"][0]}
     inputs = task.probe_inputs(data, targets, tokenizer, 512, "last")
     names = [s for s, about in data.sources.items() if about["kind"] in LABEL_KINDS]
     assert inputs.notes == names and len(inputs.sets) == 3 and inputs.n_labels == len(data.labels)

@@ -498,7 +498,7 @@ def test_batches_are_those_of_the_seed_and_the_epoch(tmp_path):
         patch.setattr(loop, "LOG_EVERY", 2)
         state, _ = loop.fit(model, some, SETTINGS._replace(seed=5), CPU, dict, "", tmp_path)
     lengths = [len(e["input_ids"]) for e in some]
-    assert seen == [b for epoch in (0, 1) for b in epoch_batches(lengths, 4, 5, epoch)]
+    assert seen == [b for epoch in (0, 1) for b in epoch_batches(lengths, 4, 5, epoch, 1)]
     assert rates == [learning_rate(n, 6, 1e-3, 0.1) for n in range(6)]
     assert [(row["step"], row["learning_rate"]) for row in state.steps] == [
         (step, rates[step - 1]) for step in (2, 4, 6)

@@ -22,6 +22,9 @@ LOG_EVERY = 20  # steps between rows of steps.csv
 # A forward pass on a CPU has at most so many positions (examples times the longest one). More are
 # not faster, and the activations of long inputs would take much memory.
 CPU_POSITIONS = 2048
+# A batch is random and sorted by length; so many pieces of it have little padding. On a GPU a piece
+# costs its launches.
+PIECES = {"cpu": 4}
 
 
 class Settings(NamedTuple):
@@ -132,6 +135,7 @@ class Trainer:
         """Compute the gradients of the batch's mean loss over its labels, `micro` at a time."""
         self.optimizer.zero_grad()
         where, total = self.device.torch_device, torch.zeros((), device=self.device.torch_device)
+        micro = min(micro, -(-len(batch) // PIECES.get(where.type, 2)))
         if where.type == "cpu":
             longest = max(len(example["input_ids"]) for example in batch)
             micro = min(micro, max(1, CPU_POSITIONS // longest))
@@ -176,9 +180,9 @@ class _Training:
 
     def train_epoch(self) -> None:
         """Train on the batches of this epoch that are left; Ctrl-C and SIGTERM end it."""
-        order = epoch_batches(
-            self.lengths, self.settings.batch_size, self.settings.seed, self.state.epoch
-        )
+        settings = self.settings
+        about = settings.batch_size, settings.seed, self.state.epoch
+        order = epoch_batches(self.lengths, *about, pool=1)
         with resume.noted_signals() as noted:
             for indices in order[self.state.batch :]:
                 self.step(indices)
