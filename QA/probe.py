@@ -50,14 +50,15 @@ def probed(examples: list[Example]) -> list[Example]:
 
 def controls(
     data: Data, splits: dict[str, list[Example]], seed: int
-) -> dict[str, dict[str, list[Example]]]:
+) -> dict[str, list[dict[str, list[Example]]]]:
     """`passage`: the same passage and answer with the question of another passage.
 
     So the task's gain over it is what the probe reads of the question. Questions stay in their
     split.
     """
     generator = random.Random(seed)
-    return {"passage": {split: _other_questions(some, generator) for split, some in splits.items()}}
+    asked = {split: _other_questions(some, generator) for split, some in splits.items()}
+    return {"passage": [asked]}
 
 
 def _other_questions(examples: list[Example], generator: random.Random) -> list[Example]:

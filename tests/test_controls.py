@@ -1,4 +1,4 @@
-"""Control labels that a word decides: the same on train and test, and none of the task's."""
+"""Control labels: of texts a word decides, of words their type; none of the task's."""
 
 import random
 import re
@@ -9,6 +9,7 @@ from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.svm import LinearSVC
 
 from common.controls import DRAWS, LEAST, by_rarest_word
+from NER import task as ner
 
 LABELS = ("yes", "no", "maybe")
 
@@ -50,3 +51,19 @@ def test_words_alone_learn_it_and_the_labels_are_drawn_from_the_prior():
     learnt = LinearSVC().fit(x, control["train"]).score(y, control["test"])
     most = max(Counter(control["test"]).values()) / 500
     assert learnt > most + 0.15
+
+
+def test_control_tags_are_one_a_word_type_and_follow_the_distribution():
+    words = [f"w{i}" for i in range(2000)]
+    tags = [("B-protein" if i % 4 == 0 else "O") for i in range(2000)]
+    parts = {"train": slice(1500), "test": slice(1000, None)}
+    splits = {name: [ner.Example(name, words[s], tags[s])] for name, s in parts.items()}
+    (control,) = ner.controls(None, splits, 1)["control"]
+    kinds = {}
+    for (example,) in control.values():
+        for word, tag in zip(example.words, example.tags, strict=True):
+            assert kinds.setdefault(word, tag[2:] or tag) == (tag[2:] or tag)
+    share = sum(kind == "protein" for kind in kinds.values()) / len(kinds)
+    assert 0.2 < share < 0.3
+    again, other = (ner.controls(None, splits, seed)["control"][0] for seed in (1, 2))
+    assert control == again != other

@@ -182,12 +182,12 @@ def test_the_control_has_another_passages_question():
     control = probe.controls(dataset(), splits, 3)
     assert tuple(control) == task.CONTROLS and control == probe.controls(dataset(), splits, 3)
     for split, examples in splits.items():
-        for old, new in zip(examples, control["passage"][split], strict=True):
+        for old, new in zip(examples, control["passage"][0][split], strict=True):
             assert (new.context, new.golds, new.answers) == (old.context, old.golds, old.answers)
             asked = [e.context for e in examples if e.question == new.question]
             assert asked and old.context not in asked
     alone = probe.controls(dataset(), {"train": [example()], "test": [example()]}, 0)
-    assert alone["passage"]["train"] == [example()]
+    assert alone["passage"][0]["train"] == [example()]
     assert probe.probed([example(), example(answer=None)]) == [example()]
 
 
@@ -200,9 +200,9 @@ def test_units_are_the_words_of_the_first_window(kind, checkpoint):
     lost = example("lost", None)._replace(golds=["elsewhere"])
     splits = {"train": [late, *many(6)], "test": [*many(3), late, lost]}
     splits["test"].append(example("empty", None, "")._replace(golds=["x"]))
-    targets = {"task": splits} | probe.controls(dataset(), splits, 0)
+    targets = {"task": splits, "passage-1": probe.controls(dataset(), splits, 0)["passage"][0]}
     inputs = task.probe_inputs(dataset(), targets, tokenizer, 100, "mean")
-    assert [list(some.labels) for some in inputs.sets] == [["task"], ["passage"]]
+    assert [list(some.labels) for some in inputs.sets] == [["task"], ["passage-1"]]
     assert inputs.counts["test_truncated_passages"] == inputs.counts["train_outside_answers"] == 1
     assert inputs.counts["test_outside_answers"] == 3
     json.dumps(inputs.encoded)

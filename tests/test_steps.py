@@ -16,7 +16,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from common import attention_maps, features, steps
-from common.cli import ROOT
+from common.cli import ROOT, UserError
 from common.probes import sequences
 from common.steps import probing
 from common.training import resume
@@ -177,6 +177,15 @@ def test_layers_in_groups_are_those_of_one_pass(place, monkeypatch):
     for name in ("probing", "probing-control"):
         one, two = (place.folder(0, name, out) / "layers.csv" for out in ("out", "whole"))
         assert one.read_bytes() == two.read_bytes()
+
+
+def test_choice_of_layers():
+    assert probing.chosen_layers("all", 2) == [0, 1, 2] and probing.chosen_layers("last", 12) == [
+        12
+    ]
+    assert probing.chosen_layers("6,0,6", 12) == [0, 6]
+    with pytest.raises(UserError, match="0 .embeddings. to 12"):
+        probing.chosen_layers("13", 12)
 
 
 def test_the_best_layer_is_that_of_dev_and_of_equal_ones_the_first():
