@@ -34,6 +34,12 @@ QUICK = ("--device", "cpu", "--precision", "fp32", "--num_train_epochs", "1")
 PROGRESS = re.compile(r"[^\r\n]*examples/s[^\]\r\n]*\]|\x1b\[A|epoch \d+: loss[^\r\n]*")
 
 
+@pytest.fixture(autouse=True)
+def whole_batches(monkeypatch):
+    """One pass a step."""
+    monkeypatch.setattr(loop, "PIECES", {"cpu": 1})
+
+
 def script(task, *argv):
     return importlib.import_module(f"{task}.fine-tuning").main([*QUICK, *map(str, argv)])
 
@@ -67,10 +73,9 @@ def refused(capsys, task, *argv) -> str:
     err = capsys.readouterr().err
     assert stop.value.code == 2, err
     assert "Traceback" not in err
-    lines = [line for line in re.split(r"[\r\n]+", PROGRESS.sub("", err)) if line.strip()]
+    lines = [line.strip() for line in re.split(r"[\r\n]+", PROGRESS.sub("", err)) if line.strip()]
     assert len(lines) == 1 and lines[0].startswith("error: ") and err.endswith("\n"), err
-    message = lines[0]
-    return message
+    return lines[0]
 
 
 def refused_beside_a_result(capsys, task, data, model, out, *more) -> str:

@@ -23,6 +23,7 @@ from common.batching import epoch_batches
 from common.device import choose_device
 from common.probes import sequences
 from common.task import Sequences
+from common.training import loop
 from tests import tiny
 from tests.helpers import CUES, LABELS, WORDS, read_json, read_rows, run_script, write_data
 
@@ -217,6 +218,14 @@ def head_measures(p, q):
 
 
 # --- the scripts' runs ---------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module", autouse=True)
+def whole_batches():
+    """One pass a step, as the plain loop has it: dropout then draws the same."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "PIECES", {"cpu": 1})
+        yield
 
 
 @pytest.fixture(scope="module", params=("NER", "NLI"))

@@ -187,6 +187,7 @@ def test_constants_tell_the_methods_apart_and_are_those_in_use():
         "svc": {"C": 1.0, "gamma": "scale"},
         "linear": descent | {"C": 1.0, "max_iter": 10_000},
         "bilstm-crf": descent | {"hidden_size": 128},
+        "pointer": probes.POINTER,
     }
     assert svm.classifier().C == 1.0 and linear.classifier().C == 1.0
     assert linear.classifier().max_iter == 10_000

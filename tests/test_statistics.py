@@ -156,8 +156,24 @@ def test_correlation_equals_scipy_and_covers():
         assert statistics.correlation(list(zip(x, -y, strict=True)), kind)[0] == pytest.approx(
             -value
         )
-    assert statistics.correlation([(1, 10), (2, 20), (3, 90)], "spearman") == pytest.approx(
-        (1, 1, 1)
-    )
+    few = [(1, 10), (2, 20), (3, 90), (4, 91), (5, 92), (6, 93), (7, 99)]
+    assert statistics.correlation(few, "spearman") == (pytest.approx(1), None, None)
+    assert statistics.correlation([*few, (8, 100)], "spearman")[1:] == pytest.approx((1, 1))
     for x, y in (([1, 2], [1, 2]), ([], []), ([1, 1, 1], [1, 2, 3]), ([1, 2, 3], [4, 4, 4])):
         assert statistics.correlation(list(zip(x, y, strict=True)), "spearman") is None
+
+
+def test_a_partial_correlation_is_that_of_residuals_and_0_if_size_is_all():
+    """Of ranks; two measures that only grow with the size have nothing left in common."""
+    from scipy import stats
+
+    generator = np.random.default_rng(5)
+    z = np.repeat([10, 30, 50, 100], 10)
+    x, y = generator.normal(0, 9, 40) + z, generator.normal(0, 9, 40) + z
+    ranks = [stats.rankdata(values) for values in (x, y, z)]
+    left = [r - np.polyval(np.polyfit(ranks[2], r, 1), ranks[2]) for r in ranks[:2]]
+    found = statistics.partial_correlation(list(zip(x, y, z, strict=True)))
+    assert found == pytest.approx(stats.pearsonr(*left)[0])
+    assert stats.spearmanr(x, y)[0] > 0.8 and abs(found) < 0.35
+    assert statistics.partial_correlation([(1, 2, 10), (2, 3, 30), (3, 5, 50)]) is None
+    assert statistics.partial_correlation([(n, 2 * n, n) for n in range(6)]) is None

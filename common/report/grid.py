@@ -163,6 +163,8 @@ class Grid:
             return result
         try:
             rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+            if not rows:
+                raise ValueError
             result.systems = self._systems(result, rows)
             first = [row for row in rows if row.get("layer") == rows[0].get("layer")]
             result.groups = [str(row.get("group", row["id"])) for row in first]

@@ -69,7 +69,7 @@ def draw(folder: Path, task) -> None:
     beside = f"{own.name}-{task.CONTROLS[0]}"
     for name in (beside, f"{beside}.partial"):
         if (control := Result(folder.with_name(name))).metrics:
-            look = {"color": "black", "marker": "+", "label": task.CONTROLS[0]}
+            look = {"color": "black", "marker": "+", "label": f"{task.CONTROLS[0]} labels"}
             shown["control"] = (control.table("layers.csv"), look)
     probe = next(probe for probe in tables[own.size]["probe"] if probe != "majority")
     what = f"{task.NAME} {own.name} ({probe})"
