@@ -24,9 +24,8 @@ def parse_args(
 ) -> flags.Call:
     """The call of a task's probing.py; `doc` is its help.
 
-    `probes` and `poolings`: those the task can use, the default (the study's) first; `demo_epochs`:
-    of a probe trained by gradients; `defaults`: those of `flags.add_common_arguments` that differ.
-    """
+    `probes`, `poolings`: those of the task, the default (the study's) first; `demo_epochs`: of a
+    probe trained by gradients; `defaults`: of `flags.add_common_arguments`, those that differ."""
     parser = Parser(doc)
     flags.add_common_arguments(parser, **defaults)
     group = parser.add_argument_group("probing")
@@ -91,16 +90,18 @@ class Target(NamedTuple):
 
 def run(call) -> None:
     """Probe the chosen layers of one encoder: the task's labels and, with --controls, others.
-
-    Results that are finished stay as they are. Raises UserError.
-    """
+    Results that are finished stay as they are. Raises UserError."""
     task, args, begun = call.task, call.args, results.begin(call)
     cell = begun.cell(UNTRAINED if args.untrained else args.training_size)
     made = checkpoints.find(begun, [cell])[cell]
     where, checkpoint = made or (begun.source.where(), None)
     targets, finished = [], {}
     for name in [TASK] + [target for target in task.CONTROLS if args.controls]:
-        own = cell if name == TASK else cell._replace(variant=control_variant(cell.variant, name))
+        own = (
+            cell
+            if name == TASK
+            else cell._replace(variant="-".join(filter(None, (cell.variant, name))))
+        )
         constants = summary.prefixed("probe", probes.constants(args.probe)) | {"target": name}
         target = Target(name, own, begun.config(own, constants, checkpoint))
         finished[name] = results.finished(own, target.config, args.overwrite)
@@ -109,11 +110,6 @@ def run(call) -> None:
     if targets:
         finished |= make(call, targets, begun.data, str(where))
     summarize(call, cell, finished, task.probe_scores(begun.data), state)
-
-
-def control_variant(variant: str, target: str) -> str:
-    """The variant of a control's result."""
-    return f"{variant}-{target}" if variant else target
 
 
 def make(call, targets: list[Target], data, where: str) -> dict[str, dict]:
@@ -191,8 +187,7 @@ def probe(call, encoder, inputs, layers: list[int], scores: dict, device) -> Non
 class Scores:
     """The scores of a target by layer: `{split: {metric: value}}`, the mean over its draws.
 
-    Each layer has files in the work folder, so that a killed call's layers are not probed again.
-    """
+    A layer has files in the work folder: if the call is killed, it is not probed again."""
 
     def __init__(self, folder: Path, task, data, inputs, draws: dict[str, dict]):
         """`draws`: {name: splits}; a task has one, a control as many as were drawn."""
@@ -221,11 +216,8 @@ class Scores:
         write_json(self.folder / f"layer-{layer}.json", self.by_layer[layer])
 
     def write(self, target: Target, probe: str) -> dict:
-        """Write layers.csv, one measurement a row, and return the metrics.
-
-        Flat: `<split>_<score>` at the best layer, `<split>_<score>_last_layer`, and the majority
-        baseline's.
-        """
+        """Write layers.csv, one measurement a row, and return the metrics: `<split>_<score>` at the
+        best layer, `<split>_<score>_last_layer`, and the majority baseline's."""
         from common.files import write_csv
         from common.task import majority_scores
 
@@ -290,7 +282,7 @@ def summarize(call, cell, metrics: dict[str, dict], scores, state: str) -> None:
     print(summary.score_table(own, scores))
     reference, *_ = call.task.CONTROLS  # the first control
     if reference in metrics:
-        beside = cell._replace(variant=control_variant(cell.variant, reference))
+        beside = cell._replace(variant="-".join(filter(None, (cell.variant, reference))))
         selectivity = own[f"test_{main.name}"] - by_layer(beside, main.name)[best]
         print(f"selectivity on test ({main.title} minus that of {reference!r}): {selectivity:.4f}")
     print(f"results: {cell.folder}\nnext:    {summary.next_command(call, cell)}")
