@@ -45,7 +45,7 @@ def test_a_checkpoint_of_this_project_goes_by_its_run(tmp_path):
               "seed": 1, "step": "fine-tuning", "settings": {}}  # fmt: skip
     (run / "config.json").write_text(json.dumps(config))
     assert models.source(str(checkpoint)).results == "Instruct-demo-biogpt-10-seed-1"
-    for other in ([], config | {"step": "probing"}):
+    for other in ([], config | {"step": "probing"}, {"step": "fine-tuning"}):
         (run / "config.json").write_text(json.dumps(other))
         assert models.source(str(checkpoint)).results == "fine-tuning--checkpoint"
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -112,5 +113,6 @@ def _results(folder: Path) -> str:
         return cached.removeprefix("models--")
     config = read_json(folder.parent / "config.json")
     if isinstance(config, dict) and config.get("step") == "fine-tuning":  # our own checkpoint
-        return "{task}-{dataset}-{model}-{training_size}-seed-{seed}".format_map(config)
+        with suppress(KeyError):  # another program's, which says "step" too
+            return "{task}-{dataset}-{model}-{training_size}-seed-{seed}".format_map(config)
     return "--".join(folder.parts[-2:]).strip("/")
