@@ -90,7 +90,7 @@ def choose_device(device: str, precision: str, torchrun: bool = False) -> Device
 
 @functools.cache
 def faster_precision(kind: str) -> str:
-    """fp32 or bf16, whichever is faster on a kind of device; logged with the reason."""
+    """The precision that is faster on a kind of device, fp32 or bf16. Its reason is logged."""
     faster, reason = False, "no bf16 instructions here"
     if kind == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
         faster, reason = True, "bf16 is native on this GPU"

@@ -117,7 +117,7 @@ def run(call, new_text: NewText) -> None:
 def find(call) -> tuple[results.Cell, Made]:
     """The finished result of fine-tuning that the flags name, and how its model was made.
 
-    Raises UserError, with the command that makes it, where there is none.
+    Raises UserError if there is no such result. The message has the command that makes it.
     """
     args = call.args
     if not args.training_size:

@@ -16,6 +16,7 @@ from common.device import choose_device, set_seed
 from common.task import Sequences
 from common.training import loop
 from Instruct import generation
+from tests import test_training
 
 ON = os.environ.get("CUDA_TESTS_ON", "cuda")
 pytestmark = [
@@ -40,17 +41,7 @@ def rows(n, labels=None):
     return found
 
 
-SETTINGS = loop.Settings(
-    learning_rate=1e-3,
-    num_train_epochs=2,
-    batch_size=4,
-    warmup_ratio=0.1,
-    weight_decay=0.01,
-    max_grad_norm=1.0,
-    layer_decay=1.0,
-    seed=1,
-    save_minutes=0.0,
-)
+SETTINGS = test_training.SETTINGS._replace(save_minutes=0.0)
 
 
 def without_dropout(folder):

@@ -21,7 +21,7 @@ from common.models import adapters
 from common.training import loop, resume
 from Instruct import generation, tuning
 from Instruct.task import n_labels
-from tests import tiny
+from tests import test_training, tiny
 from tests.test_torchrun import start
 
 # case: the kind, adapters, activations computed twice, precision, the best epoch
@@ -33,17 +33,7 @@ CASES = {
     "fp16": ("llama3", False, False, "fp16", None),
 }
 CPU = Device(torch.device("cpu"), "fp32")
-SETTINGS = loop.Settings(
-    learning_rate=3e-3,
-    num_train_epochs=2,
-    batch_size=5,
-    warmup_ratio=0.1,
-    weight_decay=0.01,
-    max_grad_norm=0.5,
-    layer_decay=1.0,
-    seed=1,
-    save_minutes=10.0,
-)
+SETTINGS = test_training.SETTINGS._replace(learning_rate=3e-3, batch_size=5, max_grad_norm=0.5)
 STOP = 8  # the step that a killed run does not see; an epoch has 5
 
 

@@ -105,7 +105,7 @@ class Probes:
             x = self.read(layer, spans[start : start + MANY]).double()
             sums, squares, n = sums + x.sum(0), squares + (x * x).sum(0), n + len(x)
         variance = squares / n - (sums / n) ** 2
-        constant = variance <= 1e-9 * squares / n  # what is left is the rounding of float64
+        constant = variance <= 1e-9 * squares / n  # less is an error of rounding
         return torch.where(constant, 1.0, variance).sqrt().float()[:, None]
 
     def log_probabilities(self, layer: int, spans) -> torch.Tensor:

@@ -17,11 +17,11 @@ LINK = """\
 Each point is a model at a size (the mean of its seeds); lines join a model's sizes in their order.
 [a, b] is the 95 % percentile bootstrap interval over points, of at least eight points. It is too
 narrow: the points are few and depend on each other. More training data raise both sides, so they
-correlate even if neither has to do with the other. "Size partialled out" is Spearman's correlation
-of what is left of both when they are predicted from the size. Size 0, where no head was trained and
-attention has not changed, would dominate the correlation, so each measure is first shown without
-it. Fewer than three points, or equal ones, have no row. Only results with the default settings of a
-step are used.
+correlate even if neither has to do with the other. "Size partialled out" is the partial
+Spearman correlation: the size first predicts both, and their residuals are correlated. At size 0 no
+head was trained and attention has not changed. Such points would dominate the correlation. So each
+measure is first shown without them. Fewer than three points, or equal ones, have no row. Only
+results with the default settings of a step are used.
 """
 
 
