@@ -222,7 +222,7 @@ class Scores:
         from common.task import majority_scores
 
         examples = next(iter(self.draws.values()))
-        scored = {split: examples[split] for split in ("dev", "test") if split in examples}
+        scored = [split for split in ("dev", "test") if split in examples]
         guessed = [
             majority_scores(self.task, self.data, own["train"], {s: own[s] for s in scored})
             for own in self.draws.values()
