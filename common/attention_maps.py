@@ -3,6 +3,7 @@
 The study's measure is the cosine of the two flattened maps (Kovaleva et al., 2019, "Revealing the
 Dark Secrets of BERT"), averaged over examples. Raw cosine is high for any two models; the
 Jensen-Shannon divergence (Lin, 1991), the entropies and leaving out special tokens tell more.
+The same passes give the hidden states for CKA (common/similarity.py).
 """
 
 import math
@@ -13,7 +14,7 @@ import numpy as np
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-from common import forward
+from common import forward, similarity
 from common.cli import UserError
 from common.device import JOBS, Device, free_memory, shrink_frozen, to_device
 from common.files import read_json, write_json
@@ -66,6 +67,8 @@ class Similarity(NamedTuple):
     n: int  # compared examples
     skipped: int  # examples without a token to compare
     empty_rows: int  # queries without attention to a kept token, in all heads: not compared
+    cka: dict[str, np.ndarray]  # float64 [layers + 1], by name; layer 0 is the embeddings
+    cka_examples: int  # that gave a token to it
 
 
 def compare(
@@ -74,8 +77,8 @@ def compare(
     """{key: Similarity to `pretrained`} of `others`, {key: model}, over real tokens.
 
     Models: bare encoders of one shape, with eager attention. `examples`: dicts of `input_ids`
-    (, `token_type_ids`). `drop_special` leaves out, as queries and as keys, the tokens that are
-    true in `special`, a list of bools. A call with the `file`, keys and inputs of a killed one
+    (, `token_type_ids`) and `special`, a bool a token. `drop_special` leaves these out, as queries
+    and as keys; CKA always does. A call with the `file`, keys and inputs of a killed one
     resumes. Raises UserError for NaN, and if no example has a token to compare.
     """
     models = [to_device(model, device).eval() for model in (pretrained, *others.values())]
@@ -85,26 +88,45 @@ def compare(
     if not any(lengths):
         raise UserError(f"attention: none of {len(examples)} examples has a token to compare.")
 
+    drawn = similarity.draw(examples)
+    keys, saved = list(map(str, others)), file and read_json(file)
+    sums, done = np.zeros((len(others), 3, len(METRICS) + 1, layers, heads)), 0
+    if resumes := bool(saved) and saved["keys"] == keys:
+        sums, done = np.array(saved["sums"]), saved["done"]
+    shape = max(drawn.rows) + 1, layers + 1, pretrained.config.hidden_size
+    states = [_opened(file and file.with_name(f"states-{n}.npy"), shape, resumes)
+              for n in range(len(models))]  # fmt: skip
+
     def run(indices: list[int]) -> np.ndarray:
         half, longest = len(indices) // 2, lengths[indices[0]]
         if half and 2 * 4 * layers * heads * len(indices) * longest**2 > MAPS_BYTES:
             return run(indices[:half]) + run(indices[half:])
         batch = forward.inputs([examples[i] for i in indices], pad_token_id, device)
         kept = pad_sequence([~torch.tensor(special[i]) for i in indices], batch_first=True)
-        return _sums(models, batch, kept.to(device.torch_device), device)
+        places = [(n, drawn.tokens[i], drawn.rows[i]) for n, i in enumerate(indices)]
+        places = [place for place in places if place[1] >= 0]
+        return _sums(models, batch, kept.to(device.torch_device), device, states, places)
 
-    keys, saved = list(map(str, others)), file and read_json(file)
-    sums, done = np.zeros((len(others), 3, len(METRICS) + 1, layers, heads)), 0
-    if saved and saved["keys"] == keys:
-        sums, done = np.array(saved["sums"]), saved["done"]
     saved_at = time.monotonic()
     for _, results in forward.batches(lengths, batch_size, device, "attention", run, done):
         sums, done = sums + sum(results), done + 1
         if file and time.monotonic() - saved_at > SAVE_SECONDS:
+            for array in states:
+                array.flush()
             write_json(file, {"keys": keys, "sums": sums.tolist(), "done": done})
             saved_at = time.monotonic()
     rows = layers * heads * sum(tokens.count(False) for tokens in special)
-    return {key: _similarity(own, lengths, rows) for key, own in zip(others, sums, strict=True)}
+    return {
+        key: _similarity(own, lengths, rows, states[0], after, drawn.batches)
+        for key, own, after in zip(others, sums, states[1:], strict=True)
+    }
+
+
+def _opened(path, shape: tuple, resumes: bool) -> np.ndarray:
+    """Zeros of a shape, in a file if there is a path; what a killed call wrote there stays."""
+    if not (path and all(shape)):
+        return np.zeros(shape, np.float32)
+    return np.lib.format.open_memmap(path, "r+" if resumes else "w+", np.float32, shape)
 
 
 def groups(keys: list, pretrained, device: Device) -> list[list]:
@@ -133,17 +155,28 @@ def head_metrics(p: torch.Tensor, q: torch.Tensor, kept: torch.Tensor) -> torch.
     return torch.stack([*(measure(p, q, rows) for measure in METRICS.values()), rows.sum(-1)])
 
 
-def _sums(models: list, batch: dict, kept: torch.Tensor, device: Device) -> np.ndarray:
-    """A batch's sums of `head_metrics` ** (0, 1, 2): `[others, 3, metrics + 1, layers, heads]`."""
+def _sums(models: list, batch: dict, kept, device: Device, states: list, places: list):
+    """A batch's sums of `head_metrics` ** (0, 1, 2): `[others, 3, metrics + 1, layers, heads]`.
 
-    def maps(model):
+    The hidden states at `places`, (example of the batch, token, row), are written to the rows of
+    `states`, an array a model.
+    """
+    chosen, tokens, rows = np.array(places, int).reshape(-1, 3).T
+
+    def maps(model, own):
         with device.autocast():
-            output = model(**batch, output_attentions=True, **families.of(model.config).options)
+            options = {"output_attentions": True, "output_hidden_states": True}
+            output = model(**batch, **options, **families.of(model.config).options)
+        for layer, hidden in enumerate(output.hidden_states):
+            own[rows, layer] = hidden[chosen, tokens].float().cpu().numpy()
         return (distributions(layer, kept) for layer in output.attentions)
 
-    before, sums = list(maps(models[0])), []
-    for other in models[1:]:
-        after = before if other is models[0] else maps(other)
+    before, sums = list(maps(models[0], states[0])), []
+    for other, own in zip(models[1:], states[1:], strict=True):
+        if other is models[0]:  # it is compared with itself
+            after, own[rows] = before, states[0][rows]
+        else:
+            after = maps(other, own)
         by_layer = [head_metrics(p, q, kept) for p, q in zip(before, after, strict=True)]
         values = torch.stack(by_layer, 2).cpu().double().numpy()  # one transfer, which waits
         counted = np.broadcast_to(values[-1] > 0, values.shape)  # an example without rows is not
@@ -154,12 +187,19 @@ def _sums(models: list, batch: dict, kept: torch.Tensor, device: Device) -> np.n
     return np.array(sums, np.float64)
 
 
-def _similarity(sums: np.ndarray, lengths: list[int], rows: int) -> Similarity:
-    """Of one model's `_sums`; `lengths`: 0 for a skipped example; `rows`: with the empty ones."""
+def _similarity(sums: np.ndarray, lengths: list, rows: int, before, after, batches) -> Similarity:
+    """Of one model's `_sums`; `lengths`: 0 for a skipped example; `rows`: with the empty ones;
+    `before` and `after`: hidden states, see `similarity.cka`."""
     counted, total, squares = sums
     with np.errstate(invalid="ignore", divide="ignore"):  # no example, or only one: NaN
         mean = total / counted
         variance = np.maximum(squares - total * mean, 0) / (counted - 1)  # rounding: not below 0
     means, stds = (dict(zip(METRICS, x, strict=False)) for x in (mean, np.sqrt(variance)))
     skipped, empty = lengths.count(0), rows - int(total[-1].sum())
-    return Similarity(means, stds, len(lengths) - skipped, skipped, empty)
+    layers = range(before.shape[1])
+    cka = {
+        name: np.array([similarity.cka(before[:, n], after[:, n], batches, flag) for n in layers])
+        for name, flag in (("cka", False), ("cka_standardized", True))
+    }
+    counts = len(lengths) - skipped, skipped, empty
+    return Similarity(means, stds, *counts, cka, len(before))

@@ -108,6 +108,11 @@ def compared(
         for layer in range(1, LAYERS + 1) for head in range(1, HEADS + 1)
     ]  # fmt: skip
     files.write_csv(folder / "heads.csv", table)
+    states = [
+        about | {"layer": layer, "metric": metric, "value": value(size, layer, 1, "cosine") ** 2}
+        for metric in ("cka", "cka_standardized") for layer in range(LAYERS + 1)
+    ]  # fmt: skip
+    files.write_csv(folder / "cka.csv", states)
     return folder
 
 

@@ -95,7 +95,14 @@ def test_fine_tuning_and_going_on(kind, checkpoint, gpu, tmp_path):
 def test_features_and_attention(kind, checkpoint, gpu, tmp_path):
     """Features within 2e-3 (float16 on the disk), cosines within 1e-5."""
     encoder, _ = models.load_encoder(str(checkpoint(kind)), "eager")
-    some = [row | {"units": [(0, 1), (1, len(row["input_ids"]))]} for row in rows(12)]
+    some = [
+        row
+        | {
+            "units": [(0, 1), (1, len(row["input_ids"]))],
+            "special": [False] * len(row["input_ids"]),
+        }
+        for row in rows(12)
+    ]
     layers = list(range(encoder.config.num_hidden_layers + 1))
     of_device = []
     for name, device in (("cpu", CPU), ("gpu", gpu)):

@@ -111,12 +111,15 @@ def test_probing_and_attention_write_what_the_design_says(task, tmp_path, checkp
     assert place.run("attention", "--training_sizes", "0,30", "--controls") == 0
     for size in (0, 30, "random"):
         here = place.folder(size, "attention")
-        written = {"config.json", "metrics.json", "heads.csv", "heads.png", "heads.pdf"}
+        written = {"config.json", "metrics.json", "heads.csv", "heads.png", "heads.pdf", "cka.csv"}
         assert {path.name for path in here.iterdir()} == written
         rows = table(here, "heads.csv")
         assert list(rows.columns) == [*KEYS, "layer", "head", "metric", "value"]
         assert {m for m in rows["metric"] if not m.endswith("_std")} == {*attention_maps.METRICS}
         assert set(rows["layer"]) == {1} and set(rows["head"]) == {1, 2}
+        states = table(here, "cka.csv")  # fewer than 64 examples have no CKA
+        assert list(states.columns) == [*KEYS, "layer", "metric", "value"]
+        assert set(states["layer"]) == {0, 1} and states["value"].isna().all()
         cosine = rows[rows["metric"] == "cosine"]["value"]
         metrics = read_json(here / "metrics.json")
         assert metrics["cosine"] == pytest.approx(cosine.mean()) and metrics["examples"] == 12

@@ -137,6 +137,12 @@ def write(cell, task, similarity, totals: dict) -> dict:
         metrics[metric] = mean_of(mean)
         metrics |= {f"{metric}_layer_{n}": mean_of(row) for n, row in enumerate(mean, 1)}
     write_csv(cell.partial / "heads.csv", rows)
+    rows = [
+        cell.about | {"layer": layer, "metric": name, "value": float(value)}
+        for name, values in similarity.cka.items()
+        for layer, value in enumerate(values)
+    ]
+    write_csv(cell.partial / "cka.csv", rows)
     cosine = similarity.mean["cosine"]
     ranked = sorted(
         (pair for pair in numbered(cosine) if pair[1] == pair[1]),  # NaN: a head never compared
@@ -150,6 +156,7 @@ def write(cell, task, similarity, totals: dict) -> dict:
         "examples": similarity.n,
         "skipped_examples": similarity.skipped,
         "empty_rows": similarity.empty_rows,
+        "cka_examples": similarity.cka_examples,
     }
     metrics = results.finish(cell, totals | counts | metrics, 0.0)
     draw(cell.partial, task)

@@ -57,7 +57,11 @@ def encode(folder, n):
     test = pairs("test.jsonl")
     chosen = random.Random(0).sample(test, min(n, len(test)))
     encoded = (tokenizer(*pair, truncation=True, max_length=512) for pair in chosen)
-    return [{key: row[key] for key in ("input_ids", "token_type_ids")} for row in encoded]
+    names = ("input_ids", "token_type_ids")
+    return [
+        {key: row[key] for key in names} | {"special": [False] * len(row["input_ids"])}
+        for row in encoded
+    ]
 
 
 def prepare(args):

@@ -114,7 +114,9 @@ def attention(device, n, tokens):
     from common import attention_maps
 
     one, other = (encoder("AutoModel", seed, attn_implementation="eager").eval() for seed in (0, 1))
-    some = [{"input_ids": row["input_ids"]} for row in inputs(n, tokens)]
+    some = [
+        {"input_ids": row["input_ids"], "special": [False] * tokens} for row in inputs(n, tokens)
+    ]
     return lambda: attention_maps.compare(
         one.to(device.torch_device), {"other": other.to(device.torch_device)}, some, device,
         pad_token_id=0, batch_size=16,

@@ -14,8 +14,13 @@ EXPLAINED = """\
 Mean cosine of the attention maps of the fine-tuned and the pre-trained model over real tokens
 (special tokens included), heads and examples. The untrained encoder, compared in the same way, is a
 reference: two models that share only the architecture. A fine-tuned model can lie below it.
+
+CKA compares the hidden states of one real token of each example, layer by layer: 1 means equal up
+to a rotation, about 0 unrelated. A few large dimensions can decide it, so it is also given with
+every dimension scaled to variance 1.
 """
-LAYER = "layer (1 = first block)"
+LAYER = "layer (0 = embeddings, 1 = first block)"
+CKA = {"cka": "CKA of the hidden states", "cka_standardized": "CKA, dimensions scaled"}
 # By name in heads.csv: title, short name, colours (unchanged attention is yellow).
 MEASURES = {
     "cosine": ("cosine similarity of the attention maps", "cosine (1 = unchanged)", "viridis"),
@@ -26,13 +31,22 @@ MEASURES = {
 
 
 def read(result, task) -> dict[str, float]:
-    """The mean cosine over the compared heads: `cosine`, and by layer `attention_layer_<n>`."""
+    """The mean cosine over the compared heads: `cosine`, and by layer `attention_layer_<n>`; the
+    CKA by layer: `cka_layer_<n>`, and of the layers above the embeddings the mean: `cka`."""
     if not (heatmap := _maps([result.table("heads.csv")]).get("cosine")):
         return {}
     layers = heatmap.grid.mean(axis=1).dropna()
-    return {f"{NAME}_layer_{n}": float(value) for n, value in layers.items()} | {
-        "cosine": float(heatmap.grid.stack().mean())
-    }
+    values = {f"{NAME}_layer_{n}": float(value) for n, value in layers.items()}
+    for name, by_layer in _cka(result.table("cka.csv")).items():
+        values |= {f"{name}_layer_{n}": float(value) for n, value in by_layer.items()}
+        values |= {name: float(by_layer.drop(0).mean())} if len(by_layer) else {}
+    return values | {"cosine": float(heatmap.grid.stack().mean())}
+
+
+def _cka(table) -> dict:
+    """{measure: Series by layer} of cka.csv, without layers that have none."""
+    named = {name: table[table["metric"] == name].set_index("layer")["value"] for name in CKA}
+    return {name: by_layer.dropna() for name, by_layer in named.items()}
 
 
 def _maps(tables: list, start: str = "") -> dict[str, Heatmap]:
@@ -66,13 +80,19 @@ def draw(folder: Path, task) -> None:
         means = {size: maps[name].grid.mean(axis=1) for size, maps in sizes.items() if name in maps}
         lines = [Line(mean.index, mean, size_look(size)) for size, mean in means.items()]
         rows.append([Panel(lines, heatmap.title, LAYER, heatmap.label)])
+    _, tables = own.of_all_sizes("cka.csv")
+    states = {size: _cka(table) for size, table in tables.items()}
+    for name, title in CKA.items():
+        means = {size: values[name] for size, values in states.items() if len(values[name])}
+        lines = [Line(mean.index, mean, size_look(size)) for size, mean in means.items()]
+        rows += [[Panel(lines, title, LAYER, "CKA (1 = unchanged)")]] if lines else []
     titles = [f"{what} fine-tuned, means of the heads", own.title]
     drawing.draw(folder.parents[2], f"attention_all_sizes{ending}", titles, rows)
 
 
 def sections(grid) -> list:
     """Similarity to the pre-trained model, and all layers; a section for each variant."""
-    made, curves = [], {NAME: "mean cosine (1 = unchanged)"}
+    made, curves = [], {NAME: "mean cosine (1 = unchanged)"} | CKA
     for name in sorted({result.name for result in grid.results if result.step == NAME}):
         rows, maps = [], []
         for model, size in product(grid.models, grid.sizes):
@@ -83,6 +103,7 @@ def sections(grid) -> list:
             layers = grid.layers(name, model, size, NAME)
             row = {"model": model, "size": size_name(size), "mean cosine": cosine}
             row["change (1 - cosine)"] = cosine and cosine._replace(value=1 - cosine.value)
+            row["mean CKA"] = grid.score(name, model, size, "cka")
             row["untrained encoder"] = grid.score(name, model, UNTRAINED, "cosine")
             row["most changed layer"] = min(layers, key=lambda n: layers[n].value, default=None)
             rows += [row] if size else []
@@ -95,4 +116,5 @@ def sections(grid) -> list:
 def link_measures(grid) -> dict[str, dict]:
     """`{measure: {(model, size): value}}`: what the downstream score is correlated with."""
     change = {cell: 1 - cosine for cell, cosine in grid.by_cell(NAME, "cosine").items()}
-    return {"attention change (1 - mean cosine)": change}
+    moved = {cell: 1 - cka for cell, cka in grid.by_cell(NAME, "cka").items()}
+    return {"attention change (1 - mean cosine)": change, "change of states (1 - mean CKA)": moved}

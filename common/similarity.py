@@ -1,0 +1,77 @@
+"""How similar two encoders' hidden states are, layer by layer: debiased minibatch CKA.
+
+Linear CKA of Kornblith et al. 2019, with the unbiased HSIC_1 (Song et al. 2012) averaged over
+minibatches (Nguyen et al. 2021, "Do Wide and Deep Networks Learn the Same Things?", equation 3).
+Without debiasing, unrelated states of 768 dimensions have a CKA of .75 at 256 rows.
+"""
+
+import random
+from typing import NamedTuple
+
+import numpy as np
+
+BATCH, LEAST, MOST = 256, 64, 2048  # rows of a minibatch; rows that are needed; rows that are kept
+
+
+class Drawn(NamedTuple):
+    """The token of each example whose states are compared, and the minibatches."""
+
+    tokens: list[int]  # -1: none of this example
+    rows: list[int]  # where the states of an example are kept; -1: nowhere
+    batches: list[np.ndarray]  # row numbers
+
+
+def draw(examples: list[dict], seed: int = 0) -> Drawn:
+    """One token an example, of at most `MOST` examples, with a generator of its own.
+
+    More tokens of one text would measure the text. `special` tokens are left out, and a causal
+    model's first: they are outliers that decide everything. A token whose type was not drawn yet
+    goes before others: equal tokens have equal embeddings.
+    """
+    generator, seen = random.Random(seed), set()
+    tokens, order = [-1] * len(examples), list(range(len(examples)))
+    generator.shuffle(order)
+    drawn = []
+    for i in order:
+        ids = examples[i]["input_ids"]
+        real = [t for t, special in enumerate(examples[i]["special"]) if not special]
+        real = [t for t in real if ids[t] not in seen] or real
+        if real and len(drawn) < MOST:
+            tokens[i] = generator.choice(real)
+            seen.add(ids[tokens[i]])
+            drawn.append(i)
+    rows = [-1] * len(examples)
+    for row, i in enumerate(drawn):
+        rows[i] = row
+    n_batches = max(1, round(len(drawn) / BATCH)) if len(drawn) >= LEAST else 0
+    return Drawn(tokens, rows, np.array_split(np.arange(len(drawn)), n_batches or 1)[:n_batches])
+
+
+def hsic(k: np.ndarray, l: np.ndarray) -> float:  # noqa: E741  (K and L are the papers' names)
+    """HSIC_1 of two kernel matrices `[n, n]`, n at least 4: unbiased, so 0 for unrelated states."""
+    n, k, l = len(k), k - np.diag(np.diag(k)), l - np.diag(np.diag(l))  # noqa: E741
+    sums = k.sum() * l.sum() / ((n - 1) * (n - 2)) - 2 * k.sum(0) @ l.sum(0) / (n - 2)
+    return ((k * l).sum() + sums) / (n * (n - 3))
+
+
+def cka(x: np.ndarray, y: np.ndarray, batches: list, standardize: bool = False) -> float:
+    """CKA of the states x and y, `[rows, hidden]` each: 1 for equal or rotated ones, about 0 for
+    unrelated ones, also a little below. NaN without `batches` or where a side is constant.
+
+    `standardize` gives each dimension variance 1 within a batch: few large ones decide no more.
+    """
+    means = np.zeros(3)
+    for rows in batches:
+        a, b = (_centred(side[rows].astype(np.float64), standardize) for side in (x, y))
+        k, l = a @ a.T, b @ b.T  # noqa: E741
+        means += [hsic(k, l), hsic(k, k), hsic(l, l)]
+    both, one, other = means
+    return float(both / np.sqrt(one * other)) if min(one, other) > 0 else float("nan")
+
+
+def _centred(states: np.ndarray, standardize: bool) -> np.ndarray:
+    states = states - states.mean(0)
+    if standardize:
+        deviation = states.std(0)
+        states = states / np.where(deviation > 0, deviation, 1.0)
+    return states
