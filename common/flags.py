@@ -21,7 +21,9 @@ HOW = {
     "keep_features", "tensorboard",
 }  # fmt: skip
 # A result of its own, in a folder beside the default's.
-VARIANT = ("probe", "pooling", "standardize", "layers", "drop_special", "split")
+VARIANT = (
+    "probe", "pooling", "standardize", "layers", "drop_special", "split", "method", "parts",
+)  # fmt: skip
 OF_TRAINING = {
     "learning_rate", "num_train_epochs", "warmup_ratio", "weight_decay", "max_grad_norm",
     "layer_decay",

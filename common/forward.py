@@ -33,7 +33,8 @@ def batches(
         with torch.no_grad():
             return [run(indices[i : i + size]) for i in range(0, len(indices), size)]
 
-    with tqdm(total=n, desc=name, unit=" examples", leave=False, disable=device.rank > 0) as bar:
+    look = {"leave": False, "delay": 1, "disable": device.rank > 0}  # short work needs no bar
+    with tqdm(total=n, desc=name, unit=" examples", **look) as bar:
         for indices in own:
             results, at_once = in_memory(partial(in_pieces, indices), at_once, device)
             yield indices, results
@@ -77,7 +78,7 @@ def mean_loss(
     with sharding.scoring(model, device):
         for own in members.values():
             lengths = [len(example["input_ids"]) for example in own]
-            losses = batches(lengths, batch_size, device, "dev loss", partial(run, own))
+            losses = batches(lengths, batch_size, device, "loss", partial(run, own))
             total = sum(sum(results) for _, results in losses)
             means.append(total / sum(map(n_labels, own)))
     return sum(gather(device, {device.rank: sum(means)}).values()) / len(means)

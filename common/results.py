@@ -30,6 +30,7 @@ INPUTS = {
     "data": ("data set", ("task", "dataset")),
     "model": ("base model", ("model",)),
     "checkpoint": ("fine-tuned model", ("model", "training_size", "seed")),
+    "attention": ("attention result", ("model", "training_size", "seed")),
 }
 
 

@@ -41,6 +41,20 @@ def subset(strata: Sequence[Hashable], percentage: int, seed: int) -> list[int]:
     return permutation(strata, seed)[:size]
 
 
+def whole_groups(
+    strata: Sequence[Hashable], groups: Sequence[Hashable], most: int, seed: int
+) -> list[int]:
+    """Indices, in order, of groups in the order of `permutation` until they have `most` examples.
+
+    0: all. `groups`: one an example, such as the passage of a question.
+    """
+    kept, sizes = {}, Counter(groups)
+    for i in permutation(strata, seed):
+        if not most or sum(kept.values()) < most:
+            kept[groups[i]] = sizes[groups[i]]
+    return [i for i, group in enumerate(groups) if group in kept]
+
+
 def limited(splits: dict[str, list], stratum, most: int | None, seed: int) -> dict[str, list]:
     """The splits with at most `most` training examples, a prefix of `permutation`; None: all."""
     if most is None or most >= len(splits["train"]):

@@ -109,7 +109,7 @@ def compared(
     ]  # fmt: skip
     files.write_csv(folder / "heads.csv", table)
     states = [
-        about | {"layer": layer, "metric": metric, "value": value(size, layer, 1, "cosine") ** 2}
+        about | {"layer": layer, "metric": metric, "value": by_head(size, layer, 1, "cka")}
         for metric in ("cka", "cka_standardized") for layer in range(LAYERS + 1)
     ]  # fmt: skip
     files.write_csv(folder / "cka.csv", states)

@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 
 from common.cli import TRAINING_SIZES, UserError
-from common.subsample import describe, subset
+from common.subsample import describe, subset, whole_groups
 
 SIZES = TRAINING_SIZES[1:]
 NLI_LIKE = ["entailment", "contradiction", "neutral"] * 333 + ["neutral"] * 4
@@ -109,3 +109,16 @@ def test_describe():
     digest = hashlib.sha256(b"2,0,3").hexdigest()  # the order counts too
     expected = {"size": 3, "sha256": digest, "strata": {"b": 2, "c": 1}}
     assert describe([2, 0, 3], strata) == expected
+
+
+def test_groups_stay_whole_and_the_order_is_stratified():
+    strata = ["a"] * 60 + ["b"] * 30
+    groups = [f"g{i // 3}" for i in range(90)]
+    chosen = whole_groups(strata, groups, 20, 0)
+    assert chosen == sorted(chosen) and 20 <= len(chosen) <= 22
+    kept = {groups[i] for i in chosen}
+    assert [i for i in range(90) if groups[i] in kept] == chosen
+    alone = whole_groups(strata, range(90), 30, 0)
+    assert len(alone) == 30 and sum(strata[i] == "b" for i in alone) == 10
+    assert whole_groups(strata, groups, 0, 0) == list(range(90))
+    assert whole_groups(strata, groups, 90, 0) == list(range(90))

@@ -1,0 +1,198 @@
+"""Take heads or layers away from a model, and say which first.
+
+A head is removed at the input of its layer's attention output projection: its slice is replaced by
+zeros, or by its mean over training inputs. Zeros are the same as a map of zeros (Michel et al.
+2019, "Are Sixteen Heads Really Better than One?"). Heads are numbered [layer, head] from 0 here.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+
+from common import forward
+from common.batching import INPUTS
+from common.device import Device
+from common.models import families
+
+ORDERS = ("most_changed", "least_changed", "importance")
+RANDOM = "random"
+SHARES = (0, 5, 10, 20, 30, 50, 70, 100)  # % of all heads
+
+
+def encoder_of(model):
+    """The encoder within a task model."""
+    return families.without_adapters(model).base_model
+
+
+@contextmanager
+def edited(model, edit: Callable) -> Iterator[None]:
+    """Within, `edit(x, layer)` replaces the input x of each attention output projection.
+
+    x: `[batch, tokens, heads, head_dim]`. Calls are counted in a pass, so that layers which share
+    their weights (ALBERT) are told apart.
+    """
+    row, encoder, calls = families.of(model.config), encoder_of(model), []
+    heads = model.config.num_attention_heads
+
+    def hook(_, args):
+        calls.append(1)
+        x = edit(args[0].unflatten(-1, (heads, -1)), len(calls) - 1)
+        return x.flatten(-2), *args[1:]
+
+    handles = [encoder.register_forward_pre_hook(lambda *_: calls.clear())]
+    for layer in encoder.get_submodule(row.layers):
+        handles.append(layer.get_submodule(row.projection).register_forward_pre_hook(hook))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def removed(model, gone: Iterable[tuple[int, int]], fill: np.ndarray | None = None):
+    """A context in which the heads `gone`, (layer, head) each, are removed.
+
+    `fill`, `[layers, heads, head_dim]`, takes their place, see `means`; without it zeros.
+    """
+    shape = model.config.num_hidden_layers, model.config.num_attention_heads, 1
+    away = torch.zeros(shape, dtype=torch.bool)
+    for layer, head in gone:
+        away[layer, head] = True
+    instead = torch.zeros(shape) if fill is None else torch.from_numpy(fill)
+
+    def edit(x, layer):
+        return torch.where(away[layer].to(x.device), instead[layer].to(x.device, x.dtype), x)
+
+    return edited(model, edit)
+
+
+def means(model, examples: list[dict], batch_size: int, device: Device) -> np.ndarray:
+    """Each head's mean output over the real tokens, float32 `[layers, heads, head_dim]`."""
+    lengths = [len(example["input_ids"]) for example in examples]
+
+    def run(indices: list[int]) -> np.ndarray:
+        batch, sums = _batch(model, examples, indices, device), []
+        real = batch["attention_mask"].bool()
+
+        def add(x, layer):
+            sums.append(x[real].float().sum(0).cpu().double().numpy())
+            return x
+
+        with edited(model, add), device.autocast():
+            encoder_of(model)(**batch, **families.of(model.config).options)
+        return np.stack(sums)
+
+    batches = forward.batches(lengths, batch_size, device, "mean outputs of heads", run)
+    return (sum(sum(pieces) for _, pieces in batches) / sum(lengths)).astype(np.float32)
+
+
+def importance(
+    model, examples: list[dict], batch_size: int, device: Device, loss: Callable, n_labels: Callable
+) -> np.ndarray:
+    """Each head's importance, float64 `[layers, heads]`, of l2 norm 1 in each layer.
+
+    The mean over examples of |dL/dxi| at xi = 1, where xi scales the head's output and L is the
+    example's mean loss over its labels (Michel et al. 2019, equation 2). The model's weights must
+    be frozen and in float32: in bf16 the ranks are others.
+    """
+    examples = [example for example in examples if n_labels(example)]
+    lengths = [len(example["input_ids"]) for example in examples]
+    shape = model.config.num_hidden_layers, model.config.num_attention_heads
+    device = device._replace(precision="fp32")
+
+    def run(indices: list[int]) -> np.ndarray:
+        batch = _batch(model, examples, indices, device, (*INPUTS, "labels"))
+        counts = torch.tensor([n_labels(examples[i]) for i in indices])[:, None, None]
+        with torch.enable_grad():
+            # A scale for each example: one backward pass gives the gradients of all.
+            xi = torch.ones(len(indices), *shape, device=device.torch_device, requires_grad=True)
+            with edited(model, lambda x, layer: x * xi[:, None, layer, :, None]):
+                (gradient,) = torch.autograd.grad(loss(model, batch), xi)
+        return (gradient.cpu().double().abs() / counts).sum(0).numpy()
+
+    total = sum(sum(p) for _, p in forward.batches(lengths, batch_size, device, "importance", run))
+    norms = np.linalg.norm(total, axis=1, keepdims=True)
+    return total / np.where(norms > 0, norms, 1.0)
+
+
+def _batch(model, examples: list[dict], indices: list[int], device: Device, names=INPUTS) -> dict:
+    chosen = [examples[i] for i in indices]
+    return forward.inputs(chosen, model.config.pad_token_id, device, names)
+
+
+def plan(change: np.ndarray, importance: np.ndarray, draws: int, seed: int) -> dict:
+    """{(order, draw, share): the heads that are gone, (layer, head) each}; draw 0 is the only one.
+
+    Both arrays are `[layers, heads]`. A random draw, from 1, takes as many heads from each layer as
+    `most_changed` does at that share: compared is which heads of a layer go, not of which layers.
+    """
+    worth = {"most_changed": change, "least_changed": -change, "importance": importance}
+    ranks = {(order, 0): _ranks(worth[order]) for order in ORDERS}
+    places = np.tile(np.arange(change.shape[1]), (len(change), 1))
+    for draw in range(1, draws + 1):  # a place in its layer for each head: the sets are nested
+        ranks[RANDOM, draw] = np.random.default_rng([seed, draw]).permuted(places, axis=1)
+    points = {}
+    for (order, draw), rank in ranks.items():
+        for share in SHARES:
+            most = round(share / 100 * change.size)
+            if order == RANDOM:
+                most = (ranks["most_changed", 0] < most).sum(1, keepdims=True)
+            points[order, draw, share] = frozenset(map(tuple, np.argwhere(rank < most).tolist()))
+    return points
+
+
+def _ranks(worth: np.ndarray) -> np.ndarray:
+    """The place of each head in the order of falling worth, from 0; NaN is last."""
+    order = np.argsort(-np.nan_to_num(worth, nan=-np.inf), axis=None, kind="stable")
+    ranks = np.empty(worth.size, int)
+    ranks[order] = np.arange(worth.size)
+    return ranks.reshape(worth.shape)
+
+
+def grafts(n_layers: int) -> dict:
+    """{(order, 0, k): the layers that go back to their pre-trained weights}, from 0.
+
+    `from_below`: the first k layers; `from_above`: the last k; `single`: layer k alone, from 1.
+    """
+    layers = tuple(range(n_layers))
+    made = {("from_below", 0, k): layers[:k] for k in range(n_layers + 1)}
+    made |= {("from_above", 0, k): layers[n_layers - k :] for k in range(n_layers + 1)}
+    return made | {("single", 0, k): (k - 1,) for k in range(1, n_layers + 1)}
+
+
+@contextmanager
+def grafted(model, donor, layers: Iterable[int]) -> Iterator[None]:
+    """Within, the layers have the weights of `donor`, an encoder of the same shape and kind of
+    attention (skill localisation by grafting: Panigrahi et al. 2023, 2302.06600)."""
+    path = families.of(model.config).layers
+    own, theirs = encoder_of(model).get_submodule(path), donor.get_submodule(path)
+    tuned = {n: own[n] for n in layers}
+    try:
+        for n in layers:
+            own[n] = theirs[n]
+        yield
+    finally:
+        for n, layer in tuned.items():
+            own[n] = layer
+
+
+@contextmanager
+def remembering(model) -> Iterator[None]:
+    """Within, a pass with the same inputs as an earlier one runs once: predictions and the loss
+    read the same outputs."""
+    forward_of, known = model.forward, {}
+
+    def once(**batch):
+        tensors = {name: value for name, value in batch.items() if torch.is_tensor(value)}
+        key = tuple((n, x.shape, x.cpu().numpy().tobytes()) for n, x in sorted(tensors.items()))
+        if key not in known:
+            known[key] = forward_of(**batch)
+        return known[key]
+
+    model.forward = once
+    try:
+        yield
+    finally:
+        del model.forward

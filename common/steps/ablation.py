@@ -1,0 +1,300 @@
+"""Step 4: take heads or layers away from a fine-tuned model, and see what its scores lose."""
+
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from common import checkpoints, flags, models, results, subsample, summary
+from common.cli import UNTRAINED, Parser, UserError, number
+from common.files import read_csv, read_json, write_csv, write_json, write_jsonl
+from common.models import families
+from common.report.shown.ablation import NAME, draw, read, sections
+
+__all__ = ["read", "sections"]
+ORDER, NEEDS, SIZES = 4, ("fine-tuning", "attention"), "training_size"
+IN_STUDY = False  # unless it is named: it costs many passes
+HEADS, LAYERS, PREDICTIONS = "heads", "layers", "predictions"
+DRAWS = 20  # so that p can be below 0.05
+SAMPLE = 1000  # training examples for the means and the importance
+CONSTANTS = {"draws": DRAWS, "sample": SAMPLE, "importance": "Michel et al. 2019, per example"}
+
+
+def parse_args(task, doc: str, argv, **defaults) -> flags.Call:
+    """The call of a task's ablation.py; `doc` is its help, `defaults` as in fine_tuning."""
+    parser = Parser(doc)
+    flags.add_common_arguments(parser, **defaults)
+    group = parser.add_argument_group("ablation")
+    text = "which fine-tuned model, by the percentage of its training data (default: 100)"
+    flags.add_training_size(group, 100, text)
+    add = group.add_argument
+    text = "remove heads, or give layers back their pre-trained weights (default: heads)"
+    add("--parts", choices=(HEADS, LAYERS), default=HEADS, help=text)
+    text = "what takes a removed head's place: its mean output, or zero (default: mean)"
+    add("--method", choices=("mean", "zero"), default="mean", help=text)
+    text = "score about this many test examples, stratified; 0: all (default: 1000)"
+    add("--max_examples", type=number(int, 0), default=1000, metavar="N", help=text)
+    flags.add_task_arguments(task, NAME, parser)
+    return flags.parse(task, NAME, parser, argv)
+
+
+def calls(sizes: tuple, controls: bool) -> list[tuple]:
+    """A call for each size that was trained."""
+    return [((size,), []) for size in sizes if size not in (0, UNTRAINED)]
+
+
+def run(call) -> None:
+    """Score the model without each group of heads, or with each group of layers taken back.
+
+    Points that a killed call has scored are not scored again. Raises UserError.
+    """
+    args, begun = call.args, results.begin(call)
+    cell = begun.cell(args.training_size)
+    made = checkpoints.find(begun, [cell])[cell]
+    config = begun.config(cell, CONSTANTS, made and made[1])
+    change = change_of(call, cell, config) if args.parts == HEADS else None
+    metrics, state = results.finished(cell, config, args.overwrite), results.EARLIER
+    if metrics is None:
+        metrics, state = make(begun, cell, config, made and str(made[0]), change), "done"
+    summarize(call, cell, metrics, state)
+
+
+def change_of(call, cell, config: dict):
+    """1 - cosine of each head's maps, `[layers, heads]`, of the cell's attention; its hash goes
+    into `config`. Raises UserError if it is missing or of another fine-tuned model."""
+    from common.report.grid import Result
+    from common.steps import attention
+
+    own = cell._replace(step=attention.NAME, variant="")
+    if not own.folder.is_dir():
+        command = call.next(attention, cell.size)
+        raise UserError(f"{own.folder} is missing: it says which heads changed. Type:\n  {command}")
+    theirs, _ = results.read(own.folder)
+    again = results.again(own.folder, theirs)
+    if theirs["inputs"].get("checkpoint") != config["inputs"]["checkpoint"]:
+        raise UserError(f"{own.folder} was made from another fine-tuned model. {again}")
+    try:
+        change = 1 - grid(Result(own.folder).table("heads.csv").query("metric == 'cosine'"))
+    except ValueError as error:
+        raise UserError(f"{own.folder}: {error}. {again}") from None
+    config["inputs"][attention.NAME] = results.fingerprint({"change": change.tolist()})
+    return change
+
+
+def grid(table):
+    """The column `value` by the columns `layer` and `head`: float64 `[layers, heads]`."""
+    return table.pivot(index="layer", columns="head", values="value").to_numpy(float)
+
+
+class Ready(NamedTuple):
+    """A model, and the test examples that it is scored on, as it reads them."""
+
+    task: Any
+    data: Any
+    model: Any
+    tokenizer: Any
+    device: Any
+    batch_size: int
+    examples: list
+    encoded: list[dict]
+
+    def score(self) -> tuple[list[dict], dict]:
+        """(rows of predictions, {score: value, and "loss"}) of the model as it is now."""
+        from common import ablating, forward
+        from common.task import evaluate
+
+        task, where = self.task, (self.batch_size, self.device)
+        about = self.model, self.tokenizer, self.data, self.examples, self.encoded
+        groups = list(map(task.loss_group, self.examples)) if task.HEAD == "causal" else None
+        with ablating.remembering(self.model):
+            predicted = task.predict(*about, *where, "test")
+            rows = task.rows(self.data, {"test": self.examples}, {"test": predicted})[0]["test"]
+            measured = evaluate(task, rows)
+            names = [score.name for score in task.scores(self.data)]
+            values = {name: measured[name] for name in names if name in measured}
+            if any(map(task.n_labels, self.encoded)):
+                own = self.model, self.encoded, *where, task.loss, task.n_labels, groups
+                values["loss"] = forward.mean_loss(*own)
+        return rows, values
+
+
+def prepare(begun, where: str | None, device) -> tuple[Ready, list[dict]]:
+    """The model, and its inputs: of test, and of a stratified sample of what it was trained on."""
+    from common.device import set_seed
+
+    task, data, args = begun.call.task, data_of(begun, where), begun.call.args
+    set_seed(args.seed)
+    if where:
+        model, tokenizer = models.load_task_model(where, task.HEAD, data.labels, keep_head=True)
+    else:
+        model, tokenizer, new = task.load_model(begun.source.where(), data, **begun.call.options)
+        if new:
+            raise UserError(
+                "--training_size 0: the head is random, so it has nothing to lose. Give 10, 30, 50 "
+                "or 100."
+            )
+    row = families.of(model.config)
+    if args.parts == LAYERS and row.shared_layers:
+        what = f"--parts layers: the layers of {row.name} share their weights: none can go alone."
+        raise UserError(f"{what} Leave out --parts, or choose another --model_name.")
+    limit = min(args.max_length, families.positions(model.config))
+    indices = task.subset(data, args.training_size or 100, args.seed)[:SAMPLE]
+    train = [data.splits["train"][i] for i in indices]
+    test = chosen(task, data, args.max_examples, args.seed)
+    inputs = [task.encode(data, some, tokenizer, limit)[0] for some in (test, train)]
+    model.requires_grad_(False).eval()
+    ready = Ready(task, data, model, tokenizer, device, args.batch_size, test, inputs[0])
+    return ready, inputs[1]
+
+
+def data_of(begun, where: str | None):
+    """The data set, read with the task's flags that the checkpoint was made with. What fine-tuning
+    chose on dev, such as a threshold, is in its metrics under the flag's name, and stays."""
+    if where is None:
+        return begun.data
+    task, args, parser = begun.call.task, begun.call.args, Parser("")
+    task.add_arguments(parser, checkpoints.TUNING)
+    config, metrics = results.read(Path(where).parent)
+    known = [flag for flag in parser.flags() if flag in config["settings"]]
+    options = {flag: metrics.get(flag, config["settings"][flag]) for flag in known}
+    return task.load(args.demo, args.data_dir, **options)
+
+
+def chosen(task, data, most: int, seed: int) -> list:
+    """About `most` test examples, stratified, with groups whole: their rows say what is a group."""
+    examples = data.splits["test"]
+    guesses = {"test": task.baseline(data.splits["train"], examples)}
+    rows = task.rows(data, {"test": examples}, guesses)[0]["test"]
+    groups = [row.get("group", row["id"]) for row in rows]
+    indices = subsample.whole_groups(list(map(task.stratum, examples)), groups, most, seed)
+    return [examples[i] for i in indices]
+
+
+def make(begun, cell, config: dict, where: str | None, change) -> dict:
+    """Score all points, write the result; returns its metrics. `where`: the checkpoint."""
+    from common import curves
+    from common.device import choose_device, peak_memory
+
+    started, args = time.perf_counter(), begun.call.args
+    device = choose_device(args.device, args.precision)
+    ready, train = prepare(begun, where, device)
+    config["environment"] |= device.describe()
+    config["settings"]["precision"] = device.precision
+    with results.making(cell, config) as folder:
+        if args.parts == LAYERS:
+            points, without = grafts(ready, begun.source.where())
+        else:
+            points, without = removals(ready, train, cell, change, args)
+        measured, files = measure(folder, points, without, ready)
+        write_csv(folder / "ablation.csv", [
+            cell.about | {"order": order, "draw": number or None, "removed": removed,
+                          "metric": metric, "value": value}
+            for (order, number, removed), values in measured.items()
+            for metric, value in values.items()
+        ])  # fmt: skip
+        metrics = whole(ready, next(iter(measured.values())))
+        main = ready.task.scores(ready.data)[0]
+        level = metrics[f"test_majority_{main.name}"]
+        orders = [name for name in dict.fromkeys(order for order, *_ in points) if name != "single"]
+        metrics |= curves.described(measured, orders, main.name, level)
+        if args.parts == HEADS:
+            metrics |= curves.against_random(measured, main.name, DRAWS)
+            metrics |= curves.differences(files, ready.task.count, main, DRAWS)
+            metrics |= curves.related(change, grid(read_csv(folder / "importance.csv")))
+        metrics = results.finish(cell, metrics | peak_memory(device), started)
+        draw(folder, ready.task)
+        return metrics
+
+
+def removals(ready: Ready, train: list[dict], cell, change, args):
+    """(points, a function of a point's heads: the context in which they are removed).
+
+    The heads' importance is written to importance.csv; what a killed call wrote is read.
+    """
+    from common import ablating
+    from common.device import to_device
+    from common.steps.attention import numbered
+
+    task, model, device = ready.task, ready.model, ready.device
+    file = cell.partial / "importance.csv"
+    if not file.is_file():
+        to_device(model, device._replace(precision="fp32"))
+        how = args.batch_size, device, task.loss, task.n_labels
+        values = numbered(ablating.importance(model, train, *how))
+        rows = [{"layer": n, "head": m, "value": float(value)} for (n, m), value in values]
+        write_csv(file, [cell.about | row for row in rows])
+    worth = grid(read_csv(file))
+    to_device(model, device)
+    fill = ablating.means(model, train, args.batch_size, device) if args.method == "mean" else None
+    points = ablating.plan(change, worth, DRAWS, args.seed)
+    return points, lambda gone: ablating.removed(model, gone, fill)
+
+
+def grafts(ready: Ready, base: str):
+    """(points, a function of a point's layers: the context in which they are pre-trained)."""
+    from common import ablating
+    from common.device import to_device
+
+    model = ready.model
+    # Layers of another kind of attention would lose their masks.
+    donor, _ = models.load_encoder(base, model.config._attn_implementation)
+    to_device(donor, ready.device)
+    to_device(model, ready.device)
+    points = ablating.grafts(model.config.num_hidden_layers)
+    return points, lambda layers: ablating.grafted(model, donor, layers)
+
+
+def measure(folder, points: dict, without, ready: Ready) -> tuple[dict, dict]:
+    """({point: its scores}, {point: the file of its predictions}).
+
+    What two points share, such as no head at all, is scored once.
+    """
+    from tqdm import tqdm
+
+    work, distinct = folder / results.WORK / "points.json", {}
+    for point, away in points.items():
+        distinct.setdefault(away, []).append(point)
+    saved, measured, files = read_json(work) or {}, {}, {}
+    (folder / PREDICTIONS).mkdir(exist_ok=True)
+    for same in tqdm(distinct.values(), desc="ablation", unit=" points"):
+        order, number, removed = same[0]
+        name = f"{order}-{number}-{removed}" if number else f"{order}-{removed}"
+        file = folder / PREDICTIONS / f"{name}.jsonl"
+        if name not in saved:
+            with without(points[same[0]]):
+                rows, saved[name] = ready.score()
+            write_jsonl(file, rows)
+            write_json(work, saved)
+        measured |= dict.fromkeys(same, saved[name])
+        files |= dict.fromkeys(same, file)
+    return {point: measured[point] for point in points}, files
+
+
+def whole(ready: Ready, values: dict) -> dict:
+    """The metrics of the whole model, and of the majority, on the same test examples."""
+    from common.task import majority_scores
+
+    task, data, test = ready.task, ready.data, {"test": ready.examples}
+    level = majority_scores(task, data, data.splits["train"], test)["test"]
+    metrics = {f"test_{name}": value for name, value in values.items()}
+    metrics |= {f"test_majority_{name}": value for name, value in level.items()}
+    return metrics | {"test_examples": len(ready.examples)}
+
+
+def summarize(call, cell, metrics: dict, state: str) -> None:
+    """Print the areas, where the result lies, what comes next."""
+    main = next(score for score in call.task.SCORES if f"test_majority_{score.name}" in metrics)
+    score, level = metrics[f"test_{main.name}"], metrics[f"test_majority_{main.name}"]
+    print(f"\n{cell.task} ablation, {cell.title()}, {metrics['test_examples']} examples: {state}")
+    print(f"{main.title} of the whole model {score:.4f}, of the majority baseline {level:.4f}")
+    unit = "% of all heads" if call.args.parts == HEADS else "layers"
+    print(f"mean of each curve, and at how many {unit} half of the gain is lost:")
+    for key, lost in metrics.items():
+        if key.startswith("half_lost_"):
+            order = key.removeprefix("half_lost_")
+            line = f"{order:>15}: {metrics[f'area_{order}']:.4f}"
+            line += f" ± {metrics['area_random_std']:.4f}" if order == "random" else ""
+            print(f"{line}, {'never' if lost is None else lost}")
+    if call.args.parts == HEADS:
+        p = f"p = {metrics['p_most_changed']:.2f}"
+        print(f"{p}: how often random heads of the same layers lose as much as most_changed")
+    print(f"results: {cell.folder}\nnext:    {summary.next_command(call, cell)}")
