@@ -1,6 +1,5 @@
 """What the report shows of fine-tuning, and the figure of a result."""
 
-import math
 from pathlib import Path
 
 from common.report import drawing, page
@@ -14,11 +13,6 @@ examples. With several seeds, a cell is their mean ± sample standard deviation 
 interval is that of the mean: it does not include the variation between seeds. "–" is a missing
 cell. At 0 % nothing was fine-tuned: a new head is then one arbitrary mapping, not chance.
 """
-
-
-def required(main: str) -> list[str]:
-    """The metrics without which a result is passed over; `main`: the main score's name."""
-    return [f"test_{main}"]
 
 
 def read(result, task) -> dict[str, float]:
@@ -79,27 +73,20 @@ def _scores(grid, source, model: str, score: str) -> dict:
     for n in grid.sizes:
         estimate = source.score(NAME, model, n, f"test_{score}")
         row[f"{n} %" if n else f"0 % ({head})"] = estimate if n or source is grid else None
-    return row | {"majority class": _majority(source, model, score)}
-
-
-def _majority(grid, model: str, score: str) -> page.Estimate | None:
-    """The majority class's test score: that of the largest size that has it."""
-    levels = [grid.score(NAME, model, size, MAJORITY + score) for size in reversed(grid.sizes)]
-    return next((page.Estimate(level.value) for level in levels if level), None)
+    level = source.level(NAME, model, MAJORITY + score)
+    return row | {"majority class": None if level is None else page.Estimate(level)}
 
 
 def _learning_curves(grid) -> tuple | None:
     """The test score by training size: a curve for each model, with intervals."""
     lines, main = [], grid.main
     for i, model in enumerate(grid.models):
-        scores = {n: grid.score(NAME, model, n, f"test_{main.name}") for n in grid.sizes}
-        points = {size: score for size, score in scores.items() if score}
-        x = [size + 0.5 * (i - (len(grid.models) - 1) / 2) for size in points]  # side by side
-        y, low, high = ([score[i] for score in points.values()] for i in range(3))
-        low, high = ([math.nan if end is None else end for end in ends] for ends in (low, high))
-        lines += [Line(x, y, drawing.model_look(model), low, high)] if points else []
-    levels = [level.value for m in grid.models if (level := _majority(grid, m, main.name))]
+        beside = 0.5 * (i - (len(grid.models) - 1) / 2)  # so that no bar hides another
+        scores = {n + beside: grid.score(NAME, model, n, f"test_{main.name}") for n in grid.sizes}
+        points = {x: score for x, score in scores.items() if score}
+        lines += [page.curve(points, drawing.model_look(model))] if points else []
+    levels = (grid.level(NAME, model, MAJORITY + main.name) for model in grid.models)
+    level = next((level for level in levels if level is not None), None)
     x, y = "training data (%); 0 = not fine-tuned", f"test {main.title}"
-    panel = Panel(lines, "", x, y, levels[0] if levels else None)
     titles = [grid.title, "learning curves; bars: 95 % bootstrap intervals"]
-    return ("learning_curves", titles, [[panel]]) if lines else None
+    return ("learning_curves", titles, [[Panel(lines, "", x, y, level)]]) if lines else None
