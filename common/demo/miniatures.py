@@ -122,20 +122,22 @@ def _build(kind: str, tokenizer):
     import transformers
 
     # Wide weights and no dropout: so little text and time need a quick start.
+    inner = {"intermediate_size": 2 * HIDDEN}
+    plain = inner | {"attention_probs_dropout_prob": 0.0, "hidden_dropout_prob": 0.0}
+    ends = {key: getattr(tokenizer, key) for key in ("bos_token_id", "eos_token_id")}
+    own = {
+        "bert": plain,
+        "biogpt": plain,
+        "electra": plain | {"embedding_size": HIDDEN},
+        # Pairs of its heads share keys and values, as those of the larger ones do.
+        "llama": inner | {"num_key_value_heads": HEADS // 2},
+        "gpt2": dict.fromkeys(("attn_pdrop", "resid_pdrop", "embd_pdrop"), 0.0)
+        | ends
+        | {"n_inner": 2 * HIDDEN},
+    }
     options = {"hidden_size": HIDDEN, "num_hidden_layers": LAYERS, "num_attention_heads": HEADS}
-    options |= {"vocab_size": len(tokenizer), "initializer_range": 0.1}
-    options |= {"max_position_embeddings": POSITIONS}
-    if kind == "gpt2":
-        options |= {"n_inner": 2 * HIDDEN, "attn_pdrop": 0.0, "resid_pdrop": 0.0, "embd_pdrop": 0.0}
-        options |= {key: getattr(tokenizer, key) for key in ("bos_token_id", "eos_token_id")}
-    else:
-        options |= {"intermediate_size": 2 * HIDDEN}
-    if kind == "llama":  # pairs of its heads share keys and values, as those of the larger ones do
-        options |= {"num_key_value_heads": HEADS // 2}
-    elif kind != "gpt2":
-        options |= {"attention_probs_dropout_prob": 0.0, "hidden_dropout_prob": 0.0}
-    if kind == "electra":
-        options |= {"embedding_size": HIDDEN}
+    options |= {"vocab_size": len(tokenizer), "max_position_embeddings": POSITIONS}
+    options |= own[kind] | {"initializer_range": 0.1}
     masked = kind in ("bert", "electra")
     head = transformers.AutoModelForMaskedLM if masked else transformers.AutoModelForCausalLM
     return head.from_config(transformers.AutoConfig.for_model(kind, **options))
