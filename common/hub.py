@@ -93,6 +93,9 @@ def _client():
     """The library's client, which by itself waits forever for some of the Hub's answers."""
     from huggingface_hub.utils._http import default_client_factory
 
+    def bound(request):
+        request.extensions["timeout"] = dict.fromkeys(request.extensions["timeout"], TIMEOUT)
+
     client = default_client_factory()
-    client.timeout = TIMEOUT
+    client.event_hooks["request"].append(bound)
     return client

@@ -50,10 +50,9 @@ class Job(NamedTuple):
     def log(self, args) -> Path:
         """The file that its output goes to."""
         root = args.output_dir / self.task if args.output_dir else cli.ROOT / self.task / "results"
-        model = self.model.strip("/").replace("/", "--")
-        sizes = "-".join(map(str, self.sizes))
-        name = f"{'demo-' * args.demo}{model}-{sizes}-seed-{self.seed}-{self.step}.log"
-        return root / "logs" / name
+        name = "-".join(["demo"] * args.demo + [self.model, *map(str, self.sizes)])
+        name = f"{name}-seed-{self.seed}-{self.step}.log"
+        return root / "logs" / name.strip("/").replace("/", "--")
 
 
 def parse_args(argv):
@@ -73,14 +72,9 @@ def parse_args(argv):
         ("--seeds", int, (), (cli.SEED,)),
         ("--steps", str, tuple(STEPS), steps),
     ):
-        shown = f"(default: {','.join(map(str, default))})"
-        add(
-            flag,
-            type=cli.values(kind, allowed),
-            default=list(default),
-            metavar="A,B,...",
-            help=shown,
-        )
+        text = f"(default: {','.join(map(str, default))})"
+        options = {"type": cli.values(kind, allowed), "default": list(default), "help": text}
+        add(flag, metavar="A,B,...", **options)
     add("--jobs", type=cli.number(int, 1), default=1, help="scripts at a time (default: 1)")
     add("--output_dir", type=Path, help="root of the results; each task has a folder there")
     text = "also control labels and untrained encoders in probing, and these in attention"

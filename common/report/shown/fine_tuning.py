@@ -26,18 +26,20 @@ def draw(folder: Path, task) -> None:
 
     result = Result(folder)
     history, steps = result.table("history.csv"), result.table("steps.csv")
-    measured = history.groupby(["split", "metric"], sort=False)
-    curves = {key: (rows["epoch"], rows["value"]) for key, rows in measured}
+    curves = dict(iter(history.groupby(["split", "metric"], sort=False)))
     epochs = steps["step"] / steps["step"].max() * history["epoch"].max()
     thin = {"marker": ".", "color": "grey", "linewidth": 0.7, "label": "loss of a step"}
-    dots = {"marker": "o", "color": "black", "label": "loss of an epoch"}
-    losses = [Line(epochs, steps["loss"], thin), Line(*curves["train", "loss"], dots)]
-    rows, lines = [[Panel(losses, "training loss", "epoch", "loss (nats)")]], []
+    dots = {"marker": "o", "color": "black", "label": "mean of an epoch"}
+    mean = curves["train", "loss"]
+    losses = [Line(epochs, steps["loss"], thin), Line(mean["epoch"] - 0.5, mean["value"], dots)]
     names = {score.name: score.title for score in task.SCORES} | {"loss": "loss (nats)"}
     dev = [name for name in names if ("dev", name) in curves]
-    for n, (name, color) in enumerate(zip(dev, drawing.COLORS, strict=False), 1):
-        look = {"color": color, "marker": "o", "linewidth": 3 / n, "markersize": 7 / n}
-        lines.append(Line(*curves["dev", name], look | {"label": names[name]}))
+    lines = []
+    for name, color in zip(dev, drawing.COLORS, strict=False):
+        width = 2 if name == dev[0] else 0.6  # the main score, also where another equals it
+        look = {"color": color, "marker": ".", "linewidth": width, "label": names[name]}
+        lines.append(Line(curves["dev", name]["epoch"], curves["dev", name]["value"], look))
+    rows = [[Panel(losses, "training loss", "epoch", "loss (nats)")]]
     rows += [[Panel(lines, "dev", "epoch", "score or loss")]] if lines else []
     titles = [f"{task.NAME} fine-tuning on {result.size} % of the training data", result.title]
     drawing.draw(folder, "learning_curve", titles, rows)
@@ -50,10 +52,10 @@ def sections(grid) -> list:
         rows = [{"model": model} | _scores(grid, grid, model, score.name) for model in grid.models]
         caption = f"test {score.title} after fine-tuning on a share of the training data"
         tables += page.tables(grid, f"scores_{score.name}", caption, rows)
-    known, rows = {score.name for score in grid.task.SCORES}, []
+    known, rows = [MAJORITY + score.name for score in grid.task.SCORES], []
     measured = dict.fromkeys(key for result in grid.results for key in result.metrics)
-    parts = [key.removeprefix(MAJORITY) for key in measured if key.startswith(MAJORITY)]
-    for name in (name for name in parts if name not in known):
+    parts = [key for key in measured if key.startswith(MAJORITY) and key not in known]
+    for name in (key.removeprefix(MAJORITY) for key in parts):
         for source, score in [(grid, name), *grid.others.get(name, [])]:
             task = "" if source is grid else f" ({source.task.NAME})"
             for model in source.models:
