@@ -99,14 +99,12 @@ class Grid:
         measured = {key for result in read for key in result.metrics}
         there = [score for score in task.SCORES if f"test_{score.name}" in measured]
         self.main = [*there, *task.SCORES][0]
-        alike = self._alike(read, lambda result: (result.name, result.model))
-        alike = self._alike(alike, lambda result: result.name)
-        self.groups = next((result.groups for result in alike if result.groups), [])
-        self.results = alike
+        self.results = self._alike(read)
+        self.groups = next((result.groups for result in self.results if result.groups), [])
         self._resample()
-        models = {result.model for result in alike}
+        models = {result.model for result in self.results}
         self.models = [m for m in MODELS if m in models] + sorted(models - set(MODELS))
-        self.sizes = sorted({*TRAINING_SIZES, *(r.size for r in alike)} - {UNTRAINED})
+        self.sizes = sorted({*TRAINING_SIZES, *(r.size for r in self.results)} - {UNTRAINED})
         self.trained = [size for size in self.sizes if size]
         # Grids of other tasks with the same test examples, and their score: by a score of this one.
         self.others: dict[str, list[tuple[Grid, str]]] = {}
@@ -186,19 +184,19 @@ class Grid:
         except (ValueError, LookupError, TypeError, AttributeError):
             raise ValueError("predictions.jsonl is damaged") from None
 
-    def _alike(self, whole: list[Result], group_of) -> list[Result]:
-        """`whole` without the results that are unlike most of their group."""
+    def _alike(self, read: list[Result]) -> list[Result]:
+        """`read` without the results that are unlike most of their step."""
+        steps = {one: [other for other in read if other.name == one.name] for one in read}
+        votes = {one: sum(not one.unlike(other) for other in own) for one, own in steps.items()}
         kept = []
-        for key in dict.fromkeys(map(group_of, whole)):
-            group = [result for result in whole if group_of(result) == key]
-            votes = {one: sum(not one.unlike(other) for other in group) for one in group}
-            # What size 0 has no settings of, it is like; so a trained one is the measure.
-            most = max(group, key=lambda one: (one.size != 0, bool(one.groups), votes[one]))
-            for result in group:
-                if reasons := result.unlike(most):
-                    self._note(result.folder, f"unlike most of its step: {', '.join(reasons)}")
-                kept += [] if reasons else [result]
-        return kept
+        # What size 0 has no settings of, it is like; so a trained one is the measure.
+        for one in sorted(read, key=lambda one: (one.size == 0, not one.groups, -votes[one])):
+            others = [other for other in kept if other in steps[one]]
+            if reasons := next(filter(None, map(one.unlike, others)), None):
+                self._note(one.folder, f"unlike most of its step: {', '.join(reasons)}")
+            else:
+                kept.append(one)
+        return [one for one in read if one in kept]
 
     def _resample(self) -> None:
         """Score all results of a step on the same resamples of their test examples."""
