@@ -60,12 +60,9 @@ def run(jobs: list, args) -> list[tuple]:
 
 def why(log: Path) -> str:
     """The message of a job that failed, from its log."""
-    try:
-        lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
-    except OSError:
-        return "it ended before it could write a log"
-    errors = (line for line in lines if line.startswith("error: "))
-    return next(errors, lines[-1] if lines else "it ended without a word")
+    text = log.read_text(errors="replace") if log.is_file() else ""
+    lines = [line for line in text.splitlines() if line.strip()] or ["it ended without a word"]
+    return next((line for line in lines if line.startswith("error: ")), lines[-1])
 
 
 def become(command: list[str], log: Path) -> None:

@@ -73,7 +73,7 @@ def parse_args(argv):
         ("--steps", str, tuple(STEPS), steps),
     ):
         text = f"(default: {','.join(map(str, default))})"
-        options = {"type": cli.values(kind, allowed), "default": list(default), "help": text}
+        options = {"type": cli.list_of(kind, allowed), "default": list(default), "help": text}
         add(flag, metavar="A,B,...", **options)
     add("--jobs", type=cli.number(int, 1), default=1, help="scripts at a time (default: 1)")
     add("--output_dir", type=Path, help="root of the results; each task has a folder there")

@@ -19,7 +19,7 @@ def parse_args(argv):
     parser = cli.Parser(__doc__)
     parser.prog, parser.usage = "-m common.report", "python -m common.report [flags]"
     text = f"with commas (default: {','.join(task.find())})"
-    parser.add_argument("--tasks", type=cli.values(str, task.find()), help=text)
+    parser.add_argument("--tasks", type=cli.list_of(str, task.find()), help=text)
     parser.add_argument("--dataset", help="one data set (default: each by itself)")
     parser.add_argument("--output_dir", type=Path, help="default: <TASK>/results")
     parser.add_argument("--style", type=Path, help="a Matplotlib style file for the figures")
