@@ -6,7 +6,7 @@ import runpy
 import shlex
 import signal
 import sys
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from itertools import groupby
 from pathlib import Path
 
@@ -41,8 +41,9 @@ def run(jobs: list, args) -> list[tuple]:
 
     try:
         for _, step in groupby(jobs, key=lambda job: job.step):
-            step = list(step)
-            for job, code in zip(step, pool.map(work, step), strict=True):
+            futures = {pool.submit(work, job): job for job in step}
+            for future in as_completed(futures):
+                job, code = futures[future], future.result()
                 progress.update()
                 if code != 0:
                     unmade.append(job)
