@@ -15,10 +15,9 @@ def epoch_batches(
 ) -> list[list[int]]:
     """Indices of one epoch's batches: every example once, each batch sorted by length.
 
-    `pool`: so many batches hold the same random examples, sorted by length. With 1 the batches are
-    random: length does not choose which examples make a gradient together.
-    A pure function of its arguments (the generator is private), so that a resumed run sees the
-    batches it would have seen. All batches but one have `batch_size` examples.
+    `pool`: so many batches hold the same random examples, sorted by length. With 1, length does not
+    choose which examples make a gradient together. A pure function of its arguments, so that a
+    resumed run sees the same batches. All batches but one have `batch_size` examples.
     """
     generator = random.Random(f"{seed}-{epoch}")
     order = list(range(len(lengths)))

@@ -167,3 +167,20 @@ def number(kind, low, high=math.inf, open_low=False):
         return value
 
     return parse
+
+
+def list_of(kind, allowed=()):
+    """An argparse type: values with commas, once each in the order given; of `allowed`, if any."""
+
+    def parse(text: str) -> list:
+        try:
+            parts = [kind(part) for part in text.split(",")]
+        except ValueError:
+            parts = [""]
+        wrong = [v for v in parts if v == "" or (allowed and v not in allowed)]
+        if wrong or " " in text:
+            form = f"take from {','.join(map(str, allowed))}, " if allowed else ""
+            raise argparse.ArgumentTypeError(f"{text!r}: {form}with commas and no spaces")
+        return list(dict.fromkeys(parts))
+
+    return parse

@@ -9,7 +9,7 @@ import shlex
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from common.cli import SEED, TRAINING_SIZES, Parser, number, relative
+from common.cli import SEED, TRAINING_SIZES, Parser, list_of, number, relative
 
 # What a flag says about a result; those that are not named here are settings: they identify it.
 CELL = {
@@ -202,12 +202,7 @@ def add_training_size(group, default: int, text: str) -> None:
 
 def size_list(text: str) -> list[int]:
     """An argparse type: training sizes with commas; once each, in order."""
-    allowed = ",".join(map(str, TRAINING_SIZES))
-    if not re.fullmatch(r"\d+(,\d+)*", text) or {*map(int, text.split(","))} - {*TRAINING_SIZES}:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is no list of sizes. Take from {allowed}, with commas and no spaces: 10,30"
-        )
-    return sorted({int(size) for size in text.split(",")})
+    return sorted(list_of(int, TRAINING_SIZES)(text))
 
 
 def add_task_arguments(task, step: str, parser: Parser) -> None:

@@ -2,7 +2,6 @@
 
 import logging
 import os
-import time
 from pathlib import Path
 
 from common.cli import UserError
@@ -11,11 +10,8 @@ from common.data_files import find_split, parquet
 # For a repository with pytorch_model.bin alone, transformers would ask for a converted copy in the
 # background, and the process would wait for it at its end.
 os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
-# The client of the store for large files waits for five minutes, six times.
-os.environ.setdefault("HF_XET_CLIENT_READ_TIMEOUT", "30s")
 log = logging.getLogger(__name__)
 TIMEOUT = 10  # seconds that the Hub may be silent, at the first question and later
-WAITS = (1, 2)  # seconds before each new try after an answer of the kind "5xx"
 # The layouts of data sets in parquet: `{}` is the split.
 PATTERNS = ("{}.parquet", "{}-*.parquet", "{}/*.parquet", "*/{}-*.parquet", "*/{}/*.parquet")
 
@@ -59,19 +55,15 @@ def cached_or_download(name: str, load, repo_type: str = "model", revision: str 
         return load(local_files_only=True)
     except Exception as error:  # a damaged or half-downloaded file can raise almost anything
         log.debug("%s is not in the cache: %s", name, error)
-    set_client_factory(_impatient_client)
+    set_client_factory(_client)
     what = f"{repo_type.replace('dataset', 'data set')} {name}"
-    for wait in (*WAITS, None):
-        try:
-            # `load` alone would ask again and again, for minutes; this question is asked once.
-            HfApi().repo_info(name, repo_type=repo_type, revision=revision, timeout=TIMEOUT)
-            log.info("downloading the %s from the Hub", what)
-            return load(local_files_only=False)
-        except Exception as error:
-            status = getattr(getattr(error, "response", None), "status_code", None) or 0
-            if status < 500 or not wait:
-                raise UserError(f"{what}: {_reason(error)}") from error
-            time.sleep(wait)
+    try:
+        # `load` alone would ask again and again, for minutes; this question is asked once.
+        HfApi().repo_info(name, repo_type=repo_type, revision=revision, timeout=TIMEOUT)
+        log.info("downloading the %s from the Hub", what)
+        return load(local_files_only=False)
+    except Exception as error:
+        raise UserError(f"{what}: {_reason(error)}") from error
 
 
 def _reason(error: BaseException) -> str:
@@ -97,13 +89,12 @@ def shortened(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
 
 
-def _impatient_client():
-    """The library's client, which by itself would wait forever for some of the Hub's answers."""
+def _client():
+    """The library's client, which by itself waits forever for some of the Hub's answers."""
     from huggingface_hub.utils._http import default_client_factory
 
     def bound(request):
-        timeouts = request.extensions["timeout"]  # seconds, by what is waited for
-        timeouts |= {step: min(given or TIMEOUT, TIMEOUT) for step, given in timeouts.items()}
+        request.extensions["timeout"] = dict.fromkeys(request.extensions["timeout"], TIMEOUT)
 
     client = default_client_factory()
     client.event_hooks["request"].append(bound)

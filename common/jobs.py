@@ -6,8 +6,8 @@ import runpy
 import shlex
 import signal
 import sys
-import threading
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from itertools import groupby
 from pathlib import Path
 
 # Imported once, by the process from which the jobs fork: that takes longer than a miniature's step.
@@ -16,9 +16,9 @@ PRELOADED += ["sklearn.svm", "seqeval.metrics", "pandas", "matplotlib.pyplot"]
 
 
 def run(jobs: list, args) -> list[tuple]:
-    """Run `common.study.Job`s in their order, `args.jobs` at a time.
+    """Run `common.study.Job`s, step after step, `args.jobs` of a step at a time.
 
-    A job whose needs have failed is left out. Returns what failed: (job, reason, exit code).
+    A job whose needs are not made is left out. Returns what failed: (job, reason, exit code).
     """
     from tqdm import tqdm
 
@@ -26,50 +26,44 @@ def run(jobs: list, args) -> list[tuple]:
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // args.jobs)))
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOADED)
-    futures, failed, working, stop = {}, [], set(), threading.Event()
     progress = tqdm(total=len(jobs), desc="study", unit=" steps", dynamic_ncols=True)
+    pool, working, failed, unmade = ThreadPoolExecutor(args.jobs), set(), [], []
 
-    def work(job, needed: list) -> bool:
-        # Those that it needs were submitted before it, so they are at work or done.
-        if not all(future.result() for future in needed) or stop.is_set():
-            progress.update()
-            return False
-        command, log = job.command(args), job.log(args)
-        process = context.Process(target=become, args=(command[1:], log))
+    def work(job) -> int | None:
+        if any(map(job.needs, unmade)):
+            return None
+        process = context.Process(target=become, args=(job.command(args)[1:], job.log(args)))
         process.start()
         working.add(process)
         process.join()
         working.discard(process)
-        progress.update()
-        if process.exitcode and not stop.is_set():
-            failed.append((job, why(log), process.exitcode))
-            progress.write(f"failed: {shlex.join(command)}\n  {failed[-1][1]}", sys.stderr)
-        return not process.exitcode
+        return process.exitcode
 
-    with ThreadPoolExecutor(args.jobs) as pool:
-        try:
-            for job in jobs:
-                needed = [future for other, future in futures.items() if job.needs(other)]
-                futures[job] = pool.submit(work, job, needed)
-            for future in futures.values():
-                future.result()
-        finally:
-            stop.set()
-            pool.shutdown(wait=False, cancel_futures=True)
-            for process in list(working):
-                os.kill(process.pid, signal.SIGINT)  # it saves its state
-            progress.close()
+    try:
+        for _, step in groupby(jobs, key=lambda job: job.step):
+            futures = {pool.submit(work, job): job for job in step}
+            for future in as_completed(futures):
+                job, code = futures[future], future.result()
+                progress.update()
+                if code != 0:
+                    unmade.append(job)
+                if code:
+                    failed.append((job, why(job.log(args)), code))
+                    line = shlex.join(job.command(args))
+                    progress.write(f"failed: {line}\n  {failed[-1][1]}", sys.stderr)
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+        for process in list(working):
+            os.kill(process.pid, signal.SIGINT)  # it saves its state
+        progress.close()
     return failed
 
 
 def why(log: Path) -> str:
     """The message of a job that failed, from its log."""
-    try:
-        lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
-    except OSError:
-        return "it ended before it could write a log"
-    errors = (line for line in lines if line.startswith("error: "))
-    return next(errors, lines[-1] if lines else "it ended without a word")
+    text = log.read_text(errors="replace") if log.is_file() else ""
+    lines = [line for line in text.splitlines() if line.strip()] or ["it ended without a word"]
+    return next((line for line in lines if line.startswith("error: ")), lines[-1])
 
 
 def become(command: list[str], log: Path) -> None:

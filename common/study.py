@@ -11,10 +11,8 @@ what needs its result. Flags after `--` go to every script that runs. Ctrl-C sto
 resumes. At the end it writes the report (python -m common.report).
 """
 
-import argparse
 import importlib
 import shlex
-import subprocess
 import sys
 from pathlib import Path
 from typing import NamedTuple
@@ -52,27 +50,9 @@ class Job(NamedTuple):
     def log(self, args) -> Path:
         """The file that its output goes to."""
         root = args.output_dir / self.task if args.output_dir else cli.ROOT / self.task / "results"
-        model = self.model.strip("/").replace("/", "--")
-        sizes = "-".join(map(str, self.sizes))
-        name = f"{'demo-' * args.demo}{model}-{sizes}-seed-{self.seed}-{self.step}.log"
-        return root / "logs" / name
-
-
-def values(kind, allowed=()):
-    """An argparse type: values with commas, once each in the order given; of `allowed`, if any."""
-
-    def parse(text: str) -> list:
-        try:
-            parts = [kind(part) for part in text.split(",")]
-        except ValueError:
-            parts = [""]
-        wrong = [v for v in parts if v == "" or " " in str(v) or (allowed and v not in allowed)]
-        if wrong:
-            form = f"take from {','.join(map(str, allowed))}, " if allowed else ""
-            raise argparse.ArgumentTypeError(f"{text!r}: {form}with commas and no spaces")
-        return list(dict.fromkeys(parts))
-
-    return parse
+        name = "-".join(["demo"] * args.demo + [self.model, *map(str, self.sizes)])
+        name = f"{name}-seed-{self.seed}-{self.step}.log"
+        return root / "logs" / name.strip("/").replace("/", "--")
 
 
 def parse_args(argv):
@@ -92,8 +72,9 @@ def parse_args(argv):
         ("--seeds", int, (), (cli.SEED,)),
         ("--steps", str, tuple(STEPS), steps),
     ):
-        shown = f"(default: {','.join(map(str, default))})"
-        add(flag, type=values(kind, allowed), default=list(default), metavar="A,B,...", help=shown)
+        text = f"(default: {','.join(map(str, default))})"
+        options = {"type": cli.list_of(kind, allowed), "default": list(default), "help": text}
+        add(flag, metavar="A,B,...", **options)
     add("--jobs", type=cli.number(int, 1), default=1, help="scripts at a time (default: 1)")
     add("--output_dir", type=Path, help="root of the results; each task has a folder there")
     text = "also control labels and untrained encoders in probing, and these in attention"
@@ -146,33 +127,22 @@ def main(argv=None):
     if args.list:
         print(*listed(args), sep="\n")
         return
-    from common import jobs as running
+    from common.jobs import run
+    from common.report.__main__ import main as report
 
-    failed = running.run(jobs(args), args)
-    code = report(args)
-    if failed:
-        lines = "\n".join(
-            f"  {shlex.join(job.command(args))}\n    {reason}\n    log: {job.log(args)}"
-            for job, reason, _ in failed
-        )
-        print(
-            f"\n{len(failed)} steps failed; fix what each one names, then type the same command "
-            f"again:\n{lines}",
-            file=sys.stderr,
-        )
-        raise SystemExit(2 if all(exit_code == 2 for *_, exit_code in failed) else 1)
-    if code:
-        raise SystemExit(code)
-
-
-def report(args) -> int:
-    """Write the report of what there is; returns the exit code."""
-    command = [sys.executable, "-m", "common.report", "--tasks", ",".join(args.tasks)]
-    if args.demo:
-        command += ["--dataset", "demo"]
-    if args.output_dir:
-        command += ["--output_dir", str(args.output_dir)]
-    return subprocess.run(command, cwd=cli.ROOT, check=False).returncode
+    failed = run(jobs(args), args)
+    flags = ["--tasks", ",".join(args.tasks), *["--dataset", "demo"] * args.demo]
+    flags += ["--output_dir", str(args.output_dir)] if args.output_dir else []
+    try:
+        report(flags)
+    finally:  # also where there is nothing to report
+        if failed:
+            advice = "fix what each one names, then type the same command again:"
+            print(f"\n{len(failed)} steps failed; {advice}", file=sys.stderr)
+            for job, reason, _ in failed:
+                command = shlex.join(job.command(args))
+                print(f"  {command}\n    {reason}\n    log: {job.log(args)}", file=sys.stderr)
+            raise SystemExit(2 if all(code == 2 for *_, code in failed) else 1)
 
 
 if __name__ == "__main__":

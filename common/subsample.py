@@ -11,9 +11,8 @@ from common.cli import UserError
 def permutation(strata: Sequence[Hashable], seed: int) -> list[int]:
     """All indices in a random order of which every prefix holds each stratum in proportion.
 
-    The k-th of a stratum's n members is near the fraction (k + u) / n, with one random u a stratum.
-    So any prefix is within about one example of a stratum's share, and a stratum of a single
-    example is as likely in any tenth as in any other.
+    The k-th of a stratum's n members is near the fraction (k + u) / n, with one random u a stratum:
+    any prefix is within about one example of a stratum's share.
     """
     generator = random.Random(seed)
     members: dict[Hashable, list[int]] = {}

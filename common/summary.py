@@ -14,14 +14,13 @@ def prefixed(prefix: str, values: dict) -> dict:
 
 def score_table(metrics: dict, scores) -> str:
     """The scores of a result as text: by split, each beside that of the majority baseline."""
+    import pandas as pd
+
     splits = [split for split in ("dev", "test") if f"{split}_{scores[0].name}" in metrics]
     columns = [f"{split}{kind}" for split in splits for kind in ("", "_majority")]
-    lines = [f"{'':28}" + "".join(f"{column.replace('_', ' '):>15}" for column in columns)]
-    for score in scores:
-        values = (metrics.get(f"{column}_{score.name}") for column in columns)
-        cells = (f"{'–':>15}" if value is None else f"{value:15.4f}" for value in values)
-        lines.append(f"{score.title:28}" + "".join(cells))
-    return "\n".join(lines)
+    table = {c.replace("_", " "): [metrics.get(f"{c}_{s.name}") for s in scores] for c in columns}
+    frame = pd.DataFrame(table, [score.title for score in scores], dtype=float)
+    return frame.to_string(na_rep="–", float_format="{:.4f}".format, col_space=12)
 
 
 def next_command(call, cell) -> str:

@@ -209,7 +209,7 @@ FAULTS |= {
     ),
     ("NER", "half a character"): (
         replace({"tokens": ["\ud83d"], "tags": [0]}),
-        ["train.jsonl:2", "half a character", "Fix that line"],
+        ["train.jsonl:2", "half a character", "Fix it"],
     ),
     ("NER", "unknown label"): (
         replace({"tokens": ["a"], "tags": ["B-planet"]}, name="validation.jsonl", at=3),
@@ -281,7 +281,7 @@ FAULTS |= {
     ("NLI", "no string"): (replace({"sentence2": None}), ["train.jsonl:2", "'sentence2'"]),
     ("NLI", "half a character"): (
         replace({"sentence2": "\ud83d"}),
-        ["train.jsonl:2", "half a character", "Fix that line"],
+        ["train.jsonl:2", "half a character", "Fix it"],
     ),
     ("NLI", "unknown label"): (
         replace({"gold_label": "-"}, name="dev.jsonl", at=3),

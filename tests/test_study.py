@@ -149,7 +149,7 @@ def test_a_step_that_dies_before_its_log_is_a_failure_like_others(tmp_path, monk
                "--steps", "fine-tuning"]  # fmt: skip
     done = run(command)
     assert done.returncode == 1 and "1 steps failed" in done.stderr
-    assert "before it could write a log" in done.stderr
+    assert "it ended without a word" in done.stderr
 
 
 def test_ctrl_c_stops_the_steps(grid):

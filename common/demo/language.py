@@ -1,12 +1,10 @@
 """The demo's language: small seeded grammars that write general and biomedical text.
 
-No corpus is copied. `text` writes unlabelled lines for pre-training; a task's `demo_data.py` builds
-on `chunks` and `statement`, and decides what their sentences mean.
-
-Names and values (genes, cell lines, drugs, laboratory values) fall into three pools, so that what a
-test split mentions never occurs in its train split. Unlabelled text draws from all of them, as
-real pre-training text does. A line about a person is a statement, a remark on it, and a note
-whether that is right: many of them make a small model able to compare two sentences.
+`text` writes unlabelled lines for pre-training; a task's `demo_data.py` builds on `chunks` and
+`statement`. Names and values (genes, cell lines, drugs, laboratory values) fall into three pools,
+so that no name of a test split occurs in its train split; unlabelled text draws from all of them.
+A line about a person is a statement, a remark on it, and a note whether the remark is right: many
+of them make a small model able to compare two sentences.
 """
 
 import random
@@ -140,8 +138,7 @@ def statement(
 ) -> tuple[str, dict[str, str]]:
     """A statement, and remarks that it makes certain, that it rules out, and that it leaves open.
 
-    The three remarks share their wording; each could follow another statement with another verdict,
-    so that a remark alone does not tell its verdict.
+    The three share their wording, so that a remark alone does not tell its verdict.
     """
     clinical = domain == "biomedical"
     who = about = "Miss " + rng.choice(PEOPLE)

@@ -12,11 +12,10 @@ import json
 import random
 import string
 import tempfile
-import time
 from pathlib import Path
 
-from common.cli import RANK
 from common.demo import language
+from common.files import replacing
 
 LLAMA = "llama2-7b"
 DOMAINS = dict.fromkeys(("bert", "gpt2", "electra-base", LLAMA), "general")
@@ -44,31 +43,25 @@ def folder_of(name: str, cache: Path) -> Path:
 def miniature(name: str, cache: Path) -> Path:
     """The folder of the pre-trained miniature `name` under `cache`, made on first use.
 
-    It appears by a rename when the model is complete, so that a killed or a second process does no
-    harm.
+    Processes that need it at the same time wait for the first of them, which makes it.
     """
+    import torch
+    from filelock import FileLock
+
     folder = folder_of(name, cache)
-    while RANK and not folder.is_dir():  # under torchrun only the first process can save a model
-        time.sleep(0.5)
     if folder.is_dir():
         return folder
-    import torch
-
     cache.mkdir(parents=True, exist_ok=True)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # the result, then, does not depend on the number of cores
-    with tempfile.TemporaryDirectory(dir=cache, prefix=f".{folder.name}-") as work:
-        lines = language.text(DOMAINS[name], LINES, SEED)
-        tokenizer = _train_tokenizer(TYPES.get(name, name), lines, Path(work))
-        made = Path(work) / "made"
-        _pretrain(name, tokenizer, lines).save_pretrained(made)
-        tokenizer.save_pretrained(made)
-        try:
-            made.rename(folder)
-        except OSError:
-            if not folder.is_dir():  # else another process was faster, with the same model
-                raise
-    torch.set_num_threads(threads)
+    with FileLock(cache / f".{folder.name}.lock"):
+        if not folder.is_dir():
+            threads = torch.get_num_threads()
+            torch.set_num_threads(1)  # the result, then, does not depend on the number of cores
+            lines = language.text(DOMAINS[name], LINES, SEED)
+            with tempfile.TemporaryDirectory() as work, replacing(folder) as made:
+                tokenizer = _train_tokenizer(TYPES.get(name, name), lines, Path(work))
+                _pretrain(name, tokenizer, lines).save_pretrained(made)
+                tokenizer.save_pretrained(made)
+            torch.set_num_threads(threads)
     return folder
 
 
@@ -129,20 +122,22 @@ def _build(kind: str, tokenizer):
     import transformers
 
     # Wide weights and no dropout: so little text and time need a quick start.
+    inner = {"intermediate_size": 2 * HIDDEN}
+    plain = inner | {"attention_probs_dropout_prob": 0.0, "hidden_dropout_prob": 0.0}
+    ends = {key: getattr(tokenizer, key) for key in ("bos_token_id", "eos_token_id")}
+    own = {
+        "bert": plain,
+        "biogpt": plain,
+        "electra": plain | {"embedding_size": HIDDEN},
+        # Pairs of its heads share keys and values, as those of the larger ones do.
+        "llama": inner | {"num_key_value_heads": HEADS // 2},
+        "gpt2": dict.fromkeys(("attn_pdrop", "resid_pdrop", "embd_pdrop"), 0.0)
+        | ends
+        | {"n_inner": 2 * HIDDEN},
+    }
     options = {"hidden_size": HIDDEN, "num_hidden_layers": LAYERS, "num_attention_heads": HEADS}
-    options |= {"vocab_size": len(tokenizer), "initializer_range": 0.1}
-    options |= {"max_position_embeddings": POSITIONS}
-    if kind == "gpt2":
-        options |= {"n_inner": 2 * HIDDEN, "attn_pdrop": 0.0, "resid_pdrop": 0.0, "embd_pdrop": 0.0}
-        options |= {key: getattr(tokenizer, key) for key in ("bos_token_id", "eos_token_id")}
-    else:
-        options |= {"intermediate_size": 2 * HIDDEN}
-    if kind == "llama":  # pairs of its heads share keys and values, as those of the larger ones do
-        options |= {"num_key_value_heads": HEADS // 2}
-    elif kind != "gpt2":
-        options |= {"attention_probs_dropout_prob": 0.0, "hidden_dropout_prob": 0.0}
-    if kind == "electra":
-        options |= {"embedding_size": HIDDEN}
+    options |= {"vocab_size": len(tokenizer), "max_position_embeddings": POSITIONS}
+    options |= own[kind] | {"initializer_range": 0.1}
     masked = kind in ("bert", "electra")
     head = transformers.AutoModelForMaskedLM if masked else transformers.AutoModelForCausalLM
     return head.from_config(transformers.AutoConfig.for_model(kind, **options))
@@ -209,12 +204,11 @@ def _pretrain(name: str, tokenizer, lines: list[str]):
 def _inputs(tokenizer, batch) -> tuple:
     """A model's inputs, and what it shall say (-100: nothing): masked tokens, or the next ones."""
     import torch
-    from torch.nn.utils.rnn import pad_sequence
 
-    sequences = [torch.tensor(ids) for ids, _ in batch]
-    ids = pad_sequence(sequences, batch_first=True, padding_value=tokenizer.pad_token_id or 0)
-    mask = torch.arange(ids.shape[1]) < torch.tensor([len(own) for own in sequences])[:, None]
-    inputs = {"input_ids": ids, "attention_mask": mask.long()}
+    from common.batching import pad
+
+    inputs = pad([{"input_ids": ids} for ids, _ in batch], tokenizer.pad_token_id or 0)
+    ids, mask = inputs["input_ids"], inputs["attention_mask"].bool()
     if tokenizer.mask_token_id is None:
         return inputs, ids.masked_fill(~mask, -100)[:, 1:]
     second = torch.tensor([begin for _, begin in batch])[:, None]

@@ -107,12 +107,8 @@ def source(name: str, demo: bool = False) -> Source:
 
 
 def _results(folder: Path) -> str:
-    """A folder's name in result paths: its parent's and its own, or what made it."""
-    cached = folder.parent.parent.name  # models--owner--name/snapshots/<hash>
-    if folder.parent.name == "snapshots" and cached.startswith("models--"):
-        return cached.removeprefix("models--")
-    config = read_json(folder.parent / "config.json")
-    if isinstance(config, dict) and config.get("step") == "fine-tuning":  # our own checkpoint
-        with suppress(KeyError):  # another program's, which says "step" too
-            return "{task}-{dataset}-{model}-{training_size}-seed-{seed}".format_map(config)
+    """A folder's name in result paths: its run's, if it is a checkpoint of ours, or its own."""
+    with suppress(KeyError, TypeError):  # no result of this project lies there
+        name = "{task}-{dataset}-{model}-{training_size}-seed-{seed}"
+        return name.format_map(read_json(folder.parent / "config.json"))
     return "--".join(folder.parts[-2:]).strip("/")

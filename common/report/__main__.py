@@ -16,44 +16,40 @@ from common import cli, task
 
 
 def parse_args(argv):
-    parser, names = cli.Parser(__doc__), ",".join(task.find())
+    parser = cli.Parser(__doc__)
     parser.prog, parser.usage = "-m common.report", "python -m common.report [flags]"
-    parser.add_argument("--tasks", help=f"with commas (default: {names})")
+    text = f"with commas (default: {','.join(task.find())})"
+    parser.add_argument("--tasks", type=cli.list_of(str, task.find()), help=text)
     parser.add_argument("--dataset", help="one data set (default: each by itself)")
     parser.add_argument("--output_dir", type=Path, help="default: <TASK>/results")
     parser.add_argument("--style", type=Path, help="a Matplotlib style file for the figures")
-    args = parser.parse_args(argv)
-    for name in () if args.tasks is None else args.tasks.split(","):
-        if name not in task.find():
-            parser.error(f"--tasks: no task {name!r}. Take from {names}, no spaces")
-    return args
+    return parser.parse_args(argv)
 
 
 @cli.command
 def main(argv=None):
     args = parse_args(argv)
+    if args.style:
+        import matplotlib
 
-    import matplotlib
-
-    from common.report.drawing import PAPER
-
-    try:
-        matplotlib.rc_params_from_file(args.style or PAPER, True, use_default_template=False)
-    except Exception as error:  # whatever Matplotlib does not like
-        advice = "Give a style file like common/report/paper.mplstyle."
-        raise cli.UserError(f"--style {args.style}: {error}. {advice}") from None
-    tasks, written = list(dict.fromkeys(args.tasks.split(","))) if args.tasks else task.find(), {}
+        try:
+            matplotlib.rc_params_from_file(args.style, True, use_default_template=False)
+        except Exception as error:  # whatever Matplotlib does not like
+            advice = "Give a style file like common/report/paper.mplstyle."
+            raise cli.UserError(f"--style {args.style}: {error}. {advice}") from None
+    tasks = args.tasks or task.find()
+    reports = {}
     for grid in (grid for name in tasks for grid in grids(args.output_dir, name, args.dataset)):
-        if grid.folder in written:
+        if grid.folder in reports:
             raise cli.UserError(f"{grid.folder} holds results of two tasks. Move one of them away.")
-        written[grid.folder] = write(grid, args.output_dir, args.style)
-    if not written:
+        reports[grid.folder] = write(grid, args.output_dir, args.style)
+    if not reports:
         raise cli.UserError(
             f"no finished results of {args.dataset or 'any data set'} in "
             f"{args.output_dir or '<TASK>/results'}. Make some, e.g.:\n"
             f"  python {cli.relative(tasks[0], 'fine-tuning.py')} --demo --training_size 30"
         )
-    print("reports:", *(f"{path} and report.html" for path in written.values()), sep="\n  ")
+    print("reports:", *(f"{path} and report.html" for path in reports.values()), sep="\n  ")
 
 
 def grids(output_dir: Path | None, name: str, dataset: str | None = None) -> list:
@@ -71,12 +67,13 @@ def write(grid, output_dir: Path | None, style: Path | None) -> Path:
     from common.report import across, page
     from common.steps import STEPS
 
-    # Test examples that a part of the data shares with another task: {score: (data, its score)}.
-    same = [item for r in grid.results for item in r.config.get("same_test", {}).items()]
+    # Parts of the data that are another task's test split: {score: (that data, its score)}.
+    same = dict(item for r in grid.results for item in r.config.get("same_test", {}).items())
     names = [name for name in task.find() if same and name != grid.task.NAME]
     for other in (other for name in names for other in grids(output_dir, name)):
-        for score, (data, theirs) in dict(same).items():
-            if any(result.config["inputs"].get("data") == data for result in other.results):
+        there = {result.config["inputs"].get("data") for result in other.results}
+        for score, (data, theirs) in same.items():
+            if data in there:
                 grid.others.setdefault(score, []).append((other, theirs))
     downstream, *inside = (step.sections(grid) for step in STEPS.values())
     sections = [*downstream, across.differences(grid), *chain(*inside), across.link(grid)]

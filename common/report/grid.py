@@ -4,7 +4,6 @@ A cell is a model at a size in a step or a variant of one, by its folder's name 
 Its results differ in the seed.
 """
 
-import json
 import logging
 from math import isfinite
 from pathlib import Path
@@ -13,7 +12,7 @@ import numpy as np
 
 from common import results
 from common.cli import SEED, TRAINING_SIZES, UNTRAINED
-from common.files import read_csv, read_json
+from common.files import read_csv, read_json, read_jsonl
 from common.models import MODELS
 from common.report import statistics
 from common.report.page import Estimate
@@ -27,9 +26,6 @@ DOWNSTREAM = next(name for name, step in STEPS.items() if not step.NEEDS)
 class Result:
     """What the files of a result say; its folder may be unfinished (`.partial`)."""
 
-    # What predictions.jsonl says: (metrics' key, counts, score) each; groups: an id an example.
-    systems, groups = [], []
-
     def __init__(self, folder: Path):
         self.folder, self.name = folder, folder.name.removesuffix(results.PARTIAL)
         self.step, self.variant = split(self.name)
@@ -38,6 +34,8 @@ class Result:
         self.size = int(size) if size.isdigit() else size
         self.config, self.metrics = (read_json(folder / f"{n}.json") for n in ("config", "metrics"))
         self.title = f"{self.model} on {self.dataset}, seed {self.seed}"  # of its figures
+        # What predictions.jsonl says: (metrics' key, counts, score) each; an id an example.
+        self.systems, self.groups = [], []
         self.resampled = {}  # by metrics' key: see `statistics.resample`
 
     def check(self) -> "Result":
@@ -51,6 +49,9 @@ class Result:
         for key, value in (where | {"seed": self.seed}).items():
             if self.config.get(key) != value:
                 raise ValueError(f"config.json is of {key} {self.config.get(key)}")
+        for key, value in self.metrics.items():
+            if key.startswith("test_") and not (type(value) in (int, float) and isfinite(value)):
+                raise ValueError(f"metrics.json has no number for {key}")
         for needed in STEPS[self.step].NEEDS:
             there = read_json(self.folder.parent / needed / "metrics.json")
             sha256 = there.get("checkpoint_sha256") if isinstance(there, dict) else None
@@ -70,12 +71,9 @@ class Result:
         """A CSV of the result, a DataFrame. Raises ValueError if it is missing or damaged."""
         try:
             table = read_csv(self.folder / file)
-            table.iloc[:, -1].astype(float)
-            if (self.folder / file).read_bytes()[-1:] == b"\n":
-                return table
+            return table.astype({table.columns[-1]: float})
         except (OSError, ValueError, IndexError):
-            pass
-        raise ValueError(f"{file} is missing or damaged")
+            raise ValueError(f"{file} is missing or damaged") from None
 
     def of_all_sizes(self, file: str) -> tuple[str, dict]:
         """For figures: the ending of their names, and {size: table} of all results like this."""
@@ -101,11 +99,9 @@ class Grid:
         measured = {key for result in read for key in result.metrics}
         there = [score for score in task.SCORES if f"test_{score.name}" in measured]
         self.main = [*there, *task.SCORES][0]
-        alike = [result for result in read if self._has_numbers(result)]
-        alike = self._alike(alike, lambda result: (result.name, result.model))
-        alike = self._alike(alike, lambda result: result.name)
-        self.groups = next((result.groups for result in alike if result.groups), [])
-        self.results = self._resample(alike)
+        self.results = self._alike(read)
+        self.groups = next((result.groups for result in self.results if result.groups), [])
+        self._resample()
         models = {result.model for result in self.results}
         self.models = [m for m in MODELS if m in models] + sorted(models - set(MODELS))
         self.sizes = sorted({*TRAINING_SIZES, *(r.size for r in self.results)} - {UNTRAINED})
@@ -145,85 +141,68 @@ class Grid:
         scores = {cell: self.score(name, *cell, key) for cell in cells}
         return {cell: score.value for cell, score in scores.items() if score}
 
+    def level(self, name: str, model: str, key: str) -> float | None:
+        """A metric that is about the same at all sizes, such as the majority class's."""
+        scores = [self.score(name, model, n, key) for n in (*reversed(self.sizes), UNTRAINED)]
+        return next((score.value for score in scores if score), None)
+
     def _note(self, path: Path, reason: object) -> None:
         self.problems.append(f"{path.relative_to(self.folder).as_posix()}: {reason}")
         log.warning("%s is passed over: %s", path, reason)
 
     def _read(self, folder: Path) -> Result | None:
         """The result in a folder, with what its step and its predictions say; None of others."""
-        result, path = Result(folder), folder / "predictions.jsonl"
+        result = Result(folder)
         task = result.config.get("task") if isinstance(result.config, dict) else None
         if not result.step or task not in (None, self.task.NAME):
             return None
         try:
             result.check().metrics.update(STEPS[result.step].read(result, self.task))
+            if (folder / "predictions.jsonl").is_file():
+                self._read_predictions(result)
         except ValueError as reason:
             return self._note(folder, reason)
-        if result.step != DOWNSTREAM and not path.is_file():
-            return result
-        try:
-            rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-            if not rows:
-                raise ValueError
-            result.systems = self._systems(result, rows)
-            first = [row for row in rows if row.get("layer") == rows[0].get("layer")]
-            result.groups = [str(row.get("group", row["id"])) for row in first]
-        except (OSError, ValueError, LookupError, TypeError, AttributeError):
-            result.systems, result.groups = [], []
-            self._note(path, "missing or damaged (no interval)")
         return result
 
-    def _systems(self, result: Result, rows: list[dict]) -> list[tuple]:
-        """See `Result.systems`; rows of probes have a layer."""
-        systems = []
-        for layer in dict.fromkeys(row.get("layer") for row in rows):
-            own = [row for row in rows if row.get("layer") == layer]
-            counts = self.task.count(own)
-            scores = [s for s in (*self.task.SCORES, *self.task.parts(own)) if s.table in counts]
-            endings = [""]
-            if layer is not None:
-                main = min(scores, key=lambda score: not score.of_probes)  # the first of these
-                systems.append((f"{result.step}_layer_{layer}", counts[main.table], main.value))
-                at = {"": result.metrics["best_layer"], "_last_layer": result.metrics["last_layer"]}
-                endings = [ending for ending, chosen in at.items() if chosen == layer]
-            for score in scores:
-                keys = [f"test_{score.name}{ending}" for ending in endings]
-                systems += [(key, counts[score.table], score.value) for key in keys]
-        return systems
+    def _read_predictions(self, result: Result) -> None:
+        """Fill in `systems` and `groups`; the rows of probes have a layer."""
+        try:
+            rows = read_jsonl(result.folder / "predictions.jsonl")
+            first = [row for row in rows if row.get("layer") == rows[0].get("layer")]
+            result.groups = [str(row.get("group", row["id"])) for row in first]
+            for layer in dict.fromkeys(row.get("layer") for row in rows):
+                own = [row for row in rows if row.get("layer") == layer]
+                counts = self.task.count(own)
+                scores = [*self.task.SCORES, *self.task.parts(own)]
+                keys = [(f"test_{s.name}", s) for s in scores if s.table in counts]
+                if layer is not None:
+                    key, main = min(keys, key=lambda pair: not pair[1].of_probes)
+                    ends = {"best_layer": key, "last_layer": f"{key}_last_layer"}
+                    keys = [(f"{result.step}_layer_{layer}", main)]
+                    keys += [(ends[end], main) for end in ends if result.metrics[end] == layer]
+                result.systems += [(key, counts[s.table], s.value) for key, s in keys]
+        except (ValueError, LookupError, TypeError, AttributeError):
+            raise ValueError("predictions.jsonl is damaged") from None
 
-    def _has_numbers(self, result: Result) -> bool:
-        required = getattr(STEPS[result.step], "required", lambda main: [])(self.main.name)
-        for key in [*required, *(key for key in result.metrics if key.startswith("test_"))]:
-            value = result.metrics.get(key)
-            if type(value) not in (int, float) or not isfinite(value):
-                self._note(result.folder, f"metrics.json has no number for {key}")
-                return False
-        return True
-
-    def _alike(self, whole: list[Result], group_of) -> list[Result]:
-        """`whole` without the results that are unlike most of their group."""
+    def _alike(self, read: list[Result]) -> list[Result]:
+        """`read` without the results that are unlike most of their step."""
+        steps = {one: [other for other in read if other.name == one.name] for one in read}
+        votes = {one: sum(not one.unlike(other) for other in own) for one, own in steps.items()}
         kept = []
-        for key in dict.fromkeys(map(group_of, whole)):
-            group = [result for result in whole if group_of(result) == key]
-            votes = {one: sum(not one.unlike(other) for other in group) for one in group}
-            # What size 0 has no settings of, it is like; so a trained one is the measure.
-            most = max(group, key=lambda one: (one.size != 0, bool(one.groups), votes[one]))
-            for result in group:
-                if reasons := result.unlike(most):
-                    self._note(result.folder, f"unlike most of its step: {', '.join(reasons)}")
-                kept += [] if reasons else [result]
-        return kept
+        # What size 0 has no settings of, it is like; so a trained one is the measure.
+        for one in sorted(read, key=lambda one: (one.size == 0, not one.groups, -votes[one])):
+            others = [other for other in kept if other in steps[one]]
+            if reasons := next(filter(None, map(one.unlike, others)), None):
+                self._note(one.folder, f"unlike most of its step: {', '.join(reasons)}")
+            else:
+                kept.append(one)
+        return [one for one in read if one in kept]
 
-    def _resample(self, alike: list[Result]) -> list[Result]:
-        """The scores of a step on the same resamples; no results whose files disagree."""
-        wrong = set()
-        for name in dict.fromkeys(result.name for result in alike):
-            keys = [(r, *system) for r in alike if r.name == name for system in r.systems]
+    def _resample(self) -> None:
+        """Score all results of a step on the same resamples of their test examples."""
+        for name in dict.fromkeys(result.name for result in self.results):
+            keys = [(r, *system) for r in self.results if r.name == name for system in r.systems]
             groups = next((result.groups for result, *_ in keys), None)
             samples = statistics.resample([system for _, _, *system in keys], groups=groups)
             for (result, key, *_), own in zip(keys, samples, strict=True):
                 result.resampled[key] = own
-                if abs(result.metrics.get(key, own[0]) - own[0]) > 1e-6 and result not in wrong:
-                    wrong.add(result)
-                    self._note(result.folder, "predictions.jsonl differs from metrics.json")
-        return [result for result in alike if result not in wrong]

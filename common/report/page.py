@@ -59,14 +59,14 @@ def by_layer(grid, name: str, text: str, made: list[Table], layer: str, curves: 
         panels, file = [], "-".join([key, *name.split("-")[1:]])
         for model in grid.models:
             layers = {size: grid.layers(name, model, size, key) for size in sizes}
-            cells = []
-            for n in sorted(set().union(*layers.values())):
-                cells.append({"layer": n} | {size_name(m): layers[m].get(n) for m in sizes})
+            cells = [
+                {"layer": n} | {size_name(size): layers[size].get(n) for size in sizes}
+                for n in sorted(set().union(*layers.values()))
+            ]
             caption = f"{name} of {model}, {title} by layer"
             made += tables(grid, f"{file}_{model}", caption, cells)
-            lines = [_line(layers[size], size) for size in sizes if layers[size]]
-            levels = [grid.score(name, model, size, f"majority_{key}") for size in sizes]
-            level = next((level.value for level in levels if level), None)
+            lines = [curve(layers[size], size_look(size)) for size in sizes if layers[size]]
+            level = grid.level(name, model, f"majority_{key}")
             panels += [Panel(lines, model, layer, title, level)] if lines else []
         rows += [panels] if panels else []
     figure = (name, [grid.title, f"{name}, by the encoder's training data"], rows)
@@ -74,10 +74,11 @@ def by_layer(grid, name: str, text: str, made: list[Table], layer: str, curves: 
     return Section(heading, text, figure if rows else None, made)
 
 
-def _line(by_layer: dict[int, Estimate], size) -> Line:
-    values, low, high = zip(*[estimate[:3] for estimate in by_layer.values()], strict=True)
+def curve(points: dict, look: dict) -> Line:
+    """`{x: Estimate}` as a curve, with their intervals if all have one."""
+    values, low, high = zip(*[estimate[:3] for estimate in points.values()], strict=True)
     bars = [] if None in low else [list(low), list(high)]
-    return Line(list(by_layer), list(values), size_look(size), *bars)
+    return Line(list(points), list(values), look, *bars)
 
 
 def text_of(cell) -> str:
@@ -87,14 +88,16 @@ def text_of(cell) -> str:
 
 def csv(table: Table) -> str:
     """All digits; an Estimate in several columns; nothing where missing."""
+    import pandas as pd
+
     columns = {}
     for name, cells in table.frame.items():
         columns[name] = [cell.value if isinstance(cell, Estimate) else cell for cell in cells]
         for part in Estimate._fields[1:]:
-            values = [getattr(cell, part, None) for cell in cells]
-            if any(value is not None for value in values):
-                columns[f"{name} {part}"] = values
-    return type(table.frame)(columns, dtype=object).to_csv(index=False)
+            columns[f"{name} {part}"] = [getattr(cell, part, None) for cell in cells]
+    frame = pd.DataFrame(columns, dtype=object)
+    kept = [name for name in frame if name in table.frame or frame[name].notna().any()]
+    return frame[kept].to_csv(index=False)
 
 
 def write(folder: Path, title: str, notes: list, problems: list, sections: list, style=None):

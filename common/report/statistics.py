@@ -16,14 +16,12 @@ RESAMPLES = 10_000  # the least p is 1 / 10,001: still under 0.05 after Holm ove
 def resample(systems, resamples: int = RESAMPLES, seed: int = 0, groups=None) -> list[tuple]:
     """(score, scores [resamples], units drawn) of `systems`, (counts [examples, ...], score) each.
 
-    Examples of one of the `groups` (an id an example) are drawn together: they are not independent.
-    Raises ValueError if there are no examples, or not as many for each system.
+    All systems have the same examples. Those of one of the `groups` (an id an example) are drawn
+    together: they are not independent.
     """
     if not systems:
         return []
     tables = {id(counts): counts.astype(float) for counts, _ in systems}  # scores share a table
-    if len({len(counts) for counts in tables.values()} | {0}) != 2:
-        raise ValueError("the systems need the same examples, one at least")
     if groups is not None:
         number = {group: i for i, group in enumerate(dict.fromkeys(groups))}
         for key, counts in tables.items():

@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 
 from common import flags, results, summary
 from common.cli import RANK, UNTRAINED, Parser, number
-from common.report.shown.fine_tuning import NAME, draw, read, required, sections
+from common.report.shown.fine_tuning import NAME, draw, read, sections
 
-__all__ = ["read", "required", "sections"]
+__all__ = ["read", "sections"]
 ORDER, NEEDS, SIZES = 1, (), "training_size"
 # What identifies a result besides the flags.
 CONSTANTS = {

@@ -12,9 +12,9 @@ from typing import NamedTuple
 from common import checkpoints, flags, models, probes, results, summary
 from common.cli import UNTRAINED, Parser, UserError, number
 from common.files import read_json, read_jsonl, write_json, write_jsonl
-from common.report.shown.probing import NAME, draw, link_measures, read, required, sections
+from common.report.shown.probing import NAME, draw, link_measures, read, sections
 
-__all__ = ["link_measures", "read", "required", "sections"]
+__all__ = ["link_measures", "read", "sections"]
 ORDER, NEEDS, SIZES = 2, ("fine-tuning",), "training_size"
 TASK, MAJORITY = "task", "majority"  # the first is a target of a probe, as controls are
 

@@ -1,6 +1,5 @@
 """What the report shows of fine-tuning, and the figure of a result."""
 
-import math
 from pathlib import Path
 
 from common.report import drawing, page
@@ -16,11 +15,6 @@ cell. At 0 % nothing was fine-tuned: a new head is then one arbitrary mapping, n
 """
 
 
-def required(main: str) -> list[str]:
-    """The metrics without which a result is passed over; `main`: the main score's name."""
-    return [f"test_{main}"]
-
-
 def read(result, task) -> dict[str, float]:
     """No values besides metrics.json."""
     return {}
@@ -32,18 +26,20 @@ def draw(folder: Path, task) -> None:
 
     result = Result(folder)
     history, steps = result.table("history.csv"), result.table("steps.csv")
-    measured = history.groupby(["split", "metric"], sort=False)
-    curves = {key: (rows["epoch"], rows["value"]) for key, rows in measured}
+    curves = dict(iter(history.groupby(["split", "metric"], sort=False)))
     epochs = steps["step"] / steps["step"].max() * history["epoch"].max()
     thin = {"marker": ".", "color": "grey", "linewidth": 0.7, "label": "loss of a step"}
-    dots = {"marker": "o", "color": "black", "label": "loss of an epoch"}
-    losses = [Line(epochs, steps["loss"], thin), Line(*curves["train", "loss"], dots)]
-    rows, lines = [[Panel(losses, "training loss", "epoch", "loss (nats)")]], []
+    dots = {"marker": "o", "color": "black", "label": "mean of an epoch"}
+    mean = curves["train", "loss"]
+    losses = [Line(epochs, steps["loss"], thin), Line(mean["epoch"] - 0.5, mean["value"], dots)]
     names = {score.name: score.title for score in task.SCORES} | {"loss": "loss (nats)"}
     dev = [name for name in names if ("dev", name) in curves]
-    for n, (name, color) in enumerate(zip(dev, drawing.COLORS, strict=False), 1):
-        look = {"color": color, "marker": "o", "linewidth": 3 / n, "markersize": 7 / n}
-        lines.append(Line(*curves["dev", name], look | {"label": names[name]}))
+    lines = []
+    for name, color in zip(dev, drawing.COLORS, strict=False):
+        width = 2 if name == dev[0] else 0.6  # the main score, also where another equals it
+        look = {"color": color, "marker": ".", "linewidth": width, "label": names[name]}
+        lines.append(Line(curves["dev", name]["epoch"], curves["dev", name]["value"], look))
+    rows = [[Panel(losses, "training loss", "epoch", "loss (nats)")]]
     rows += [[Panel(lines, "dev", "epoch", "score or loss")]] if lines else []
     titles = [f"{task.NAME} fine-tuning on {result.size} % of the training data", result.title]
     drawing.draw(folder, "learning_curve", titles, rows)
@@ -56,10 +52,10 @@ def sections(grid) -> list:
         rows = [{"model": model} | _scores(grid, grid, model, score.name) for model in grid.models]
         caption = f"test {score.title} after fine-tuning on a share of the training data"
         tables += page.tables(grid, f"scores_{score.name}", caption, rows)
-    known, rows = {score.name for score in grid.task.SCORES}, []
+    known, rows = [MAJORITY + score.name for score in grid.task.SCORES], []
     measured = dict.fromkeys(key for result in grid.results for key in result.metrics)
-    parts = [key.removeprefix(MAJORITY) for key in measured if key.startswith(MAJORITY)]
-    for name in (name for name in parts if name not in known):
+    parts = [key for key in measured if key.startswith(MAJORITY) and key not in known]
+    for name in (key.removeprefix(MAJORITY) for key in parts):
         for source, score in [(grid, name), *grid.others.get(name, [])]:
             task = "" if source is grid else f" ({source.task.NAME})"
             for model in source.models:
@@ -79,27 +75,20 @@ def _scores(grid, source, model: str, score: str) -> dict:
     for n in grid.sizes:
         estimate = source.score(NAME, model, n, f"test_{score}")
         row[f"{n} %" if n else f"0 % ({head})"] = estimate if n or source is grid else None
-    return row | {"majority class": _majority(source, model, score)}
-
-
-def _majority(grid, model: str, score: str) -> page.Estimate | None:
-    """The majority class's test score: that of the largest size that has it."""
-    levels = [grid.score(NAME, model, size, MAJORITY + score) for size in reversed(grid.sizes)]
-    return next((page.Estimate(level.value) for level in levels if level), None)
+    level = source.level(NAME, model, MAJORITY + score)
+    return row | {"majority class": None if level is None else page.Estimate(level)}
 
 
 def _learning_curves(grid) -> tuple | None:
     """The test score by training size: a curve for each model, with intervals."""
     lines, main = [], grid.main
     for i, model in enumerate(grid.models):
-        scores = {n: grid.score(NAME, model, n, f"test_{main.name}") for n in grid.sizes}
-        points = {size: score for size, score in scores.items() if score}
-        x = [size + 0.5 * (i - (len(grid.models) - 1) / 2) for size in points]  # side by side
-        y, low, high = ([score[i] for score in points.values()] for i in range(3))
-        low, high = ([math.nan if end is None else end for end in ends] for ends in (low, high))
-        lines += [Line(x, y, drawing.model_look(model), low, high)] if points else []
-    levels = [level.value for m in grid.models if (level := _majority(grid, m, main.name))]
+        beside = 0.5 * (i - (len(grid.models) - 1) / 2)  # so that no bar hides another
+        scores = {n + beside: grid.score(NAME, model, n, f"test_{main.name}") for n in grid.sizes}
+        points = {x: score for x, score in scores.items() if score}
+        lines += [page.curve(points, drawing.model_look(model))] if points else []
+    levels = (grid.level(NAME, model, MAJORITY + main.name) for model in grid.models)
+    level = next((level for level in levels if level is not None), None)
     x, y = "training data (%); 0 = not fine-tuned", f"test {main.title}"
-    panel = Panel(lines, "", x, y, levels[0] if levels else None)
     titles = [grid.title, "learning curves; bars: 95 % bootstrap intervals"]
-    return ("learning_curves", titles, [[panel]]) if lines else None
+    return ("learning_curves", titles, [[Panel(lines, "", x, y, level)]]) if lines else None

@@ -17,12 +17,8 @@ tell nothing about the task. If the probe can learn those by heart, a selectivit
 it may have learned the task in this way. If it cannot, selectivity is its gain over guessing.
 """
 LAYER = "layer (0 = embeddings)"
-GAINS = {"best": "selectivity", "last": "selectivity_last_layer"}
-
-
-def required(main: str) -> list[str]:
-    """The metrics without which a result is passed over; `main`: the main score's name."""
-    return ["best_layer", "last_layer", f"test_{main}", f"test_{main}_last_layer"]
+# Selectivity at which layer, by its key in metrics.json.
+GAINS = {"selectivity": "best_layer", "selectivity_last_layer": "last_layer"}
 
 
 def read(result, task) -> dict[str, float]:
@@ -36,25 +32,32 @@ def read(result, task) -> dict[str, float]:
         control = _by_layer(Result(result.folder.with_name(beside)).check(), task)
     except ValueError:  # not there, or not whole: the grid names it
         return values
-    for layer in (f"layer_{n}" for n in range(result.metrics.get("last_layer", -1) + 1)):
-        if f"{NAME}_{layer}" in values.keys() & control.keys():
-            values[f"selectivity_{layer}"] = values[f"{NAME}_{layer}"] - control[f"{NAME}_{layer}"]
-    for end, key in GAINS.items():
-        values[key] = values.get(f"selectivity_layer_{result.metrics.get(f'{end}_layer')}")
-    return {key: value for key, value in values.items() if value is not None}
+    layers = [key for key in values if key.startswith(NAME) and key in control]
+    gains = {key.replace(NAME, "selectivity"): values[key] - control[key] for key in layers}
+    ends = {
+        key: gains.get(f"selectivity_layer_{result.metrics.get(n)}") for key, n in GAINS.items()
+    }
+    return values | gains | {key: gain for key, gain in ends.items() if gain is not None}
 
 
 def _by_layer(result, task) -> dict[str, float]:
-    table = result.table("layers.csv").query("split == 'test'")
-    main = next((name for name in _names(task) if (table["metric"] == name).any()), "")
+    table, main = result.table("layers.csv"), _main(task, result.metrics).name
+    table = table[(table["split"] == "test") & (table["metric"] == main)]
     keys = f"{NAME}_layer_" + table["layer"].astype(str)
-    table = table.assign(key=keys.where(table["probe"] != "majority", f"majority_{NAME}"))
-    return dict(table[table["metric"] == main][["key", "value"]].itertuples(index=False))
+    keys = keys.where(table["probe"] != "majority", f"majority_{NAME}")
+    return dict(zip(keys, table["value"], strict=True))
 
 
-def _names(task) -> list[str]:
-    """The scores that probes are compared by, the one that only they have first."""
-    return [s.name for s in sorted(task.SCORES, key=lambda score: not score.of_probes)]
+def _main(task, measured):
+    """The score that probes are compared by: the one that only they have, or the task's."""
+    scores = sorted(task.SCORES, key=lambda score: not score.of_probes)
+    return next((s for s in scores if f"test_{s.name}" in measured), task.SCORES[0])
+
+
+def _compared(grid) -> tuple[str, str]:
+    """Name and title of the score that the probes of a grid are compared by."""
+    measured = {key for result in grid.results if result.step == NAME for key in result.metrics}
+    return (main := _main(grid.task, measured)).name, main.title
 
 
 def draw(folder: Path, task) -> None:
@@ -91,19 +94,11 @@ def _panels(task, curves: list[tuple]) -> list[Panel]:
     return panels
 
 
-def _main(grid) -> tuple[str, str]:
-    """Name and title of the score that the probes of a grid are compared by."""
-    measured = {key for result in grid.results if result.step == NAME for key in result.metrics}
-    there = [name for name in _names(grid.task) if f"test_{name}" in measured]
-    titles = {score.name: score.title for score in grid.task.SCORES}
-    return (there[0], titles[there[0]]) if there else (grid.main.name, grid.main.title)
-
-
 def sections(grid) -> list:
     """Best and last layer of each encoder, and all layers; a section for each variant."""
-    (main, title), made = _main(grid), []
+    (main, title), made = _compared(grid), []
     columns = {f"best layer: {title}": f"test_{main}", "last layer": f"test_{main}_last_layer"}
-    columns |= {f"selectivity, {end} layer": key for end, key in GAINS.items()}
+    columns |= {f"selectivity, {n.replace('_', ' ')}": key for key, n in GAINS.items()}
     columns |= {"majority class": f"test_majority_{main}"}
     curves = {NAME: f"test {title}", "selectivity": f"selectivity ({title})"}
     controls = tuple(f"-{target}" for target in grid.task.CONTROLS)
@@ -111,8 +106,8 @@ def sections(grid) -> list:
     for name in sorted(name for name in names if not name.endswith(controls)):
         rows = []
         for model, size in product(grid.models, (UNTRAINED, *grid.sizes)):
-            best = sorted({result.metrics["best_layer"] for result in grid.cell(name, model, size)})
-            best = ", ".join(map(str, best)) or None
+            best = {r.metrics["best_layer"] for r in grid.cell(name, model, size, "best_layer")}
+            best = ", ".join(map(str, sorted(best))) or None
             row = {"model": model, "encoder": size_name(size), "best layer (dev)": best}
             scores = {column: grid.score(name, model, size, key) for column, key in columns.items()}
             rows.append(row | scores)
@@ -123,7 +118,7 @@ def sections(grid) -> list:
 
 def link_measures(grid) -> dict[str, dict]:
     """`{measure: {(model, size): value}}`: what the downstream score is correlated with."""
-    main, title = _main(grid)
+    main, title = _compared(grid)
     return {
         f"probe, best layer: {title}": grid.by_cell(NAME, f"test_{main}"),
         f"probe, last layer: {title}": grid.by_cell(NAME, f"test_{main}_last_layer"),
