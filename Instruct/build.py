@@ -140,14 +140,12 @@ def instruct(source, example, seed: int) -> dict:
 
 def report(about: dict, out: Path) -> None:
     """The final summary: prompts by source and split, what train and test share, what is next."""
+    import pandas as pd
 
-    def line(name: str, kind: str, counts, how: str) -> None:
-        print(f"{name:24}{kind:16}" + "".join(f"{n:>9}" for n in counts) + f"  {how}")
-
-    line("source", "kind", splits.SPLITS, "splits")
-    for name, of in about.items():
-        line(name, of["kind"], of["prompts"].values(), of["splits"])
-    line("all", "", [sum(of["prompts"][s] for of in about.values()) for s in splits.SPLITS], "")
+    rows = [{"kind": of["kind"]} | of["prompts"] | {"cut": of["splits"]} for of in about.values()]
+    table = pd.DataFrame(rows, index=list(about))
+    table.loc["all"] = ["", *table[list(splits.SPLITS)].sum(), ""]
+    print(table.to_string())
     for name, of in about.items():
         for whose, n in of["test_in_train"].items():
             if n:

@@ -53,15 +53,9 @@ def generate(model, prompts, most, ends, batch_size, device, name) -> list[list[
 def log_likelihoods(model, prompts, answers, batch_size, device, name) -> list[list[float]]:
     """log P(answer | prompt) of each of `answers` after each prompt: the sum over its tokens.
 
-    Each should end with the end token: else one that another begins with always wins. Raises
-    UserError where prompt and answer have more tokens than the model positions.
+    Each should end with the end token: else one that another begins with always wins. `encode`
+    leaves room for the longest.
     """
-    limit, longest = families.positions(model.config), max(map(len, answers))
-    if (most := max(map(len, prompts), default=0)) + longest - 1 > limit:
-        raise UserError(
-            f"a prompt of {most} tokens and its labels do not fit into the model's {limit} "
-            "positions. Use a lower --max_length."
-        )
 
     def run(indices: list[int]) -> dict[int, list[float]]:
         ids, mask = _left_padded([prompts[i] for i in indices], device)

@@ -11,28 +11,24 @@ from NER.scores import OUTSIDE
 
 log = logging.getLogger(__name__)
 SPLITS = ("train", "dev", "test")
-FEWEST = 3  # groups that three splits need
 
 
 def together(examples: list) -> list[int]:
     """The number of each example's group: those that share a document or a text, also via others.
 
-    If that makes fewer than `FEWEST` groups, equal texts alone count.
+    If all have one document, it does not count.
     """
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
-    for with_documents in (True, False):
-        keys, pairs = {}, []
-        for i, e in enumerate(examples):
-            own = [*filter(None, e.texts), e.document if with_documents and e.document else i]
-            pairs += [(i, len(examples) + keys.setdefault(key, len(keys))) for key in own]
-        size = len(examples) + len(keys)
-        graph = coo_array(([True] * len(pairs), tuple(zip(*pairs, strict=True))), (size, size))
-        numbers = connected_components(graph, directed=False)[1][: len(examples)].tolist()
-        if len({*numbers}) >= FEWEST:
-            break
-    return numbers
+    several = len({e.document for e in examples}) > 1
+    keys, pairs = {}, []
+    for i, e in enumerate(examples):
+        own = [*filter(None, e.texts), several and e.document or i]
+        pairs += [(i, len(examples) + keys.setdefault(key, len(keys))) for key in own]
+    size = len(examples) + len(keys)
+    graph = coo_array(([True] * len(pairs), tuple(zip(*pairs, strict=True))), (size, size))
+    return connected_components(graph, directed=False)[1][: len(examples)].tolist()
 
 
 def divide(source, seed: int) -> tuple[dict[str, list], str]:
