@@ -118,19 +118,18 @@ def predict(
     model, tokenizer, data: Data, examples: list[Example], encoded: list[dict], batch_size: int,
     device, name: str,
 ) -> list[Prediction]:  # fmt: skip
-    """The best answers to each example. Of a window's outputs only the best spans are kept."""
+    """The best answers to each example, from all its windows."""
     from common.forward import predict_logits
 
-    def reduce(scores, row):
-        return windows.reduce(scores, row, examples[row["example"]].context)
-
-    kept = predict_logits(model, encoded, batch_size, device, name, forward=logits, reduce=reduce)
-    by_example: list[list] = [[] for _ in examples]
-    for row, candidates in zip(encoded, kept, strict=True):
-        by_example[row["example"]].append(candidates)
+    outputs = predict_logits(model, encoded, batch_size, device, name, forward=logits)
+    by_example: list[tuple[list, list]] = [([], []) for _ in examples]
+    for row, output in zip(encoded, outputs, strict=True):
+        rows, own = by_example[row["example"]]
+        rows.append(row)
+        own.append(output)
     return [
-        windows.merge(candidates, example.context, data.with_null)
-        for example, candidates in zip(examples, by_example, strict=True)
+        windows.answers(*own, example.context, data.with_null)
+        for example, own in zip(examples, by_example, strict=True)
     ]
 
 

@@ -7,7 +7,6 @@ score for "no answer", the lowest of a question's windows.
 
 import math
 from collections import Counter
-from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -19,13 +18,6 @@ from QA.squad import Example
 MAX_QUESTION = 64  # sub-words; longer questions are cut
 MAX_ANSWER = 30  # sub-words
 N_BEST = 20  # answers to a question that are kept
-
-
-class Candidates(NamedTuple):
-    """What is kept of a window's outputs: the score of no answer, and its best spans."""
-
-    null: float
-    spans: list[tuple[float, int, int]]  # (score, first character, last + 1), the best first
 
 
 class Prediction(NamedTuple):
@@ -160,37 +152,31 @@ def span_scores(scores: np.ndarray) -> np.ndarray:
     return start[:, None] + np.lib.stride_tricks.sliding_window_view(ends, MAX_ANSWER)[: len(end)]
 
 
-def reduce(logits: np.ndarray, row: dict, context: str) -> Candidates:
-    """What is kept of a window's outputs `[tokens, 2]`, of start and end, as float32."""
-    null, spans = float(logits[row["null"]].sum()), row["spans"]
-    held = spans[:, :1] < spans[:, 1:]
-    own = np.where(held, logits[row["first"] : row["first"] + len(spans)], -np.inf)
-    scores = span_scores(own).ravel()
-    order = np.argsort(-scores, kind="stable")[: np.isfinite(scores).sum()]
-    first, length = np.divmod(order, MAX_ANSWER)
-    places = zip(scores[order], spans[first, 0], spans[first + length, 1], strict=True)
-    return Candidates(null, distinct(places, context))
+def answers(
+    windows: list[dict], logits: list[np.ndarray], context: str, with_null: bool
+) -> Prediction:
+    """The answers to a question, from the outputs of all its windows, float32 `[tokens, 2]` each.
 
-
-def distinct(spans: Iterable[tuple], context: str) -> list[tuple[float, int, int]]:
-    """The first `N_BEST` of (score, start, end) that differ in text."""
-    kept = {}
-    for score, start, end in spans:
-        kept.setdefault(context[start:end], (float(score), int(start), int(end)))
+    Of equal scores the first in the passage. Probabilities: softmax of the scores over the answers
+    kept, and over no answer too if `with_null`, for data with questions that have none.
+    """
+    null, scores, places = math.inf, [], []
+    for row, own in zip(windows, logits, strict=True):
+        null, spans = min(null, float(own[row["null"]].sum())), row["spans"]
+        held = spans[:, :1] < spans[:, 1:]
+        inside = np.where(held, own[row["first"] : row["first"] + len(spans)], -np.inf)
+        table = span_scores(inside)
+        first, length = np.nonzero(np.isfinite(table))
+        scores.append(table[first, length])
+        places.append(np.stack([spans[first, 0], spans[first + length, 1]], 1))
+    scores, places = np.concatenate(scores), np.concatenate(places)
+    kept: dict[str, tuple] = {}  # the best span of each text
+    for i in np.argsort(-scores, kind="stable"):
+        start, end = places[i].tolist()
+        kept.setdefault(context[start:end], (float(scores[i]), start, end))
         if len(kept) == N_BEST:
             break
-    return list(kept.values())
-
-
-def merge(windows: list[Candidates], context: str, with_null: bool) -> Prediction:
-    """The answers to a question, from all its windows.
-
-    Probabilities: softmax of the scores over the answers kept, and over no answer too if
-    `with_null`, for data with questions that have none.
-    """
-    null = min(window.null for window in windows)
-    best = sorted((s for window in windows for s in window.spans), key=lambda s: (-s[0], *s[1:]))
-    spans = distinct(best, context)
+    spans = list(kept.values())
     entries = sorted([*spans, *[(null, None, None)] * with_null], key=lambda entry: -entry[0])
     weights = [math.exp(score - entries[0][0]) for score, _, _ in entries]
     total = math.fsum(weights)

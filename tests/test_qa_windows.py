@@ -232,10 +232,10 @@ def test_long_questions_are_cut_and_counted():
 @pytest.mark.parametrize("context", ["", "  \n ", "\u200b"])
 def test_a_passage_without_a_word_is_one_window_without_a_span(kind, context):
     (row,), _ = windows.encode([example(context)], tokenizer(kind), 40, 8)
-    kept = windows.reduce(np.zeros((len(row["input_ids"]), 2), np.float32), row, context)
-    prediction = windows.merge([kept], context, with_null=True)
+    logits = np.zeros((len(row["input_ids"]), 2), np.float32)
+    prediction = windows.answers([row], [logits], context, with_null=True)
     if not context.strip():
-        assert kept.spans == [] and prediction.null_difference is None
+        assert prediction.null_difference is None
         assert prediction.n_best == [{"start": None, "end": None, "probability": 1.0}]
 
 
@@ -273,8 +273,7 @@ def test_answers_equal_brute_force_over_all_windows_and_spans(kind):
     for text in passages()[:25]:
         rows, _ = windows.encode([example(text)], tok, 70, 16)
         logits = [rng.normal(0, 3, (len(row["input_ids"]), 2)).astype(np.float32) for row in rows]
-        kept = [windows.reduce(s, row, text) for s, row in zip(logits, rows, strict=True)]
-        prediction = windows.merge(kept, text, with_null=True)
+        prediction = windows.answers(rows, logits, text, with_null=True)
         expected, null = brute_force(rows, logits, text)
         entries = [e for e in prediction.n_best if e["start"] is not None]
         texts = [text[e["start"] : e["end"]] for e in entries]
@@ -286,15 +285,16 @@ def test_answers_equal_brute_force_over_all_windows_and_spans(kind):
         for entry, weight in zip(entries, weights / weights.sum(), strict=False):
             assert entry["probability"] == pytest.approx(weight, rel=1e-4)
         assert sum(e["probability"] for e in prediction.n_best) == pytest.approx(1, abs=1e-4)
-        without = windows.merge(kept, text, with_null=False)
+        without = windows.answers(rows, logits, text, with_null=False)
         assert len(without.n_best) == len(prediction.n_best) - 1
 
 
 def test_of_equal_scores_the_first_in_the_passage_is_given():
     text = "b a c a " + "d " * 300
     (row,), _ = windows.encode([example(text)], tokenizer("bert"), 400, 8)
-    kept = windows.reduce(np.zeros((len(row["input_ids"]), 2), np.float32), row, text)
-    given = [text[a:b] for _, a, b in kept.spans]
+    logits = np.zeros((len(row["input_ids"]), 2), np.float32)
+    kept = windows.answers([row], [logits], text, with_null=False).n_best
+    given = [text[e["start"] : e["end"]] for e in kept]
     assert given[:3] == ["b", "b a", "b a c"] and len(given) == windows.N_BEST
 
 
@@ -303,6 +303,6 @@ def test_a_text_that_stands_everywhere_leaves_room_for_others():
     (row,), _ = windows.encode([example(text)], tokenizer("bert"), 2000, 8)
     logits = np.zeros((len(row["input_ids"]), 2), np.float32)
     logits[row["first"] : -2] = 9.0  # all but the last word
-    spans = windows.reduce(logits, row, text).spans
-    texts = [text[a:b] for _, a, b in spans]
+    kept = windows.answers([row], [logits], text, with_null=False).n_best
+    texts = [text[e["start"] : e["end"]] for e in kept]
     assert len(texts) == len(set(texts)) == windows.N_BEST
