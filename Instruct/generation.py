@@ -1,8 +1,7 @@
 """What a causal model answers: greedy generation, or the likelihood of given answers, in batches.
 
-Prompts are padded on the left and keep the positions that they have alone, so a batch gives what
-its prompts give one by one. Prompts and answers are lists of token ids. Under torchrun each process
-takes some batches, and all processes get all results.
+Prompts are padded on the left and keep their positions: a batch gives what its prompts give one by
+one. Prompts and answers are lists of token ids. Under torchrun all processes get all results.
 """
 
 import torch

@@ -109,8 +109,8 @@ def load_model(
 def subset(data: Data, percentage: int, seed: int) -> list[int]:
     """The places in train of all prompts of `percentage` % of each source's units.
 
-    A unit is an example of the task that also reads the source (NER, NLI, QA): the very examples
-    of that task's subset. Of other sources it is a group. Raises UserError if nothing is left.
+    A unit is an example of the task that also reads the source (NER, NLI, QA), so that both have
+    the same ones; else a group. Raises UserError if nothing is left.
     """
     chosen = {
         source: {*permutation(strata, seed)[: round(len(strata) * percentage / 100)]}

@@ -41,8 +41,7 @@ def answer(model, tokenizer, made, items: list[Example], args, device, name: str
     """The answer to each question, with its id, or the number of its line.
 
     `{"id", "answer", "start", "end", "probability", "null_difference"}`. No answer: "" and None as
-    its place. A model that was trained only on questions with an answer always gives one, unless
-    the passage is empty.
+    its place; only a model that has learned it gives it, or an empty passage.
     """
     threshold = made.metrics.get("null_threshold")  # there is one if "no answer" was learned
     data = Data({}, [], threshold is not None, doc_stride=made.settings["doc_stride"])

@@ -51,26 +51,20 @@ def probed(examples: list[Example]) -> list[Example]:
 def controls(
     data: Data, splits: dict[str, list[Example]], seed: int
 ) -> dict[str, list[dict[str, list[Example]]]]:
-    """`passage`: the same passage and answer with the question of another passage.
+    """`passage`: the same passage and answer, with a question of the split about another passage.
 
-    So the task's gain over it is what the probe reads of the question. Questions stay in their
-    split.
+    So the task's gain over it is what the probe reads of the question.
     """
     generator = random.Random(seed)
-    asked = {split: _other_questions(some, generator) for split, some in splits.items()}
-    return {"passage": [asked]}
-
-
-def _other_questions(examples: list[Example], generator: random.Random) -> list[Example]:
-    """Each example with the question of a random other one, of another passage if there is one."""
-    single = len({example.context for example in examples}) < 2
-    asked = []
-    for example in examples:
-        other = generator.choice(examples)
-        while not single and other.context == example.context:
+    asked: dict[str, list[Example]] = {split: [] for split in splits}
+    for split, examples in splits.items():
+        single = len({example.context for example in examples}) < 2
+        for example in examples:
             other = generator.choice(examples)
-        asked.append(example._replace(question=other.question))
-    return asked
+            while not single and other.context == example.context:
+                other = generator.choice(examples)
+            asked[split].append(example._replace(question=other.question))
+    return {"passage": [asked]}
 
 
 def words(context: str) -> list[tuple[int, int]]:
@@ -88,11 +82,10 @@ def place(example: Example, spans: list[tuple[int, int]]) -> tuple[int, int] | N
 def probe_inputs(
     data: Data, targets: dict[str, dict], tokenizer, max_length: int, pooling: str
 ) -> ProbeInputs:
-    """The words of the passage's first window are the units; a word without a sub-word is left out.
+    """The units are the words of the passage's first window that have a sub-word.
 
-    Questions whose answer lies outside that window are counted and not trained on. `notes`:
-    `{target: {split: [(spans of the words, `place` of the answer) an example]}}`. Raises UserError
-    if no training question is left.
+    Questions with an answer outside it are counted and not trained on; UserError if none is left.
+    `notes`: `{target: {split: [(spans of the words, `place` of the answer) an example]}}`.
     """
     encoded, sets, counts, notes, n_units = [], [], {}, {}, 0
     for target, splits in targets.items():  # their questions differ, so their vectors do
@@ -126,9 +119,8 @@ def probe_predictions(
 ) -> list[Prediction]:
     """The most probable span of each question, and the bits gained for the true one.
 
-    Gained over the uniform distribution: log2 of the number of words, plus the mean of log2 of the
-    probabilities at the true start and at the true end. A random span has as many words as half
-    of the training answers at most have.
+    Over the uniform distribution: log2 of the number of words, plus the mean log2 of the
+    probabilities at the true start and end. A random span has the training answers' median length.
     """
     (scores,) = found  # one set has the target
     asked = inputs.notes[target]

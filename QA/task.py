@@ -136,10 +136,7 @@ def predict(
 def rows(
     data: Data, examples: dict[str, list[Example]], predictions: dict[str, list[Prediction]]
 ) -> tuple[dict[str, list[dict]], dict[str, float]]:
-    """Rows of predictions.jsonl: the answer's place for a question, or BioASQ's five; no text.
-
-    Also the null threshold, and the counts of what was corrected in the files.
-    """
+    """Rows of predictions.jsonl; the null threshold; the counts of what was corrected in files."""
     if data.questions:
         made = {
             split: bioasq_answers.rows(data.questions[split], examples[split], predicted)
@@ -179,10 +176,7 @@ def baseline(train: list[Example], examples: list[Example]) -> list[Prediction]:
 
 
 def count(rows: list[dict]) -> dict:
-    """Counts of SQuAD's rows (by kind of question if there are both), or ranks of BioASQ's.
-
-    Of a probe's rows also the table "pointer".
-    """
+    """Tables of SQuAD's rows (by kind of question if there are both) or of BioASQ's; a probe's."""
     probed = rows and all("pointer" in row for row in rows)
     tables = {"pointer": np.array([row["pointer"] for row in rows])} if probed else {}
     if rows and all("rank" in row for row in rows):

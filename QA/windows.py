@@ -1,8 +1,7 @@
 """Question and passage -> windows that a model reads; its outputs -> answers in the passage.
 
-Answers are spans of the passage's own characters, whatever the tokenizer makes of them. As in the
-official run_squad of BERT: overlapping windows, the 20 best answers, at most 30 sub-words, and a
-score for "no answer", the lowest of a question's windows.
+Answers are spans of the passage's own characters. As in BERT's run_squad: overlapping windows, the
+20 best answers, at most 30 sub-words, and a score for "no answer", the lowest of all windows.
 """
 
 import math
@@ -24,8 +23,7 @@ class Prediction(NamedTuple):
     """The answers to a question, the best first; with None as start and end: no answer."""
 
     n_best: list[dict]  # {"start", "end", "probability"}
-    # The score of no answer minus that of the best span; None if they are not compared: there is no
-    # span, or the prediction is a probe's or a baseline's.
+    # The score of no answer minus that of the best span; None: no span, a probe or a baseline.
     null_difference: float | None
     pointer: list[float] | None = None  # what a probe's prediction adds up, see QA.probe
 
@@ -48,8 +46,7 @@ class Frame(NamedTuple):
 def frame(tokenizer) -> Frame:
     """BERT: `[CLS] question [SEP] passage [SEP]`; BioGPT: `</s> question </s> passage </s>`.
 
-    "No answer" is read at the first token, [CLS]. A causal model's first token has seen nothing: it
-    gets an end token after the passage, which has seen all.
+    "No answer" is read at [CLS]; of a causal model at an end token after the passage.
     """
     whole = tokenizer("aa", "bb", return_token_type_ids=True)
     ids = whole["input_ids"]
