@@ -9,7 +9,7 @@ from common.files import read_json
 from common.predict import text_fields
 from Instruct import encoding
 
-FORMS = {"text": (), "jsonl": (".jsonl", ".json")}
+FORMS = {"jsonl": ()}
 EXPECTED = json.dumps({"instruction": "...", "input": "..."}) + "; the input may be missing"
 
 
@@ -20,17 +20,10 @@ def add_arguments(parser) -> None:
 
 
 def read(file: Iterable[bytes], name: str, form: str) -> Iterator[dict | None]:
-    """A prompt a line: its place, instruction and input. Plain text is an instruction alone."""
+    """A prompt a line: its place, instruction and input."""
     for place, line in stream(file, name):
         if not line.strip():
             yield None
-        elif form == "text":
-            if line.lstrip().startswith("{"):
-                raise UserError(
-                    f"{place} looks like JSON. Add --input_form jsonl; each line is then: "
-                    f"{EXPECTED}."
-                )
-            yield {"place": place, "instruction": line, "input": ""}
         else:
             row = {"input": ""} | json_row(place, line)
             names = ("instruction", "input")

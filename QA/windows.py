@@ -48,12 +48,10 @@ def frame(tokenizer) -> Frame:
 
     "No answer" is read at [CLS]; of a causal model at an end token after the passage.
     """
-    whole = tokenizer("aa", "bb", return_token_type_ids=True)
-    ids = whole["input_ids"]
-    a, b = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in ("aa", "bb"))
-    first = next(i for i in range(len(ids)) if ids[i : i + len(a)] == a)
-    second = next(i for i in range(first + len(a), len(ids)) if ids[i : i + len(b)] == b)
-    head, middle, tail = ids[:first], ids[first + len(a) : second], ids[second + len(b) :]
+    whole, bare = tokenizer("a", "a"), tokenizer("a", add_special_tokens=False)["input_ids"]
+    ids, n = whole["input_ids"], len(bare)
+    first, *_, second = (i for i in range(len(ids)) if ids[i : i + n] == bare)
+    head, middle, tail = ids[:first], ids[first + n : second], ids[second + n :]
     null_first = tokenizer.cls_token_id is not None and head[:1] == [tokenizer.cls_token_id]
     end = [tokenizer.eos_token_id]
     if not null_first and tail[-1:] != end:
