@@ -20,16 +20,7 @@ from common import cli, task
 from common.steps import attention
 
 TASK = task.load("Instruct")
-
-
-def parse_args(argv=None):
-    return attention.parse_args(TASK, __doc__, argv, **TASK.DEFAULTS)
-
-
-@cli.command
-def main(argv=None):
-    attention.run(parse_args(argv))
-
+parse_args, main = cli.script(attention, TASK, __doc__, **TASK.DEFAULTS)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -94,21 +94,20 @@ def main(argv=None):
     for source in read:
         divided, how = splits.divide(source, args.seed)
         splits.check(source, divided, how)
-        whole = source.strata is not None and len(divided["test"])
-        for split, examples in divided.items():
-            strata = source.strata if split == "train" else None
-            chosen = splits.limited(source.kind, examples, strata, args.max_per_source, args.seed)
-            divided[split] = chosen
-            rows[split] += [instruct(source, e, args.seed) for e in chosen]
-        strata, numbers = splits.units(source.kind, divided["train"], source.strata)
+        most = args.max_per_source, args.seed
+        chosen = {s: splits.limited(source, s, own, *most) for s, own in divided.items()}
+        made = {s: [instruct(source, e, args.seed) for e in own] for s, own in chosen.items()}
+        strata, numbers = splits.units(source, "train", chosen["train"])
         units.append({"source": source.name, "strata": strata})
-        for row, unit in zip(rows["train"][-len(numbers) :], numbers, strict=True):
+        for row, unit in zip(made["train"], numbers, strict=True):
             row["unit"] = unit
-        sets[source.name] = divided
+        for split, own in made.items():
+            rows[split] += own
+        sets[source.name] = chosen
         # Whoever has this hash was asked the whole test split, which is another task's.
-        same = source.sha256 if whole == len(divided["test"]) else None
-        about[source.name] = {"kind": source.kind, "labels": source.labels, "splits": how}
-        about[source.name] |= {"sha256": source.sha256, "data_sha256": same}
+        whole = source.strata is not None and len(chosen["test"]) == len(divided["test"])
+        hashes = {"sha256": source.sha256, "data_sha256": source.sha256 if whole else None}
+        about[source.name] = {"kind": source.kind, "labels": source.labels, "splits": how} | hashes
     for name, counts in splits.overlaps(sets).items():
         about[name]["prompts"] = {split: len(sets[name][split]) for split in splits.SPLITS}
         about[name]["test_in_train"] = counts
@@ -140,14 +139,12 @@ def instruct(source, example, seed: int) -> dict:
 
 def report(about: dict, out: Path) -> None:
     """The final summary: prompts by source and split, what train and test share, what is next."""
+    import pandas as pd
 
-    def line(name: str, kind: str, counts, how: str) -> None:
-        print(f"{name:24}{kind:16}" + "".join(f"{n:>9}" for n in counts) + f"  {how}")
-
-    line("source", "kind", splits.SPLITS, "splits")
-    for name, of in about.items():
-        line(name, of["kind"], of["prompts"].values(), of["splits"])
-    line("all", "", [sum(of["prompts"][s] for of in about.values()) for s in splits.SPLITS], "")
+    rows = [{"kind": of["kind"]} | of["prompts"] | {"cut": of["splits"]} for of in about.values()]
+    table = pd.DataFrame(rows, index=list(about))
+    table.loc["all"] = ["", *table[list(splits.SPLITS)].sum(), ""]
+    print(table.to_string())
     for name, of in about.items():
         for whose, n in of["test_in_train"].items():
             if n:

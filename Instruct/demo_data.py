@@ -1,8 +1,7 @@
 """The demo's instructions, made from the demo's own NER sentences, NLI pairs and QA passages.
 
-Short enough for a miniature: the wordings have few words, an NER sentence is asked for one entity
-type only, mostly one that it has, and training takes a part of each set. The test splits of NLI and
-QA are whole, so the report can show the encoders' scores on them beside these.
+Short enough for a miniature: few words, one entity type for an NER sentence, a part of each set for
+training. The test splits of NLI and QA are whole: the report shows the encoders' scores beside.
 """
 
 import itertools

@@ -22,9 +22,8 @@ def encode(data, examples: list[dict], tokenizer, max_length: int) -> tuple[list
     """What a model is trained on, and what it answers.
 
     `input_ids` and `labels`: prompt and answer, never cut; only the answer is labelled.
-    `answer_tokens`: the number of labels; 0, not trained on, if both have more than `max_length`
-    tokens. `prompt`: its input is cut so that `room` tokens are left for an answer. Raises
-    UserError for a tokenizer without end token, and where an instruction leaves no room.
+    `answer_tokens`: the labels' number, 0 (not trained on) beyond `max_length` tokens. `prompt` is
+    cut so that `room` tokens are left for an answer. UserError without end token or room.
     """
     if tokenizer.eos_token_id is None:
         models = "Give another causal model: gpt2, biogpt, llama2-7b, ..."
@@ -76,9 +75,8 @@ def prompt_ids(
 ) -> tuple[list[int], int, float]:
     """(tokens of a prompt, how many words of its input were cut, tokens left for its answer).
 
-    The fewest words are cut so that the prompt, and the `room(n)` tokens that an answer to `n`
-    words takes, are within `limit`: the last words of the input; of a pair those of sentence 1
-    before those of sentence 2. An instruction that is too long by itself leaves less room.
+    As few words are cut as the `limit` allows for the prompt and the `room(n)` tokens of an answer
+    to `n` words: the last ones; of a pair those of sentence 1 first.
     """
     parts = [part.split(" ") for part in row["input"].split(prompts.SECOND)]
 

@@ -1,8 +1,7 @@
 """What a causal model answers: greedy generation, or the likelihood of given answers, in batches.
 
-Prompts are padded on the left and keep the positions that they have alone, so a batch gives what
-its prompts give one by one. Prompts and answers are lists of token ids. Under torchrun each process
-takes some batches, and all processes get all results.
+Prompts are padded on the left and keep their positions: a batch gives what its prompts give one by
+one. Prompts and answers are lists of token ids. Under torchrun all processes get all results.
 """
 
 import torch
@@ -53,15 +52,9 @@ def generate(model, prompts, most, ends, batch_size, device, name) -> list[list[
 def log_likelihoods(model, prompts, answers, batch_size, device, name) -> list[list[float]]:
     """log P(answer | prompt) of each of `answers` after each prompt: the sum over its tokens.
 
-    Each should end with the end token: else one that another begins with always wins. Raises
-    UserError where prompt and answer have more tokens than the model positions.
+    Each should end with the end token: else one that another begins with always wins. `encode`
+    leaves room for the longest.
     """
-    limit, longest = families.positions(model.config), max(map(len, answers))
-    if (most := max(map(len, prompts), default=0)) + longest - 1 > limit:
-        raise UserError(
-            f"a prompt of {most} tokens and its labels do not fit into the model's {limit} "
-            "positions. Use a lower --max_length."
-        )
 
     def run(indices: list[int]) -> dict[int, list[float]]:
         ids, mask = _left_padded([prompts[i] for i in indices], device)

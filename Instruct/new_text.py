@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple
 
 from common.cli import UserError, number
 from common.data_files import json_row, stream
@@ -10,16 +9,8 @@ from common.files import read_json
 from common.predict import text_fields
 from Instruct import encoding
 
-FORMS = {"text": (), "jsonl": (".jsonl", ".json")}
+FORMS = {"jsonl": ()}
 EXPECTED = json.dumps({"instruction": "...", "input": "..."}) + "; the input may be missing"
-
-
-class Prompt(NamedTuple):
-    """An instruction and its input; where it was read."""
-
-    place: str
-    instruction: str
-    input: str
 
 
 def add_arguments(parser) -> None:
@@ -28,24 +19,19 @@ def add_arguments(parser) -> None:
     parser.add_argument("--max_new_tokens", type=number(int, 1), metavar="N", help=text)
 
 
-def read(file: Iterable[bytes], name: str, form: str) -> Iterator[Prompt | None]:
-    """A prompt a line; in plain text the whole line is the instruction."""
+def read(file: Iterable[bytes], name: str, form: str) -> Iterator[dict | None]:
+    """A prompt a line: its place, instruction and input."""
     for place, line in stream(file, name):
         if not line.strip():
             yield None
-        elif form == "text":
-            if line.lstrip().startswith("{"):
-                raise UserError(
-                    f"{place} looks like JSON. Add --input_form jsonl; each line is then: "
-                    f"{EXPECTED}."
-                )
-            yield Prompt(place, line, "")
         else:
             row = {"input": ""} | json_row(place, line)
-            yield Prompt(place, *text_fields(row, ("instruction", "input"), place, EXPECTED))
+            names = ("instruction", "input")
+            texts = text_fields(row, names, place, EXPECTED)
+            yield {"place": place} | dict(zip(names, texts, strict=True))
 
 
-def answer(model, tokenizer, made, items: list[Prompt], args, device, name: str):
+def answer(model, tokenizer, made, items: list[dict], args, device, name: str):
     """`{"answer": text}` of each prompt, which is written as the training's were.
 
     Raises UserError where an instruction leaves no room for an answer.
@@ -58,19 +44,17 @@ def answer(model, tokenizer, made, items: list[Prompt], args, device, name: str)
     room = min(about["least_room"], made.max_length // 2)
     prompts, cut_words = [], 0
     for item in items:
-        row = item._asdict()
-        ids, cut, left = encoding.prompt_ids(
-            tokenizer, row, about["prompt_form"], made.max_length, lambda _: room
-        )
+        limits = about["prompt_form"], made.max_length, lambda _: room
+        ids, cut, left = encoding.prompt_ids(tokenizer, item, *limits)
         if left < 1:
             raise UserError(
-                f"{item.place}: the instruction alone has {len(ids)} tokens, the model reads "
+                f"{item['place']}: the instruction alone has {len(ids)} tokens, the model reads "
                 f"{made.max_length}. Make it shorter."
             )
         prompts.append(ids)
         cut_words += cut
     ends = encoding.end_ids(model, tokenizer)
-    limits = [most] * len(items)
-    answers = generation.generate(model, prompts, limits, ends, args.batch_size, device, name)
+    longest = [most] * len(items)
+    answers = generation.generate(model, prompts, longest, ends, args.batch_size, device, name)
     rows = [{"answer": encoding.decode(tokenizer, ids)} for ids in answers]
     return rows, {"cut_words": cut_words}

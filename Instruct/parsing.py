@@ -1,15 +1,13 @@
 r"""Answers as text: how each kind is written, and how a model's answer is read.
 
 Tokenizers do not keep every character: BioGPT's drops newlines and moves blanks (`yes , no` becomes
-`yes, no`, `###` becomes `# # #`). So an answer is one line, text is compared as `normal`, and
-labels as `plain` (`Instruct/labels.py`, which reads labels and free answers). The strict form, as
-`write_*` writes it, is tried first, then a forgiving one. What cannot be read is `O` or no label.
-If more than half of the words, names or labels cannot be read, the answer is a `parse_failure`.
+`yes, no`). So an answer is one line, and text is compared as `normal`, labels as `plain` (see
+`Instruct/labels.py`). The strict form of `write_*` is tried first, then a forgiving one. What is
+not read is `O` or no label. If that is more than half, the answer is a `parse_failure`.
 
-The entity list `IL-2 gene ; CD28 @2` has the names in their order. `@2` means the second place of
-these words in the sentence. It is written where the order alone would give another place, and after
-punctuation: without it, a full stop, or a name of punctuation alone, is the list's. A `\` stands
-before a `;`, `,`, `@` or `\` that belongs to a name. A list without `;` is read as one with commas.
+The entity list `IL-2 gene ; CD28 @2` has the names in their order. `@2`, their second place in the
+sentence, stands where the order alone would give another one, and after punctuation, which is the
+list's otherwise. A `\` stands before `;`, `,`, `@`, `\` in a name. Without a `;` commas divide.
 """
 
 import difflib
@@ -39,12 +37,7 @@ def write_tags(words: list[str], tags: list[str]) -> str:
 
 
 def read_tags(text: str, words: list[str], kind: str) -> tuple[list[str], bool]:
-    """IOB2 tags of type `kind` for `words`, and whether most words got no tag.
-
-    The forgiving form aligns the answer's words with the input's by their order. A run of other
-    words counts as the words that it replaces if they are as many. Then each word out of order goes
-    to the nearest place that is left and has the same word.
-    """
+    """IOB2 tags of type `kind` for `words`, and whether most words got no tag."""
     wanted = [normal(word) for word in words]
     letters = _strict_letters(normal(text), wanted) or _aligned_letters(text, wanted)
     tags = [OUTSIDE if letter in (None, "o") else f"{letter.upper()}-{kind}" for letter in letters]
@@ -60,7 +53,11 @@ def _strict_letters(text: str, wanted: list[str]) -> list[str] | None:
 
 
 def _aligned_letters(text: str, wanted: list[str]) -> list[str | None]:
-    """A letter for each of the `wanted` words, or None."""
+    """A letter for each of the `wanted` words, or None: they are aligned by their order.
+
+    A run of other words counts as those that it replaces if they are as many. Then a word out of
+    order goes to the nearest place that is left and has the same word.
+    """
     parts = TAG.split(" ".join(text.replace("\n", " ; ").split()))
     # Before a tag stands its word, and perhaps something else without a tag.
     words = [normal(part.rsplit("; ", 1)[-1]) for part in parts[0:-1:2]]
@@ -141,11 +138,10 @@ def _places(wanted: list[str], name: str) -> list[tuple[int, int]]:
 
 
 def read(text: str, row: dict, labels: list[str], ner_form: str = "tags"):
-    """(prediction, parse_failure) of the answer `text` to an example, a row of the data set.
+    """(prediction, parse_failure) of the answer `text` to a row of the data set.
 
-    The prediction: IOB2 tags of the prompt's one type, a label or None, a sorted list of labels,
-    or the text of a free answer. `labels`: those of the source. After a parse failure it is `O` for
-    all words, None, no label or "", whatever was read.
+    IOB2 tags of the prompt's one type, a label, a sorted list of labels, or a free answer's text;
+    after a parse failure all `O`, None, [] or "". `labels`: those of the source.
     """
     if row["kind"] == "ner":
         words = row["input"].split(" ")

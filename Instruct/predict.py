@@ -1,10 +1,9 @@
 """Have a model that fine-tuning.py has made answer new instructions.
 
     python predict.py --training_size 30 --model_name biogpt --input prompts.jsonl
-    python predict.py --demo --training_size 30 --model_name biogpt --input - --input_form jsonl
+    python predict.py --demo --training_size 30 --model_name biogpt --input -
 
-A line is a prompt: {"instruction": ..., "input": ...}, or plain text, the whole instruction. Of
-each, the answer as JSON.
+A line is a prompt: {"instruction": ..., "input": ...}. Of each, the answer as JSON.
 """
 
 import sys

@@ -11,28 +11,24 @@ from NER.scores import OUTSIDE
 
 log = logging.getLogger(__name__)
 SPLITS = ("train", "dev", "test")
-FEWEST = 3  # groups that three splits need
 
 
 def together(examples: list) -> list[int]:
     """The number of each example's group: those that share a document or a text, also via others.
 
-    If that makes fewer than `FEWEST` groups, equal texts alone count.
+    If all have one document, it does not count.
     """
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
-    for with_documents in (True, False):
-        keys, pairs = {}, []
-        for i, e in enumerate(examples):
-            own = [*filter(None, e.texts), e.document if with_documents and e.document else i]
-            pairs += [(i, len(examples) + keys.setdefault(key, len(keys))) for key in own]
-        size = len(examples) + len(keys)
-        graph = coo_array(([True] * len(pairs), tuple(zip(*pairs, strict=True))), (size, size))
-        numbers = connected_components(graph, directed=False)[1][: len(examples)].tolist()
-        if len({*numbers}) >= FEWEST:
-            break
-    return numbers
+    several = len({e.document for e in examples}) > 1
+    keys, pairs = {}, []
+    for i, e in enumerate(examples):
+        own = [*filter(None, e.texts), several and e.document or i]
+        pairs += [(i, len(examples) + keys.setdefault(key, len(keys))) for key in own]
+    size = len(examples) + len(keys)
+    graph = coo_array(([True] * len(pairs), tuple(zip(*pairs, strict=True))), (size, size))
+    return connected_components(graph, directed=False)[1][: len(examples)].tolist()
 
 
 def divide(source, seed: int) -> tuple[dict[str, list], str]:
@@ -100,25 +96,24 @@ def check(source, divided: dict[str, list], how: str) -> None:
             )
 
 
-def units(kind: str, examples: list, strata: list[str] | None) -> tuple[list[str], list[int]]:
+def units(source, split: str, examples: list) -> tuple[list[str], list[int]]:
     """What subsets draw: (the stratum of each unit, the number of each example's unit).
 
-    `strata`: see `Source`. Without them a unit is a group, its stratum what its answers hold.
+    In training data that another task divides alike, its examples (`Source.strata`). Else a unit is
+    a group, its stratum what its answers hold.
     """
-    if strata is not None:
-        return strata, [e.unit for e in examples]
+    if split == "train" and source.strata is not None:
+        return source.strata, [e.unit for e in examples]
     held: dict[str, set] = defaultdict(set)
     for e in examples:
-        held[e.group] |= answers(kind, e.row)
+        held[e.group] |= answers(source.kind, e.row)
     number = {group: i for i, group in enumerate(held)}
     return ["+".join(sorted(own)) for own in held.values()], [number[e.group] for e in examples]
 
 
-def limited(
-    kind: str, examples: list, strata: list[str] | None, most: int | None, seed: int
-) -> list:
+def limited(source, split: str, examples: list, most: int | None, seed: int) -> list:
     """At most `most` of the examples, in their order: whole units, as a subset draws them."""
-    strata, numbers = units(kind, examples, strata)
+    strata, numbers = units(source, split, examples)
     sizes, chosen, n = Counter(numbers), set(), 0
     for unit in permutation(strata, seed):
         if most is None or n + sizes[unit] <= most:

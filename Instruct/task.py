@@ -109,8 +109,8 @@ def load_model(
 def subset(data: Data, percentage: int, seed: int) -> list[int]:
     """The places in train of all prompts of `percentage` % of each source's units.
 
-    A unit is an example of the task that also reads the source (NER, NLI, QA): the very examples
-    of that task's subset. Of other sources it is a group. Raises UserError if nothing is left.
+    A unit is an example of the task that also reads the source (NER, NLI, QA), so that both have
+    the same ones; else a group. Raises UserError if nothing is left.
     """
     chosen = {
         source: {*permutation(strata, seed)[: round(len(strata) * percentage / 100)]}
@@ -145,11 +145,8 @@ def rows(
     data: Data, examples: dict[str, list[dict]], predictions: dict[str, list[tuple]]
 ) -> tuple[dict[str, list[dict]], dict]:
     """Rows of predictions.jsonl, see `Instruct.scores`; no text: of free answers the score."""
-    made = {
-        split: [row(data, *pair) for pair in zip(examples[split], predicted, strict=True)]
-        for split, predicted in predictions.items()
-    }
-    return made, {}
+    pairs = {s: zip(examples[s], own, strict=True) for s, own in predictions.items()}
+    return {s: [row(data, *pair) for pair in own] for s, own in pairs.items()}, {}
 
 
 def row(data: Data, example: dict, prediction: tuple) -> dict:
@@ -188,24 +185,18 @@ def controls(data: Data, splits: dict[str, list[dict]], seed: int) -> dict[str, 
 
     Of a pair, the word is sentence 2's. Each source has its own words and labels.
     """
-    drawn = [{split: list(own) for split, own in splits.items()} for _ in range(DRAWS)]
-    for source in data.sources:
-        places = {
-            split: [i for i, e in enumerate(own) if e["source"] == source]
-            for split, own in splits.items()
-        }
-        if not places["train"]:
-            continue
-        texts = {
-            split: [splits[split][i]["input"].split(SECOND)[-1] for i in own]
-            for split, own in places.items()
-        }
-        golds = [splits["train"][i]["gold"] for i in places["train"]]
-        for control, labels in zip(drawn, by_rarest_word(texts, golds, seed), strict=True):
-            for split, own in places.items():
-                for i, label in zip(own, labels[split], strict=True):
-                    control[split][i] = splits[split][i] | {"gold": label}
-    return {"control": drawn}
+    drawn = {}  # of a source, by draw and split: the labels of its prompts in their order
+    for source in {e["source"] for e in splits["train"]}:
+        own = {s: [e for e in some if e["source"] == source] for s, some in splits.items()}
+        texts = {s: [e["input"].split(SECOND)[-1] for e in some] for s, some in own.items()}
+        drawn[source] = by_rarest_word(texts, [e["gold"] for e in own["train"]], seed)
+
+    def relabelled(split: str, draw: int) -> list[dict]:
+        left = {source: iter(labels[draw][split]) for source, labels in drawn.items()}
+        known = (e for e in splits[split] if e["source"] in left)
+        return [e | {"gold": next(left[e["source"]])} for e in known]
+
+    return {"control": [{s: relabelled(s, n) for s in splits} for n in range(DRAWS)]}
 
 
 def probed(examples: list[dict]) -> list[dict]:
@@ -239,13 +230,14 @@ def probe_inputs(
         for name in names:
             own = [len(encoded) + i for i, e in enumerate(examples) if e["source"] == name]
             places[name][split] = np.array(own, int)[:, None]
-        sizes = [len(row["input_ids"]) for row in inputs]
-        encoded += [row | {"units": [(n - 1, n)]} for row, n in zip(inputs, sizes, strict=True)]
-    labels: dict[str, dict] = {name: {} for name in names}
-    for target, splits in targets.items():
-        for name in names:
-            golds = [e["gold"] for e in splits["train"] if e["source"] == name]
-            labels[name][target] = np.array([data.labels.index(gold) for gold in golds])
+        encoded += inputs
+    for one in encoded:
+        one["units"] = [(len(one["input_ids"]) - 1, len(one["input_ids"]))]
+
+    def numbers(name: str, examples: list[dict]):
+        return np.array([data.labels.index(e["gold"]) for e in examples if e["source"] == name])
+
+    labels = {n: {t: numbers(n, own["train"]) for t, own in targets.items()} for n in names}
     sets = [Examples(places[name], labels[name]) for name in names]
     return ProbeInputs(encoded, sets, len(data.labels), counts, names)
 

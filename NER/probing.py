@@ -22,16 +22,9 @@ from common.steps import probing
 TASK = task.load("NER")
 PROBES = ("bilstm-crf", "linear")
 POOLINGS = ("mean", "first", "last")
-
-
-def parse_args(argv=None):
-    return probing.parse_args(TASK, __doc__, argv, probes=PROBES, poolings=POOLINGS, demo_epochs=8)
-
-
-@cli.command
-def main(argv=None):
-    probing.run(parse_args(argv))
-
+parse_args, main = cli.script(
+    probing, TASK, __doc__, probes=PROBES, poolings=POOLINGS, demo_epochs=8
+)
 
 if __name__ == "__main__":
     sys.exit(main())

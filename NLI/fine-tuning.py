@@ -19,16 +19,7 @@ from common.steps import fine_tuning
 
 TASK = task.load("NLI")
 DEMO = {"learning_rate": 5e-4, "num_train_epochs": 5}  # what miniatures need
-
-
-def parse_args(argv=None):
-    return fine_tuning.parse_args(TASK, __doc__, argv, demo=DEMO)
-
-
-@cli.command
-def main(argv=None):
-    fine_tuning.run(parse_args(argv))
-
+parse_args, main = cli.script(fine_tuning, TASK, __doc__, demo=DEMO)
 
 if __name__ == "__main__":
     sys.exit(main())

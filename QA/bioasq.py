@@ -4,8 +4,8 @@
     python QA/bioasq.py 9B1_golden.json --test --output factoid-test.json
     python QA/bioasq.py --demo --output bioasq-demo
 
-The first command writes all pairs of a question and a snippet that contains its answer. --demo
-writes a folder of made-up BioASQ files, train.json and test.json.
+The first writes the pairs of a question and a snippet that contains its answer, the last a folder
+of made-up BioASQ files.
 """
 
 import logging
@@ -104,10 +104,9 @@ def _synonyms(answer, place: str) -> list[str]:
 def to_squad(questions: Collection[Question], keep: bool) -> tuple[dict, dict[str, int]]:
     """SQuAD form (v2): an article is a question, a paragraph is a snippet; and counts.
 
-    The conversion of dmis-lab's BioBERT and of BioM-Transformers: an example is a pair of question
-    and snippet. Its id is the question's and `_001` and so on, in the snippets' order. `keep`: keep
-    pairs whose snippet lacks the answer. Test data need them (a question without a snippet gets an
-    empty one: it must be scored); training data do not.
+    The conversion of dmis-lab's BioBERT and of BioM-Transformers: an example is a question and a
+    snippet, its id the question's and `_001`, `_002` ... `keep`: also pairs whose snippet lacks the
+    answer. Test data need them; a question without a snippet gets an empty one to be scored.
     """
     articles, counts = [], Counter(factoid_questions=len(questions))
     for question in questions:

@@ -1,7 +1,6 @@
 """BioASQ's answers: those of single snippets -> five a question, their scores, the submission.
 
-Merged as dmis-lab's BioBERT and BioM-Transformers do it, scored as BioASQ's official evaluator
-does it.
+Merged as in dmis-lab's BioBERT and BioM-Transformers, scored as by BioASQ's official evaluator.
 """
 
 import math

@@ -38,31 +38,20 @@ def add_arguments(parser, step: str) -> None:
     """The flags of fine-tuning: windows, the head of a checkpoint, the null threshold."""
     if step != "fine-tuning":
         return
-    group = parser.add_argument_group("question answering")
-    group.add_argument(
-        "--doc_stride",
-        type=number(int, 0),
-        default=DOC_STRIDE,
-        help="sub-words that two windows of a long passage share (default: %(default)s)",
-    )
-    group.add_argument(
-        "--keep_head",
-        action="store_true",
-        help="keep the span head of --model_name (default: a new one)",
-    )
-    group.add_argument(
-        "--null_threshold",
-        type=lambda text: AUTO if text == AUTO else number(float, -1e9, 1e9)(text),
-        default=AUTO,
-        help='the answer is "none" if its score exceeds the best answer\'s by more than this '
-        "number; auto: chosen on dev by F1 (default: auto)",
-    )
-    group.add_argument(
-        "--write_submission",
-        type=Path,
-        metavar="FILE",
-        help="for BioASQ data: also write the answers to the test split as BioASQ takes them",
-    )
+    add = parser.add_argument_group("question answering").add_argument
+    text = "sub-words that two windows of a long passage share (default: %(default)s)"
+    add("--doc_stride", type=number(int, 0), default=DOC_STRIDE, help=text)
+    text = "keep the span head of --model_name (default: a new one)"
+    add("--keep_head", action="store_true", help=text)
+    text = """the answer is "none" if its score exceeds the best answer's by more than this number;
+auto: chosen on dev by F1 (default: auto)"""
+    add("--null_threshold", type=_threshold, default=AUTO, help=text)
+    text = "for BioASQ data: also write the answers to the test split as BioASQ takes them"
+    add("--write_submission", type=Path, metavar="FILE", help=text)
+
+
+def _threshold(text: str) -> float | str:
+    return AUTO if text == AUTO else number(float, -1e9, 1e9)(text)
 
 
 def load(
@@ -84,9 +73,7 @@ def load(
         parsed, questions = _read_folder(data_dir)
     else:
         tables = load_dataset(HUB_ID, ("train", "dev"), FIELDS)
-        parsed = {
-            s: squad.examples(squad.hub_rows(tables[s], f"{HUB_ID}, {s}"), HUB_ID) for s in tables
-        }
+        parsed = {s: squad.examples(squad.hub_rows(tables[s], HUB_ID), HUB_ID) for s in tables}
         parsed["test"] = parsed.pop("dev")  # its validation split is our test split
     splits = {split: examples for split, (examples, _) in parsed.items()}
     if "dev" not in splits:
@@ -113,10 +100,10 @@ def load(
     )
 
 
-def _read_folder(folder: Path) -> tuple[dict[str, tuple], dict[str, dict[str, Question]] | None]:
-    """`{split: (examples, counts)}`, and the questions of BioASQ form. Raises UserError.
+def _read_folder(folder: Path) -> tuple[dict[str, list], dict[str, dict[str, Question]] | None]:
+    """`{split: [examples, counts]}`, and the questions of BioASQ form. Raises UserError.
 
-    Without a test file dev is the test split.
+    The first file decides the form of all. Without a test file dev is the test split.
     """
     if not folder.is_dir():
         raise UserError(f"--data_dir {folder} is not a folder. Check the path. {bioasq.ACCESS}")
@@ -129,42 +116,31 @@ def _read_folder(folder: Path) -> tuple[dict[str, tuple], dict[str, dict[str, Qu
         )
     if not files["test"]:
         files = {"train": files["train"], "test": files["dev"]}
-    documents = {s: {path: json_file(path) for path in files[s]} for s in files if files[s]}
-    forms = {bioasq.is_bioasq(d): path for some in documents.values() for path, d in some.items()}
-    if len(forms) > 1:
-        raise UserError(
-            f"{forms[True]} is in BioASQ form, {forms[False]} is not. All files of a folder must "
-            "be of one form; python QA/bioasq.py turns BioASQ's into SQuAD's."
-        )
-    questions = {split: {} for split in documents} if True in forms else None
-    parsed = {
-        split: _read_split(some, questions and questions[split])
-        for split, some in documents.items()
-    }
-    return parsed, questions
+    in_bioasq = bioasq.is_bioasq(json_file(files["train"][0]))
+    parsed, questions = {}, {}
+    for split, paths in files.items():
+        if paths:
+            *parsed[split], questions[split] = _read_split(paths, in_bioasq)
+    return parsed, questions if in_bioasq else None
 
 
-def _read_split(documents: dict[Path, dict], questions: dict | None) -> tuple[list, dict]:
-    """(examples, counts) of a split's files; in BioASQ form its `questions` are added to."""
-    examples, counts, places = [], Counter(), {}
-    for path, document in documents.items():
-        if questions is not None:
-            factoid, left_out = bioasq.questions(document, str(path))
-            document, pairs = bioasq.to_squad(factoid.values(), keep=True)
-            questions |= factoid
-            del pairs["pairs"]  # `encode` counts them
-            counts.update(left_out | pairs)
-        found, corrected = squad.parse(document, str(path))
-        for example in found:
-            other = places.setdefault(example.id, path)
-            if other != path:
-                raise UserError(
-                    f"{other} and {path} both hold the question {example.id}. Leave one of the "
-                    f"two files in {path.parent}."
-                )
-        examples += found
-        counts.update(corrected)
-    return examples, dict(counts)
+def _read_split(paths: list[Path], in_bioasq: bool) -> tuple[list, dict, dict[str, Question]]:
+    """(examples, counts, BioASQ's questions) of a split's files. Of equal ids the first is kept."""
+    rows, counts, questions = [], Counter(), {}
+    for path in paths:
+        document = json_file(path)
+        if in_bioasq:
+            factoid, others = bioasq.questions(document, str(path))
+            new = {key: question for key, question in factoid.items() if key not in questions}
+            document, pairs = bioasq.to_squad(new.values(), keep=True)
+            questions |= new
+            counts.update(others | pairs)
+            counts["duplicate_ids"] += len(factoid) - len(new)
+        rows += squad.rows(document, str(path))
+    examples, corrected = squad.examples(rows, ", ".join(map(str, paths)))
+    counts.update(corrected)
+    del counts["pairs"]  # `encode` counts them
+    return examples, dict(counts), questions
 
 
 def _check_submission(path: Path, questions: dict | None) -> None:

@@ -21,16 +21,7 @@ from common.steps import fine_tuning
 
 TASK = task.load("QA")
 DEMO = {"learning_rate": 1e-3, "num_train_epochs": 5}  # what miniatures need
-
-
-def parse_args(argv=None):
-    return fine_tuning.parse_args(TASK, __doc__, argv, demo=DEMO, **TASK.DEFAULTS)
-
-
-@cli.command
-def main(argv=None):
-    fine_tuning.run(parse_args(argv))
-
+parse_args, main = cli.script(fine_tuning, TASK, __doc__, demo=DEMO, **TASK.DEFAULTS)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -3,14 +3,14 @@
 from collections.abc import Iterable, Iterator
 
 from common.cli import UserError
-from common.data_files import json_row, json_value, stream
+from common.data_files import json_row, stream
 from common.predict import text_fields
-from QA import squad, task
+from QA import task
 from QA.data import Data
 from QA.squad import Example
 from QA.windows import Prediction
 
-FORMS = {"jsonl": (), "squad": (".json",)}
+FORMS = {"jsonl": ()}
 EXPECTED = '{"id": "...", "question": "...", "context": "..."}; the id may be missing'
 
 
@@ -19,13 +19,7 @@ def add_arguments(parser) -> None:
 
 
 def read(file: Iterable[bytes], name: str, form: str) -> Iterator[Example | None]:
-    """A question a line; or those of one document in SQuAD form, which need no answers."""
-    if form == "squad":
-        document = json_value(b"".join(file), name)
-        for place, _, context, question in squad.rows(document, name):
-            key, asked = (squad.field(question, field, str, place) for field in ("id", "question"))
-            yield Example(key, "", asked, context, [], [])
-        return
+    """A question a line."""
     for number, (place, line) in enumerate(stream(file, name), 1):
         if not line.strip():
             yield None
@@ -41,8 +35,7 @@ def answer(model, tokenizer, made, items: list[Example], args, device, name: str
     """The answer to each question, with its id, or the number of its line.
 
     `{"id", "answer", "start", "end", "probability", "null_difference"}`. No answer: "" and None as
-    its place. A model that was trained only on questions with an answer always gives one, unless
-    the passage is empty.
+    its place; only a model that has learned it gives it, or an empty passage.
     """
     threshold = made.metrics.get("null_threshold")  # there is one if "no answer" was learned
     data = Data({}, [], threshold is not None, doc_stride=made.settings["doc_stride"])

@@ -3,8 +3,8 @@
     python predict.py --training_size 30 --model_name biobert --input questions.jsonl
     python predict.py --demo --training_size 30 --model_name biobert --input -
 
-A line is a question: {"id": ..., "question": ..., "context": ...}; or the file is of SQuAD's form.
-Of each, the answer, its characters in the passage and its probability, as JSON.
+A line is a question: {"id": ..., "question": ..., "context": ...}. Of each, the answer, its
+characters in the passage and its probability, as JSON.
 """
 
 import sys

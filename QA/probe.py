@@ -17,7 +17,7 @@ from QA import windows
 from QA.data import Data
 from QA.scores import exact_and_f1
 from QA.squad import Example
-from QA.windows import MAX_ANSWER, Prediction
+from QA.windows import Prediction
 
 CONTROLS = ("passage",)
 # What a probe's prediction adds up (`Prediction.pointer`): whether the answer is in the window; the
@@ -51,26 +51,20 @@ def probed(examples: list[Example]) -> list[Example]:
 def controls(
     data: Data, splits: dict[str, list[Example]], seed: int
 ) -> dict[str, list[dict[str, list[Example]]]]:
-    """`passage`: the same passage and answer with the question of another passage.
+    """`passage`: the same passage and answer, with a question of the split about another passage.
 
-    So the task's gain over it is what the probe reads of the question. Questions stay in their
-    split.
+    So the task's gain over it is what the probe reads of the question.
     """
     generator = random.Random(seed)
-    asked = {split: _other_questions(some, generator) for split, some in splits.items()}
-    return {"passage": [asked]}
-
-
-def _other_questions(examples: list[Example], generator: random.Random) -> list[Example]:
-    """Each example with the question of a random other one, of another passage if there is one."""
-    single = len({example.context for example in examples}) < 2
-    asked = []
-    for example in examples:
-        other = generator.choice(examples)
-        while not single and other.context == example.context:
+    asked: dict[str, list[Example]] = {split: [] for split in splits}
+    for split, examples in splits.items():
+        single = len({example.context for example in examples}) < 2
+        for example in examples:
             other = generator.choice(examples)
-        asked.append(example._replace(question=other.question))
-    return asked
+            while not single and other.context == example.context:
+                other = generator.choice(examples)
+            asked[split].append(example._replace(question=other.question))
+    return {"passage": [asked]}
 
 
 def words(context: str) -> list[tuple[int, int]]:
@@ -88,11 +82,10 @@ def place(example: Example, spans: list[tuple[int, int]]) -> tuple[int, int] | N
 def probe_inputs(
     data: Data, targets: dict[str, dict], tokenizer, max_length: int, pooling: str
 ) -> ProbeInputs:
-    """The words of the passage's first window are the units; a word without a sub-word is left out.
+    """The units are the words of the passage's first window that have a sub-word.
 
-    Questions whose answer lies outside that window are counted and not trained on. `notes`:
-    `{target: {split: [(spans of the words, `place` of the answer) an example]}}`. Raises UserError
-    if no training question is left.
+    Questions with an answer outside it are counted and not trained on; UserError if none is left.
+    `notes`: `{target: {split: [(spans of the words, `place` of the answer) an example]}}`.
     """
     encoded, sets, counts, notes, n_units = [], [], {}, {}, 0
     for target, splits in targets.items():  # their questions differ, so their vectors do
@@ -126,9 +119,8 @@ def probe_predictions(
 ) -> list[Prediction]:
     """The most probable span of each question, and the bits gained for the true one.
 
-    Gained over the uniform distribution: log2 of the number of words, plus the mean of log2 of the
-    probabilities at the true start and at the true end. A random span has as many words as half
-    of the training answers at most have.
+    Over the uniform distribution: log2 of the number of words, plus the mean log2 of the
+    probabilities at the true start and end. A random span has the training answers' median length.
     """
     (scores,) = found  # one set has the target
     asked = inputs.notes[target]
@@ -144,7 +136,8 @@ def _prediction(example: Example, spans, at, scores: np.ndarray, length: int) ->
         numbers[:2] = 1.0, float(np.log2(len(spans)) + gold / 2 / np.log(2))
     if not spans:
         return windows.only(None)._replace(pointer=numbers)
-    first, last = best_span(scores)
+    first, length = divmod(int(windows.span_scores(scores).argmax()), windows.MAX_ANSWER)
+    last = first + length
     probability = float(np.exp(scores[first, 0] + scores[last, 1]))
     return windows.only((spans[first][0], spans[last][1]), probability)._replace(pointer=numbers)
 
@@ -156,18 +149,6 @@ def random_f1(example: Example, spans: list[tuple[int, int]], length: int) -> fl
     first = random.Random(example.id).randrange(max(1, len(spans) - length + 1))
     last = min(first + length, len(spans)) - 1
     return exact_and_f1(example.context[spans[first][0] : spans[last][1]], example.golds)[1]
-
-
-def best_span(scores: np.ndarray) -> tuple[int, int]:
-    """First and last unit of the span with the highest sum of start and end, of `[units, 2]`.
-
-    It has `MAX_ANSWER` units at most. Of equals the first.
-    """
-    n = len(scores)
-    allowed = np.tri(n, k=MAX_ANSWER - 1, dtype=bool) & ~np.tri(n, k=-1, dtype=bool)
-    sums = np.where(allowed, scores[:, :1] + scores[:, 1], -np.inf)
-    first, last = divmod(int(sums.argmax()), n)
-    return first, last
 
 
 def attention_inputs(
@@ -184,15 +165,8 @@ def _inputs(row: dict) -> dict:
 
 def _units(context: str, row: dict) -> tuple[list, list]:
     """(spans of the words that the window's sub-words contain whole, ranges of their tokens)."""
-    spans = row["spans"]
-    held = np.flatnonzero(spans[:, 0] < spans[:, 1])
-    starts, ends = spans[held].T
-    ends = np.maximum.accumulate(ends) if len(ends) else ends
-    whole = np.array(words(context), int).reshape(-1, 2)
-    whole = whole[whole[:, 1] <= (ends[-1] if len(ends) else 0)]
-    first = np.searchsorted(ends, whole[:, 0], side="right")
-    last = np.searchsorted(starts, whole[:, 1], side="left") - 1
-    known = first <= last
-    first, last = held[first[known]] + row["first"], held[last[known]] + row["first"]
-    kept = [(int(a), int(b)) for a, b in whole[known]]
-    return kept, [(int(a), int(b) + 1) for a, b in zip(first, last, strict=True)]
+    reached, first = row["spans"][:, 1].max(initial=0), row["first"]
+    whole = [word for word in words(context) if word[1] <= reached]
+    covers = zip(whole, windows.covering(row["spans"], whole), strict=True)
+    known = [(word, (first + at[0], first + at[1] + 1)) for word, at in covers if at]
+    return [word for word, _ in known], [tokens for _, tokens in known]

@@ -23,18 +23,9 @@ from common.steps import probing
 TASK = task.load("QA")
 PROBES = ("pointer",)
 POOLINGS = ("mean",)  # of a word's sub-words
-
-
-def parse_args(argv=None):
-    return probing.parse_args(
-        TASK, __doc__, argv, probes=PROBES, poolings=POOLINGS, **TASK.DEFAULTS
-    )
-
-
-@cli.command
-def main(argv=None):
-    probing.run(parse_args(argv))
-
+parse_args, main = cli.script(
+    probing, TASK, __doc__, probes=PROBES, poolings=POOLINGS, **TASK.DEFAULTS
+)
 
 if __name__ == "__main__":
     sys.exit(main())

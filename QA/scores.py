@@ -89,11 +89,9 @@ def best_threshold(rows: list[dict], metric: str) -> tuple[float, float]:
 
 def _columns(rows: list[dict], metric: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Null differences (infinite if there is no span); scores of the span, and of no answer."""
-    differences = [row["null_difference"] for row in rows]
-    infinite = [np.inf if difference is None else difference for difference in differences]
-    given = np.array([row[f"span_{metric}"] for row in rows], float)
-    withheld = np.array([not row["has_answer"] for row in rows], float)
-    return np.array(infinite, float), given, withheld
+    keys = ("null_difference", f"span_{metric}", "has_answer")
+    differences, given, answerable = np.array([[row[k] for k in keys] for row in rows], float).T
+    return np.nan_to_num(differences, nan=np.inf), given, 1 - answerable
 
 
 def count(rows: list[dict]) -> np.ndarray:

@@ -21,7 +21,7 @@ FORM = '{"data": [{"title", "paragraphs": [{"context", "qas": [{"id", "question"
 KINDS = {str: "a string", list: "a list", int: "a whole number"}
 # What is corrected or left out, and counted: an answer whose offset is wrong (the nearest
 # occurrence is taken), one that the passage does not contain, and so on.
-FAULTS = ("moved_answers", "lost_answers", "blank_answers", "empty_passages", "duplicate_ids")
+FAULTS = ("moved_answers", "lost_answers", "empty_passages", "duplicate_ids")
 DEV_SHARE, SPLIT_SEED = 0.1, 42  # of the articles; the dev split is the same for every --seed
 SHOWN = 5  # ids in a message
 
@@ -98,8 +98,7 @@ def examples(rows: Iterable[tuple], place: str) -> tuple[list[Example], dict[str
             text = field(answer, "text", str, f"{here}.answers[{n}]")
             start = field(answer, "answer_start", int, f"{here}.answers[{n}]")
             if not text.strip():
-                faults["blank_answers"].append(key)
-                continue
+                continue  # it says nothing
             if not 0 <= start < max(1, len(context)):
                 raise UserError(
                     f"{here}.answers[{n}]: answer_start {start} is not within the passage of "
@@ -111,11 +110,11 @@ def examples(rows: Iterable[tuple], place: str) -> tuple[list[Example], dict[str
                 faults["moved_answers" if span else "lost_answers"].append(key)
             if span and span not in spans:
                 spans.append(span)
-        asked = field(question, "question", str, here)
         title = title if isinstance(title, str) and title else context
+        asked = field(question, "question", str, here)
         parsed[key] = Example(key, title, asked, context, spans, golds)
     if not parsed:
-        raise UserError(f"{place} has no question. Add some, in SQuAD form: {FORM}.")
+        raise UserError(f"{place} has no question. Add some: {FORM}.")
     for name, keys in faults.items():
         if keys:
             shown = ", ".join(keys[:SHOWN]) + ", ..." * (len(keys) > SHOWN)
@@ -126,8 +125,7 @@ def examples(rows: Iterable[tuple], place: str) -> tuple[list[Example], dict[str
 def locate(context: str, text: str, start: int) -> tuple[tuple[int, int] | None, bool]:
     """The span of `text` without outer white space, nearest to `start`; and whether it is moved.
 
-    None if the passage does not contain the text, in whatever Unicode form (see `composed`). Of two
-    at the same distance, the first.
+    None if the passage lacks the text in any Unicode form. Of two at the same distance, the first.
     """
     start += len(text) - len(text.lstrip())
     text = text.strip()
@@ -164,36 +162,28 @@ def split_files(folder: Path, split: str) -> list[Path]:
     return sorted({p for name in names for p in folder.glob(f"{name}*.json") if p.is_file()})
 
 
-def articles(examples: list[Example], fewest: int = 2) -> tuple[list[str], dict[str, set[str]]]:
-    """The article of each example; for each article, those that must be on its side of a split.
-
-    These share passages. Each passage is an article if there are fewer than `fewest` titles.
-    """
-    keys = [e.title for e in examples]
-    if len(set(keys)) < fewest:
-        keys = [e.context for e in examples]
-    group = {key: {key} for key in keys}  # articles that must stay together share one set
-    first = {}  # the first article with a passage
-    for example, key in zip(examples, keys, strict=True):
-        passage = example.context.strip()
-        other = group[first.setdefault(passage, key) if passage else key]
-        if other is not group[key]:
-            other |= group[key]
-            group.update(dict.fromkeys(group[key], other))
-    return keys, group
-
-
 def cut_dev(examples: list[Example]) -> tuple[list[Example], list[Example]]:
     """(train, dev): a seeded tenth of the articles becomes dev; no passage is on both sides.
 
-    Without dev if all examples belong together.
+    Of a single article each passage counts as one. Without dev if all examples belong together.
     """
-    keys, group = articles(examples)
+    keys = [e.title for e in examples]
+    if len(set(keys)) < 2:
+        keys = [e.context for e in examples]
+    group = {key: {key} for key in keys}  # articles with a passage in common share one set
+    first = {}  # the first article with a passage
+    for example, key in zip(examples, keys, strict=True):
+        other = group[first.setdefault(example.context.strip() or key, key)]
+        if other is not group[key]:
+            other |= group[key]
+            group.update(dict.fromkeys(group[key], other))
     groups = {id(members): members for members in group.values()}
     _largest, *others = sorted(groups.values(), key=len, reverse=True)  # it stays in train
     random.Random(SPLIT_SEED).shuffle(others)
-    wanted, chosen = max(1, round(DEV_SHARE * len(group))), set()
-    while others and len(chosen) < wanted:
-        chosen |= others.pop()
-    train = [e for e, key in zip(examples, keys, strict=True) if key not in chosen]
-    return train, [e for e, key in zip(examples, keys, strict=True) if key in chosen]
+    wanted, dev = max(1, round(DEV_SHARE * len(group))), set()
+    while others and len(dev) < wanted:
+        dev |= others.pop()
+    parts = ([], [])
+    for example, key in zip(examples, keys, strict=True):
+        parts[key in dev].append(example)
+    return parts

@@ -118,29 +118,25 @@ def predict(
     model, tokenizer, data: Data, examples: list[Example], encoded: list[dict], batch_size: int,
     device, name: str,
 ) -> list[Prediction]:  # fmt: skip
-    """The best answers to each example. Of a window's outputs only the best spans are kept."""
+    """The best answers to each example, from all its windows."""
     from common.forward import predict_logits
 
-    def reduce(scores, row):
-        return windows.reduce(scores, row, examples[row["example"]].context)
-
-    kept = predict_logits(model, encoded, batch_size, device, name, forward=logits, reduce=reduce)
-    by_example: list[list] = [[] for _ in examples]
-    for row, candidates in zip(encoded, kept, strict=True):
-        by_example[row["example"]].append(candidates)
+    outputs = predict_logits(model, encoded, batch_size, device, name, forward=logits)
+    by_example: list[tuple[list, list]] = [([], []) for _ in examples]
+    for row, output in zip(encoded, outputs, strict=True):
+        rows, own = by_example[row["example"]]
+        rows.append(row)
+        own.append(output)
     return [
-        windows.merge(candidates, example.context, data.with_null)
-        for example, candidates in zip(examples, by_example, strict=True)
+        windows.answers(*own, example.context, data.with_null)
+        for example, own in zip(examples, by_example, strict=True)
     ]
 
 
 def rows(
     data: Data, examples: dict[str, list[Example]], predictions: dict[str, list[Prediction]]
 ) -> tuple[dict[str, list[dict]], dict[str, float]]:
-    """Rows of predictions.jsonl: the answer's place for a question, or BioASQ's five; no text.
-
-    Also the null threshold, and the counts of what was corrected in the files.
-    """
+    """Rows of predictions.jsonl; the null threshold; the counts of what was corrected in files."""
     if data.questions:
         made = {
             split: bioasq_answers.rows(data.questions[split], examples[split], predicted)
@@ -180,10 +176,7 @@ def baseline(train: list[Example], examples: list[Example]) -> list[Prediction]:
 
 
 def count(rows: list[dict]) -> dict:
-    """Counts of SQuAD's rows (by kind of question if there are both), or ranks of BioASQ's.
-
-    Of a probe's rows also the table "pointer".
-    """
+    """Tables of SQuAD's rows (by kind of question if there are both) or of BioASQ's; a probe's."""
     probed = rows and all("pointer" in row for row in rows)
     tables = {"pointer": np.array([row["pointer"] for row in rows])} if probed else {}
     if rows and all("rank" in row for row in rows):

@@ -1,13 +1,11 @@
 """Question and passage -> windows that a model reads; its outputs -> answers in the passage.
 
-Answers are spans of the passage's own characters, whatever the tokenizer makes of them. As in the
-official run_squad of BERT: overlapping windows, the 20 best answers, at most 30 sub-words, and a
-score for "no answer", the lowest of a question's windows.
+Answers are spans of the passage's own characters. As in BERT's run_squad: overlapping windows, the
+20 best answers, at most 30 sub-words, and a score for "no answer", the lowest of all windows.
 """
 
 import math
 from collections import Counter
-from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -21,19 +19,11 @@ MAX_ANSWER = 30  # sub-words
 N_BEST = 20  # answers to a question that are kept
 
 
-class Candidates(NamedTuple):
-    """What is kept of a window's outputs: the score of no answer, and its best spans."""
-
-    null: float
-    spans: list[tuple[float, int, int]]  # (score, first character, last + 1), the best first
-
-
 class Prediction(NamedTuple):
     """The answers to a question, the best first; with None as start and end: no answer."""
 
     n_best: list[dict]  # {"start", "end", "probability"}
-    # The score of no answer minus that of the best span; None if they are not compared: there is no
-    # span, or the prediction is a probe's or a baseline's.
+    # The score of no answer minus that of the best span; None: no span, a probe or a baseline.
     null_difference: float | None
     pointer: list[float] | None = None  # what a probe's prediction adds up, see QA.probe
 
@@ -56,15 +46,12 @@ class Frame(NamedTuple):
 def frame(tokenizer) -> Frame:
     """BERT: `[CLS] question [SEP] passage [SEP]`; BioGPT: `</s> question </s> passage </s>`.
 
-    "No answer" is read at the first token, [CLS]. A causal model's first token has seen nothing: it
-    gets an end token after the passage, which has seen all.
+    "No answer" is read at [CLS]; of a causal model at an end token after the passage.
     """
-    whole = tokenizer("aa", "bb", return_token_type_ids=True)
-    ids = whole["input_ids"]
-    a, b = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in ("aa", "bb"))
-    first = next(i for i in range(len(ids)) if ids[i : i + len(a)] == a)
-    second = next(i for i in range(first + len(a), len(ids)) if ids[i : i + len(b)] == b)
-    head, middle, tail = ids[:first], ids[first + len(a) : second], ids[second + len(b) :]
+    whole, bare = tokenizer("a", "a"), tokenizer("a", add_special_tokens=False)["input_ids"]
+    ids, n = whole["input_ids"], len(bare)
+    first, *_, second = (i for i in range(len(ids)) if ids[i : i + n] == bare)
+    head, middle, tail = ids[:first], ids[first + n : second], ids[second + n :]
     null_first = tokenizer.cls_token_id is not None and head[:1] == [tokenizer.cls_token_id]
     end = [tokenizer.eos_token_id]
     if not null_first and tail[-1:] != end:
@@ -102,11 +89,11 @@ def encode(
             f"{max_length}, {room} sub-words are left beside the longest question. Use a "
             f"--doc_stride of at most {room - 1}, or a larger --max_length."
         )
-    names = ("truncated_questions", "empty_passages", "inexact_answers", "split_answers")
+    names = ("truncated_questions", "empty_passages", "split_answers")
     windows, counts = [], dict.fromkeys(names, 0)
     texts = zip(examples, questions, passages, strict=True)
     for number, (example, (question, _), (ids, spans)) in enumerate(texts):
-        answers = [covering(spans, *answer) for answer in example.answers]
+        answers = covering(spans, example.answers)
         before = [*head, *question[:limit], *middle]
         room = max_length - len(before) - len(tail)
         whole = False
@@ -124,7 +111,6 @@ def encode(
             whole = whole or bool(held)
         counts["truncated_questions"] += len(question) > limit
         counts["empty_passages"] += not ids
-        counts["inexact_answers"] += bool(answers) and not exact(spans, answers, example.answers)
         counts["split_answers"] += any(answers) and not whole
     return windows, {"questions": len(examples), "windows": len(windows), **counts}
 
@@ -134,73 +120,59 @@ def first_windows(
 ) -> tuple[list[dict], dict[str, int]]:
     """The first window of each example, as `encode` makes them, and counts."""
     windows, counts = encode(examples, tokenizer, max_length, 0)
-    first, sizes = {}, Counter(row["example"] for row in windows)
-    for row in windows:
-        first.setdefault(row["example"], row)
+    sizes = Counter(row["example"] for row in windows)
+    first = {row["example"]: row for row in reversed(windows)}
     cut = {name: counts[name] for name in ("questions", "truncated_questions", "empty_passages")}
-    return list(first.values()), cut | {"truncated_passages": sum(n > 1 for n in sizes.values())}
+    rows = [first[i] for i in range(len(examples))]
+    return rows, cut | {"truncated_passages": sum(n > 1 for n in sizes.values())}
 
 
-def covering(spans: np.ndarray, start: int, end: int) -> tuple[int, int] | None:
-    """The first and the last sub-word that stand for a character from `start` to `end` - 1."""
-    inside = np.flatnonzero(
-        (spans[:, 0] < end) & (spans[:, 1] > start) & (spans[:, 0] < spans[:, 1])
-    )
-    return (int(inside[0]), int(inside[-1])) if len(inside) else None
+def covering(spans: np.ndarray, characters: list[tuple[int, int]]) -> list[tuple[int, int] | None]:
+    """Of each (start, end) of characters, the first and the last sub-word that stand for some."""
+    held = np.flatnonzero(spans[:, 0] < spans[:, 1])
+    starts, ends = np.array(characters, int).reshape(-1, 2).T
+    first = np.searchsorted(spans[held, 1], starts, side="right")
+    last = np.searchsorted(spans[held, 0], ends) - 1
+    pairs = zip(first, last, strict=True)
+    return [(int(held[a]), int(held[b])) if a <= b else None for a, b in pairs]
 
 
-def exact(spans: np.ndarray, covers: list, answers: list[tuple[int, int]]) -> bool:
-    """Whether the sub-words of some answer (see `covering`) begin and end where it does."""
-    return any(
-        cover and (spans[cover[0], 0], spans[cover[1], 1]) == answer
-        for cover, answer in zip(covers, answers, strict=True)
-    )
+def span_scores(scores: np.ndarray) -> np.ndarray:
+    """`[units, 2]`, of start and end -> `[units, MAX_ANSWER]`: sums, by first unit and length - 1.
 
-
-def reduce(logits: np.ndarray, row: dict, context: str) -> Candidates:
-    """What is kept of a window's outputs `[tokens, 2]`, of start and end, as float32.
-
-    A span's score is the sum of the two; all spans of up to `MAX_ANSWER` sub-words are compared.
+    What would end beyond the last unit has minus infinity.
     """
-    null = float(logits[row["null"]].sum())
-    spans = row["spans"]
-    held = spans[:, 0] < spans[:, 1]
-    start, end = np.where(held, logits[row["first"] : row["first"] + len(spans)].T, -np.inf)
+    start, end = scores.T
     ends = np.pad(end, (0, MAX_ANSWER), constant_values=-np.inf)
-    ends = np.lib.stride_tricks.sliding_window_view(ends, MAX_ANSWER)[: len(spans)]
-    scores = (start[:, None] + ends).ravel()  # of (first, length - 1)
-    k, n = 5 * N_BEST, int(np.isfinite(scores).sum())
-    while True:  # until there are enough texts: one may occur several times
-        least = np.partition(scores, -k)[-k] if k < n else -np.inf
-        best = np.flatnonzero((scores >= least) & np.isfinite(scores))
-        first, length = np.divmod(best, MAX_ANSWER)
-        places = spans[first, 0].tolist(), spans[first + length, 1].tolist()
-        kept = distinct(zip(scores[best].tolist(), *places, strict=True), context)
-        if len(kept) == N_BEST or k >= n:
-            return Candidates(null, kept)
-        k *= 4
+    return start[:, None] + np.lib.stride_tricks.sliding_window_view(ends, MAX_ANSWER)[: len(end)]
 
 
-def distinct(spans: Iterable[tuple], context: str) -> list[tuple[float, int, int]]:
-    """The `N_BEST` best of (score, start, end), one a text. Of equals the first in the passage."""
-    kept = {}
-    for score, start, end in sorted(spans, key=lambda span: (-span[0], *span[1:])):
-        kept.setdefault(context[start:end], (score, start, end))
+def answers(
+    windows: list[dict], logits: list[np.ndarray], context: str, with_null: bool
+) -> Prediction:
+    """The answers to a question, from the outputs of all its windows, float32 `[tokens, 2]` each.
+
+    Of equal scores the first in the passage. Probabilities: softmax of the scores over the answers
+    kept, and over no answer too if `with_null`, for data with questions that have none.
+    """
+    null, scores, places = math.inf, [], []
+    for row, own in zip(windows, logits, strict=True):
+        null, spans = min(null, float(own[row["null"]].sum())), row["spans"]
+        held = spans[:, :1] < spans[:, 1:]
+        inside = np.where(held, own[row["first"] : row["first"] + len(spans)], -np.inf)
+        table = span_scores(inside)
+        first, length = np.nonzero(np.isfinite(table))
+        scores.append(table[first, length])
+        places.append(np.stack([spans[first, 0], spans[first + length, 1]], 1))
+    scores, places = np.concatenate(scores), np.concatenate(places)
+    kept: dict[str, tuple] = {}  # the best span of each text
+    for i in np.argsort(-scores, kind="stable"):
+        start, end = places[i].tolist()
+        kept.setdefault(context[start:end], (float(scores[i]), start, end))
         if len(kept) == N_BEST:
             break
-    return list(kept.values())
-
-
-def merge(windows: list[Candidates], context: str, with_null: bool) -> Prediction:
-    """The answers to a question, from all its windows.
-
-    Probabilities: softmax of the scores over the answers kept, and over no answer too if
-    `with_null`, for data with questions that have none.
-    """
-    null = min(window.null for window in windows)
-    spans = distinct((span for window in windows for span in window.spans), context)
-    entries = [*spans, *([(null, None, None)] if with_null else [])]
-    entries.sort(key=lambda entry: -entry[0])
+    spans = list(kept.values())
+    entries = sorted([*spans, *[(null, None, None)] * with_null], key=lambda entry: -entry[0])
     weights = [math.exp(score - entries[0][0]) for score, _, _ in entries]
     total = math.fsum(weights)
     shares = (float(f"{weight / total:.6g}") for weight in weights)

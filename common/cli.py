@@ -109,6 +109,15 @@ def command(main):
     return guarded
 
 
+def script(step, task, doc: str, **settings) -> tuple[Callable, Callable]:
+    """(parse_args, main) of a task's script for a step; `settings`: those of its `parse_args`."""
+
+    def parse_args(argv: list[str] | None = None):
+        return step.parse_args(task, doc, argv, **settings)
+
+    return parse_args, command(lambda argv=None: step.run(parse_args(argv)))
+
+
 def _raise_at_sigterm() -> None:
     def terminate(*_):
         raise Terminated

@@ -84,13 +84,8 @@ def json_row(place: str, line: str) -> dict:
 
 def json_file(path: Path):
     """The value in a JSON file. Raises UserError with `file:line:column`, never with the text."""
-    return json_value(_read(path), str(path))
-
-
-def json_value(raw: bytes, name: str):
-    """As `json_file`, of the bytes of a file called `name`."""
-    text = "\n".join(line for _, line in stream(io.BytesIO(raw), name))
-    return _parse(text, name, whole=True)
+    text = "\n".join(line for _, line in lines(path))
+    return _parse(text, str(path), whole=True)
 
 
 def _parse(text: str, place: str, whole: bool):

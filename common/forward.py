@@ -85,12 +85,12 @@ def mean_loss(
 
 
 def predict_logits(
-    model, examples: list, batch_size: int, device, name: str, forward=logits, reduce=lambda x, _: x
-) -> list:
+    model, examples: list, batch_size: int, device, name: str, forward=logits
+) -> list[np.ndarray]:
     """Every example's logits without dropout, in order: float32 `[labels]` or `[tokens, labels]`.
 
-    `forward(model, batch)` computes them; `reduce(logits, example)` may keep less of them. Raises
-    UserError if they are not finite. An example without tokens has `[0, labels]`.
+    `forward(model, batch)` computes them. Raises UserError if they are not finite. An example
+    without tokens has `[0, labels]`.
     """
     lengths = [len(example["input_ids"]) for example in examples]
 
@@ -102,11 +102,11 @@ def predict_logits(
             raise UserError(f"the model's predictions are not numbers any more. {REMEDY}")
         return scores
 
-    predicted: dict[int, object] = {}
+    predicted: dict[int, np.ndarray] = {}
     with sharding.scoring(model, device):
         for indices, pieces in batches(lengths, batch_size, device, name, run):
             for i, row in zip(indices, (row for piece in pieces for row in piece), strict=True):
-                predicted[i] = reduce(row if row.ndim == 1 else row[: lengths[i]], examples[i])
+                predicted[i] = row if row.ndim == 1 else row[: lengths[i]]
     predicted = gather(device, predicted)
     empty = np.empty((0, model.config.num_labels), np.float32)
-    return [predicted[i] if n else reduce(empty, examples[i]) for i, n in enumerate(lengths)]
+    return [predicted[i] if n else empty for i, n in enumerate(lengths)]

@@ -248,6 +248,6 @@ def test_a_new_prompt_is_not_cut_where_the_test_would_not_cut_it(loaded, tmp_pat
         monkeypatch.setattr(
             generation, "generate", lambda _, ids, *more, shown=shown: shown.extend(ids) or ids
         )
-        item = new_text.Prompt("x:1", row["instruction"], row["input"])
+        item = {"place": "x:1"} | {k: row[k] for k in ("instruction", "input")}
         new_text.answer(model, tokenizer, made, [item], args, CPU, "new")
         assert shown == [list(wanted["prompt"])]

@@ -117,11 +117,6 @@ def test_too_little_memory_halves_the_batch(model, monkeypatch):
     assert sizes[:3] == [8, 4, 2]
 
 
-def test_what_does_not_fit_is_refused(model):
-    with pytest.raises(UserError, match=f"{POSITIONS} positions"):
-        generation.log_likelihoods(model, [[5] * 60], [[5] * 6], 1, CPU, "test")
-
-
 def test_predictions_that_are_no_numbers(model):
     bias = [p for p in model.parameters() if p.dim() == 1][-1]
     kept = bias.data.clone()

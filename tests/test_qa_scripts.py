@@ -248,7 +248,7 @@ FAULTS = {
     "no train file": (lambda folder: (folder / "train.json").unlink(),
                       ("no train file", "participants-area.bioasq.org", "--demo")),
     "two forms": (spoiled("test.json", lambda d: demo_data.bioasq()["test"]),
-                  ("test.json", "BioASQ form", "dev.json")),
+                  ("test.json", "not in SQuAD form")),
     "no factoid question": (
         lambda folder: [
             write(folder / f"{split}.json", {"questions": [

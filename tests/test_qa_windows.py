@@ -103,7 +103,7 @@ def test_any_words_of_any_passage_come_back_byte_for_byte(kind):
             asked.append(example(text, (words[i][0], words[j][1])))
     rows, counts = windows.encode(asked, tokenizer(kind), 2000, 128)
     assert len(rows) == counts["windows"] == len(asked)
-    assert counts["inexact_answers"] == counts["split_answers"] == 0
+    assert counts["split_answers"] == 0
     for one, row in zip(asked, rows, strict=True):
         assert decoded(row, one.context) == one.golds[0]
 
@@ -115,7 +115,7 @@ def test_an_answer_within_sub_words_is_covered_and_no_more(kind):
         ((_, spans),) = offsets.tokenize([text], tokenizer(kind))
         start = rng.randrange(len(text))
         end = rng.randint(start + 1, len(text))
-        if found := windows.covering(spans, start, end):
+        if found := windows.covering(spans, [(start, end)])[0]:
             for first, last in ((found[0], found[0]), (found[1], found[1])):
                 assert spans[first, 0] < end and spans[last, 1] > start  # both ends are needed
             within = [(a, b) for a, b in spans if start <= a < b <= end]
@@ -188,7 +188,8 @@ def test_no_answer_is_lost_at_a_windows_border(kind, stride):
         for i in held:
             for j in held[(held >= i) & (held < i + stride)][:: stride // 2]:
                 span = int(spans[i, 0]), int(spans[j, 1])
-                if windows.exact(spans, [windows.covering(spans, *span)], [span]):
+                ((first, last),) = windows.covering(spans, [span])
+                if (spans[first, 0], spans[last, 1]) == span:
                     asked.append(example(text, span, key=str(n)))
     rows, counts = windows.encode(asked, tok, 44, stride)
     whole = {number: set() for number in range(len(asked))}
@@ -231,10 +232,10 @@ def test_long_questions_are_cut_and_counted():
 @pytest.mark.parametrize("context", ["", "  \n ", "\u200b"])
 def test_a_passage_without_a_word_is_one_window_without_a_span(kind, context):
     (row,), _ = windows.encode([example(context)], tokenizer(kind), 40, 8)
-    kept = windows.reduce(np.zeros((len(row["input_ids"]), 2), np.float32), row, context)
-    prediction = windows.merge([kept], context, with_null=True)
+    logits = np.zeros((len(row["input_ids"]), 2), np.float32)
+    prediction = windows.answers([row], [logits], context, with_null=True)
     if not context.strip():
-        assert kept.spans == [] and prediction.null_difference is None
+        assert prediction.null_difference is None
         assert prediction.n_best == [{"start": None, "end": None, "probability": 1.0}]
 
 
@@ -272,8 +273,7 @@ def test_answers_equal_brute_force_over_all_windows_and_spans(kind):
     for text in passages()[:25]:
         rows, _ = windows.encode([example(text)], tok, 70, 16)
         logits = [rng.normal(0, 3, (len(row["input_ids"]), 2)).astype(np.float32) for row in rows]
-        kept = [windows.reduce(s, row, text) for s, row in zip(logits, rows, strict=True)]
-        prediction = windows.merge(kept, text, with_null=True)
+        prediction = windows.answers(rows, logits, text, with_null=True)
         expected, null = brute_force(rows, logits, text)
         entries = [e for e in prediction.n_best if e["start"] is not None]
         texts = [text[e["start"] : e["end"]] for e in entries]
@@ -285,15 +285,16 @@ def test_answers_equal_brute_force_over_all_windows_and_spans(kind):
         for entry, weight in zip(entries, weights / weights.sum(), strict=False):
             assert entry["probability"] == pytest.approx(weight, rel=1e-4)
         assert sum(e["probability"] for e in prediction.n_best) == pytest.approx(1, abs=1e-4)
-        without = windows.merge(kept, text, with_null=False)
+        without = windows.answers(rows, logits, text, with_null=False)
         assert len(without.n_best) == len(prediction.n_best) - 1
 
 
 def test_of_equal_scores_the_first_in_the_passage_is_given():
     text = "b a c a " + "d " * 300
     (row,), _ = windows.encode([example(text)], tokenizer("bert"), 400, 8)
-    kept = windows.reduce(np.zeros((len(row["input_ids"]), 2), np.float32), row, text)
-    given = [text[a:b] for _, a, b in kept.spans]
+    logits = np.zeros((len(row["input_ids"]), 2), np.float32)
+    kept = windows.answers([row], [logits], text, with_null=False).n_best
+    given = [text[e["start"] : e["end"]] for e in kept]
     assert given[:3] == ["b", "b a", "b a c"] and len(given) == windows.N_BEST
 
 
@@ -302,6 +303,6 @@ def test_a_text_that_stands_everywhere_leaves_room_for_others():
     (row,), _ = windows.encode([example(text)], tokenizer("bert"), 2000, 8)
     logits = np.zeros((len(row["input_ids"]), 2), np.float32)
     logits[row["first"] : -2] = 9.0  # all but the last word
-    spans = windows.reduce(logits, row, text).spans
-    texts = [text[a:b] for _, a, b in spans]
+    kept = windows.answers([row], [logits], text, with_null=False).n_best
+    texts = [text[e["start"] : e["end"]] for e in kept]
     assert len(texts) == len(set(texts)) == windows.N_BEST

@@ -132,8 +132,8 @@ def toy(tmp_path_factory, checkpoint):
     for name, code in files:
         (root / "Toy" / name).write_text(code, encoding="utf-8")
     script = (root / "Toy" / "fine-tuning.py").read_text(encoding="utf-8")
-    own = re.search(r"fine_tuning\.parse_args\(.*?\)", script, re.S)[0]
-    for call, step in re.findall(r"^((probing|attention)\.parse_args\(.*?\))$", text, re.M):
+    own = re.search(r"cli\.script\(.*?\)", script)[0]
+    for call, step in re.findall(r"^(cli\.script\((probing|attention), .*\))$", text, re.M):
         other = script.replace(own, call).replace("fine_tuning", step)
         (root / "Toy" / f"{step}.py").write_text(other, encoding="utf-8")
     (root / "data").mkdir()
