@@ -99,7 +99,7 @@ def test_features_and_attention(kind, checkpoint, gpu, tmp_path):
     layers = list(range(encoder.config.num_hidden_layers + 1))
     of_device = []
     for name, device in (("cpu", CPU), ("gpu", gpu)):
-        list(features.groups(encoder, some, layers, device, 5, tmp_path / name, True))
+        features.extract(encoder, some, layers, device, 5, tmp_path / name)
         of_device.append([np.load(file) for file in sorted((tmp_path / name).glob("*.npy"))])
     for one, other in zip(*of_device, strict=True):
         assert np.allclose(one, other, atol=2e-3 * max(1, np.abs(one).max()))
@@ -125,11 +125,9 @@ def test_probes(gpu):
     tags = [(vectors[a:b, 0] > 0).astype(int) for a, b in spans["train"]]
     predicted = []
     for device in (CPU, gpu):
-        probes.predict_layers(
-            "bilstm-crf", {0: vectors}, [Sequences(spans, {"task": tags})], 2, epochs=8,
-            standardize=False, seed=0, device=device,
-            on_done=lambda _, found: predicted.append(np.concatenate(found["task"]["test"][0])),
-        )  # fmt: skip
+        options, sets = probes.Options(2, 8, False, 0, device), [Sequences(spans, {"task": tags})]
+        ((_, found),) = probes.predict_layers("bilstm-crf", {0: vectors}, sets, options)
+        predicted.append(np.concatenate(found["task"]["test"][0]))
     assert (predicted[0] == predicted[1]).mean() > 0.99
 
 

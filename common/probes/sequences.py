@@ -6,7 +6,8 @@ of the features' rows, its units. A probe's module (bilstm_crf.py, linear.py) ha
 `emissions`, `loss` and `best`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 
 import numpy as np
 import torch
@@ -15,34 +16,41 @@ from torch.nn.utils.rnn import pad_sequence
 from common.batching import epoch_batches, sorted_batches
 from common.cli import UserError
 from common.device import Device
-from common.probes import BATCH_SIZE, LEARNING_RATE
-from common.task import Sequences
+from common.probes import BATCH_SIZE, DIVERGED, LEARNING_RATE, Options
+from common.task import Pointers, Sequences
 
 ROOM = 2**15  # layers x units at a time, 20 KB each: a larger batch is computed in pieces
 LAYERS_AT_ONCE = 4  # on a CPU; a killed run keeps the groups that were done
 
 
 def predict_layers(
-    probe, features: dict, sets: list[Sequences], *, n_labels: int, epochs: int, seed: int, device
+    probe, features: dict, sets: list[Sequences | Pointers], options: Options
 ) -> Iterator[tuple[int, list[dict]]]:
     """Yield (layer, [{target: {split: predictions}} of each set]) for each layer."""
     # On a GPU all layers at once: starting a kernel costs more there than what it computes.
-    at_once = LAYERS_AT_ONCE if device.torch_device.type == "cpu" else len(features)
+    at_once = LAYERS_AT_ONCE if options.device.torch_device.type == "cpu" else len(features)
+    fit = getattr(probe, "train", partial(train, probe))  # the pointer probe has its own training
     for start in range(0, len(features), at_once):
         group = list(features)[start : start + at_once]
         vectors = [features[layer] for layer in group]
-        predictions = [[{t: {} for t in labels} for _, labels in sets] for _ in group]
+        done = {layer: [{target: {} for target in own.labels} for own in sets] for layer in group}
         for number, (spans, labels) in enumerate(sets):
-            for target, tags in labels.items():
-                probes = Probes(probe, len(group), vectors[0].shape[1], n_labels, seed, device)
+            for target, gold in labels.items():
                 name = f"{target} labels, {len(group)} layers"
-                probes.fit(vectors, spans["train"], tags, epochs=epochs, seed=seed, name=name)
-                for split in spans:
-                    if split != "train" and len(spans[split]):
-                        by_layer = probes.predict(vectors, spans[split])
-                        for of_layer, values in zip(predictions, by_layer, strict=True):
-                            of_layer[number][target][split] = values
-        yield from zip(group, predictions, strict=True)
+                predict = fit(vectors, spans["train"], gold, options, name)
+                for split, own in spans.items():
+                    if split != "train" and len(own):
+                        for layer, predictions in zip(group, predict(own), strict=True):
+                            done[layer][number][target][split] = predictions
+        yield from done.items()
+
+
+def train(probe, vectors: list, spans, labels, options: Options, name: str) -> Callable:
+    """Train `Probes`; returns their `predict` on the same features."""
+    about = options.n_labels, options.seed, options.device
+    probes = Probes(probe, len(vectors), vectors[0].shape[1], *about)
+    probes.fit(vectors, spans, labels, epochs=options.epochs, seed=options.seed, name=name)
+    return partial(probes.predict, vectors)
 
 
 class Probes:
@@ -109,10 +117,7 @@ class Probes:
                     optimizer.zero_grad()
                     bar.update(len(batch))
                 if not total.isfinite().all():
-                    raise UserError(
-                        "the loss of a probe stopped being a number. Check that the encoder's "
-                        "weights are finite, or use --precision fp32 --overwrite."
-                    )
+                    raise UserError(DIVERGED)
 
     @torch.inference_mode()
     def predict(self, features, spans) -> list[list[np.ndarray]]:
