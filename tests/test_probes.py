@@ -108,9 +108,9 @@ def test_sequences_equal_one_probe_after_another(
     model = {"bilstm-crf": bilstm_crf, "linear": linear}[kind]
     real, groups = sequences.Probes, []
 
-    def noted(probe, n_layers, *given):
-        groups.append(n_layers)
-        return real(probe, n_layers, *given[:-1], CPU)
+    def noted(probe, vectors, spans, labels, options, name):
+        groups.append(len(vectors))
+        return real(probe, vectors, spans, labels, options._replace(device=CPU), name)
 
     monkeypatch.setattr(sequences, "LAYERS_AT_ONCE", at_once)
     monkeypatch.setattr(sequences, "Probes", noted)
@@ -121,11 +121,11 @@ def test_sequences_equal_one_probe_after_another(
             having = [some for some in sets if target in some.labels]
             assert done[layer][target].keys() == {"dev", "test"}
             for number, (spans, labels) in enumerate(having):
-                probe = real(model, 1, 8, 3, 3, CPU)
-                probe.fit([kept], spans["train"], labels[target], epochs=4, seed=3)
+                options = probes.Options(3, 4, False, 3, CPU)
+                probe = real(model, [kept], spans["train"], labels[target], options)
                 for split, predictions in done[layer][target].items():
                     assert len(predictions) == len(having)
-                    alone = probe.predict([kept], spans[split])[0]
+                    alone = probe.predict(spans[split])[0]
                     assert [len(tags) for tags in alone] == [b - a for a, b in spans[split]]
                     for tags, wanted in zip(predictions[number], alone, strict=True):
                         np.testing.assert_array_equal(tags, wanted)

@@ -121,13 +121,6 @@ def test_random_vectors_gain_nothing_and_a_signal_is_read(seed):
     assert abs(noise) < 0.06 and abs(control) < 0.06 and told > 0.8
 
 
-@pytest.mark.parametrize("place", ((0, 3), (2, 1), (-1, -1)))
-def test_places_outside_a_sequence_are_an_error(short, place):
-    features, *_ = made()
-    with pytest.raises(ValueError, match="places"):
-        predict(features, [Pointers({"train": [(0, 3)]}, {"task": np.array([place])})])
-
-
 def test_a_loss_that_is_no_number_is_the_users_error(short):
     features, spans, places = made()
     features[1][0, 0] = np.nan

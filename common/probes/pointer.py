@@ -8,8 +8,6 @@ Each dimension has mean 0 and variance 1 on the training units. In the softmax, 
 cancel, so neither is computed.
 """
 
-from collections.abc import Callable
-
 import numpy as np
 import torch
 from torch.nn.utils.rnn import pad_sequence
@@ -18,12 +16,6 @@ from common.cli import UserError
 from common.probes import DIVERGED, POINTER, Options
 
 MANY = 64  # sequences that are read at a time outside training
-
-
-def train(vectors: list, spans, places, options: Options, name: str) -> Callable:
-    """Train `Probes`; returns their `predict`, which gives a list of predictions per layer."""
-    probes = Probes(vectors, spans, places, options, name)
-    return lambda own: [probes.predict(layer, own) for layer in range(len(vectors))]
 
 
 class Probes:
@@ -36,15 +28,12 @@ class Probes:
         """Train with Adam from weights of 0, on batches that are drawn with replacement.
 
         `spans`: first row and last row + 1 of each training sequence; `places` `[sequences, 2]`:
-        the units at which its answer starts and ends. Raises ValueError for a place outside its
-        sequence, UserError if the loss stops being a number.
+        the units at which its answer starts and ends. Raises UserError if the loss stops being a
+        number.
         """
         from tqdm import tqdm
 
         self.features, self.device = features, options.device.torch_device
-        lengths = [end - start for start, end in spans]
-        if not all(0 <= a <= b < n for (a, b), n in zip(places, lengths, strict=True)):
-            raise ValueError("the places of an answer are not units of its sequence, in order")
         self.deviations = [self.deviation(layer, spans) for layer in features]
         shape = len(features), features[0].shape[1], 2
         self.weights = torch.zeros(shape, device=self.device, requires_grad=True)
@@ -85,12 +74,13 @@ class Probes:
         return pad_sequence(scores, batch_first=True, padding_value=-torch.inf).log_softmax(1)
 
     @torch.inference_mode()
-    def predict(self, layer: int, spans) -> list[np.ndarray]:
-        """For each sequence, in the order given, a float32 array `[units, 2]`: the natural
-        logarithms of each unit's probabilities to be the start and the end."""
-        predictions = []
+    def predict(self, spans) -> list[list[np.ndarray]]:
+        """By layer and sequence, in the order given, float32 `[units, 2]`: the natural logarithms
+        of each unit's probabilities to be the start and the end."""
+        predictions: list[list] = [[] for _ in self.features]
         for first in range(0, len(spans), MANY):
             own = spans[first : first + MANY]
-            rows = self.log_probabilities(layer, own).cpu().numpy()
-            predictions += [row[: b - a].copy() for row, (a, b) in zip(rows, own, strict=True)]
+            for layer, of_layer in enumerate(predictions):
+                rows = self.log_probabilities(layer, own).cpu().numpy()
+                of_layer += [row[: b - a].copy() for row, (a, b) in zip(rows, own, strict=True)]
         return predictions

@@ -6,7 +6,7 @@ of the features' rows, its units. A probe's module (bilstm_crf.py, linear.py) ha
 `emissions`, `loss` and `best`.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 
 import numpy as np
@@ -15,7 +15,6 @@ from torch.nn.utils.rnn import pad_sequence
 
 from common.batching import epoch_batches, sorted_batches
 from common.cli import UserError
-from common.device import Device
 from common.probes import BATCH_SIZE, DIVERGED, LEARNING_RATE, Options
 from common.task import Pointers, Sequences
 
@@ -29,7 +28,7 @@ def predict_layers(
     """Yield (layer, [{target: {split: predictions}} of each set]) for each layer."""
     # On a GPU all layers at once: starting a kernel costs more there than what it computes.
     at_once = LAYERS_AT_ONCE if options.device.torch_device.type == "cpu" else len(features)
-    fit = getattr(probe, "train", partial(train, probe))  # the pointer probe has its own training
+    train = getattr(probe, "Probes", partial(Probes, probe))  # pointer.py has its own
     for start in range(0, len(features), at_once):
         group = list(features)[start : start + at_once]
         vectors = [features[layer] for layer in group]
@@ -37,80 +36,48 @@ def predict_layers(
         for number, (spans, labels) in enumerate(sets):
             for target, gold in labels.items():
                 name = f"{target} labels, {len(group)} layers"
-                predict = fit(vectors, spans["train"], gold, options, name)
+                trained = train(vectors, spans["train"], gold, options, name)
                 for split, own in spans.items():
                     if split != "train" and len(own):
-                        for layer, predictions in zip(group, predict(own), strict=True):
+                        for layer, predictions in zip(group, trained.predict(own), strict=True):
                             done[layer][number][target][split] = predictions
         yield from done.items()
 
 
-def train(probe, vectors: list, spans, labels, options: Options, name: str) -> Callable:
-    """Train `Probes`; returns their `predict` on the same features."""
-    about = options.n_labels, options.seed, options.device
-    probes = Probes(probe, len(vectors), vectors[0].shape[1], *about)
-    probes.fit(vectors, spans, labels, epochs=options.epochs, seed=options.seed, name=name)
-    return partial(probes.predict, vectors)
-
-
 class Probes:
-    """One probe per layer, on the same sequences: `spans` of the rows of `[rows, size]` features.
+    """A trained probe per layer, on the same sequences: `spans` of the rows of the features.
 
     `weights`: name -> float32 `[layers, ...]`; every layer starts from the same values.
     """
 
-    def __init__(self, probe, n_layers: int, size: int, n_labels: int, seed: int, device: Device):
-        self.probe, self.n_labels, self.device = probe, n_labels, device.torch_device
-        generator = torch.Generator().manual_seed(seed)
-        self.weights = {}
-        for name, (bound, *shape) in probe.shapes(size, n_labels).items():
-            first = (torch.rand(shape, generator=generator) * 2 - 1) * bound
-            self.weights[name] = torch.stack([first] * n_layers).to(self.device).requires_grad_()
-        # float16 has too little range for gradients.
-        half = probe.HALF and device.precision == "bf16"
-        self.dtype = torch.bfloat16 if half else torch.float32
+    def __init__(self, probe, features: list, spans, labels, options: Options, name: str = ""):
+        """Train with Adam, on batches in an order from the seed. `name`: the progress bar's.
 
-    def scores(self, features, spans) -> tuple[torch.Tensor, torch.Tensor]:
-        """Scores `[layers, batch, units, labels]` of sequences (longest first), and their mask."""
-        start, end = np.array(spans).T
-        unit, sequence = pack(end - start)
-        rows = start[sequence] + unit
-        # Through float32, as float16 straight to bfloat16 is slower.
-        vectors = (torch.as_tensor(layer[rows]).to(self.device).float() for layer in features)
-        x = torch.stack([layer.to(self.dtype) for layer in vectors])
-        packed = self.probe.emissions(self.weights, x, end - start)
-        scores = packed.new_zeros(len(packed), len(spans), unit[-1] + 1, packed.shape[2])
-        mask = torch.zeros(scores.shape[1:3], dtype=torch.bool, device=self.device)
-        sequence, unit = (torch.from_numpy(i).to(self.device) for i in (sequence, unit))
-        scores[:, sequence, unit], mask[sequence, unit] = packed, True
-        return scores, mask
-
-    def fit(self, features, spans, labels, *, epochs: int, seed: int, name: str = "") -> None:
-        """Train with Adam, on batches in an order from `seed`. `name`: the progress bar's.
-
-        `labels`: for each sequence an array of numbers below `n_labels`, one per unit. The loss is
-        the batch's mean over units. Gradients are not clipped: Adam scales them. Raises ValueError
-        for labels that do not fit the sequences, UserError if the loss stops being a number.
+        `features`: `[rows, size]` for each layer. `labels`: for each sequence an array of numbers
+        below `n_labels`, one per unit. The loss is the batch's mean over units. Gradients are not
+        clipped: Adam scales them. Raises UserError if the loss stops being a number.
         """
         from tqdm import tqdm
 
-        for i, ((start, end), tags) in enumerate(zip(spans, labels, strict=True)):
-            if len(tags) != end - start or not set(tags) <= set(range(self.n_labels)):
-                raise ValueError(f"sequence {i}: needs {end - start} labels below {self.n_labels}")
+        self.probe, self.features, self.device = probe, features, options.device.torch_device
+        self.weights = self.first_weights(options)
+        # float16 has too little range for gradients.
+        half = probe.HALF and options.device.precision == "bf16"
+        self.dtype = torch.bfloat16 if half else torch.float32
         filled = [i for i, tags in enumerate(labels) if len(tags)]
         lengths = [len(labels[i]) for i in filled]
         optimizer = torch.optim.Adam(self.weights.values(), lr=LEARNING_RATE, fused=True)
-        with tqdm(total=epochs * len(filled), desc=name, unit=" sequences") as bar:
-            for epoch in range(epochs):
+        with tqdm(total=options.epochs * len(filled), desc=name, unit=" sequences") as bar:
+            for epoch in range(options.epochs):
                 total = torch.zeros(len(features), device=self.device)
-                for batch in epoch_batches(lengths, BATCH_SIZE, seed, epoch):
+                for batch in epoch_batches(lengths, BATCH_SIZE, options.seed, epoch):
                     units = sum(lengths[i] for i in batch)
                     for piece in pieces(batch, lengths, len(features)):
                         chosen = [filled[i] for i in piece]
-                        scores, mask = self.scores(features, [spans[i] for i in chosen])
+                        scores, mask = self.scores([spans[i] for i in chosen])
                         tags = [torch.as_tensor(labels[i], dtype=torch.int64) for i in chosen]
                         tags = pad_sequence(tags, batch_first=True).to(self.device)
-                        loss = self.probe.loss(self.weights, scores, tags, mask) / units
+                        loss = probe.loss(self.weights, scores, tags, mask) / units
                         loss.sum().backward()
                         total += loss.detach()
                     optimizer.step()
@@ -119,19 +86,44 @@ class Probes:
                 if not total.isfinite().all():
                     raise UserError(DIVERGED)
 
+    def first_weights(self, options: Options) -> dict[str, torch.Tensor]:
+        """Uniform within the probe's bounds, drawn from the seed."""
+        generator = torch.Generator().manual_seed(options.seed)
+        shapes = self.probe.shapes(self.features[0].shape[1], options.n_labels)
+        weights = {}
+        for name, (bound, *shape) in shapes.items():
+            first = (torch.rand(shape, generator=generator) * 2 - 1) * bound
+            stacked = torch.stack([first] * len(self.features))
+            weights[name] = stacked.to(self.device).requires_grad_()
+        return weights
+
+    def scores(self, spans) -> tuple[torch.Tensor, torch.Tensor]:
+        """Scores `[layers, batch, units, labels]` of sequences (longest first), and their mask."""
+        start, end = np.array(spans).T
+        unit, sequence = pack(end - start)
+        rows = start[sequence] + unit
+        # Through float32, as float16 straight to bfloat16 is slower.
+        vectors = (torch.as_tensor(layer[rows]).to(self.device).float() for layer in self.features)
+        x = torch.stack([layer.to(self.dtype) for layer in vectors])
+        packed = self.probe.emissions(self.weights, x, end - start)
+        scores = packed.new_zeros(len(packed), len(spans), unit[-1] + 1, packed.shape[2])
+        mask = torch.zeros(scores.shape[1:3], dtype=torch.bool, device=self.device)
+        sequence, unit = (torch.from_numpy(i).to(self.device) for i in (sequence, unit))
+        scores[:, sequence, unit], mask[sequence, unit] = packed, True
+        return scores, mask
+
     @torch.inference_mode()
-    def predict(self, features, spans) -> list[list[np.ndarray]]:
+    def predict(self, spans) -> list[list[np.ndarray]]:
         """Labels by layer and sequence, in the order given: int64 `[units]`."""
-        predictions = [[np.empty(0, np.int64)] * len(spans) for _ in features]
-        filled = [i for i, (start, end) in enumerate(spans) if start < end]
-        lengths = [spans[i][1] - spans[i][0] for i in filled]
+        predictions = [[np.empty(0, np.int64)] * len(spans) for _ in self.features]
+        lengths = [end - start for start, end in spans]
         for batch in sorted_batches(lengths, BATCH_SIZE):
-            for piece in pieces(batch, lengths, len(features)):
-                scores, mask = self.scores(features, [spans[filled[i]] for i in piece])
+            for piece in pieces(batch, lengths, len(self.features)):
+                scores, mask = self.scores([spans[i] for i in piece])
                 best = self.probe.best(self.weights, scores, mask).cpu().numpy()
                 for of_layer, rows in zip(predictions, best, strict=True):
                     for row, i in zip(rows, piece, strict=True):
-                        of_layer[filled[i]] = row[: lengths[i]].copy()
+                        of_layer[i] = row[: lengths[i]].copy()
         return predictions
 
 
