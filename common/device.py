@@ -202,11 +202,8 @@ def enough_memory(message: str) -> Iterator[None]:
     """Raise OutOfMemory with this message if the memory is too small within."""
     try:
         yield
-    except (
-        RuntimeError,
-        MemoryError,
-    ) as error:  # torch raises a RuntimeError; the last is cuBLAS's
-        texts = "out of memory", "allocate memory", "alloc_failed"
+    except (RuntimeError, MemoryError) as error:
+        texts = "out of memory", "allocate memory", "alloc_failed"  # CUDA's, a CPU's, cuBLAS's
         if isinstance(error, MemoryError) or any(text in str(error).lower() for text in texts):
             raise OutOfMemory(message) from None
         raise

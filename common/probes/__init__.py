@@ -24,10 +24,6 @@ C, GAMMA, MAX_ITER = 1.0, "scale", 10_000
 # Of the pointer probe; on 397 dev questions of SQuAD, bits rise to step 400 and then fall.
 POINTER = {"batch_size": 32, "learning_rate": LEARNING_RATE, "steps": 400}
 DESCENT = {"batch_size": BATCH_SIZE, "learning_rate": LEARNING_RATE}
-DIVERGED = (
-    "the loss of a probe stopped being a number. Check that the encoder's weights are finite, or "
-    "use --precision fp32 --overwrite."
-)
 
 
 class Kind(NamedTuple):

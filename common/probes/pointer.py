@@ -12,8 +12,7 @@ import numpy as np
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-from common.cli import UserError
-from common.probes import DIVERGED, POINTER, Options
+from common.probes import POINTER, Options
 
 MANY = 64  # sequences that are read at a time outside training
 
@@ -28,16 +27,15 @@ class Probes:
         """Train with Adam from weights of 0, on batches that are drawn with replacement.
 
         `spans`: first row and last row + 1 of each training sequence; `places` `[sequences, 2]`:
-        the units at which its answer starts and ends. Raises UserError if the loss stops being a
-        number.
+        the units at which its answer starts and ends.
         """
         from tqdm import tqdm
 
         self.features, self.device = features, options.device.torch_device
         self.deviations = [self.deviation(layer, spans) for layer in features]
         shape = len(features), features[0].shape[1], 2
-        self.weights = torch.zeros(shape, device=self.device, requires_grad=True)
-        optimizer = torch.optim.Adam([self.weights], lr=POINTER["learning_rate"])
+        self.weights = {"places": torch.zeros(shape, device=self.device, requires_grad=True)}
+        optimizer = torch.optim.Adam(self.weights.values(), lr=POINTER["learning_rate"])
         shape = POINTER["steps"], POINTER["batch_size"]
         batches = np.random.default_rng(options.seed).integers(len(spans), size=shape)
         for batch in tqdm(batches, desc=name, unit=" steps"):
@@ -48,8 +46,6 @@ class Probes:
                 loss.backward()  # of this layer's weights alone
             optimizer.step()
             optimizer.zero_grad()
-        if not self.weights.isfinite().all():
-            raise UserError(DIVERGED)
 
     def read(self, layer, spans) -> torch.Tensor:
         """The rows of some sequences, one after the other, float32 `[units, size]`."""
@@ -68,7 +64,7 @@ class Probes:
 
     def log_probabilities(self, layer: int, spans) -> torch.Tensor:
         """`[sequences, units, 2]`, minus infinity at the padding."""
-        weights = self.weights[layer] / self.deviations[layer]
+        weights = self.weights["places"][layer] / self.deviations[layer]
         scores = self.read(self.features[layer], spans) @ weights
         scores = scores.split([end - start for start, end in spans])
         return pad_sequence(scores, batch_first=True, padding_value=-torch.inf).log_softmax(1)

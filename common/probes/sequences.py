@@ -15,7 +15,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from common.batching import epoch_batches, sorted_batches
 from common.cli import UserError
-from common.probes import BATCH_SIZE, DIVERGED, LEARNING_RATE, Options
+from common.probes import BATCH_SIZE, LEARNING_RATE, Options
 from common.task import Pointers, Sequences
 
 ROOM = 2**15  # layers x units at a time, 20 KB each: a larger batch is computed in pieces
@@ -37,6 +37,11 @@ def predict_layers(
             for target, gold in labels.items():
                 name = f"{target} labels, {len(group)} layers"
                 trained = train(vectors, spans["train"], gold, options, name)
+                if not all(part.isfinite().all() for part in trained.weights.values()):
+                    raise UserError(
+                        "the loss of a probe stopped being a number. Check that the encoder's "
+                        "weights are finite, or use --precision fp32 --overwrite."
+                    )
                 for split, own in spans.items():
                     if split != "train" and len(own):
                         for layer, predictions in zip(group, trained.predict(own), strict=True):
@@ -55,7 +60,7 @@ class Probes:
 
         `features`: `[rows, size]` for each layer. `labels`: for each sequence an array of numbers
         below `n_labels`, one per unit. The loss is the batch's mean over units. Gradients are not
-        clipped: Adam scales them. Raises UserError if the loss stops being a number.
+        clipped: Adam scales them.
         """
         from tqdm import tqdm
 
@@ -69,7 +74,6 @@ class Probes:
         optimizer = torch.optim.Adam(self.weights.values(), lr=LEARNING_RATE, fused=True)
         with tqdm(total=options.epochs * len(filled), desc=name, unit=" sequences") as bar:
             for epoch in range(options.epochs):
-                total = torch.zeros(len(features), device=self.device)
                 for batch in epoch_batches(lengths, BATCH_SIZE, options.seed, epoch):
                     units = sum(lengths[i] for i in batch)
                     for piece in pieces(batch, lengths, len(features)):
@@ -79,12 +83,9 @@ class Probes:
                         tags = pad_sequence(tags, batch_first=True).to(self.device)
                         loss = probe.loss(self.weights, scores, tags, mask) / units
                         loss.sum().backward()
-                        total += loss.detach()
                     optimizer.step()
                     optimizer.zero_grad()
                     bar.update(len(batch))
-                if not total.isfinite().all():
-                    raise UserError(DIVERGED)
 
     def first_weights(self, options: Options) -> dict[str, torch.Tensor]:
         """Uniform within the probe's bounds, drawn from the seed."""
