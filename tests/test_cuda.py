@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from common import attention_maps, features, models, probes
+from common import attention_maps, features, forward, models, probes
 from common.device import choose_device, set_seed
 from common.task import Sequences
 from common.training import loop
@@ -148,7 +148,7 @@ def test_out_of_memory_halves_the_pieces(checkpoint, gpu, tmp_path):
     """A batch that does not fit is taken in pieces, and the losses stay those of the whole."""
     model = without_dropout(checkpoint("bert"))
     wanted, _ = fit(copy.deepcopy(model), gpu, tmp_path / "whole")
-    held, real = [], loop.pad
+    held, real = [], forward.pad
 
     def pad(some, token):
         if len(some) > 2:
@@ -156,7 +156,7 @@ def test_out_of_memory_halves_the_pieces(checkpoint, gpu, tmp_path):
         return real(some, token)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "pad", pad)
+        patch.setattr(forward, "pad", pad)
         found, totals = fit(model, gpu, tmp_path / "pieces")
     assert totals["micro_batch_size"] == 2 and not held
     for one, other in zip(wanted.history, found.history, strict=True):
