@@ -27,7 +27,7 @@ POOLINGS = ("last",)
 
 def parse_args(argv=None):
     return probing.parse_args(
-        TASK, __doc__, argv, probes=PROBES, poolings=POOLINGS, demo_epochs=3, **TASK.DEFAULTS
+        TASK, __doc__, argv, probes=PROBES, poolings=POOLINGS, **TASK.DEFAULTS
     )
 
 

@@ -25,7 +25,7 @@ POOLINGS = ("mean", "cls", "last")
 
 
 def parse_args(argv=None):
-    return probing.parse_args(TASK, __doc__, argv, probes=PROBES, poolings=POOLINGS, demo_epochs=8)
+    return probing.parse_args(TASK, __doc__, argv, probes=PROBES, poolings=POOLINGS)
 
 
 @cli.command

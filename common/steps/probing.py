@@ -20,13 +20,11 @@ ORDER, NEEDS, SIZES = 2, ("fine-tuning",), "training_size"
 TASK, MAJORITY = "task", "majority"  # the first is a target of a probe, as controls are
 
 
-def parse_args(
-    task, doc: str, argv, *, probes: tuple, poolings: tuple, demo_epochs: int = 3, **defaults
-) -> flags.Call:
+def parse_args(task, doc: str, argv, *, probes: tuple, poolings: tuple, **defaults) -> flags.Call:
     """The call of a task's probing.py; `doc` is its help.
 
-    `probes`, `poolings`: those of the task, the default (the study's) first; `demo_epochs`: of a
-    probe trained by gradients; `defaults`: of `flags.add_common_arguments`, those that differ."""
+    `probes`, `poolings`: those of the task, the default (the study's) first; `defaults`: of
+    `flags.add_common_arguments`, those that differ."""
     parser = Parser(doc)
     flags.add_common_arguments(parser, **defaults)
     group = parser.add_argument_group("probing")
@@ -48,8 +46,8 @@ def parse_args(
     text = "probe on a stratified part of the training split (default: all of it)"
     add("--max_train_examples", type=number(int, 1), metavar="N", help=text)
     add("--keep_features", action="store_true", help="keep the layers' features on the disk")
-    parser.set_defaults(probe_epochs=None)  # no flag: the study's, of a probe trained by gradients
-    parser.fallbacks["probe_epochs"] = (3, demo_epochs)
+    parser.set_defaults(probe_epochs=None)  # no flag: the study's; the demo has few sentences
+    parser.fallbacks["probe_epochs"] = (3, 8)
     flags.add_task_arguments(task, NAME, parser)
     call = flags.parse(task, NAME, parser, argv)
     if call.args.untrained and call.args.training_size:
