@@ -197,8 +197,7 @@ def making(cell: Cell, config: dict) -> Iterator[Path]:
         write_json(folder / "config.json", config)
         (folder / WORK).mkdir(exist_ok=True)
         yield folder
-        if (folder / "metrics.json").is_file():
-            _rename(cell)
+        _rename(cell)
 
 
 def finish(cell: Cell, metrics: dict, started: float) -> dict:
@@ -216,21 +215,19 @@ def _locked(folder: Path):
     from filelock import FileLock, Timeout
 
     folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / ".lock")
     try:
-        lock.acquire(timeout=0)  # the system releases it, however the process ends
+        with FileLock(folder / ".lock", timeout=0):  # released however the process ends
+            yield
     except Timeout:
         raise UserError(
             f"another process is at work in {folder}. Wait for it, or give another --output_dir."
         ) from None
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _rename(cell: Cell) -> None:
-    """The complete partial folder becomes the result; an earlier one goes when it is there."""
+    """A complete partial folder becomes the result; an earlier one goes when it is there."""
+    if not (cell.partial / "metrics.json").is_file():
+        return  # unfinished, or another process has renamed it
     shutil.rmtree(cell.partial / WORK, ignore_errors=True)
     _remove(cell.partial.glob(".*.tmp"))  # left by killed calls
     replaced = cell.folder.with_name(cell.folder.name + REPLACED)
