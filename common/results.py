@@ -73,13 +73,12 @@ class Begun(NamedTuple):
     data: Any
     hashes: dict[str, str | None]  # of "data" and "model"; None: the model's name identifies it
 
-    def cell(self, size: int | str, variant: str | None = None) -> Cell:
-        """The cell of a size; `variant`: other than the one that the flags name."""
-        args, task = self.call.args, self.call.task
-        root = args.output_dir or ROOT / task.NAME / "results"
-        variant = self.call.variant if variant is None else variant
-        about = task.NAME, dataset_name(self.call), self.source.results, size, args.seed
-        return Cell(root, *about, self.call.step, variant)
+    def cell(self, size: int | str) -> Cell:
+        """The cell of a size."""
+        call, args = self.call, self.call.args
+        root = args.output_dir or ROOT / call.task.NAME / "results"
+        about = call.task.NAME, dataset_name(call), self.source.results, size, args.seed
+        return Cell(root, *about, call.step, call.variant)
 
     def config(self, cell: Cell, settings: dict, checkpoint: str | None = None) -> dict:
         """config.json: the cell, what identifies the result, and how to make it again."""

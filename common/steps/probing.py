@@ -46,8 +46,7 @@ def parse_args(task, doc: str, argv, *, probes: tuple, poolings: tuple, **defaul
     text = "probe on a stratified part of the training split (default: all of it)"
     add("--max_train_examples", type=number(int, 1), metavar="N", help=text)
     add("--keep_features", action="store_true", help="keep the layers' features on the disk")
-    parser.set_defaults(probe_epochs=None)  # no flag: the study's; the demo has few sentences
-    parser.fallbacks["probe_epochs"] = (3, 8)
+    parser.fallbacks["probe_epochs"] = (3, 8)  # no flag: the study's; the demo has few sentences
     flags.add_task_arguments(task, NAME, parser)
     call = flags.parse(task, NAME, parser, argv)
     if call.args.untrained and call.args.training_size:
@@ -156,16 +155,13 @@ def probe(args, encoder, inputs, layers: list[int], scores: list, device) -> Non
     missing = [n for n in layers if any(n not in own.by_layer for own in scores)]
     if not missing:
         return
-    wanted = {name for own in scores for name in own.draws}
-    labels = [{t: y for t, y in own.labels.items() if t in wanted} for own in inputs.sets]
-    sets = [s._replace(labels=y) for s, y in zip(inputs.sets, labels, strict=True) if y]
     work = scores[0].folder
     folder = (work.parent if args.keep_features else work) / "features"
     about = inputs.encoded, missing, device, args.batch_size, folder
     vectors = features.extract(encoder, *about)
     standardize = getattr(args, "standardize", False)
     options = probes.Options(inputs.n_labels, args.probe_epochs, standardize, args.seed, device)
-    for layer, predictions in probes.predict_layers(args.probe, vectors, sets, options):
+    for layer, predictions in probes.predict_layers(args.probe, vectors, inputs.sets, options):
         for own in scores:
             own.add(layer, predictions)
 
