@@ -163,8 +163,14 @@ class _Training:
         gather(self.device, {})  # wait until the first process has prepared the folder
         self.state = resume.load_state(folder, trainer) or State(micro=self.settings.batch_size)
         self.saved_at = time.monotonic()
-        about = {"initial": self.state.step, "total": self.steps, "unit": " steps"}
-        self.progress = tqdm(desc="fine-tuning", disable=self.device.rank > 0, **about)
+        self.progress = tqdm(
+            desc="fine-tuning",
+            initial=self.state.step,
+            total=self.steps,
+            unit=" examples",
+            unit_scale=self.settings.batch_size,
+            disable=self.device.rank > 0,
+        )
         self.events = None
         if self.settings.tensorboard and not self.device.rank:
             from torch.utils.tensorboard import SummaryWriter
