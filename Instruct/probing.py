@@ -24,7 +24,7 @@ TASK = task.load("Instruct")
 PROBES = ("svc", "linear")
 POOLINGS = ("last",)
 parse_args, main = cli.script(
-    probing, TASK, __doc__, probes=PROBES, poolings=POOLINGS, demo_epochs=3, **TASK.DEFAULTS
+    probing, TASK, __doc__, probes=PROBES, poolings=POOLINGS, **TASK.DEFAULTS
 )
 
 if __name__ == "__main__":

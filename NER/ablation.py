@@ -20,16 +20,7 @@ from common import cli, task
 from common.steps import ablation
 
 TASK = task.load("NER")
-
-
-def parse_args(argv=None):
-    return ablation.parse_args(TASK, __doc__, argv)
-
-
-@cli.command
-def main(argv=None):
-    ablation.run(parse_args(argv))
-
+parse_args, main = cli.script(ablation, TASK, __doc__)
 
 if __name__ == "__main__":
     sys.exit(main())

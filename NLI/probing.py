@@ -22,9 +22,7 @@ from common.steps import probing
 TASK = task.load("NLI")
 PROBES = ("svc", "linear")
 POOLINGS = ("mean", "cls", "last")
-parse_args, main = cli.script(
-    probing, TASK, __doc__, probes=PROBES, poolings=POOLINGS, demo_epochs=8
-)
+parse_args, main = cli.script(probing, TASK, __doc__, probes=PROBES, poolings=POOLINGS)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -146,11 +146,6 @@ class Parser(argparse.ArgumentParser):
         """The names of all flags."""
         return [action.dest for action in self._actions if action.dest != "help"]
 
-    def fallback(self, flag: str, args: argparse.Namespace):
-        """What a flag of `fallbacks` is when it is not given."""
-        pair = self.fallbacks[flag]
-        return (pair(args) if callable(pair) else pair)[bool(args.demo)]
-
     def error(self, message: str):
         _, unknown, given = message.partition("unrecognized arguments: ")
         flag = given.split("=")[0].split(" ")[0]

@@ -14,6 +14,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import NamedTuple
 
+import psutil
 import torch
 
 from common import cli
@@ -153,18 +154,13 @@ def available_memory(root: Path = Path("/")) -> int:
     A container or a cluster's job (Slurm's too) limits a control group, maybe above the process's
     own. `root` is where /proc and /sys are.
     """
-    try:
-        meminfo = (root / "proc/meminfo").read_text().splitlines()
-        rows = dict(line.split(":") for line in meminfo)
-        free = int(rows["MemAvailable"].split()[0]) * 2**10
-    except (OSError, KeyError):  # not Linux: all there is
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    limits = [("memory/memory.limit_in_bytes", "total_rss")]  # version 1, and a container's own
-    with contextlib.suppress(OSError, ValueError):  # "0::/a/b" is the group of version 2
+    free = psutil.virtual_memory().available
+    limits = [("memory.max", "anon"), ("memory/memory.limit_in_bytes", "total_rss")]  # the old form
+    with contextlib.suppress(OSError):  # "0::/a/b" is the process's own group; not Linux: none
         text = (root / "proc/self/cgroup").read_text()
-        own = next((line[4:] for line in text.splitlines() if line.startswith("0::/")), "")
-        limits += [(f"{path}/memory.max", "anon") for path in (Path(own), *Path(own).parents)]
-    for name, used in [*limits, ("memory.max", "anon")]:
+        own = Path(next((line[4:] for line in text.splitlines() if line.startswith("0::/")), ""))
+        limits += [(f"{path}/memory.max", "anon") for path in (own, *own.parents)]
+    for name, used in limits:
         with contextlib.suppress(OSError, ValueError, KeyError):  # no such file, or "max"
             file = root / "sys/fs/cgroup" / name
             held = dict(map(str.split, file.with_name("memory.stat").read_text().splitlines()))
@@ -202,11 +198,8 @@ def enough_memory(message: str) -> Iterator[None]:
     """Raise OutOfMemory with this message if the memory is too small within."""
     try:
         yield
-    except (
-        RuntimeError,
-        MemoryError,
-    ) as error:  # torch raises a RuntimeError; the last is cuBLAS's
-        texts = "out of memory", "allocate memory", "alloc_failed"
+    except (RuntimeError, MemoryError) as error:
+        texts = "out of memory", "allocate memory", "alloc_failed"  # CUDA's, a CPU's, cuBLAS's
         if isinstance(error, MemoryError) or any(text in str(error).lower() for text in texts):
             raise OutOfMemory(message) from None
         raise

@@ -80,13 +80,8 @@ class Call(NamedTuple):
         return {
             flag: value
             for flag, value in vars(self.args).items()
-            if flag != "overwrite" and value != self._default(flag)
+            if flag != "overwrite" and value != self.parser.get_default(flag)
         }
-
-    def _default(self, flag: str):
-        if flag in self.parser.fallbacks:
-            return self.parser.fallback(flag, self.args)
-        return self.parser.get_default(flag)
 
     @property
     def command(self) -> str:
@@ -217,9 +212,10 @@ def parse(task, step: str, parser: Parser, argv: list[str] | None) -> Call:
     from common.models import MODELS
 
     args = parser.parse_args(argv)
-    for flag in parser.fallbacks:
-        if getattr(args, flag) is None:
-            setattr(args, flag, parser.fallback(flag, args))
+    for flag, pair in parser.fallbacks.items():
+        pair = pair(args) if callable(pair) else pair
+        parser.set_defaults(**{flag: pair[args.demo]})
+    args = parser.parse_args(argv)  # again, with these defaults
     if args.demo and (args.data_dir or args.dataset_name):
         parser.error("--demo brings its own data: leave out --data_dir and --dataset_name")
     if args.model_name not in MODELS and Path(args.model_name).expanduser().is_dir():

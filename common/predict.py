@@ -84,31 +84,32 @@ def run(call, new_text: NewText) -> None:
     Nothing but the outputs is written to the standard output. Raises UserError; a file of --output
     is then not written.
     """
-    args = call.args
-    cell, made = find(call)
-    output = checked_output(args)
-    with _opened(args.input) as (file, name):
-        form = args.input_form or form_of(args.input, new_text.FORMS)
+    from common.device import choose_device
 
-        from common.device import choose_device
-
+    args, (cell, made) = call.args, find(call)
+    fitting = (form for form, ends in new_text.FORMS.items() if args.input.suffix in ends)
+    form = args.input_form or next(fitting, next(iter(new_text.FORMS)))
+    total, empty, cut = 0, 0, Counter()
+    with _opened(args.input) as (file, name), _writing(args) as out:
         own = made.settings["precision"]  # that of the run: another one gives other answers
         device = choose_device(args.device, own if args.precision == "auto" else args.precision)
         model, tokenizer = models.load_task_model(
             str(made.checkpoint), call.task.HEAD, made.labels, keep_head=True
         )
         model.requires_grad_(False)
-        items, total, empty, cut = new_text.read(file, name, form), 0, 0, Counter()
-        with _writing(output) as out:
-            while chunk := list(islice(items, CHUNK)):
-                given = [item for item in chunk if item is not None]
-                about = model, tokenizer, made, given, args, device, f"{total} done"
-                answers, counts = new_text.answer(*about) if given else ([], {})
-                left = iter(answers)
-                out.writelines(_line(None if x is None else next(left)) for x in chunk)
-                out.flush()
-                total, empty = total + len(chunk), empty + len(chunk) - len(given)
-                cut.update(counts)
+        items = new_text.read(file, name, form)
+        while chunk := list(islice(items, CHUNK)):
+            given = [item for item in chunk if item is not None]
+            about = model, tokenizer, made, given, args, device, f"{total} done"
+            answers, counts = new_text.answer(*about) if given else ([], {})
+            left = iter(answers)
+            for item in chunk:
+                answer = "" if item is None else next(left)
+                text = answer if isinstance(answer, str) else json.dumps(answer, ensure_ascii=False)
+                out.write(text + "\n")
+            out.flush()
+            total, empty = total + len(chunk), empty + len(chunk) - len(given)
+            cut.update(counts)
     notes = {"empty": empty} | cut
     noted = "".join(f", {n} {name.replace('_', ' ')}" for name, n in notes.items() if n)
     log.info("%s, %s: %d inputs%s", cell.task, cell.title(), total, noted)
@@ -126,18 +127,12 @@ def find(call) -> tuple[results.Cell, Made]:
             "10, 30, 50 or 100."
         )
     source = models.source(args.model_name, args.demo)
-    cell = results.Begun(call, source, None, {}).cell(args.training_size, variant="")
+    cell = results.Begun(call, source, None, {}).cell(args.training_size)
     checkpoint = checkpoints.existing(call, [cell])[cell].folder / "checkpoint"
     config, metrics = results.read(checkpoint.parent)
     positions = families.positions(models.load_config(str(checkpoint)))
     max_length = min(config["settings"]["max_length"], positions)
     return cell, Made(checkpoint, config["labels"], max_length, config["settings"], metrics)
-
-
-def form_of(path: Path, forms: dict[str, tuple[str, ...]]) -> str:
-    """The form of an input file by its ending; else the first of `forms`."""
-    fitting = [form for form, endings in forms.items() if path.suffix in endings]
-    return fitting[0] if fitting else next(iter(forms))
 
 
 def text_fields(row: dict, names: Iterable[str], place: str, expected: str) -> list[str]:
@@ -163,34 +158,22 @@ def _opened(path: Path):
         yield file, str(path)
 
 
-def checked_output(args) -> Path | None:
-    """The whole path of --output. Raises UserError where it cannot, or must not, be written."""
-    if args.output is None:
-        return None
-    path = args.output.expanduser().absolute()
-    if path.exists() and not path.is_file():
-        raise UserError(f"--output {path} is no file. Give another, or none: it is printed then.")
-    if path.exists() and path.samefile(args.input.expanduser()):
-        raise UserError(f"--output {path} is the file of --input. Give another.")
-    if not os.access(path.parent, os.W_OK):
-        raise UserError(f"--output {path}: give a file in a folder that is there and writable.")
-    if path.exists() and not args.overwrite:
-        raise UserError(f"--output {path} is there already. Give another, or add --overwrite.")
-    return path
-
-
 @contextmanager
-def _writing(path: Path | None):
-    """The standard output, or a file that appears whole or not at all."""
-    if path is None:
+def _writing(args):
+    """The standard output, or a file of --output that appears whole or not at all.
+
+    Raises UserError where it cannot, or must not, be written.
+    """
+    if args.output is None:
         sys.stdout.reconfigure(encoding="utf-8")
         yield sys.stdout
         return
+    path = args.output.expanduser().absolute()
+    if not os.access(path.parent, os.W_OK) or path.exists() and not path.is_file():
+        raise UserError(f"--output {path}: give a file in a folder that is there and writable.")
+    if path.exists() and str(args.input) != "-" and path.samefile(args.input.expanduser()):
+        raise UserError(f"--output {path} is the file of --input. Give another.")
+    if path.exists() and not args.overwrite:
+        raise UserError(f"--output {path} is there already. Give another, or add --overwrite.")
     with files.replacing(path) as temporary, temporary.open("w", encoding="utf-8") as file:
         yield file
-
-
-def _line(answer: dict | str | None) -> str:
-    if isinstance(answer, dict):
-        answer = json.dumps(answer, ensure_ascii=False)
-    return f"{answer or ''}\n"

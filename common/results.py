@@ -6,13 +6,11 @@ nothing in it changes. What a later call needs to resume lies in `<step>.partial
 
 import functools
 import hashlib
-import logging
-import os
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -22,7 +20,6 @@ from common import models
 from common.cli import RANK, ROOT, UNTRAINED, UserError, from_here
 from common.files import read_json, write_json
 
-log = logging.getLogger(__name__)
 EARLIER = "finished earlier; --overwrite repeats it"  # how a summary calls it
 PARTIAL, REPLACED, WORK = ".partial", ".replaced", "work"
 # What must be the same in two results that belong together: of results of one ...
@@ -77,15 +74,12 @@ class Begun(NamedTuple):
     data: Any
     hashes: dict[str, str | None]  # of "data" and "model"; None: the model's name identifies it
 
-    def cell(self, size: int | str, variant: str | None = None) -> Cell:
-        """The cell of a size; `variant`: other than the one that the flags name."""
-        args, task = self.call.args, self.call.task
-        own = args.data_dir.resolve().name if args.data_dir else task.DATASET
-        dataset = "demo" if args.demo else args.dataset_name or own
-        root = args.output_dir or ROOT / task.NAME / "results"
-        variant = self.call.variant if variant is None else variant
-        about = task.NAME, dataset, self.source.results, size, args.seed
-        return Cell(root, *about, self.call.step, variant)
+    def cell(self, size: int | str) -> Cell:
+        """The cell of a size."""
+        call, args = self.call, self.call.args
+        root = args.output_dir or ROOT / call.task.NAME / "results"
+        about = call.task.NAME, dataset_name(call), self.source.results, size, args.seed
+        return Cell(root, *about, call.step, call.variant)
 
     def config(self, cell: Cell, settings: dict, checkpoint: str | None = None) -> dict:
         """config.json: the cell, what identifies the result, and how to make it again."""
@@ -100,6 +94,13 @@ class Begun(NamedTuple):
         }
 
 
+def dataset_name(call) -> str:
+    """What the data set that a call names is called in results."""
+    args = call.args
+    own = args.data_dir.resolve().name if args.data_dir else call.task.DATASET
+    return "demo" if args.demo else args.dataset_name or own
+
+
 def begin(call) -> Begun:
     """Find the model and read the data that a call names.
 
@@ -112,8 +113,7 @@ def begin(call) -> Begun:
             f"{source.name} is no causal model, and {task.NAME} needs one. Give --model_name "
             f"{', '.join(models.CAUSAL)}, or another."
         )
-    named = args.dataset_name or (args.data_dir and args.data_dir.resolve().name)
-    if named == "demo" and not args.demo:
+    if dataset_name(call) == "demo" and not args.demo:
         raise UserError(
             "a data set called demo would be mixed with the demo's results. Give it another name: "
             "--dataset_name NAME."
@@ -162,11 +162,11 @@ def again(folder: Path, config) -> str:
 def finished(cell: Cell, config: dict, overwrite: bool) -> dict | None:
     """The metrics of the cell's result; None if there is none yet, or with `overwrite`.
 
-    Raises UserError if the result that lies there was made in another way. A result of other code
-    is used, with a warning.
+    Raises UserError if the result that lies there was made in another way.
     """
-    if _finish_rename(cell, config):
-        overwrite = False  # a killed call with --overwrite had just made it
+    if not RANK and (cell.partial / "metrics.json").is_file():
+        with _locked(cell.partial):  # complete: the call was killed before it renamed it
+            _rename(cell)
     if overwrite or not cell.folder.is_dir():
         return None
     there, metrics = read(cell.folder)
@@ -176,10 +176,6 @@ def finished(cell: Cell, config: dict, overwrite: bool) -> dict | None:
             "--overwrite to replace it, or keep both: give another --output_dir, or other data "
             "their own --dataset_name."
         )
-    made_by, now = (c["environment"].get("git_commit") for c in (there, config))
-    if made_by and now and made_by != now:
-        path = os.path.relpath(cell.folder)
-        log.warning("%s was made by other code (commit %s); it is used", path, made_by[:12])
     return metrics
 
 
@@ -196,13 +192,12 @@ def making(cell: Cell, config: dict) -> Iterator[Path]:
         return
     with _locked(folder):
         there = read_json(folder / "config.json")
-        if not isinstance(there, dict) or differences(there, config):
-            _clear(folder)
+        if not there or differences(there, config):
+            _remove(path for path in folder.iterdir() if path.name != ".lock")
         write_json(folder / "config.json", config)
         (folder / WORK).mkdir(exist_ok=True)
         yield folder
-        if (folder / "metrics.json").is_file():
-            _rename(cell)
+        _rename(cell)
 
 
 def finish(cell: Cell, metrics: dict, started: float) -> dict:
@@ -220,36 +215,21 @@ def _locked(folder: Path):
     from filelock import FileLock, Timeout
 
     folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / ".lock")
     try:
-        lock.acquire(timeout=0)  # the system releases it, however the process ends
+        with FileLock(folder / ".lock", timeout=0):  # released however the process ends
+            yield
     except Timeout:
         raise UserError(
             f"another process is at work in {folder}. Wait for it, or give another --output_dir."
         ) from None
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-def _finish_rename(cell: Cell, config: dict) -> bool:
-    """Rename a complete result that a killed process has not renamed any more."""
-    if RANK or not (cell.partial / "metrics.json").is_file():
-        return False
-    there = read_json(cell.partial / "config.json")
-    if not isinstance(there, dict) or differences(there, config):
-        return False
-    with _locked(cell.partial):
-        _rename(cell)
-    return True
 
 
 def _rename(cell: Cell) -> None:
-    """The complete partial folder becomes the result; an earlier one goes when it is there."""
+    """A complete partial folder becomes the result; an earlier one goes when it is there."""
+    if not (cell.partial / "metrics.json").is_file():
+        return  # unfinished, or another process has renamed it
     shutil.rmtree(cell.partial / WORK, ignore_errors=True)
-    for leftover in cell.partial.glob(".*.tmp"):
-        shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+    _remove(cell.partial.glob(".*.tmp"))  # left by killed calls
     replaced = cell.folder.with_name(cell.folder.name + REPLACED)
     if cell.folder.is_dir():
         shutil.rmtree(replaced, ignore_errors=True)
@@ -259,10 +239,9 @@ def _rename(cell: Cell) -> None:
     shutil.rmtree(replaced, ignore_errors=True)
 
 
-def _clear(folder: Path) -> None:
-    for entry in folder.iterdir():
-        if entry.name != ".lock":
-            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+def _remove(paths: Iterable[Path]) -> None:
+    for path in paths:
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def fingerprint(splits: dict[str, list]) -> str:
@@ -272,22 +251,19 @@ def fingerprint(splits: dict[str, list]) -> str:
 
 @functools.cache
 def environment() -> dict:
-    """What a rerun elsewhere would need to know: commit, versions, platform."""
+    """What a rerun elsewhere would need to know: versions, platform, and the code's commit.
+
+    The commit is None outside a git checkout, and ends in "-dirty" if the code was edited.
+    """
     packages = ("torch", "transformers", "tokenizers", "peft", "numpy", "scikit-learn")
+    git = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=40"]
+    try:
+        commit = subprocess.run(git, capture_output=True, text=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.TimeoutExpired):
+        commit = ""
     return {
-        "git_commit": commit(),
+        "git_commit": commit or None,
         "python": sys.version.split()[0],
         "platform": sys.platform,
         **{name: version(name) for name in packages},
     }
-
-
-@functools.cache
-def commit() -> str | None:
-    """The code's commit, `-dirty` where it was edited since; None outside a git checkout."""
-    git = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=40"]
-    try:
-        printed = subprocess.run(git, capture_output=True, text=True, timeout=10).stdout
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return printed.strip() or None

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from common import attention_maps, features, models, probes
+from common import attention_maps, features, forward, models, probes
 from common.device import choose_device, set_seed
 from common.task import Sequences
 from common.training import loop
@@ -106,7 +106,7 @@ def test_features_and_attention(kind, checkpoint, gpu, tmp_path):
     layers = list(range(encoder.config.num_hidden_layers + 1))
     of_device = []
     for name, device in (("cpu", CPU), ("gpu", gpu)):
-        list(features.groups(encoder, some, layers, device, 5, tmp_path / name, True))
+        features.extract(encoder, some, layers, device, 5, tmp_path / name)
         of_device.append([np.load(file) for file in sorted((tmp_path / name).glob("*.npy"))])
     for one, other in zip(*of_device, strict=True):
         assert np.allclose(one, other, atol=2e-3 * max(1, np.abs(one).max()))
@@ -132,11 +132,9 @@ def test_probes(gpu):
     tags = [(vectors[a:b, 0] > 0).astype(int) for a, b in spans["train"]]
     predicted = []
     for device in (CPU, gpu):
-        probes.predict_layers(
-            "bilstm-crf", {0: vectors}, [Sequences(spans, {"task": tags})], 2, epochs=8,
-            standardize=False, seed=0, device=device,
-            on_done=lambda _, found: predicted.append(np.concatenate(found["task"]["test"][0])),
-        )  # fmt: skip
+        options, sets = probes.Options(2, 8, False, 0, device), [Sequences(spans, {"task": tags})]
+        ((_, found),) = probes.predict_layers("bilstm-crf", {0: vectors}, sets, options)
+        predicted.append(np.concatenate(found["task"]["test"][0]))
     assert (predicted[0] == predicted[1]).mean() > 0.99
 
 
@@ -157,7 +155,7 @@ def test_out_of_memory_halves_the_pieces(checkpoint, gpu, tmp_path):
     """A batch that does not fit is taken in pieces, and the losses stay those of the whole."""
     model = without_dropout(checkpoint("bert"))
     wanted, _ = fit(copy.deepcopy(model), gpu, tmp_path / "whole")
-    held, real = [], loop.pad
+    held, real = [], forward.pad
 
     def pad(some, token):
         if len(some) > 2:
@@ -165,7 +163,7 @@ def test_out_of_memory_halves_the_pieces(checkpoint, gpu, tmp_path):
         return real(some, token)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "pad", pad)
+        patch.setattr(forward, "pad", pad)
         found, totals = fit(model, gpu, tmp_path / "pieces")
     assert totals["micro_batch_size"] == 2 and not held
     for one, other in zip(wanted.history, found.history, strict=True):

@@ -1,5 +1,6 @@
 """Memory that a process can have, the faster precision, and what a GPU cannot hold."""
 
+import psutil
 import pytest
 import torch
 
@@ -16,10 +17,11 @@ CPU = Device(torch.device("cpu"), "fp32")
     [("memory.max", "anon"), ("memory/memory.limit_in_bytes", "total_rss"),
      ("slurm/job_7/memory.max", "anon"), ("slurm/memory.max", "anon")],
 )  # fmt: skip
-def test_available_memory_is_limited_by_each_group(tmp_path, limit, used):
+def test_available_memory_is_limited_by_each_group(tmp_path, monkeypatch, limit, used):
     """Minus what its processes hold; the pages of files can be dropped."""
     (tmp_path / "proc" / "self").mkdir(parents=True)
-    (tmp_path / "proc" / "meminfo").write_text(f"MemTotal: 9 kB\nMemAvailable: {1000 * 2**10} kB")
+    machine = psutil.virtual_memory()._replace(available=1000 * MIB)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: machine)
     (tmp_path / "proc" / "self" / "cgroup").write_text("4:memory:/a\n0::/slurm/job_7\n")
     assert device.available_memory(tmp_path) == 1000 * MIB
     file = tmp_path / "sys" / "fs" / "cgroup" / limit

@@ -187,11 +187,8 @@ def probed(task, features, targets):
         target: [[CLASSES[task].index(k) for k in kinds(row["tags"])] for row in labelled["train"]]
         for target, labelled in targets.items()
     }
-    found = {}
-    probes.predict_layers(
-        "bilstm-crf", {0: vectors}, [Sequences(rows, labels)], 3, epochs=3, standardize=False,
-        seed=SEED, device=CPU, on_done=lambda _, value: found.update(value),
-    )  # fmt: skip
+    options, sets = probes.Options(3, 3, False, SEED, CPU), [Sequences(rows, labels)]
+    ((_, found),) = probes.predict_layers("bilstm-crf", {0: vectors}, sets, options)
     return {
         target: {s: [to_iob2([CLASSES[task][i] for i in tags]) for tags in some]
                  for s, (some,) in of_target.items()}

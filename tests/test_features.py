@@ -1,6 +1,6 @@
 """Features against a plain loop over the library's own outputs, one example and layer at a time."""
 
-import shutil
+import errno
 
 import numpy as np
 import pytest
@@ -29,13 +29,10 @@ def states(encoder, ids):
     return [state[0].double().numpy() for state in output.hidden_states]
 
 
-def extract(encoder, encoded, folder, batch_size=4, device=CPU, keep=False):
-    """All layers' features; the groups that they come in are put together."""
-    layers, found = list(range(encoder.config.num_hidden_layers + 1)), {}
-    for group in features.groups(encoder, encoded, layers, device, batch_size, folder, keep):
-        found |= {layer: np.array(vectors) for layer, vectors in group.items()}
-    assert list(found) == layers and folder.exists() == keep
-    return found
+def extract(encoder, encoded, folder, batch_size=4, device=CPU):
+    """All layers' features, in a folder of their own."""
+    layers = list(range(encoder.config.num_hidden_layers + 1))
+    return features.extract(encoder, encoded, layers, device, batch_size, folder)
 
 
 def test_units_equal_a_plain_loop(loaded, tmp_path):
@@ -66,9 +63,9 @@ def test_units_of_words_and_texts(loaded):
 def test_batches_order_and_precision_hardly_change_them(loaded, tmp_path):
     encoder, tokenizer = loaded
     encoded, _ = encode_texts(TEXTS + ["One more.", "And another one."], tokenizer, 50, "mean")
-    one = extract(encoder, encoded, tmp_path / "f", batch_size=1)
-    many = extract(encoder, encoded[::-1], tmp_path / "f", batch_size=6)
-    bf16 = extract(encoder, encoded, tmp_path / "f", device=choose_device("cpu", "bf16"))
+    one = extract(encoder, encoded, tmp_path / "one", batch_size=1)
+    many = extract(encoder, encoded[::-1], tmp_path / "many", batch_size=6)
+    bf16 = extract(encoder, encoded, tmp_path / "bf16", device=choose_device("cpu", "bf16"))
     for layer in one:
         np.testing.assert_allclose(one[layer], many[layer][::-1], atol=2e-3, rtol=1e-3)
         a, b = (np.array(f[layer], np.float64) for f in (one, bf16))
@@ -78,66 +75,42 @@ def test_batches_order_and_precision_hardly_change_them(loaded, tmp_path):
 
 @pytest.fixture
 def bert(checkpoint):
-    """(encoder, encoded texts, bytes of a layer's features, an item for each forward pass)."""
+    """(encoder, encoded texts, an item for each forward pass)."""
     encoder, tokenizer = models.load_encoder(str(checkpoint("bert")))
     encoded, _ = encode_texts(TEXTS, tokenizer, 50, "mean")
     passes = []
     encoder.register_forward_hook(lambda *_: passes.append(1))
-    return encoder, encoded, 2 * len(TEXTS) * encoder.config.hidden_size, passes
+    return encoder, encoded, passes
 
 
-def test_kept_features_are_used_again_only_for_the_same_inputs(bert, tmp_path):
-    encoder, encoded, _, passes = bert
+def test_complete_features_are_used_again_for_the_same_inputs(bert, tmp_path):
+    encoder, encoded, passes = bert
 
-    def passed(encoded=encoded, layers=(0, 1), device=CPU, keep=True):
+    def passed(encoded=encoded, layers=(0, 1)):
         passes.clear()
-        for _ in features.groups(encoder, encoded, list(layers), device, 4, tmp_path / "f", keep):
-            pass
+        features.extract(encoder, encoded, list(layers), CPU, 4, tmp_path / "f")
         return bool(passes)
 
     assert passed(layers=[1]) and not passed(layers=[1])
-    assert passed() and not passed() and not passed(layers=[1]) and not passed(layers=[])
+    assert passed() and not passed() and not passed(layers=[1])
     assert passed(encoded=encoded[:2]) and passed()
-    with torch.no_grad():
-        encoder.embeddings.word_embeddings.weight[7, 3] += 1e-3
-    assert passed() and not passed()
     for lost in ("complete.json", "layer-00.npy"):  # killed before the end; deleted for space
         (tmp_path / "f" / lost).unlink()
         assert passed() and not passed()
-    bf16 = choose_device("cpu", "bf16")
-    assert passed(device=bf16) and not passed(device=bf16)
-    assert not passed(device=bf16, keep=False) and not (tmp_path / "f").exists()
-
-
-def free(monkeypatch, size):
-    usage = shutil.disk_usage("/")._replace(free=size)
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
-
-
-def test_layers_in_groups_are_those_of_one_pass(bert, tmp_path, monkeypatch):
-    encoder, encoded, one, passes = bert
-    whole = extract(encoder, encoded, tmp_path / "f")
-    passes.clear()
-    free(monkeypatch, 2 * one)  # of which 95 % are for features
-    grouped = extract(encoder, encoded, tmp_path / "f")
-    assert len(passes) == 2 and all(np.array_equal(grouped[n], whole[n]) for n in whole)
-    passes.clear()
-    killed = features.groups(encoder, encoded, [0, 1], CPU, 4, tmp_path / "f", False)
-    first = next(killed)
-    assert [*first] == [0] and [*next(killed)] == [1] and not first  # layer 0's space is free
-    again = features.groups(encoder, encoded, [1], CPU, 4, tmp_path / "f", False)
-    assert [[*group] for group in again] == [[1]] and len(passes) == 2
 
 
 def test_errors(bert, tmp_path, monkeypatch):
-    encoder, encoded, one, passes = bert
+    encoder, encoded, passes = bert
     with torch.no_grad():
         encoder.encoder.layer[-1].output.LayerNorm.bias.fill_(1e6)
     with pytest.raises(UserError, match="layer 1 has values beyond float16"):
         extract(encoder, encoded, tmp_path / "f")
     passes.clear()
-    for size, keep in ((one, False), (2 * one, True)):
-        free(monkeypatch, size)
-        with pytest.raises(UserError, match="Free some space"):
-            extract(encoder, encoded, tmp_path / "f", keep=keep)
-    assert not passes
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(features.os, "posix_fallocate", full)
+    with pytest.raises(OSError, match="No space left") as error:
+        extract(encoder, encoded, tmp_path / "f")
+    assert error.value.filename == str(tmp_path / "f" / "layer-00.npy") and not passes

@@ -259,10 +259,10 @@ def calls(monkeypatch):
     """What the probes are called with."""
     found, real = [], probes.predict_layers
 
-    def spy(kind, some, sets, n_labels, **options):
+    def spy(kind, some, sets, options):
         (labelled,) = sets
-        found.append(options | {"kind": kind, "n": len(labelled.labels["task"])})
-        return real(kind, some, sets, n_labels, **options)
+        found.append(options._asdict() | {"kind": kind, "n": len(labelled.labels["task"])})
+        return real(kind, some, sets, options)
 
     monkeypatch.setattr(probes, "predict_layers", spy)
     return found

@@ -468,8 +468,8 @@ def test_files(made, tmp_path, capsys):
     lines(source, ["a\tb", "a"])
     refused(model, capsys, *given, "--overwrite")
     assert out.read_text() == "earlier" and {*tmp_path.iterdir()} == {source, out}
-    assert "is no file" in refused(model, capsys, *given[:3], tmp_path)
-    assert "folder" in refused(model, capsys, *given[:3], tmp_path / "no" / "out")
+    assert "give a file" in refused(model, capsys, *given[:3], tmp_path)
+    assert "give a file" in refused(model, capsys, *given[:3], tmp_path / "no" / "out")
     message = refused(model, capsys, "--input", tmp_path / "nothing")
     assert f"--input {tmp_path / 'nothing'}" in message and "No such file" in message
     assert "--input" in refused(model, capsys)  # it is needed

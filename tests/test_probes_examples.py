@@ -10,11 +10,12 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 
 from common.cli import UserError
-from common.probes import examples, linear, svm
+from common.probes import Options, examples, linear, svm
 from common.probes.examples import predict, predict_layers
 from common.task import Examples
 
 KINDS = (svm, linear)
+OPTIONS = Options(3, 0, standardize=False, seed=0, device=None)
 
 
 def make(n=300, hidden=12, classes=3, spread=1.0, seed=0, offset=0.0):
@@ -136,7 +137,7 @@ def test_parallel_layers_give_what_one_after_another_gives(probe, tmp_path, monk
     features, some = saved(tmp_path, n=150)
     for cores in (3, 1):
         monkeypatch.setattr("joblib.cpu_count", lambda cores=cores: cores)
-        done = dict(predict_layers(probe, features, [some, some], standardize=False))
+        done = dict(predict_layers(probe, features, [some, some], OPTIONS))
         assert sorted(done) == list(features)
         for layer, kept in features.items():
             for found in done[layer]:
@@ -158,7 +159,7 @@ def test_finished_layers_are_handed_over_before_an_error(tmp_path, monkeypatch):
     monkeypatch.setattr("joblib.cpu_count", lambda: 1)
     done = []
     with pytest.raises(RuntimeError, match="killed"):
-        for layer, _ in predict_layers(svm, features, [some], standardize=False):
+        for layer, _ in predict_layers(svm, features, [some], OPTIONS):
             done.append(layer)
     assert done == [0] and len(started) < 9
 
@@ -179,7 +180,7 @@ def test_layers_at_a_time_fit_into_half_of_this_process_s_share(
     monkeypatch.setattr(
         examples, "ThreadPoolExecutor", lambda n: asked.append(n) or ThreadPoolExecutor(n)
     )
-    done = dict(predict_layers(svm, features, [some], standardize=False))
+    done = dict(predict_layers(svm, features, [some], OPTIONS))
     assert asked == [workers] and sorted(done) == list(features)
 
 

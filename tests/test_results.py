@@ -11,7 +11,6 @@ import pytest
 
 from common import results
 from common.cli import ROOT, UserError
-from common.files import write_json
 from common.results import Cell
 
 CALL = SimpleNamespace(settings={"batch_size": 4}, command="python NER/fine-tuning.py --seed 1")
@@ -173,17 +172,6 @@ def test_killed_anywhere_a_result_is_complete_or_visibly_unfinished(tmp_path, be
         assert names(cell.folder) == {"config.json", "metrics.json", "table.csv"}
         assert (cell.folder / "table.csv").read_text() == "2"
     assert 5 < step < 39
-
-
-def test_what_other_code_made_is_used_with_one_line(tmp_path, caplog):
-    cell = cell_in(tmp_path)
-    config = config_of(cell)
-    make(cell, config)
-    results.finished(cell, config, False)
-    assert not caplog.records
-    write_json(cell.folder / "config.json", config | {"environment": {"git_commit": "0" * 40}})
-    results.finished(cell, config, False)
-    assert len(caplog.records) == (1 if results.commit() else 0)
 
 
 def test_a_fingerprint_knows_the_same_data_again():

@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 from safetensors.torch import load_file, save_file
 
-from common import attention_maps, features, steps
+from common import attention_maps, steps
 from common.cli import ROOT, UserError
 from common.probes import sequences
 from common.steps import probing
@@ -171,15 +171,6 @@ def test_a_variant_stands_beside_the_default_and_does_not_touch_it(place, step, 
     there = {path.name for path in place.folder(0, step).parent.iterdir()}
     control = {f"{folder}-control"} if "--controls" in flags else set()
     assert there == {step, folder} | control and steps.split(folder)[0] == step
-
-
-def test_layers_in_groups_are_those_of_one_pass(place, monkeypatch):
-    place.run("probing", "--controls", out="whole")
-    monkeypatch.setattr(features, "_that_fit", lambda *given: 1)
-    place.run("probing", "--controls")
-    for name in ("probing", "probing-control"):
-        one, two = (place.folder(0, name, out) / "layers.csv" for out in ("out", "whole"))
-        assert one.read_bytes() == two.read_bytes()
 
 
 def test_choice_of_layers():

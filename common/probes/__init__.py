@@ -2,19 +2,18 @@
 
     examples.py    trains probes of labelled examples (pairs of sentences), layers in threads
       svm.py          `SVC()` with an RBF kernel
-    sequences.py   trains probes of labelled sequences (the words of a sentence), layers in lockstep
+    sequences.py   trains probes of sequences (the words of a sentence), layers in lockstep
       bilstm_crf.py   a BiLSTM and a CRF (crf.py)
+      pointer.py      where an answer starts and ends
     linear.py      the linear probe of both
-    pointer.py     where an answer starts and ends in a sequence, layers in lockstep
 
 A new probe is a module like its siblings and a row of `KINDS`. This file does not import torch, so
 that `--help` is quick.
 """
 
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Iterator
 from importlib import import_module
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from common.task import Examples, Pointers, Sequences
 
@@ -28,7 +27,7 @@ DESCENT = {"batch_size": BATCH_SIZE, "learning_rate": LEARNING_RATE}
 
 
 class Kind(NamedTuple):
-    constants: dict  # what identifies the method besides the flags
+    constants: dict  # what identifies the method besides the flags, for config.json
     modules: dict  # {form of the sets: its module in this package}
 
 
@@ -42,55 +41,36 @@ KINDS = {
 }
 
 
-# What trains the probes of a form.
-TRAINERS = {Examples: "examples", Sequences: "sequences", Pointers: "pointer"}
+class Options(NamedTuple):
+    """How probes are trained."""
 
-
-def constants(kind: str) -> dict:
-    """The method's constants, for config.json; "linear" has the numbers of both its forms."""
-    return KINDS[kind].constants
+    n_labels: int
+    epochs: int  # of sequences
+    standardize: bool  # examples' vectors: mean 0, variance 1 on the training examples
+    seed: int  # of sequences
+    device: Any  # `common.device.Device` of the probes of sequences
 
 
 def predict_layers(
-    kind: str,
-    features: dict,
-    sets: list[Sequences | Examples | Pointers],
-    n_labels: int,
-    *,
-    epochs: int,
-    standardize: bool,
-    seed: int,
-    device,
-    on_done: Callable[[int, dict], object],
-) -> None:
-    """Train a probe per layer, set and target on the train split, and hand over its predictions.
+    kind: str, features: dict, sets: list[Sequences | Examples | Pointers], options: Options
+) -> Iterator[tuple[int, dict]]:
+    """Train a probe per layer, set and target on the train split, and yield its predictions.
 
     `features`: layer -> `[rows, size]`, see `common.features`. `sets`: all of one form, each with
-    a train split. `epochs`, `seed` and `device` are for sequences; `standardize` (mean 0, variance
-    1 on the training examples) is for examples.
+    a train split.
 
-    Calls `on_done(layer, {target: {split: [predictions of each set that has the target]}})` when a
-    layer is done, in any order. A set's predictions are an int array `[n]`, or a list with one per
-    sequence. All splits with rows are there; of sequences not train, which would cost another pass.
-    Raises ValueError for a kind that is not for such sets, UserError if memory is short or a loss
-    diverges.
+    Yields (layer, {target: {split: [predictions of each set that has the target]}}) when a layer is
+    done, in any order. A set's predictions are an int array `[n]`, or a list with one per sequence.
+    All splits with rows are there; of sequences not train, which would cost another pass. Raises
+    UserError if memory is short or a loss diverges.
     """
     form = type(sets[0])
-    module = KINDS[kind].modules.get(form) if kind in KINDS else None
-    if module is None or any(type(one) is not form for one in sets):
-        raise ValueError(f"there is no probe {kind!r} of these sets; the first is {form.__name__}")
-    trainer = import_module(f"common.probes.{TRAINERS[form]}")
-    options = {"seed": seed, "device": device}
-    if form is Sequences:
-        options |= {"n_labels": n_labels, "epochs": epochs}
-    elif form is Examples:
-        options = {"standardize": standardize}
-    probe = import_module(f"common.probes.{module}")
-    with closing(trainer.predict_layers(probe, features, sets, **options)) as layers:
-        for layer, predictions in layers:
-            joined = {}
-            for target in dict.fromkeys(target for one in predictions for target in one):
-                having = [one[target] for one in predictions if target in one]
-                splits = dict.fromkeys(split for one in having for split in one)
-                joined[target] = {split: [one.get(split, []) for one in having] for split in splits}
-            on_done(layer, joined)
+    probe = import_module(f"common.probes.{KINDS[kind].modules[form]}")
+    trainer = import_module(f"common.probes.{'examples' if form is Examples else 'sequences'}")
+    for layer, by_set in trainer.predict_layers(probe, features, sets, options):
+        joined = {}
+        for target in dict.fromkeys(target for own in by_set for target in own):
+            having = [own[target] for own in by_set if target in own]
+            splits = dict.fromkeys(split for own in having for split in own)
+            joined[target] = {split: [own.get(split, []) for own in having] for split in splits}
+        yield layer, joined

@@ -12,13 +12,14 @@ import numpy as np
 
 from common.cli import UserError
 from common.device import JOBS, available_memory
+from common.probes import Options
 from common.task import Examples
 
 log = logging.getLogger(__name__)
 
 
 def predict_layers(
-    probe, features: dict, sets: list[Examples], *, standardize: bool
+    probe, features: dict, sets: list[Examples], options: Options
 ) -> Iterator[tuple[int, list[dict]]]:
     """Yield (layer, [what `predict` returns for each set]) for each layer that is done.
 
@@ -27,8 +28,7 @@ def predict_layers(
     from threadpoolctl import threadpool_limits
 
     def predict_sets(vectors) -> list[dict]:
-        vectors = on_host(vectors)
-        return [predict(probe, vectors, one, standardize) for one in sets]
+        return [predict(probe, vectors, one, options.standardize) for one in sets]
 
     n = workers(probe, features, sets)
     # One BLAS thread per layer, also for a single worker: more would round differently.
@@ -49,13 +49,11 @@ def workers(probe, features: dict, sets: list[Examples]) -> int:
     from joblib import cpu_count  # respects affinity and cgroups
 
     width = max((vectors.shape[1] for vectors in features.values()), default=0)
-    needed = max(
-        probe.memory(
-            len(rows["train"]), sum(map(len, rows.values())), rows["train"].shape[1] * width
-        )
-        for rows, _ in sets
-    )
-    most = max(len(rows["train"]) for rows, _ in sets)
+    needed = most = 0
+    for rows, _ in sets:
+        n, k = rows["train"].shape
+        most, n_all = max(most, n), sum(map(len, rows.values()))
+        needed = max(needed, probe.memory(n, n_all, k * width))
     free = available_memory() // JOBS
     if needed > free:
         raise UserError(
@@ -69,11 +67,6 @@ def workers(probe, features: dict, sets: list[Examples]) -> int:
             f"--max_train_examples {probe.MANY}, or --probe linear, is much faster"
         )
     return max(1, min(len(features), cpu_count(), free // 2 // needed))
-
-
-def on_host(vectors) -> np.ndarray:
-    """The features of a layer as an array, wherever they are kept."""
-    return vectors if isinstance(vectors, np.ndarray) else vectors.cpu().numpy()
 
 
 def predict(probe, vectors: np.ndarray, examples: Examples, standardize: bool = False) -> dict:

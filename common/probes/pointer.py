@@ -8,49 +8,13 @@ Each dimension has mean 0 and variance 1 on the training units. In the softmax, 
 cancel, so neither is computed.
 """
 
-from collections.abc import Iterator
-
 import numpy as np
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-from common.cli import UserError
-from common.device import Device
-from common.probes import POINTER
-from common.task import Pointers
+from common.probes import POINTER, Options
 
 MANY = 64  # sequences that are read at a time outside training
-
-
-def predict_layers(
-    probe, features: dict, sets: list[Pointers], *, seed: int, device: Device
-) -> Iterator[tuple[int, list[dict]]]:
-    """Yield (layer, [{target: {split: predictions}} of each set]).
-
-    A sequence's prediction is a float32 array `[units, 2]`: the natural logarithms of each unit's
-    probabilities to be the start and the end.
-    """
-    vectors = list(features.values())
-    probes = [
-        {
-            target: Probes(vectors, some.spans["train"], places, seed, device, target)
-            for target, places in some.labels.items()
-        }
-        for some in sets
-    ]
-    for n, layer in enumerate(features):
-        predictions = [
-            {
-                target: {
-                    split: trained.predict(n, spans)
-                    for split, spans in some.spans.items()
-                    if split != "train" and len(spans)
-                }
-                for target, trained in of_set.items()
-            }
-            for some, of_set in zip(sets, probes, strict=True)
-        ]
-        yield layer, predictions
 
 
 class Probes:
@@ -59,39 +23,29 @@ class Probes:
     `features`: an array or tensor `[rows, size]` for each layer.
     """
 
-    def __init__(self, features, spans, places, seed: int, device: Device, name: str):
+    def __init__(self, features, spans, places, options: Options, name: str):
         """Train with Adam from weights of 0, on batches that are drawn with replacement.
 
         `spans`: first row and last row + 1 of each training sequence; `places` `[sequences, 2]`:
-        the units at which its answer starts and ends. Raises ValueError for a place outside its
-        sequence, UserError if the loss stops being a number.
+        the units at which its answer starts and ends.
         """
-        from tqdm import trange
+        from tqdm import tqdm
 
-        self.features, self.device = features, device.torch_device
-        lengths = [end - start for start, end in spans]
-        if not all(0 <= a <= b < n for (a, b), n in zip(places, lengths, strict=True)):
-            raise ValueError("the places of an answer are not units of its sequence, in order")
+        self.features, self.device = features, options.device.torch_device
         self.deviations = [self.deviation(layer, spans) for layer in features]
         shape = len(features), features[0].shape[1], 2
-        self.weights = torch.zeros(shape, device=self.device, requires_grad=True)
-        optimizer = torch.optim.Adam([self.weights], lr=POINTER["learning_rate"])
-        steps, shape = POINTER["steps"], (POINTER["steps"], POINTER["batch_size"])
-        batches = np.random.default_rng(seed).integers(len(spans), size=shape)
-        with trange(steps, desc=f"{name}, {len(features)} layers", unit=" steps") as bar:
-            for step in bar:
-                gold = torch.as_tensor(places[batches[step]], device=self.device)
-                for layer in range(len(features)):
-                    scores = self.log_probabilities(layer, [spans[i] for i in batches[step]])
-                    loss = -scores.gather(1, gold[:, None]).mean()
-                    loss.backward()  # of this layer's weights alone
-                optimizer.step()
-                optimizer.zero_grad()
-        if not self.weights.isfinite().all():
-            raise UserError(
-                "the loss of a probe stopped being a number. Check that the encoder's "
-                "weights are finite, or use --precision fp32 --overwrite."
-            )
+        self.weights = {"places": torch.zeros(shape, device=self.device, requires_grad=True)}
+        optimizer = torch.optim.Adam(self.weights.values(), lr=POINTER["learning_rate"])
+        shape = POINTER["steps"], POINTER["batch_size"]
+        batches = np.random.default_rng(options.seed).integers(len(spans), size=shape)
+        for batch in tqdm(batches, desc=name, unit=" steps"):
+            gold = torch.as_tensor(places[batch], device=self.device)
+            for layer in range(len(features)):
+                scores = self.log_probabilities(layer, [spans[i] for i in batch])
+                loss = -scores.gather(1, gold[:, None]).mean()
+                loss.backward()  # of this layer's weights alone
+            optimizer.step()
+            optimizer.zero_grad()
 
     def read(self, layer, spans) -> torch.Tensor:
         """The rows of some sequences, one after the other, float32 `[units, size]`."""
@@ -110,19 +64,19 @@ class Probes:
 
     def log_probabilities(self, layer: int, spans) -> torch.Tensor:
         """`[sequences, units, 2]`, minus infinity at the padding."""
-        weights = self.weights[layer] / self.deviations[layer]
+        weights = self.weights["places"][layer] / self.deviations[layer]
         scores = self.read(self.features[layer], spans) @ weights
         scores = scores.split([end - start for start, end in spans])
         return pad_sequence(scores, batch_first=True, padding_value=-torch.inf).log_softmax(1)
 
     @torch.inference_mode()
-    def predict(self, layer: int, spans) -> list[np.ndarray]:
-        """For each sequence, in the order given, a float32 array `[units, 2]`."""
-        predictions = [np.zeros((0, 2), np.float32)] * len(spans)
-        filled = [i for i, (start, end) in enumerate(spans) if start < end]
-        for first in range(0, len(filled), MANY):
-            some = filled[first : first + MANY]
-            rows = self.log_probabilities(layer, [spans[i] for i in some]).cpu().numpy()
-            for i, row in zip(some, rows, strict=True):
-                predictions[i] = row[: spans[i][1] - spans[i][0]].copy()
+    def predict(self, spans) -> list[list[np.ndarray]]:
+        """By layer and sequence, in the order given, float32 `[units, 2]`: the natural logarithms
+        of each unit's probabilities to be the start and the end."""
+        predictions: list[list] = [[] for _ in self.features]
+        for first in range(0, len(spans), MANY):
+            own = spans[first : first + MANY]
+            for layer, of_layer in enumerate(predictions):
+                rows = self.log_probabilities(layer, own).cpu().numpy()
+                of_layer += [row[: b - a].copy() for row, (a, b) in zip(rows, own, strict=True)]
         return predictions

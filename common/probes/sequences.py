@@ -7,6 +7,7 @@ of the features' rows, its units. A probe's module (bilstm_crf.py, linear.py) ha
 """
 
 from collections.abc import Iterator
+from functools import partial
 
 import numpy as np
 import torch
@@ -14,61 +15,96 @@ from torch.nn.utils.rnn import pad_sequence
 
 from common.batching import epoch_batches, sorted_batches
 from common.cli import UserError
-from common.device import Device
-from common.probes import BATCH_SIZE, LEARNING_RATE
-from common.task import Sequences
+from common.probes import BATCH_SIZE, LEARNING_RATE, Options
+from common.task import Pointers, Sequences
 
 ROOM = 2**15  # layers x units at a time, 20 KB each: a larger batch is computed in pieces
 LAYERS_AT_ONCE = 4  # on a CPU; a killed run keeps the groups that were done
 
 
 def predict_layers(
-    probe, features: dict, sets: list[Sequences], *, n_labels: int, epochs: int, seed: int, device
+    probe, features: dict, sets: list[Sequences | Pointers], options: Options
 ) -> Iterator[tuple[int, list[dict]]]:
     """Yield (layer, [{target: {split: predictions}} of each set]) for each layer."""
     # On a GPU all layers at once: starting a kernel costs more there than what it computes.
-    at_once = LAYERS_AT_ONCE if device.torch_device.type == "cpu" else len(features)
+    at_once = LAYERS_AT_ONCE if options.device.torch_device.type == "cpu" else len(features)
+    train = getattr(probe, "Probes", partial(Probes, probe))  # pointer.py has its own
     for start in range(0, len(features), at_once):
         group = list(features)[start : start + at_once]
         vectors = [features[layer] for layer in group]
-        predictions = [[{t: {} for t in labels} for _, labels in sets] for _ in group]
+        done = {layer: [{target: {} for target in own.labels} for own in sets] for layer in group}
         for number, (spans, labels) in enumerate(sets):
-            for target, tags in labels.items():
-                probes = Probes(probe, len(group), vectors[0].shape[1], n_labels, seed, device)
+            for target, gold in labels.items():
                 name = f"{target} labels, {len(group)} layers"
-                probes.fit(vectors, spans["train"], tags, epochs=epochs, seed=seed, name=name)
-                for split in spans:
-                    if split != "train" and len(spans[split]):
-                        by_layer = probes.predict(vectors, spans[split])
-                        for of_layer, values in zip(predictions, by_layer, strict=True):
-                            of_layer[number][target][split] = values
-        yield from zip(group, predictions, strict=True)
+                trained = train(vectors, spans["train"], gold, options, name)
+                if not all(part.isfinite().all() for part in trained.weights.values()):
+                    raise UserError(
+                        "the loss of a probe stopped being a number. Check that the encoder's "
+                        "weights are finite, or use --precision fp32 --overwrite."
+                    )
+                for split, own in spans.items():
+                    if split != "train" and len(own):
+                        for layer, predictions in zip(group, trained.predict(own), strict=True):
+                            done[layer][number][target][split] = predictions
+        yield from done.items()
 
 
 class Probes:
-    """One probe per layer, on the same sequences: `spans` of the rows of `[rows, size]` features.
+    """A trained probe per layer, on the same sequences: `spans` of the rows of the features.
 
     `weights`: name -> float32 `[layers, ...]`; every layer starts from the same values.
     """
 
-    def __init__(self, probe, n_layers: int, size: int, n_labels: int, seed: int, device: Device):
-        self.probe, self.n_labels, self.device = probe, n_labels, device.torch_device
-        generator = torch.Generator().manual_seed(seed)
-        self.weights = {}
-        for name, (bound, *shape) in probe.shapes(size, n_labels).items():
-            first = (torch.rand(shape, generator=generator) * 2 - 1) * bound
-            self.weights[name] = torch.stack([first] * n_layers).to(self.device).requires_grad_()
-        # float16 has too little range for gradients.
-        half = probe.HALF and device.precision == "bf16"
-        self.dtype = torch.bfloat16 if half else torch.float32
+    def __init__(self, probe, features: list, spans, labels, options: Options, name: str = ""):
+        """Train with Adam, on batches in an order from the seed. `name`: the progress bar's.
 
-    def scores(self, features, spans) -> tuple[torch.Tensor, torch.Tensor]:
+        `features`: `[rows, size]` for each layer. `labels`: for each sequence an array of numbers
+        below `n_labels`, one per unit. The loss is the batch's mean over units. Gradients are not
+        clipped: Adam scales them.
+        """
+        from tqdm import tqdm
+
+        self.probe, self.features, self.device = probe, features, options.device.torch_device
+        self.weights = self.first_weights(options)
+        # float16 has too little range for gradients.
+        half = probe.HALF and options.device.precision == "bf16"
+        self.dtype = torch.bfloat16 if half else torch.float32
+        filled = [i for i, tags in enumerate(labels) if len(tags)]
+        lengths = [len(labels[i]) for i in filled]
+        optimizer = torch.optim.Adam(self.weights.values(), lr=LEARNING_RATE, fused=True)
+        with tqdm(total=options.epochs * len(filled), desc=name, unit=" sequences") as bar:
+            for epoch in range(options.epochs):
+                for batch in epoch_batches(lengths, BATCH_SIZE, options.seed, epoch):
+                    units = sum(lengths[i] for i in batch)
+                    for piece in pieces(batch, lengths, len(features)):
+                        chosen = [filled[i] for i in piece]
+                        scores, mask = self.scores([spans[i] for i in chosen])
+                        tags = [torch.as_tensor(labels[i], dtype=torch.int64) for i in chosen]
+                        tags = pad_sequence(tags, batch_first=True).to(self.device)
+                        loss = probe.loss(self.weights, scores, tags, mask) / units
+                        loss.sum().backward()
+                    optimizer.step()
+                    optimizer.zero_grad()
+                    bar.update(len(batch))
+
+    def first_weights(self, options: Options) -> dict[str, torch.Tensor]:
+        """Uniform within the probe's bounds, drawn from the seed."""
+        generator = torch.Generator().manual_seed(options.seed)
+        shapes = self.probe.shapes(self.features[0].shape[1], options.n_labels)
+        weights = {}
+        for name, (bound, *shape) in shapes.items():
+            first = (torch.rand(shape, generator=generator) * 2 - 1) * bound
+            stacked = torch.stack([first] * len(self.features))
+            weights[name] = stacked.to(self.device).requires_grad_()
+        return weights
+
+    def scores(self, spans) -> tuple[torch.Tensor, torch.Tensor]:
         """Scores `[layers, batch, units, labels]` of sequences (longest first), and their mask."""
         start, end = np.array(spans).T
         unit, sequence = pack(end - start)
         rows = start[sequence] + unit
         # Through float32, as float16 straight to bfloat16 is slower.
-        vectors = (torch.as_tensor(layer[rows]).to(self.device).float() for layer in features)
+        vectors = (torch.as_tensor(layer[rows]).to(self.device).float() for layer in self.features)
         x = torch.stack([layer.to(self.dtype) for layer in vectors])
         packed = self.probe.emissions(self.weights, x, end - start)
         scores = packed.new_zeros(len(packed), len(spans), unit[-1] + 1, packed.shape[2])
@@ -77,56 +113,18 @@ class Probes:
         scores[:, sequence, unit], mask[sequence, unit] = packed, True
         return scores, mask
 
-    def fit(self, features, spans, labels, *, epochs: int, seed: int, name: str = "") -> None:
-        """Train with Adam, on batches in an order from `seed`. `name`: the progress bar's.
-
-        `labels`: for each sequence an array of numbers below `n_labels`, one per unit. The loss is
-        the batch's mean over units. Gradients are not clipped: Adam scales them. Raises ValueError
-        for labels that do not fit the sequences, UserError if the loss stops being a number.
-        """
-        from tqdm import tqdm
-
-        for i, ((start, end), tags) in enumerate(zip(spans, labels, strict=True)):
-            if len(tags) != end - start or not set(tags) <= set(range(self.n_labels)):
-                raise ValueError(f"sequence {i}: needs {end - start} labels below {self.n_labels}")
-        filled = [i for i, tags in enumerate(labels) if len(tags)]
-        lengths = [len(labels[i]) for i in filled]
-        optimizer = torch.optim.Adam(self.weights.values(), lr=LEARNING_RATE, fused=True)
-        with tqdm(total=epochs * len(filled), desc=name, unit=" sequences") as bar:
-            for epoch in range(epochs):
-                total = torch.zeros(len(features), device=self.device)
-                for batch in epoch_batches(lengths, BATCH_SIZE, seed, epoch):
-                    units = sum(lengths[i] for i in batch)
-                    for piece in pieces(batch, lengths, len(features)):
-                        chosen = [filled[i] for i in piece]
-                        scores, mask = self.scores(features, [spans[i] for i in chosen])
-                        tags = [torch.as_tensor(labels[i], dtype=torch.int64) for i in chosen]
-                        tags = pad_sequence(tags, batch_first=True).to(self.device)
-                        loss = self.probe.loss(self.weights, scores, tags, mask) / units
-                        loss.sum().backward()
-                        total += loss.detach()
-                    optimizer.step()
-                    optimizer.zero_grad()
-                    bar.update(len(batch))
-                if not total.isfinite().all():
-                    raise UserError(
-                        "the loss of a probe stopped being a number. Check that the encoder's "
-                        "weights are finite, or use --precision fp32 --overwrite."
-                    )
-
     @torch.inference_mode()
-    def predict(self, features, spans) -> list[list[np.ndarray]]:
+    def predict(self, spans) -> list[list[np.ndarray]]:
         """Labels by layer and sequence, in the order given: int64 `[units]`."""
-        predictions = [[np.empty(0, np.int64)] * len(spans) for _ in features]
-        filled = [i for i, (start, end) in enumerate(spans) if start < end]
-        lengths = [spans[i][1] - spans[i][0] for i in filled]
+        predictions = [[np.empty(0, np.int64)] * len(spans) for _ in self.features]
+        lengths = [end - start for start, end in spans]
         for batch in sorted_batches(lengths, BATCH_SIZE):
-            for piece in pieces(batch, lengths, len(features)):
-                scores, mask = self.scores(features, [spans[filled[i]] for i in piece])
+            for piece in pieces(batch, lengths, len(self.features)):
+                scores, mask = self.scores([spans[i] for i in piece])
                 best = self.probe.best(self.weights, scores, mask).cpu().numpy()
                 for of_layer, rows in zip(predictions, best, strict=True):
                     for row, i in zip(rows, piece, strict=True):
-                        of_layer[filled[i]] = row[: lengths[i]].copy()
+                        of_layer[i] = row[: lengths[i]].copy()
         return predictions
 
 

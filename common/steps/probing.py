@@ -3,6 +3,7 @@
 import argparse
 import re
 import time
+from collections import defaultdict
 from contextlib import ExitStack
 from itertools import chain
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import NamedTuple
 
 from common import checkpoints, flags, models, probes, results, summary
 from common.cli import UNTRAINED, Parser, UserError, number
-from common.files import read_json, read_jsonl, write_json, write_jsonl
+from common.files import read_csv, read_jsonl, write_csv, write_jsonl
 from common.report.shown.probing import NAME, draw, link_measures, read, sections
 
 __all__ = ["link_measures", "read", "sections"]
@@ -19,13 +20,11 @@ ORDER, NEEDS, SIZES = 2, ("fine-tuning",), "training_size"
 TASK, MAJORITY = "task", "majority"  # the first is a target of a probe, as controls are
 
 
-def parse_args(
-    task, doc: str, argv, *, probes: tuple, poolings: tuple, demo_epochs: int = 3, **defaults
-) -> flags.Call:
+def parse_args(task, doc: str, argv, *, probes: tuple, poolings: tuple, **defaults) -> flags.Call:
     """The call of a task's probing.py; `doc` is its help.
 
-    `probes`, `poolings`: those of the task, the default (the study's) first; `demo_epochs`: of a
-    probe trained by gradients; `defaults`: of `flags.add_common_arguments`, those that differ."""
+    `probes`, `poolings`: those of the task, the default (the study's) first; `defaults`: of
+    `flags.add_common_arguments`, those that differ."""
     parser = Parser(doc)
     flags.add_common_arguments(parser, **defaults)
     group = parser.add_argument_group("probing")
@@ -47,8 +46,7 @@ def parse_args(
     text = "probe on a stratified part of the training split (default: all of it)"
     add("--max_train_examples", type=number(int, 1), metavar="N", help=text)
     add("--keep_features", action="store_true", help="keep the layers' features on the disk")
-    parser.set_defaults(probe_epochs=None)  # no flag: the study's, of a probe trained by gradients
-    parser.fallbacks["probe_epochs"] = (3, demo_epochs)
+    parser.fallbacks["probe_epochs"] = (3, 8)  # no flag: the study's; the demo has few sentences
     flags.add_task_arguments(task, NAME, parser)
     call = flags.parse(task, NAME, parser, argv)
     if call.args.untrained and call.args.training_size:
@@ -88,28 +86,30 @@ class Target(NamedTuple):
     config: dict
 
 
+def beside(cell: results.Cell, target: str) -> results.Cell:
+    """The cell of a target's result, for the cell of the task's."""
+    name = target if target != TASK else ""
+    return cell._replace(variant="-".join(filter(None, (cell.variant, name))))
+
+
 def run(call) -> None:
     """Probe the chosen layers of one encoder: the task's labels and, with --controls, others.
     Results that are finished stay as they are. Raises UserError."""
     task, args, begun = call.task, call.args, results.begin(call)
     cell = begun.cell(UNTRAINED if args.untrained else args.training_size)
-    made = checkpoints.find(begun, [cell])[cell]
-    where, checkpoint = made or (begun.source.where(), None)
-    targets, finished = [], {}
-    for name in [TASK] + [target for target in task.CONTROLS if args.controls]:
-        own = (
-            cell
-            if name == TASK
-            else cell._replace(variant="-".join(filter(None, (cell.variant, name))))
-        )
-        constants = summary.prefixed("probe", probes.constants(args.probe)) | {"target": name}
-        target = Target(name, own, begun.config(own, constants, checkpoint))
-        finished[name] = results.finished(own, target.config, args.overwrite)
-        targets += [target] if finished[name] is None else []
-    state = "done" if targets else results.EARLIER
+    where, checkpoint = checkpoints.find(begun, [cell])[cell] or (begun.source.where(), None)
+    targets, metrics = [], {}
+    for name in (TASK, *(task.CONTROLS if args.controls else ())):
+        own = beside(cell, name)
+        constants = summary.prefixed("probe", probes.KINDS[args.probe].constants)
+        config = begun.config(own, constants | {"target": name}, checkpoint)
+        metrics[name] = results.finished(own, config, args.overwrite)
+        if metrics[name] is None:
+            targets.append(Target(name, own, config))
     if targets:
-        finished |= make(call, targets, begun.data, str(where))
-    summarize(call, cell, finished, task.probe_scores(begun.data), state)
+        metrics |= make(call, targets, begun.data, str(where))
+    state = "done" if targets else results.EARLIER
+    summarize(call, cell, metrics, task.probe_scores(begun.data), state)
 
 
 def make(call, targets: list[Target], data, where: str) -> dict[str, dict]:
@@ -134,94 +134,78 @@ def make(call, targets: list[Target], data, where: str) -> dict[str, dict]:
     splits = {name: own for drawn in draws.values() for name, own in drawn.items()}
     inputs = task.probe_inputs(data, splits, tokenizer, limit, args.pooling)
     with ExitStack() as stack:
-        scores = {}
+        scores = []
         for target in targets:
             target.config["environment"] |= device.describe()
             target.config["settings"]["precision"] = device.precision
-            folder = stack.enter_context(results.making(target.cell, target.config))
-            about = folder / results.WORK, task, data, inputs, draws[target.name]
-            scores[target.name] = Scores(*about)
-        probe(call, encoder, inputs, layers, scores, device)
+            stack.enter_context(results.making(target.cell, target.config))
+            scores.append(Scores(target, task, data, inputs, draws[target.name]))
+        probe(args, encoder, inputs, layers, scores, device)
         totals = inputs.counts | {"parameters": encoder.num_parameters()} | peak_memory(device)
-        written = {}
-        for target in targets:
-            metrics = scores[target.name].write(target, args.probe) | totals
-            written[target.name] = results.finish(target.cell, metrics, started)
+        metrics = {own.target.name: own.write(args.probe, totals, started) for own in scores}
         for target in targets:  # each shows the others beside it
             draw(target.cell.partial, task)
-    return written
+    return metrics
 
 
-def probe(call, encoder, inputs, layers: list[int], scores: dict, device) -> None:
+def probe(args, encoder, inputs, layers: list[int], scores: list, device) -> None:
     """Train the probes of all layers whose scores are missing, and keep the scores."""
     from common import features
 
-    args = call.args
-    missing = [n for n in layers if any(n not in own.by_layer for own in scores.values())]
-    wanted = {name for own in scores.values() for name in own.draws}
-    labels = [{t: y for t, y in own.labels.items() if t in wanted} for own in inputs.sets]
-    sets = [s._replace(labels=y) for s, y in zip(inputs.sets, labels, strict=True) if y]
-
-    def keep(layer: int, predictions: dict) -> None:
-        for own in scores.values():
-            own.add(layer, {name: predictions[name] for name in own.draws})
-
-    work = next(iter(scores.values())).folder
+    missing = [n for n in layers if any(n not in own.by_layer for own in scores)]
+    if not missing:
+        return
+    work = scores[0].folder
     folder = (work.parent if args.keep_features else work) / "features"
-    for vectors in features.groups(
-        encoder, inputs.encoded, missing, device, args.batch_size, folder, args.keep_features
-    ):
-        probes.predict_layers(
-            args.probe,
-            vectors,
-            sets,
-            inputs.n_labels,
-            epochs=args.probe_epochs,
-            standardize=getattr(args, "standardize", False),
-            seed=args.seed,
-            device=device,
-            on_done=keep,
-        )
+    about = inputs.encoded, missing, device, args.batch_size, folder
+    vectors = features.extract(encoder, *about)
+    standardize = getattr(args, "standardize", False)
+    options = probes.Options(inputs.n_labels, args.probe_epochs, standardize, args.seed, device)
+    for layer, predictions in probes.predict_layers(args.probe, vectors, inputs.sets, options):
+        for own in scores:
+            own.add(layer, predictions)
 
 
 class Scores:
     """The scores of a target by layer: `{split: {metric: value}}`, the mean over its draws.
 
-    A layer has files in the work folder: if the call is killed, it is not probed again."""
+    A layer has a file in the work folder: if the call is killed, it is not probed again."""
 
-    def __init__(self, folder: Path, task, data, inputs, draws: dict[str, dict]):
+    def __init__(self, target: Target, task, data, inputs, draws: dict[str, dict]):
         """`draws`: {name: splits}; a task has one, a control as many as were drawn."""
-        self.folder, self.task, self.data = folder, task, data
+        self.target, self.task, self.data = target, task, data
         self.inputs, self.draws = inputs, draws
-        files = sorted(folder.glob("layer-*.json"))
-        read = {int(file.stem.removeprefix("layer-")): read_json(file) for file in files}
-        self.by_layer: dict[int, dict] = {n: values for n, values in read.items() if values}
+        self.folder = target.cell.partial / results.WORK
+        files = self.folder.glob("layer-*.jsonl")
+        self.by_layer = {int(file.stem.split("-")[1]): read_jsonl(file)[0] for file in files}
+
+    def file(self, layer: int) -> Path:
+        """The scores, then the rows of the task's test split."""
+        return self.folder / f"layer-{layer}.jsonl"
 
     def add(self, layer: int, predictions: dict[str, dict[str, list]]) -> None:
         """Score a layer's probes, `{draw: {split: [the predictions of each set]}}`."""
         from common.task import evaluate
 
-        by_draw = {split: [] for split in next(iter(predictions.values()))}
-        for name, by_split in predictions.items():
-            for split, predicted in by_split.items():
-                examples = self.draws[name][split]
-                about = self.data, examples, self.inputs, name, split, predicted
+        by_draw, kept = defaultdict(list), []
+        for name, examples in self.draws.items():
+            for split, predicted in predictions[name].items():
+                about = self.data, examples[split], self.inputs, name, split, predicted
                 made = {split: self.task.probe_predictions(*about)}
-                rows = self.task.rows(self.data, {split: examples}, made)[0][split]
+                rows = self.task.rows(self.data, {split: examples[split]}, made)[0][split]
                 by_draw[split].append(evaluate(self.task, rows))
                 if split == "test" and name == TASK:
-                    rows = [{"id": row["id"], "layer": layer} | row for row in rows]
-                    write_jsonl(self.folder / f"test-{layer}.jsonl", rows)
+                    kept = [{"id": row["id"], "layer": layer} | row for row in rows]
         self.by_layer[layer] = {split: averaged(scores) for split, scores in by_draw.items()}
-        write_json(self.folder / f"layer-{layer}.json", self.by_layer[layer])
+        write_jsonl(self.file(layer), [self.by_layer[layer], *kept])
 
-    def write(self, target: Target, probe: str) -> dict:
-        """Write layers.csv, one measurement a row, and return the metrics: `<split>_<score>` at the
-        best layer, `<split>_<score>_last_layer`, and the majority baseline's."""
-        from common.files import write_csv
+    def write(self, probe: str, totals: dict, started: float) -> dict:
+        """Write layers.csv, one measurement a row, the task's predictions, and the metrics, which
+        are returned: `<split>_<score>` at the best layer, `<split>_<score>_last_layer`, and the
+        majority baseline's; `totals`."""
         from common.task import majority_scores
 
-        examples = next(iter(self.draws.values()))
+        cell, examples = self.target.cell, next(iter(self.draws.values()))
         scored = [split for split in ("dev", "test") if split in examples]
         guessed = [
             majority_scores(self.task, self.data, own["train"], {s: own[s] for s in scored})
@@ -231,16 +215,16 @@ class Scores:
         layers, rows = sorted(self.by_layer), []
         for layer in layers:
             for kind, splits in ((probe, self.by_layer[layer]), (MAJORITY, majority)):
-                where = {"layer": layer, "probe": kind, "target": target.name}
+                where = {"layer": layer, "probe": kind, "target": self.target.name}
                 rows += [
-                    target.cell.about | where | {"split": split, "metric": metric, "value": value}
+                    cell.about | where | {"split": split, "metric": metric, "value": value}
                     for split, values in splits.items()
                     for metric, value in values.items()
                 ]
-        write_csv(target.cell.partial / "layers.csv", rows)
-        if target.name == TASK:
-            kept = (read_jsonl(self.folder / f"test-{layer}.jsonl") for layer in layers)
-            write_jsonl(target.cell.partial / "predictions.jsonl", chain(*kept))
+        write_csv(cell.partial / "layers.csv", rows)
+        if self.target.name == TASK:
+            kept = (read_jsonl(self.file(layer))[1:] for layer in layers)
+            write_jsonl(cell.partial / "predictions.jsonl", chain.from_iterable(kept))
         names = [score.name for score in self.task.probe_scores(self.data)]
         best, last = best_layer(self.by_layer, names[0]), layers[-1]
         metrics = {"best_layer": best, "last_layer": last, "layers": len(layers)}
@@ -250,7 +234,7 @@ class Scores:
                 values = self.by_layer[layer][split]
                 metrics |= {f"{split}_{m}{suffix}": values[m] for m in names if m in values}
             metrics |= summary.prefixed(f"{split}_majority", majority[split])
-        return metrics
+        return results.finish(cell, metrics | totals, started)
 
 
 def averaged(scores: list[dict]) -> dict[str, float]:
@@ -282,17 +266,9 @@ def summarize(call, cell, metrics: dict[str, dict], scores, state: str) -> None:
     print(summary.score_table(own, scores))
     reference, *_ = call.task.CONTROLS  # the first control
     if reference in metrics:
-        beside = cell._replace(variant="-".join(filter(None, (cell.variant, reference))))
-        selectivity = own[f"test_{main.name}"] - by_layer(beside, main.name)[best]
+        rows = read_csv(beside(cell, reference).folder / "layers.csv")
+        rows = rows[(rows["split"] == "test") & (rows["metric"] == main.name)]
+        rows = rows[(rows["probe"] != MAJORITY) & (rows["layer"] == best)]
+        selectivity = own[f"test_{main.name}"] - rows["value"].item()
         print(f"selectivity on test ({main.title} minus that of {reference!r}): {selectivity:.4f}")
     print(f"results: {cell.folder}\nnext:    {summary.next_command(call, cell)}")
-
-
-def by_layer(cell, metric: str) -> dict[int, float]:
-    """{layer: the probe's value of a metric on test}, from layers.csv."""
-    from common.files import read_csv
-
-    table = read_csv(cell.folder / "layers.csv")
-    table = table[(table["split"] == "test") & (table["metric"] == metric)]
-    table = table[table["probe"] != MAJORITY]
-    return dict(zip(table["layer"], table["value"], strict=True))

@@ -1,19 +1,19 @@
 """The training loop; it knows nothing of tasks, and of devices only `Device`."""
 
+import math
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from tqdm import tqdm
 
-from common.batching import epoch_batches, pad
+from common import forward
+from common.batching import INPUTS, epoch_batches
 from common.cli import UserError
 from common.device import Device, enough_memory, gather, in_memory, to_device
-from common.forward import REMEDY
 from common.models import families
 from common.training import losses, resume, sharding
 from common.training.resume import State
@@ -143,8 +143,8 @@ class Trainer:
         # All processes run as many passes as the first one, which has the largest share.
         for start in range(0, len(batch[:: self.device.processes]), micro):
             piece = share[start : start + micro] or [sharding.idle(batch[0])]
-            inputs = pad(piece, self.model.config.pad_token_id)
-            inputs = {name: tensor.to(where) for name, tensor in inputs.items()}
+            names, pad_token_id = (*INPUTS, "labels"), self.model.config.pad_token_id
+            inputs = forward.inputs(piece, pad_token_id, self.device, names)
             with self.device.autocast():
                 loss = sharding.run(self.loss, self.model, inputs) / n_labels
             self.scaler.scale(loss).backward()
@@ -163,12 +163,12 @@ class _Training:
         gather(self.device, {})  # wait until the first process has prepared the folder
         self.state = resume.load_state(folder, trainer) or State(micro=self.settings.batch_size)
         self.saved_at = time.monotonic()
-        state, batch_size = self.state, self.settings.batch_size
         self.progress = tqdm(
             desc="fine-tuning",
-            initial=state.epoch * len(rows) + state.batch * batch_size,
-            total=self.settings.num_train_epochs * len(rows),
+            initial=self.state.step,
+            total=self.steps,
             unit=" examples",
+            unit_scale=self.settings.batch_size,
             disable=self.device.rank > 0,
         )
         self.events = None
@@ -176,7 +176,7 @@ class _Training:
             from torch.utils.tensorboard import SummaryWriter
 
             # What a killed process wrote of later steps is dropped.
-            self.events = SummaryWriter(folder / "tensorboard", purge_step=state.step + 1)
+            self.events = SummaryWriter(folder / "tensorboard", purge_step=self.state.step + 1)
 
     def train_epoch(self) -> None:
         """Train on the batches of this epoch that are left; Ctrl-C and SIGTERM end it."""
@@ -199,9 +199,9 @@ class _Training:
         loss = loss.item()  # waits for the device
         state.seconds += time.perf_counter() - started
         state.step, state.batch, state.loss = state.step + 1, state.batch + 1, state.loss + loss
-        if not np.isfinite(loss):
-            raise UserError(f"the loss is {loss} at step {state.step}. {REMEDY}")
-        self.progress.update(len(indices))
+        if not math.isfinite(loss):
+            raise UserError(f"the loss is {loss} at step {state.step}. {forward.REMEDY}")
+        self.progress.update()
         if state.step % LOG_EVERY == 0 or state.step == self.steps:
             row = {"loss": loss, "learning_rate": state.learning_rate}
             state.steps.append({"step": state.step} | row)

@@ -71,9 +71,6 @@ def load_state(folder: Path, trainer) -> State | None:
         saved = _read(path)
         model, optimizer, scaler, rng = map(saved.pop, ("model", "optimizer", "scaler", "rng"))
         state = State(**saved)
-        if state.best is not None:  # the end will need it
-            path = _best(folder, state)
-            _read(path)
     except Exception as error:  # whatever unpickling half a file raises
         log.warning("%s is damaged (%s): the training starts anew", path, type(error).__name__)
         return None

@@ -88,12 +88,10 @@ def ours(args) -> dict:
     device = choose_device(args.device, args.precision)
 
     def predictions(features, train, test):
-        done = {}
         some = Sequences({"train": train[0], "test": test}, {"task": train[1]})
-        probes.predict_layers(
-            "bilstm-crf", dict(enumerate(features)), [some], N_LABELS, epochs=args.epochs,
-            standardize=False, seed=0, device=device, on_done=done.__setitem__,
-        )  # fmt: skip
+        options = probes.Options(N_LABELS, args.epochs, standardize=False, seed=0, device=device)
+        layers = dict(enumerate(features))
+        done = dict(probes.predict_layers("bilstm-crf", layers, [some], options))
         return [done[layer]["task"]["test"][0] for layer in range(args.layers)]
 
     return measure(args, predictions)

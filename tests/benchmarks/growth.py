@@ -102,10 +102,7 @@ def features(device, n, tokens):
 
     def run():
         with tempfile.TemporaryDirectory() as folder:
-            for _ in features.groups(
-                model, some, list(range(5)), device, 32, Path(folder) / "f", False
-            ):
-                pass
+            features.extract(model, some, list(range(5)), device, 32, Path(folder) / "f")
 
     return run
 
@@ -149,10 +146,8 @@ def bilstm_crf(device, n, tokens):
 def probed(kind, features, examples, device):
     from common import probes
 
-    return lambda: probes.predict_layers(
-        kind, features, [examples], 6, epochs=1, standardize=False, seed=0, device=device,
-        on_done=lambda *found: None,
-    )  # fmt: skip
+    options = probes.Options(6, 1, standardize=False, seed=0, device=device)
+    return lambda: list(probes.predict_layers(kind, features, [examples], options))
 
 
 def answers(device, n, tokens):

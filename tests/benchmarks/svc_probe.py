@@ -125,11 +125,9 @@ def compare(name: str, args, predictions) -> dict:
 
 def predict(layers, pairs, labels) -> dict:
     """{layer: {split: predicted labels}}."""
-    found = {}
-    probes.predict_layers(
-        "svc", layers, [Examples(pairs, {"task": labels})], len(set(labels)), epochs=0,
-        standardize=False, seed=0, device=None, on_done=found.__setitem__,
-    )  # fmt: skip
+    options = probes.Options(len(set(labels)), 0, standardize=False, seed=0, device=None)
+    sets = [Examples(pairs, {"task": labels})]
+    found = dict(probes.predict_layers("svc", layers, sets, options))
     return {n: {s: own for s, (own,) in of["task"].items()} for n, of in found.items()}
 
 
