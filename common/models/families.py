@@ -17,6 +17,8 @@ class Family(NamedTuple):
     causal: bool  # a token sees only those before it: a text is read at its last token
     embeddings: tuple[str, ...]  # how their modules' names begin
     layers: str  # the list of layers
+    # Under a layer, the output projection of attention: its input is the heads' outputs, in order.
+    projection: str
     pooler: bool = False  # the bare encoder has a pooler that may be left out
     reserved: int = 0  # of max_position_embeddings, those that no token can have
     token_types: bool = False  # the model tells a pair's texts apart by `token_type_ids`
@@ -36,23 +38,26 @@ class Family(NamedTuple):
         return {"use_cache": False} if self.causal else {}
 
 
-BERT = Family("BERT", False, ("embeddings",), "encoder.layer", pooler=True, token_types=True)
-LLAMA = Family("Llama", True, ("embed_",), "layers", blank="step", span_prefix="transformer")
-ALBERT_LAYERS = "encoder.albert_layer_groups.0.albert_layers"
+OUTPUT = "attention.output.dense"
+BERT = Family("BERT", False, ("embeddings",), "encoder.layer", OUTPUT, True, token_types=True)
+LLAMA = Family("Llama", True, ("embed_",), "layers", "self_attn.o_proj", blank="step")
+ALBERT = {"layers": "encoder.albert_layer_groups.0.albert_layers", "projection": "attention.dense"}
 # `model_type` in config.json -> the family.
 TABLE = {
     "bert": BERT,
     "roberta": BERT._replace(name="RoBERTa", reserved=2, token_types=False, blank="option"),
-    "distilbert": Family("DistilBERT", False, ("embeddings",), "transformer.layer"),
+    "distilbert": Family(
+        "DistilBERT", False, ("embeddings",), "transformer.layer", "attention.out_lin"
+    ),
     # layer_decay: layerwise_lr_decay in configure_finetuning.py of google-research/electra
     "electra": BERT._replace(name="ELECTRA", pooler=False, layer_decay=(0.8, 0.9)),
-    "albert": BERT._replace(name="ALBERT", layers=ALBERT_LAYERS, shared_layers=True),
-    "gpt2": Family("GPT-2", True, ("wte", "wpe"), "h", blank="option"),
-    "biogpt": Family("BioGPT", True, ("embed_",), "layers"),
-    "llama": LLAMA,
-    "mistral": LLAMA._replace(name="Mistral", span_prefix=""),
-    "qwen2": LLAMA._replace(name="Qwen2"),
-    "qwen3": LLAMA._replace(name="Qwen3"),
+    "albert": BERT._replace(name="ALBERT", shared_layers=True, **ALBERT),
+    "gpt2": Family("GPT-2", True, ("wte", "wpe"), "h", "attn.c_proj", blank="option"),
+    "biogpt": Family("BioGPT", True, ("embed_",), "layers", "self_attn.out_proj"),
+    "llama": LLAMA._replace(span_prefix="transformer"),
+    "mistral": LLAMA._replace(name="Mistral"),
+    "qwen2": LLAMA._replace(name="Qwen2", span_prefix="transformer"),
+    "qwen3": LLAMA._replace(name="Qwen3", span_prefix="transformer"),
 }
 
 
