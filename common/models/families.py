@@ -22,10 +22,14 @@ class Family(NamedTuple):
     pooler: bool = False  # the bare encoder has a pooler that may be left out
     reserved: int = 0  # of max_position_embeddings, those that no token can have
     token_types: bool = False  # the model tells a pair's texts apart by `token_type_ids`
+    # How the names of the pre-training head's modules begin, outside the encoder, that task models
+    # have below their own head.
+    transform: tuple[str, ...] = ()
     # A text's first word must have the pieces that it has after a blank. "option": the tokenizer's
     # add_prefix_space does it. "step": that option would put a blank before every piece, so we add
     # a step to the tokenizer. "": the tokenizer does it anyway.
     blank: str = ""
+    charsmap: bool = False  # the tokenizer drops the Unicode rules of its SentencePiece file
     # The library's span model calls the encoder so, and all its other models call it `model`: their
     # checkpoints would be loaded as random weights.
     span_prefix: str = ""
@@ -40,24 +44,50 @@ class Family(NamedTuple):
 
 OUTPUT = "attention.output.dense"
 BERT = Family("BERT", False, ("embeddings",), "encoder.layer", OUTPUT, True, token_types=True)
+ROBERTA = BERT._replace(name="RoBERTa", reserved=2, token_types=False)
 LLAMA = Family("Llama", True, ("embed_",), "layers", "self_attn.o_proj", blank="step")
 ALBERT = {"layers": "encoder.albert_layer_groups.0.albert_layers", "projection": "attention.dense"}
 # `model_type` in config.json -> the family.
 TABLE = {
     "bert": BERT,
-    "roberta": BERT._replace(name="RoBERTa", reserved=2, token_types=False, blank="option"),
+    "roberta": ROBERTA._replace(blank="option"),
+    "xlm-roberta": ROBERTA._replace(name="XLM-RoBERTa"),
     "distilbert": Family(
         "DistilBERT", False, ("embeddings",), "transformer.layer", "attention.out_lin"
     ),
     # layer_decay: layerwise_lr_decay in configure_finetuning.py of google-research/electra
     "electra": BERT._replace(name="ELECTRA", pooler=False, layer_decay=(0.8, 0.9)),
     "albert": BERT._replace(name="ALBERT", shared_layers=True, **ALBERT),
+    # Every layer reads the embeddings of distances, and their norm.
+    "deberta-v2": BERT._replace(
+        name="DeBERTa-v2",
+        embeddings=("embeddings", "encoder.rel_embeddings", "encoder.LayerNorm", "encoder.conv"),
+        pooler=False,
+        charsmap=True,
+    ),
+    "modernbert": Family(
+        "ModernBERT",
+        False,
+        ("embeddings",),
+        "layers",
+        "attn.Wo",
+        transform=("head.",),
+        blank="step",
+    ),
+    "eurobert": LLAMA._replace(name="EuroBERT", causal=False),
     "gpt2": Family("GPT-2", True, ("wte", "wpe"), "h", "attn.c_proj", blank="option"),
     "biogpt": Family("BioGPT", True, ("embed_",), "layers", "self_attn.out_proj"),
     "llama": LLAMA._replace(span_prefix="transformer"),
     "mistral": LLAMA._replace(name="Mistral"),
     "qwen2": LLAMA._replace(name="Qwen2", span_prefix="transformer"),
     "qwen3": LLAMA._replace(name="Qwen3", span_prefix="transformer"),
+    "gemma2": LLAMA._replace(name="Gemma 2"),
+    "gemma3_text": LLAMA._replace(name="Gemma 3"),
+    "olmo2": LLAMA._replace(name="OLMo 2"),
+    "phi3": LLAMA._replace(name="Phi-3"),
+    "gpt_neox": Family(
+        "GPT-NeoX", True, ("embed_in",), "layers", "attention.dense", blank="option"
+    ),
 }
 
 
