@@ -338,7 +338,9 @@ def test_a_head_is_kept_only_where_there_is_one_for_these_labels(folder, tmp_pat
         load(tmp_path, "causal")
 
 
-@pytest.mark.parametrize("kind", ["llama", "qwen2", "qwen3", "mistral", "biogpt"])
+@pytest.mark.parametrize(
+    "kind", ["llama", "qwen2", "qwen3", "mistral", "biogpt", "eurobert", "olmo2", "gpt_neox"]
+)
 def test_a_span_model_is_the_start_of_another_head(folder, tmp_path, kind):
     """SQuAD first, another task then: the encoder is the fine-tuned one, whatever it is called."""
     model, tokenizer = load(folder(kind), "span")
@@ -353,7 +355,9 @@ def test_a_span_model_is_the_start_of_another_head(folder, tmp_path, kind):
             assert torch.equal(found[name], weight), name
 
 
-@pytest.mark.parametrize("kind", ["bert", "electra", "gpt2", "biogpt", "qwen3"])
+@pytest.mark.parametrize(
+    "kind", ["bert", "electra", "gpt2", "biogpt", "qwen3", "deberta-v2", "modernbert", "gpt_neox"]
+)
 def test_a_weight_that_is_missing_is_named_for_every_head(folder, tmp_path, kind):
     from safetensors.torch import load_file, save_file
 

@@ -23,8 +23,7 @@ class Family(NamedTuple):
     pooler: bool = False  # the bare encoder has a pooler that may be left out
     reserved: int = 0  # of max_position_embeddings, those that no token can have
     token_types: bool = False  # the model tells a pair's texts apart by `token_type_ids`
-    # How the names of the pre-training head's modules begin, outside the encoder, that task models
-    # have below their own head.
+    # Outside the encoder: modules of the pre-training head that task models have, too.
     transform: tuple[str, ...] = ()
     # A text's first word must have the pieces that it has after a blank. "option": the tokenizer's
     # add_prefix_space does it. "step": that option would put a blank before every piece, so we add
@@ -143,9 +142,7 @@ def by_name(hub_id: str) -> str:
     if not told:
         return "Its name does not tell its family; docs/models.md lists those that can be read."
     if known[told] in TABLE:
-        return (
-            f"By its name it is of the family {TABLE[known[told]].name}, which this project reads."
-        )
+        return f"By its name it belongs to {TABLE[known[told]].name}, which this project reads."
     return f"By its name it is a {known[told]!r} model. {_refusal(known[told])}"
 
 

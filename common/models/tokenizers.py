@@ -25,9 +25,8 @@ def load(where: str, config, words: bool, **options):
     if blank_first == "step" and _glues_words(tokenizer):
         _put_blank_first(tokenizer)
     # Some models have special tokens without an embedding: a pad token, or one for images.
-    beyond = {
-        i for i, token in tokenizer.added_tokens_decoder.items() if token.special and i >= size
-    }
+    added, pad = tokenizer.added_tokens_decoder, tokenizer.pad_token_id
+    beyond = {i for i, token in added.items() if i >= size and (token.special or i == pad)}
     entries = len(tokenizer) - len(beyond)
     if not MIN_COVERAGE * size <= entries <= size:
         counts = f"{entries} tokens for {size} embeddings"
@@ -38,7 +37,7 @@ def load(where: str, config, words: bool, **options):
     if blank_first and _glues_words(tokenizer):
         remedy = 'its tokenizer_config.json needs "tokenizer_class": "GPT2Tokenizer"'
         raise ValueError(f"it would glue words together: {remedy}")
-    if tokenizer.pad_token is None or tokenizer.pad_token_id in beyond:
+    if pad is None or pad in beyond:
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.padding_side = "right"  # left padding shifts positions: BERT, GPT-2 and BioGPT
     # Tokenizers are wrong about this: ALBERT's gives no types, one without a class always does.
@@ -50,6 +49,7 @@ def load(where: str, config, words: bool, **options):
 def _put_blank_first(tokenizer) -> None:
     """Put a blank before each text, or each of given words, but not before words within a text."""
     from tokenizers.pre_tokenizers import Metaspace, Sequence
+    from transformers import PreTrainedTokenizerFast
 
     backend = tokenizer.backend_tokenizer
     # Gemma's normalizer has replaced the blanks before this step.
@@ -57,7 +57,7 @@ def _put_blank_first(tokenizer) -> None:
     own = [backend.pre_tokenizer] if backend.pre_tokenizer else []
     first = Metaspace(replacement=blank, prepend_scheme="first", split=False)
     backend.pre_tokenizer = Sequence([first, *own])
-    _keep_steps(tokenizer)
+    tokenizer.__class__ = PreTrainedTokenizerFast  # some families' classes would forget the step
 
 
 def _with_charsmap(tokenizer, where: str, options: dict):
@@ -77,15 +77,8 @@ def _with_charsmap(tokenizer, where: str, options: dict):
     if rules := proto.normalizer_spec.precompiled_charsmap:
         backend = tokenizer.backend_tokenizer
         backend.normalizer = Sequence([Precompiled(rules), backend.normalizer])
-        _keep_steps(tokenizer)
+        tokenizer.__class__ = PreTrainedTokenizerFast  # else they are lost again when it is saved
     return tokenizer
-
-
-def _keep_steps(tokenizer) -> None:
-    """Save the tokenizer with its present steps: some families' classes would make them anew."""
-    from transformers import PreTrainedTokenizerFast
-
-    tokenizer.__class__ = PreTrainedTokenizerFast
 
 
 def _loses_case(tokenizer) -> bool:
