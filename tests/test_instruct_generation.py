@@ -30,9 +30,7 @@ CONFIGS = {
     ),
     "qwen3": lambda: transformers.Qwen3Config(head_dim=16, **GROUPED),
     "gemma2": lambda: transformers.Gemma2Config(head_dim=16, sliding_window=6, **GROUPED),
-    "gemma3": lambda: transformers.Gemma3TextConfig(head_dim=16, sliding_window=6, **GROUPED),
     "gpt_neox": lambda: transformers.GPTNeoXConfig(num_attention_heads=2, **SMALL),
-    "olmo2": lambda: transformers.Olmo2Config(**GROUPED),
     "phi3": lambda: transformers.Phi3Config(sliding_window=6, pad_token_id=None, **GROUPED),
 }  # fmt: skip
 
