@@ -149,7 +149,7 @@ def sizes(kind, hidden, layers, heads, max_positions) -> dict:
             "share_att_key": True, "pos_att_type": ["p2c", "c2p"], "position_biased_input": False,
         },
         "modernbert": {"local_attention": 12, "classifier_pooling": "mean"},
-        "gemma2": {"sliding_window": 8},
+        "gemma2": {"sliding_window": 8, "final_logit_softcapping": 1.0},
         "gemma3_text": {"sliding_window": 8},
         "phi3": {"sliding_window": 8},
     }.get(kind, {})  # fmt: skip
