@@ -17,4 +17,6 @@ def loss(model, batch: dict):
     wanted = batch["labels"][:, 1:]
     asked = wanted != IGNORED
     scores = whole.get_output_embeddings()(states[:, :-1][asked]).float()
+    if cap := getattr(whole.config, "final_logit_softcapping", None):  # Gemma 2's, after its head
+        scores = cap * (scores / cap).tanh()
     return F.cross_entropy(scores, wanted[asked], reduction="sum")

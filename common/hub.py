@@ -2,6 +2,7 @@
 
 import logging
 import os
+import socket
 from pathlib import Path
 
 from common.cli import UserError
@@ -69,16 +70,18 @@ def cached_or_download(name: str, load, repo_type: str = "model", revision: str 
 def _reason(error: BaseException) -> str:
     from huggingface_hub.errors import RepositoryNotFoundError  # also where access is not granted
 
-    cause = error
-    while cause and not isinstance(cause, RepositoryNotFoundError):  # transformers wraps errors
-        cause = cause.__cause__ or cause.__context__
-    if cause:
+    causes = [error]
+    while cause := causes[-1].__cause__ or causes[-1].__context__:  # transformers wraps errors
+        causes.append(cause)
+    if any(isinstance(cause, RepositoryNotFoundError) for cause in causes):
         return (
             "the Hub has no such repository, or its owner must grant you access on its Hub page. "
             "Check the spelling, type `hf auth login`, or give a local folder."
         )
+    offline = any(isinstance(cause, ConnectionError | socket.gaierror) for cause in causes)
+    why = "there is no network to the Hub" if offline else "the Hub does not give it"
     return (
-        f"it is not complete in the cache, and the Hub does not give it ({shortened(error)}). "
+        f"it is not complete in the cache, and {why} ({shortened(error)}). "
         "Check the network and type the same command again. Without a network, give local folders "
         "(--data_dir, --model_name), or --demo."
     )

@@ -29,6 +29,9 @@ CONFIGS = {
         use_sliding_window=True, sliding_window=6, max_window_layers=1, **GROUPED
     ),
     "qwen3": lambda: transformers.Qwen3Config(head_dim=16, **GROUPED),
+    "gemma2": lambda: transformers.Gemma2Config(head_dim=16, sliding_window=6, **GROUPED),
+    "gpt_neox": lambda: transformers.GPTNeoXConfig(num_attention_heads=2, **SMALL),
+    "phi3": lambda: transformers.Phi3Config(sliding_window=6, pad_token_id=None, **GROUPED),
 }  # fmt: skip
 
 

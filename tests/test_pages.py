@@ -16,10 +16,12 @@ import sys
 from types import SimpleNamespace
 
 import pytest
+import transformers
 
 from common import cli, models
 from common.cli import ROOT
 from common.demo import miniatures
+from common.models import families, loading
 from common.report import __main__ as report
 from Instruct import demo_data as instructions
 from tests.helpers import TASKS
@@ -245,6 +247,20 @@ def test_flags_of_the_other_scripts(monkeypatch):
     check_defaults(told, flags_of("-m common.report", monkeypatch), "report")
     build = rows("Instruct/README.md", "Data")
     assert build.keys() == flags_of("Instruct/build.py", monkeypatch).keys()
+
+
+def test_the_table_of_families():
+    """Which heads the library has a class for, by the library."""
+    told = rows("docs/models.md", "Families")
+    assert {kind: name for kind, (name, *_) in told.items()} == {
+        kind: row.name for kind, row in families.TABLE.items()
+    }
+    for kind, (_, *heads, _) in told.items():
+        for head, cell in zip(("sequence", "token", "span", "causal"), heads, strict=True):
+            auto = getattr(transformers, loading.AUTO_CLASSES[head])
+            known = kind in auto._model_mapping._model_mapping  # without those of our own
+            able = head != "causal" or families.TABLE[kind].causal
+            assert cell == (("yes" if known else "own") if able else "no"), (kind, head)
 
 
 def test_the_table_of_models():

@@ -14,7 +14,8 @@ from QA import offsets, windows
 from QA.squad import Example
 from tests import tiny
 
-KINDS = sorted(tiny.HUB_NAMES)
+ALIKE = {"eurobert", "gemma3_text", "gpt_neox", "olmo2", "phi3"}  # another one splits as they do
+KINDS = sorted(tiny.HUB_NAMES.keys() - ALIKE)
 HARD = (
     "naïve café re\u0301sume\u0301 β-blocker ﬁne 漢字 😀 done",
     "line one\r\nline two\r\n\r\n  end .\r\n",

@@ -29,6 +29,15 @@ HUB_NAMES = {
     "mistral": "mistralai/Mistral-7B-v0.1",
     "qwen2": "Qwen/Qwen2.5-0.5B",
     "qwen3": "Qwen/Qwen3-0.6B",
+    "xlm-roberta": "FacebookAI/xlm-roberta-base",
+    "deberta-v2": "microsoft/deberta-v3-base",
+    "modernbert": "answerdotai/ModernBERT-base",
+    "eurobert": "EuroBERT/EuroBERT-210m",
+    "gemma2": "google/gemma-2-2b",
+    "gemma3_text": "google/gemma-3-1b-it",
+    "gpt_neox": "EleutherAI/pythia-410m",
+    "olmo2": "allenai/OLMo-2-0425-1B",
+    "phi3": "microsoft/Phi-3-mini-4k-instruct",
 }
 # The classes of the configuration and of the pre-trained model; else BERT's.
 MODELS = {
@@ -45,8 +54,21 @@ MODELS = {
     "mistral": ("MistralConfig", "MistralForCausalLM"),
     "qwen2": ("Qwen2Config", "Qwen2ForCausalLM"),
     "qwen3": ("Qwen3Config", "Qwen3ForCausalLM"),
+    "xlm-roberta": ("XLMRobertaConfig", "XLMRobertaForMaskedLM"),
+    "deberta-v2": ("DebertaV2Config", "DebertaV2ForMaskedLM"),
+    "modernbert": ("ModernBertConfig", "ModernBertForMaskedLM"),
+    "eurobert": ("EuroBertConfig", "EuroBertForMaskedLM"),
+    "gemma2": ("Gemma2Config", "Gemma2ForCausalLM"),
+    "gemma3_text": ("Gemma3TextConfig", "Gemma3ForCausalLM"),
+    "gpt_neox": ("GPTNeoXConfig", "GPTNeoXForCausalLM"),
+    "olmo2": ("Olmo2Config", "Olmo2ForCausalLM"),
+    "phi3": ("Phi3Config", "Phi3ForCausalLM"),
 }
-LEGACY = ("biobert", "biobert-vocab-only", "biogpt", "electra", "electra-small", "biom-albert")
+LEGACY = (
+    "biobert", "biobert-vocab-only", "biogpt", "electra", "electra-small", "biom-albert",
+    "deberta-v2",
+)  # fmt: skip
+HALF = ("llama", "deberta-v2", "gpt_neox")  # stored in float16
 UNCASED = ("uncased", "electra", "electra-small", "albert", "biom-albert")
 SENTENCES = (
     "IL-2 gene expression and NF-kappa B activation through CD28 require reactive oxygen .",
@@ -107,18 +129,30 @@ def sizes(kind, hidden, layers, heads, max_positions) -> dict:
                 "max_position_embeddings": max_positions}  # fmt: skip
     sizes = {"hidden_size": hidden, "num_hidden_layers": layers, "num_attention_heads": heads,
              "max_position_embeddings": max_positions}  # fmt: skip
-    if kind == "roberta":  # positions count from 2, past the padding token's
+    if kind in ("roberta", "xlm-roberta"):  # positions count from 2, past the padding token's
         sizes |= {"max_position_embeddings": max_positions + 2, "type_vocab_size": 1}
     if kind == "electra":
         sizes["embedding_size"] = hidden
     if kind in ("electra-small", "albert", "biom-albert"):
         sizes["embedding_size"] = hidden // 2
-    if kind in ("mistral", "llama3", "qwen2", "qwen3"):  # heads share keys and values
-        sizes["num_key_value_heads"] = heads // 2 or 1
+    if kind in ("mistral", "llama3", "qwen2", "qwen3", "eurobert", "gemma2", "gemma3_text"):
+        sizes["num_key_value_heads"] = heads // 2 or 1  # heads share keys and values
     if kind in ("llama3", "qwen2", "qwen3"):
         sizes["tie_word_embeddings"] = True
     if kind == "qwen3":
         sizes["head_dim"] = hidden // heads
+    if kind in ("gemma2", "gemma3_text"):  # heads are wider than the hidden size has room for
+        sizes["head_dim"] = 2 * hidden // heads
+    sizes |= {
+        "deberta-v2": {
+            "relative_attention": True, "position_buckets": 16, "norm_rel_ebd": "layer_norm",
+            "share_att_key": True, "pos_att_type": ["p2c", "c2p"], "position_biased_input": False,
+        },
+        "modernbert": {"local_attention": 12, "classifier_pooling": "mean"},
+        "gemma2": {"sliding_window": 8, "final_logit_softcapping": 1.0},
+        "gemma3_text": {"sliding_window": 8},
+        "phi3": {"sliding_window": 8},
+    }.get(kind, {})  # fmt: skip
     return sizes if kind == "gpt2" else sizes | {"intermediate_size": 4 * hidden}
 
 
@@ -136,16 +170,24 @@ def _write_weights(kind, folder, weights, max_positions):
         del weights["cls.predictions.decoder.bias"]
         for new, old in (("Norm.weight", "Norm.gamma"), ("Norm.bias", "Norm.beta")):
             weights = {name.replace(new, old): w for name, w in weights.items()}
+    elif kind == "gpt_neox":
+        weights["embed_out.weight"] = weights.pop("lm_head.weight")
+    elif kind == "deberta-v2":  # the head of masked words has another name there
+        weights = {
+            n.replace("cls.predictions", "lm_predictions.lm_head"): w for n, w in weights.items()
+        }
     elif kind == "roberta":
         weights["roberta.embeddings.position_ids"] = torch.arange(max_positions + 2)[None]
     if kind not in LEGACY:  # safetensors stores a weight that is tied to another one once
-        first = {w.data_ptr(): name for name, w in reversed(weights.items())}
+        names = sorted(weights, key=lambda name: name.startswith("lm_head"))
+        first = {weights[name].data_ptr(): name for name in reversed(names)}
         weights = {name: w for name, w in weights.items() if first[w.data_ptr()] == name}
+    if kind in HALF:
+        weights = {name: w.half() for name, w in weights.items()}
     if kind in LEGACY:  # BioBERT's file is older than torch's zip format
         path, zipped = folder / "pytorch_model.bin", kind not in ("biobert", "biobert-vocab-only")
         torch.save(weights, path, _use_new_zipfile_serialization=zipped)
     else:
-        weights = {name: w.half() for name, w in weights.items()} if kind == "llama" else weights
         save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
 
 
@@ -239,6 +281,24 @@ def _qwen_tokenizer(kind, folder, texts, pieces, max_positions) -> dict:
 
 def _llama3_tokenizer(kind, folder, texts, pieces, max_positions) -> dict:
     """Byte-level BPE in tokenizer.json alone, of no class of its own; the first token is bos."""
+    begin, end = "<|begin_of_text|>", "<|end_of_text|>"
+    special = [begin, end, *(["<|mask|>", "<|pad|>"] if kind == "eurobert" else [])]
+    frame = f"{begin} $A", f"{begin} $A {begin}:1 $B:1"
+    ids = _byte_level(folder, texts, pieces, special, frame)
+    settings = {
+        "bos_token": begin, "eos_token": end, "model_max_length": max_positions,
+        "model_input_names": ["input_ids", "attention_mask"],
+        "clean_up_tokenization_spaces": True, "tokenizer_class": "PreTrainedTokenizerFast",
+    }  # fmt: skip
+    if kind == "eurobert":
+        settings |= {"mask_token": "<|mask|>", "pad_token": "<|pad|>"}
+    _write_json(folder / "tokenizer_config.json", settings)
+    made = {"vocab_size": len(ids), "bos_token_id": ids[begin], "eos_token_id": ids[end]}
+    return made | ({"pad_token_id": ids["<|pad|>"]} if kind == "eurobert" else {})
+
+
+def _byte_level(folder, texts, pieces, special, frame, regex=True, normalizer=None) -> dict:
+    """Byte-level BPE in tokenizer.json alone; returns the vocabulary."""
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors
     from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX
 
@@ -246,25 +306,72 @@ def _llama3_tokenizer(kind, folder, texts, pieces, max_positions) -> dict:
     for name in ("vocab.json", "merges.txt"):
         (folder / name).unlink()
     raw = Tokenizer(models.BPE(vocab, merges, ignore_merges=True))
-    pattern = pre_tokenizers.Split(Regex(PRETOKENIZE_REGEX), "isolated")
-    level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    raw.pre_tokenizer = pre_tokenizers.Sequence([pattern, level])
-    raw.decoder = decoders.ByteLevel()
-    begin, end = "<|begin_of_text|>", "<|end_of_text|>"
-    raw.add_special_tokens([begin, end])
-    raw.post_processor = processors.TemplateProcessing(
-        single=f"{begin} $A", pair=f"{begin} $A {begin}:1 $B:1",
-        special_tokens=[(begin, raw.token_to_id(begin))],
-    )  # fmt: skip
+    level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=not regex)
+    if regex:
+        pattern = pre_tokenizers.Split(Regex(PRETOKENIZE_REGEX), "isolated")
+        level = pre_tokenizers.Sequence([pattern, level])
+    raw.pre_tokenizer, raw.decoder = level, decoders.ByteLevel()
+    if normalizer:
+        raw.normalizer = normalizer
+    raw.add_special_tokens(special)
+    if frame:
+        raw.post_processor = processors.TemplateProcessing(
+            single=frame[0], pair=frame[1],
+            special_tokens=[(token, raw.token_to_id(token)) for token in special],
+        )  # fmt: skip
     raw.save(str(folder / "tokenizer.json"))
+    return raw.get_vocab()
+
+
+def _modernbert_tokenizer(kind, folder, texts, pieces, max_positions) -> dict:
+    """Byte-level BPE between BERT's special tokens, of no class of its own."""
+    from tokenizers.normalizers import NFC
+
+    names = ("unk", "cls", "sep", "pad", "mask")
+    special = {f"{name}_token": f"[{name.upper()}]" for name in names}
+    frame = "[CLS] $A [SEP]", "[CLS] $A [SEP] $B [SEP]"
+    ids = _byte_level(folder, texts, pieces, [*special.values()], frame, False, NFC())
     settings = {
-        "bos_token": begin, "eos_token": end, "model_max_length": max_positions,
+        "clean_up_tokenization_spaces": True, "model_max_length": max_positions,
         "model_input_names": ["input_ids", "attention_mask"],
-        "clean_up_tokenization_spaces": True, "tokenizer_class": "PreTrainedTokenizerFast",
+        "tokenizer_class": "PreTrainedTokenizerFast",
     }  # fmt: skip
+    _write_json(folder / "tokenizer_config.json", settings | special)
+    of = {f"{name}_token_id": ids[f"[{name.upper()}]"] for name in ("cls", "sep", "pad")}
+    of |= {"bos_token_id": ids["[CLS]"], "eos_token_id": ids["[SEP]"]}
+    return {"vocab_size": len(ids), **of}
+
+
+def _neox_tokenizer(kind, folder, texts, pieces, max_positions) -> dict:
+    """Byte-level BPE whose first token is the end of text, and whose second one is for padding."""
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
+
+    end, padding = "<|endoftext|>", "<|padding|>"
+    vocab, merges = _bpe(folder, texts, pieces, [end, padding])
+    for name in ("vocab.json", "merges.txt"):
+        (folder / name).unlink()
+    raw = Tokenizer(models.BPE(vocab, merges))
+    raw.normalizer, raw.decoder = normalizers.NFC(), decoders.ByteLevel()
+    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    raw.add_special_tokens([end, padding])
+    raw.save(str(folder / "tokenizer.json"))
+    settings = {"unk_token": end, "bos_token": end, "eos_token": end, "add_prefix_space": False,
+                "tokenizer_class": "GPTNeoXTokenizer"}  # fmt: skip
     _write_json(folder / "tokenizer_config.json", settings)
-    ids = {"bos_token_id": raw.token_to_id(begin), "eos_token_id": raw.token_to_id(end)}
-    return {"vocab_size": raw.get_vocab_size(), **ids}
+    # As in Pythia, not every embedding has an entry.
+    return {"vocab_size": len(vocab) + 7, "bos_token_id": 0, "eos_token_id": 0}
+
+
+def _olmo_tokenizer(kind, folder, texts, pieces, max_positions) -> dict:
+    """Byte-level BPE that names GPT-2's class, which the library does not use for it."""
+    end, padding = "<|endoftext|>", "<|pad|>"
+    ids = _byte_level(folder, texts, pieces, [end, padding], None)
+    settings = {"unk_token": end, "bos_token": None, "eos_token": end, "pad_token": padding,
+                "add_prefix_space": False, "model_max_length": max_positions,
+                "tokenizer_class": "GPT2Tokenizer"}  # fmt: skip
+    _write_json(folder / "tokenizer_config.json", settings)
+    return {"vocab_size": len(ids), "bos_token_id": None, "eos_token_id": ids[end],
+            "pad_token_id": ids[padding]}  # fmt: skip
 
 
 def _sentencepiece(path, texts, characters, pieces, **options) -> int:
@@ -321,6 +428,87 @@ def _llama_tokenizer(kind, folder, texts, pieces, max_positions) -> dict:
     return {"vocab_size": size, "bos_token_id": 1, "eos_token_id": 2}
 
 
+def _gemma_tokenizer(kind, folder, texts, pieces, max_positions) -> dict:
+    """SentencePiece BPE that falls back to bytes; blanks are replaced, and none is put in front."""
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+    from transformers.convert_slow_tokenizer import SentencePieceExtractor
+
+    path = folder / "tokenizer.model"
+    size = _sentencepiece(
+        path, texts, PRINTABLE, 256 + pieces, model_type="bpe", byte_fallback=True, pad_id=0,
+        eos_id=1, bos_id=2, unk_id=3, bos_piece="<bos>", eos_piece="<eos>", pad_piece="<pad>",
+        normalization_rule_name="identity", remove_extra_whitespaces=False, add_dummy_prefix=False,
+        user_defined_symbols=["<mask>"],
+    )  # fmt: skip
+    made = SentencePieceExtractor(str(path)).extract(models.BPE)
+    model = {"fuse_unk": True, "unk_token": "<unk>", "byte_fallback": True}
+    raw = Tokenizer(models.BPE(made["vocab"], made["merges"], **model))
+    raw.normalizer = normalizers.Replace(" ", "\u2581")
+    raw.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous")
+    steps = [decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse()]
+    raw.decoder = decoders.Sequence(steps)
+    raw.post_processor = processors.TemplateProcessing(
+        single="<bos> $A", pair="<bos> $A <bos>:1 $B:1", special_tokens=[("<bos>", 2)]
+    )
+    special = ["<pad>", "<eos>", "<bos>", "<unk>"]
+    settings = {f"{token[1:-1]}_token": token for token in special} | {
+        "add_bos_token": True, "add_eos_token": False, "tokenizer_class": "GemmaTokenizer",
+        "clean_up_tokenization_spaces": False, "spaces_between_special_tokens": False,
+        "model_max_length": 1000000000000000019884624838656,
+    }  # fmt: skip
+    if kind == "gemma3_text":  # a token without an embedding, for models that read images
+        special.append("<image_soft_token>")
+        _write_json(folder / "added_tokens.json", {special[-1]: size})
+        settings |= {"image_token": special[-1], "processor_class": "Gemma3Processor"}
+    raw.add_special_tokens(special)
+    raw.save(str(folder / "tokenizer.json"))
+    _write_json(folder / "tokenizer_config.json", settings)
+    return {"vocab_size": size, "pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 1}
+
+
+def _phi_tokenizer(kind, folder, texts, pieces, max_positions) -> dict:
+    """Llama 2's with another end of text, which also pads, on the left; no token in front."""
+    ids = _llama_tokenizer("llama", folder, texts, pieces, max_positions)
+    end = "<|endoftext|>"
+    content = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    token = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    content["post_processor"] = None
+    content["added_tokens"] += [token | {"id": ids["vocab_size"], "content": end, "special": True}]
+    _write_json(folder / "tokenizer.json", content)
+    settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+    settings |= {"add_bos_token": False, "eos_token": end, "pad_token": end, "padding_side": "left"}
+    _write_json(folder / "tokenizer_config.json", settings)
+    size = ids["vocab_size"] + 1
+    return {"vocab_size": size, "bos_token_id": 1, "eos_token_id": size - 1,
+            "pad_token_id": size - 1}  # fmt: skip
+
+
+def _deberta_tokenizer(kind, folder, texts, pieces, max_positions) -> dict:
+    """A SentencePiece unigram model alone, with NFKC; there are more embeddings than tokens."""
+    size = _sentencepiece(
+        folder / "spm.model", texts, PRINTABLE, pieces, model_type="unigram",
+        hard_vocab_limit=False, pad_id=0, bos_id=1, eos_id=2, unk_id=3, pad_piece="[PAD]",
+        bos_piece="[CLS]", eos_piece="[SEP]", unk_piece="[UNK]",
+        normalization_rule_name="nmt_nfkc",
+    )  # fmt: skip
+    _write_json(folder / "tokenizer_config.json", {"do_lower_case": False, "vocab_type": "spm"})
+    return {"vocab_size": size + 1 + 9, "pad_token_id": 0}  # [MASK] comes last
+
+
+def _xlm_roberta_tokenizer(kind, folder, texts, pieces, max_positions) -> dict:
+    """A SentencePiece unigram model after fairseq's special tokens."""
+    from transformers import XLMRobertaTokenizer
+
+    size = _sentencepiece(
+        folder / "sentencepiece.bpe.model", texts, PRINTABLE, pieces, model_type="unigram",
+        hard_vocab_limit=False, normalization_rule_name="nmt_nfkc",
+    )  # fmt: skip
+    _write_json(folder / "tokenizer_config.json", {"model_max_length": max_positions})
+    tokenizer = XLMRobertaTokenizer.from_pretrained(folder)
+    tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"))
+    return {"vocab_size": size + 2, "bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 2}
+
+
 def _biogpt_tokenizer(kind, folder, texts, pieces, max_positions) -> dict:
     """Words end in `</w>`; merges in fastBPE's `first second count` lines; no tokenizer_config."""
     from tokenizers.pre_tokenizers import BertPreTokenizer
@@ -347,6 +535,15 @@ TOKENIZERS = {
     "llama3": _llama3_tokenizer,
     "qwen2": _qwen_tokenizer,
     "qwen3": _qwen_tokenizer,
+    "xlm-roberta": _xlm_roberta_tokenizer,
+    "deberta-v2": _deberta_tokenizer,
+    "modernbert": _modernbert_tokenizer,
+    "eurobert": _llama3_tokenizer,
+    "gemma2": _gemma_tokenizer,
+    "gemma3_text": _gemma_tokenizer,
+    "gpt_neox": _neox_tokenizer,
+    "olmo2": _olmo_tokenizer,
+    "phi3": _phi_tokenizer,
 }  # else BERT's
 
 

@@ -3,6 +3,7 @@
 A new family is a new row of `TABLE` and a kind in tests/tiny.py.
 """
 
+import re
 from typing import NamedTuple
 
 from common.cli import UserError
@@ -22,10 +23,13 @@ class Family(NamedTuple):
     pooler: bool = False  # the bare encoder has a pooler that may be left out
     reserved: int = 0  # of max_position_embeddings, those that no token can have
     token_types: bool = False  # the model tells a pair's texts apart by `token_type_ids`
+    # Outside the encoder: modules of the pre-training head that task models have, too.
+    transform: tuple[str, ...] = ()
     # A text's first word must have the pieces that it has after a blank. "option": the tokenizer's
     # add_prefix_space does it. "step": that option would put a blank before every piece, so we add
     # a step to the tokenizer. "": the tokenizer does it anyway.
     blank: str = ""
+    charsmap: bool = False  # the tokenizer drops the Unicode rules of its SentencePiece file
     # The library's span model calls the encoder so, and all its other models call it `model`: their
     # checkpoints would be loaded as random weights.
     span_prefix: str = ""
@@ -40,35 +44,106 @@ class Family(NamedTuple):
 
 OUTPUT = "attention.output.dense"
 BERT = Family("BERT", False, ("embeddings",), "encoder.layer", OUTPUT, True, token_types=True)
+ROBERTA = BERT._replace(name="RoBERTa", reserved=2, token_types=False)
 LLAMA = Family("Llama", True, ("embed_",), "layers", "self_attn.o_proj", blank="step")
 ALBERT = {"layers": "encoder.albert_layer_groups.0.albert_layers", "projection": "attention.dense"}
 # `model_type` in config.json -> the family.
 TABLE = {
     "bert": BERT,
-    "roberta": BERT._replace(name="RoBERTa", reserved=2, token_types=False, blank="option"),
+    "roberta": ROBERTA._replace(blank="option"),
+    "xlm-roberta": ROBERTA._replace(name="XLM-RoBERTa"),
     "distilbert": Family(
         "DistilBERT", False, ("embeddings",), "transformer.layer", "attention.out_lin"
     ),
     # layer_decay: layerwise_lr_decay in configure_finetuning.py of google-research/electra
     "electra": BERT._replace(name="ELECTRA", pooler=False, layer_decay=(0.8, 0.9)),
     "albert": BERT._replace(name="ALBERT", shared_layers=True, **ALBERT),
+    # Every layer reads the embeddings of distances, and their norm.
+    "deberta-v2": BERT._replace(
+        name="DeBERTa-v2",
+        embeddings=("embeddings", "encoder.rel_embeddings", "encoder.LayerNorm", "encoder.conv"),
+        pooler=False,
+        charsmap=True,
+    ),
+    "modernbert": Family(
+        "ModernBERT",
+        False,
+        ("embeddings",),
+        "layers",
+        "attn.Wo",
+        transform=("head.",),
+        blank="step",
+    ),
+    "eurobert": LLAMA._replace(name="EuroBERT", causal=False),
     "gpt2": Family("GPT-2", True, ("wte", "wpe"), "h", "attn.c_proj", blank="option"),
     "biogpt": Family("BioGPT", True, ("embed_",), "layers", "self_attn.out_proj"),
     "llama": LLAMA._replace(span_prefix="transformer"),
     "mistral": LLAMA._replace(name="Mistral"),
     "qwen2": LLAMA._replace(name="Qwen2", span_prefix="transformer"),
     "qwen3": LLAMA._replace(name="Qwen3", span_prefix="transformer"),
+    "gemma2": LLAMA._replace(name="Gemma 2"),
+    "gemma3_text": LLAMA._replace(name="Gemma 3"),
+    "olmo2": LLAMA._replace(name="OLMo 2"),
+    "phi3": LLAMA._replace(name="Phi-3"),
+    "gpt_neox": Family(
+        "GPT-NeoX", True, ("embed_in",), "layers", "attention.dense", blank="option"
+    ),
 }
+
+SPARSE = (
+    "Its attention maps are not [tokens, tokens], so they cannot be compared. For long texts "
+    "choose a ModernBERT, such as --model_name bioclinical-modernbert-base."
+)
+# `model_type` -> why it has no row.
+REFUSED = {
+    "longformer": SPARSE,
+    "big_bird": SPARSE,
+    "gemma3": "It also reads images. Choose one for text alone, such as --model_name gemma-3-1b.",
+}
+# What a model's name says, where that is not its `model_type`.
+NAMES = {
+    "debertav3": "deberta-v2", "pythia": "gpt_neox", "gemma3270m": "gemma3_text",
+    "gemma31b": "gemma3_text", "medgemma": "gemma3", "medgemma27btext": "gemma3_text",
+}  # fmt: skip
 
 
 def of(config) -> Family:
     """The row of a model's configuration. Raises UserError for an unknown family."""
-    if config.model_type not in TABLE:
-        raise UserError(
-            f"{config._name_or_path or 'the model'} is a {config.model_type!r} model, and this "
-            f"project reads only {', '.join(TABLE)}-like ones. Choose another --model_name."
-        )
+    check(config.model_type, config._name_or_path or "the model")
     return TABLE[config.model_type]
+
+
+def check(model_type: str, where: str) -> None:
+    """Raise UserError, with the reason, if the table has no such family."""
+    if model_type not in TABLE:
+        raise UserError(f"{where} is a {model_type!r} model. {_refusal(model_type)}")
+
+
+def _refusal(model_type: str) -> str:
+    if model_type in REFUSED:
+        return REFUSED[model_type]
+    return (
+        f"This project reads models of the kinds {', '.join(TABLE)}. Choose another --model_name, "
+        'or add a row: see "A model family" in docs/extending.md.'
+    )
+
+
+def by_name(hub_id: str) -> str:
+    """What a Hub id alone tells about the model's family, as a sentence for messages."""
+    from transformers import CONFIG_MAPPING
+
+    def plain(name: str) -> str:
+        return re.sub("[^a-z0-9]", "", name.lower())
+
+    known = {plain(model_type): model_type for model_type in CONFIG_MAPPING} | NAMES
+    name = plain(hub_id.rpartition("/")[2])
+    # The longest counts: "camembert" is not "bert". Very short ones are parts of other words.
+    told = max((key for key in known if len(key) > 3 and key in name), key=len, default=None)
+    if not told:
+        return "Its name does not tell its family; docs/models.md lists those that can be read."
+    if known[told] in TABLE:
+        return f"By its name it belongs to {TABLE[known[told]].name}, which this project reads."
+    return f"By its name it is a {known[told]!r} model. {_refusal(known[told])}"
 
 
 def positions(config) -> int:

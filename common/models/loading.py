@@ -5,13 +5,12 @@ always a Hub id or a folder; every function here that takes it raises UserError.
 """
 
 import logging
-import string
 from functools import partial
 from pathlib import Path
 
 from common.cli import UserError
 from common.hub import cached_or_download, shortened
-from common.models import adapters, families
+from common.models import adapters, families, tokenizers
 
 log = logging.getLogger(__name__)
 # The kind of a task model's head, None for the bare encoder -> the library's class.
@@ -22,15 +21,20 @@ AUTO_CLASSES = {
     "causal": "AutoModelForCausalLM",
     None: "AutoModel",
 }
-# Without its vocabulary file, a tokenizer loads silently with a few special tokens. A whole one has
-# an entry for almost each row of the embeddings; the rest is padding.
-MIN_COVERAGE = 0.9
 
 
 def load_config(where: str):
     """The configuration of a model of a known family."""
-    from transformers import AutoConfig
+    from transformers import AutoConfig, PreTrainedConfig
 
+    try:
+        values, _ = _load(where, partial(PreTrainedConfig.get_config_dict, where))
+    except UserError as error:
+        if Path(where).is_dir():
+            raise
+        raise UserError(f"{error} {families.by_name(where)}") from error
+    if model_type := values.get("model_type"):  # the library itself may not know it
+        families.check(model_type, where)
     config = _load(where, partial(AutoConfig.from_pretrained, where))
     families.of(config)
     return config
@@ -42,56 +46,7 @@ def load_tokenizer(where: str, config, words: bool = True):
     It gives `token_type_ids` only if the model reads them. If it has no pad token, its end of text
     becomes one. One that is damaged, another model's, or would lose capitals is an error.
     """
-    from tokenizers.pre_tokenizers import Metaspace, Sequence
-    from transformers import AutoTokenizer
-
-    row, size = families.of(config), config.vocab_size
-    blank_first = row.blank if words else ""
-
-    def load(**options):
-        if blank_first == "option":
-            options["add_prefix_space"] = True
-        tokenizer = AutoTokenizer.from_pretrained(where, **options)
-        if _loses_case(tokenizer):  # a repository with a vocabulary alone
-            tokenizer = AutoTokenizer.from_pretrained(where, do_lower_case=False, **options)
-        if blank_first == "step" and _glues_words(tokenizer):
-            # A blank before each text, or each of given words, but not before words within a text.
-            backend = tokenizer.backend_tokenizer
-            blank = Metaspace(replacement=" ", prepend_scheme="first", split=False)
-            backend.pre_tokenizer = Sequence([blank, backend.pre_tokenizer])
-        # Some fine-tuned causal models have a pad token, but no embedding for it.
-        beyond = tokenizer.pad_token_id is not None and tokenizer.pad_token_id >= size
-        entries = len(tokenizer) - beyond
-        if not MIN_COVERAGE * size <= entries <= size:
-            counts = f"{entries} tokens for {size} embeddings"
-            raise ValueError(f"{counts}: a file is missing or damaged, or it mixes two models")
-        if _loses_case(tokenizer):
-            remedy = 'its tokenizer_config.json needs "do_lower_case": false'
-            raise ValueError(f"it lower-cases a cased vocabulary: {remedy}")
-        if blank_first and _glues_words(tokenizer):
-            remedy = 'its tokenizer_config.json needs "tokenizer_class": "GPT2Tokenizer"'
-            raise ValueError(f"it would glue words together: {remedy}")
-        if tokenizer.pad_token is None or beyond:
-            tokenizer.pad_token = tokenizer.eos_token
-        tokenizer.padding_side = "right"  # left padding shifts positions: BERT, GPT-2 and BioGPT
-        # Tokenizers are wrong about this: ALBERT's gives no types, one without a class always does.
-        types = row.token_types and config.type_vocab_size > 1
-        tokenizer.model_input_names = ["input_ids", *["token_type_ids"] * types, "attention_mask"]
-        return tokenizer
-
-    return _load(where, load)
-
-
-def _loses_case(tokenizer) -> bool:
-    """Whether it lower-cases its input, although more than 1 % of its entries are cased."""
-    entries = set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens)
-    pieces = entries.intersection(tokenizer.tokenize(" ".join(string.ascii_uppercase)))
-    cased = sum(entry != entry.lower() for entry in entries)
-    return cased > 0.01 * len(entries) and "".join(pieces).islower()
-
-
-def _glues_words(tokenizer) -> bool:
-    return tokenizer.tokenize("a a") != 2 * tokenizer.tokenize("a")
+    return _load(where, partial(tokenizers.load, where, config, words))
 
 
 def load_task_model(where: str, head: str, labels: list[str], keep_head: bool = False):
@@ -114,14 +69,15 @@ def load_task_model(where: str, head: str, labels: list[str], keep_head: bool = 
     tokenizer = load_tokenizer(where, config, words=head != "causal")
     # A head for other labels is made anew; any other weight of another shape is an error.
     model, new = _load_weights(where, config, head, ignore_mismatched_sizes=True, **options)
-    encoder = f"{model.base_model_prefix}."
-    pooler = [key for key in new if key.startswith(encoder)]
+    pretrained = (f"{model.base_model_prefix}.", *row.transform)
+    pooler = [key for key in new if key.startswith(pretrained)]
     # A pooler is trained on pairs of sentences: a model of masked words alone has none.
     if pooler and "MaskedLM" not in str(config.architectures):
-        log.warning("%s has no pooler: it starts untrained", where)
+        what = "transform" if row.transform else "pooler"
+        log.warning("%s has no %s: it starts untrained", where, what)
     if not keep_head and head != "causal":
         for name, weight in model.named_parameters():
-            if not name.startswith(encoder):  # also if the checkpoint had such a head
+            if not name.startswith(pretrained):  # also if the checkpoint had such a head
                 deviation = model.config.initializer_range
                 weight.data.normal_(0.0, deviation) if weight.ndim > 1 else weight.data.zero_()
     elif others or len(new) > len(pooler):
@@ -135,20 +91,20 @@ def load_task_model(where: str, head: str, labels: list[str], keep_head: bool = 
 
 
 def load_encoder(
-    where: str, attention: str = "sdpa", random_init: bool = False, words: bool = True
+    where: str, attention: str | None = None, random_init: bool = False, words: bool = True
 ):
     """(encoder, tokenizer): the model without its head, frozen, in float32, in eval mode.
 
-    `attention`: "sdpa", or "eager" to read attention maps. `random_init`: the same architecture
-    with new weights from torch's global generator: seed it before. `words`: see `load_tokenizer`;
-    False for prompts, which a causal model reads as it was trained to.
+    `attention`: "eager" to read attention maps, else what is fastest for the family. `random_init`:
+    the same architecture with new weights from torch's global generator: seed it before. `words`:
+    see `load_tokenizer`; False for prompts, which a causal model reads as it was trained to.
     """
     import torch
     from transformers import AutoModel
 
     config = load_config(where)
     tokenizer = load_tokenizer(where, config, words)
-    options = {"attn_implementation": attention}
+    options = {"attn_implementation": attention} if attention else {}
     if families.of(config).pooler:
         options["add_pooling_layer"] = False  # nothing reads it, and not all checkpoints have it
     if random_init:
@@ -191,16 +147,17 @@ def logits(model, batch: dict):
 
 
 def _auto_class(head: str | None, config):
-    """The library's class for a head. It has none for BioGPT's spans: we make it of its parts."""
+    """The library's class for a head. Those that it lacks for a family we make of its parts."""
     import transformers
-    from transformers.modeling_layers import GenericForQuestionAnswering
+    from transformers import modeling_layers
 
     auto = getattr(transformers, AUTO_CLASSES[head])
-    if head == "span" and type(config) not in auto._model_mapping:
+    if head in ("token", "span") and type(config) not in auto._model_mapping:
         encoder = transformers.MODEL_MAPPING[type(config)]
+        ending = AUTO_CLASSES[head].removeprefix("AutoModel")  # "ForTokenClassification"
         own = {"base_model_prefix": encoder.base_model_prefix, "config_class": type(config)}
-        name = encoder.__name__.replace("Model", "ForQuestionAnswering")
-        model = type(name, (GenericForQuestionAnswering, encoder.__base__), own)
+        bases = getattr(modeling_layers, f"Generic{ending}"), encoder.__base__
+        model = type(encoder.__name__.replace("Model", ending), bases, own)
         # Without `exist_ok`, the library passes over its own configurations.
         auto.register(type(config), model, exist_ok=True)
     return auto

@@ -24,10 +24,18 @@ ENCODERS = {
     "biom-electra-large": "sultan/BioM-ELECTRA-Large-Discriminator",
     "biom-bert-large": "sultan/BioM-BERT-PubMed-PMC-Large",
     "biom-albert-xxlarge": "sultan/BioM-ALBERT-xxlarge",
+    "modernbert-base": "answerdotai/ModernBERT-base",
+    "bioclinical-modernbert-base": "thomas-sounack/BioClinical-ModernBERT-base",
+    "bioclinical-modernbert-large": "thomas-sounack/BioClinical-ModernBERT-large",
+    "deberta-v3-base": "microsoft/deberta-v3-base",
+    "deberta-v3-large": "microsoft/deberta-v3-large",
+    "xlm-roberta-base": "FacebookAI/xlm-roberta-base",
 }
 CAUSAL = {
     "gpt2": "gpt2-medium",
     "biogpt": "microsoft/biogpt",
+    "gemma-3-1b": "google/gemma-3-1b-it",
+    "pythia-410m": "EleutherAI/pythia-410m",
     "llama2-7b": "meta-llama/Llama-2-7b-chat-hf",
     "llama2-13b": "meta-llama/Llama-2-13b-chat-hf",
     "medtuned-7b": "nlpie/Llama2-MedTuned-7b",
