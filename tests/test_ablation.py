@@ -128,9 +128,10 @@ def test_what_is_refused(place, capsys, monkeypatch, no_figures):  # noqa: F811
     assert "no fine-tuned" in shown and "fine-tuning.py" in shown
     heads = place.folder(50, "attention") / "heads.csv"
     text = heads.read_text()
-    heads.write_text(text[: len(text) // 2])
-    shown = place.refused(capsys, "ablation", *SIZE)
-    assert "missing or damaged" in shown and "--overwrite" in shown
+    for lines in (text.splitlines()[:2], ["layer,head"], []):
+        heads.write_text("\n".join(lines))
+        shown = place.refused(capsys, "ablation", *SIZE)
+        assert "damaged" in shown and "--overwrite" in shown
     heads.write_text(text)
     config = read_json(heads.with_name("config.json"))
     config["inputs"]["checkpoint"] = "another"

@@ -1,4 +1,4 @@
-"""Every model family through fine-tuning, probing, attention and prediction.
+"""Every model family through all steps and prediction.
 
 The checkpoints are miniatures in the real file layouts. test_architectures.py compares what each
 family computes with the library; here the steps must give complete and plausible results.
@@ -41,11 +41,13 @@ def test_a_family_goes_through_all_steps(family, task, checkpoint, tmp_path, mon
              "--device", "cpu", "--precision", "fp32"]  # fmt: skip
     train = ("--num_train_epochs", 1, "--learning_rate", 1e-3)
 
-    for step, more in {
-        "fine-tuning": ("--training_size", 100, *train),
-        "probing": ("--training_size", 100, "--probe", "linear"),
-        "attention": ("--training_sizes", "100", "--controls", "--drop_special"),
-    }.items():
+    for step, more in (
+        ("fine-tuning", ("--training_size", 100, *train)),
+        ("probing", ("--training_size", 100, "--probe", "linear")),
+        ("attention", ("--training_sizes", "100", "--controls", "--drop_special")),
+        ("attention", ("--training_sizes", "100")),
+        ("ablation", ("--training_size", 100)),
+    ):
         assert run_script(task, step, *flags, *more) == 0
     (tmp_path / "input").write_text(INPUT[task])
     new = ("--input", tmp_path / "input", "--output", tmp_path / "answer")
@@ -59,6 +61,9 @@ def test_a_family_goes_through_all_steps(family, task, checkpoint, tmp_path, mon
     saved = load_file(cell / "fine-tuning" / "checkpoint" / "model.safetensors")
     assert all(np.isfinite(tensor.float().numpy()).all() for tensor in saved.values())
 
+    curves = pd.read_csv(cell / "ablation" / "ablation.csv").query("metric == 'loss'")
+    losses = curves.groupby("removed")["value"].agg(["min", "max"])
+    assert losses.loc[0, "min"] == losses.loc[0, "max"] != losses.loc[100, "min"]
     layers = pd.read_csv(cell / "probing-linear" / "layers.csv")
     n_layers = read_json(model / "config.json").get("num_hidden_layers", 1)
     assert set(layers["layer"]) == set(range(n_layers + 1))

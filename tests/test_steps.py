@@ -350,7 +350,7 @@ def test_printed_remedies_work(place, name, step, capsys, monkeypatch):
 def test_next_leads_through_the_steps_to_the_report(place, capsys, monkeypatch):
     monkeypatch.chdir(ROOT)
     place.run("fine-tuning", "--training_size", 50)
-    for step in ("probing", "attention"):
+    for step in ("probing", "attention", "ablation"):
         shown = capsys.readouterr().out.replace("next:    ", "")
         assert f"{step}.py" in shown and follow(shown) == 0
     assert "python -m common.report --tasks" in capsys.readouterr().out
@@ -474,7 +474,7 @@ def sections(grid):
 
 
 def test_a_step_is_a_file_and_a_script_and_nothing_else(tmp_path):
-    """In a copy of the repository: the study runs the fourth step, the report shows it."""
+    """In a copy of the repository: the study runs the new step, the report shows it."""
     import subprocess
 
     for name in ("common", "NER", "NLI"):
@@ -483,7 +483,7 @@ def test_a_step_is_a_file_and_a_script_and_nothing_else(tmp_path):
     (tmp_path / "common" / "steps" / "counting.py").write_text(TOY)
     script = (tmp_path / "NER" / "attention.py").read_text()
     script = script.replace("import attention", "import counting").replace(
-        "attention.", "counting."
+        "script(attention", "script(counting"
     )
     (tmp_path / "NER" / "counting.py").write_text(script)
     command = [sys.executable, "-m", "common.study", "--tasks", "NER", "--training_sizes", "10"]

@@ -215,6 +215,11 @@ def removals(ready: Ready, train: list[dict], cell, change, args):
     from common.steps.attention import numbered
 
     task, model, device = ready.task, ready.model, ready.device
+    shape = model.config.num_hidden_layers, model.config.num_attention_heads
+    if change.shape != shape:
+        folder = cell._replace(step="attention", variant="").folder
+        again = results.again(folder, results.read(folder)[0])
+        raise UserError(f"{folder / 'heads.csv'} is damaged: heads are missing. {again}")
     file = cell.partial / "importance.csv"
     if not file.is_file():
         to_device(model, device._replace(precision="fp32"))
