@@ -126,7 +126,7 @@ def find(call) -> tuple[results.Cell, Made]:
             "10, 30, 50 or 100."
         )
     source = models.source(args.model_name, args.demo)
-    cell = results.Begun(call, source, None, {}).cell(args.training_size, variant="")
+    cell = results.Begun(call, source, None, {}).cell(args.training_size)
     checkpoint = checkpoints.existing(call, [cell])[cell].folder / "checkpoint"
     config, metrics = results.read(checkpoint.parent)
     positions = families.positions(models.load_config(str(checkpoint)))

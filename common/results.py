@@ -29,7 +29,7 @@ PARTIAL, REPLACED, WORK = ".partial", ".replaced", "work"
 INPUTS = {
     "data": ("data set", ("task", "dataset")),
     "model": ("base model", ("model",)),
-    "checkpoint": ("fine-tuned model", ("model", "training_size", "seed")),
+    "checkpoint": ("fine-tuned model", ("model", "training_size", "seed", "variant")),
 }
 
 
@@ -76,15 +76,14 @@ class Begun(NamedTuple):
     data: Any
     hashes: dict[str, str | None]  # of "data" and "model"; None: the model's name identifies it
 
-    def cell(self, size: int | str, variant: str | None = None) -> Cell:
-        """The cell of a size; `variant`: other than the one that the flags name."""
+    def cell(self, size: int | str) -> Cell:
+        """The cell of a size."""
         args, task = self.call.args, self.call.task
         own = args.data_dir.resolve().name if args.data_dir else task.DATASET
         dataset = "demo" if args.demo else args.dataset_name or own
         root = args.output_dir or ROOT / task.NAME / "results"
-        variant = self.call.variant if variant is None else variant
         about = task.NAME, dataset, self.source.results, size, args.seed
-        return Cell(root, *about, self.call.step, variant)
+        return Cell(root, *about, self.call.step, self.call.variant(size))
 
     def config(self, cell: Cell, settings: dict, checkpoint: str | None = None) -> dict:
         """config.json: the cell, what identifies the result, and how to make it again."""

@@ -114,5 +114,6 @@ def _results(folder: Path) -> str:
     config = read_json(folder.parent / "config.json")
     if isinstance(config, dict) and config.get("step") == "fine-tuning":  # our own checkpoint
         with suppress(KeyError):  # another program's, which says "step" too
-            return "{task}-{dataset}-{model}-{training_size}-seed-{seed}".format_map(config)
+            name = "{task}-{dataset}-{model}-{training_size}-seed-{seed}".format_map(config)
+            return "-".join(filter(None, (name, config["variant"])))
     return "--".join(folder.parts[-2:]).strip("/")
