@@ -17,6 +17,7 @@ from common.batching import pad
 from common.cli import UserError
 from common.files import save_model
 from common.models import adapters, loading
+from common.steps import STEPS
 from tests.helpers import read_json, read_rows, run_script, write_data
 from tests.test_qa_scripts import squad_document, write
 
@@ -186,40 +187,56 @@ def data_of(task, folder):
     return folder
 
 
+def steps_of(task, base, *lora):
+    """Fine-tuning, probing and attention of 50 %; the pre-trained and an untrained model too."""
+    own, rate = (*base, *lora, "--training_size", 50), ("--learning_rate", 1e-2) * bool(lora)
+    stride = ("--doc_stride", 16) * (task == "QA")
+    assert run_script(task, "fine-tuning", *own, "--num_train_epochs", 2, *rate, *stride) == 0
+    assert run_script(task, "probing", *own, "--controls") == 0
+    assert run_script(task, "probing", *base, *lora, "--layers", "last") == 0
+    assert run_script(task, "attention", *own, "--controls") == 0
+
+
 @pytest.mark.parametrize(("task", "kind"), [("NER", "bert"), ("NLI", "gpt2"), ("QA", "albert")])
-def test_every_step_has_results_of_its_own_with_lora(task, kind, tmp_path, checkpoint, capsys):
-    """The model is an option of each step; what is not fine-tuned is one result with both."""
-    out, cell = tmp_path / "out", tmp_path / "out" / "data" / f"own--{kind}"
-    base = ("--data_dir", data_of(task, tmp_path / "data"), "--output_dir", out, "--model_name",
-            shutil.copytree(checkpoint(kind), tmp_path / "own" / kind))  # fmt: skip
-    quick = (*base, "--device", "cpu", "--precision", "fp32")
-    quick += ("--doc_stride", 16) if task == "QA" else ()
-    for lora in ((), ("--lora",)):
-        rate = ("--learning_rate", 1e-2) if lora else ()
-        own, last = (*quick, *lora, "--training_size", 50), (*quick, *lora, "--layers", "last")
-        assert run_script(task, "fine-tuning", *own, *rate, "--num_train_epochs", 2) == 0
-        shown = capsys.readouterr().out
-        assert ("(LoRA, rank 16), " in shown) == bool(lora) and "examples a second, peak" in shown
-        assert ("--lora" in shown.split("next:")[1]) == bool(lora)
-        assert run_script(task, "probing", *own, "--controls") == 0
-        assert run_script(task, "probing", *last) == 0
-        assert run_script(task, "attention", *own, "--controls") == 0
-    controls = [f"probing-{name}" for name in tasks.load(task).CONTROLS]
-    plain = ["attention", "fine-tuning", "probing", *controls]
-    both = sorted([*plain, *(re.sub("^(fine-tuning|[a-z]+)", r"\1-lora", name) for name in plain)])
-    assert sorted(path.name for path in (cell / "50" / "seed-42").iterdir()) == both
+def test_every_step_has_results_of_its_own_with_lora(
+    task, kind, tmp_path, checkpoint, capsys, monkeypatch
+):
+    """The flag names the fine-tuned model; what is not fine-tuned is one result with both."""
+    silent = [step for step in STEPS.values() if task != "NER" or step.NAME == "fine-tuning"]
+    for step in silent:  # one task's figures are enough
+        monkeypatch.setattr(step, "draw", lambda *given: None)
+    model = shutil.copytree(checkpoint(kind), tmp_path / "own" / kind)
+    base = ("--data_dir", data_of(task, tmp_path / "data"), "--output_dir", tmp_path / "out",
+            "--model_name", model, "--device", "cpu", "--precision", "fp32")  # fmt: skip
+    steps_of(task, base, "--lora")
+    shown = capsys.readouterr().out
+    assert "(LoRA, rank 16), " in shown and "examples a second, peak memory " in shown
+    assert "--lora" in re.findall(r"next: .*probing.*", shown)[0]
+    cell = tmp_path / "out" / "data" / f"own--{kind}"
+    there, controls = cell / "50" / "seed-42", tasks.load(task).CONTROLS
+    made = {"fine-tuning-lora", "probing-lora", "attention-lora"}
+    made |= {f"probing-lora-{control}" for control in controls}
+    assert {path.name for path in there.iterdir()} == made
     assert [path.name for path in (cell / "0" / "seed-42").iterdir()] == ["probing-layers-last"]
     assert [path.name for path in (cell / "random" / "seed-42").iterdir()] == ["attention"]
-    there = cell / "50" / "seed-42"
-    tuned, full = (read_json(there / f"fine-tuning{end}" / "metrics.json") for end in ("-lora", ""))
-    assert tuned["trainable_parameters"] < full["trainable_parameters"] == full["parameters"]
+    tuned = read_json(there / "fine-tuning-lora" / "metrics.json")
+    assert 0 < tuned["trainable_parameters"] < tuned["parameters"]
     assert (there / "fine-tuning-lora" / "checkpoint" / "adapter_model.safetensors").is_file()
-    for step, file in (("probing", "layers.csv"), ("attention", "heads.csv")):
-        one, two = (pd.read_csv(there / f"{step}{end}" / file) for end in ("-lora", ""))
-        assert not one["value"].equals(two["value"]), step
-        config = read_json(there / f"{step}-lora" / "config.json")
+    for step in ("probing-lora", "attention-lora"):
+        config = read_json(there / step / "config.json")
         assert config["inputs"]["checkpoint"] == tuned["checkpoint_sha256"]
         assert "--lora" in config["command"]
+    if task != "NER":
+        return
+    figures = {path.name for path in cell.glob("*.png")}
+    assert {"layers_all_sizes_lora.png", "attention_all_sizes_lora.png"} < figures
+    before = {path: path.read_bytes() for path in there.rglob("*") if path.is_file()}
+    for step in STEPS.values():
+        monkeypatch.setattr(step, "draw", lambda *given: None)
+    steps_of(task, base)
+    assert all(path.read_bytes() == content for path, content in before.items())
+    one, two = (pd.read_csv(there / f"attention{end}" / "heads.csv") for end in ("-lora", ""))
+    assert not one["value"].equals(two["value"])
 
 
 @pytest.mark.parametrize("kind", ["bert", "gpt2"])
