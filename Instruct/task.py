@@ -9,7 +9,6 @@ from collections import Counter
 from common import models
 from common.cli import UserError, number
 from common.controls import DRAWS, by_rarest_word
-from common.models import adapters
 from common.subsample import permutation
 from common.task import Examples, ProbeInputs, Score
 from Instruct import encoding
@@ -35,16 +34,12 @@ size and seed, on the same training examples.\
 """
 # Defaults of the scripts' flags. A miniature in bf16 would spend its time casting weights.
 DEFAULTS = {"model": "biogpt", "max_length": 1024, "demo_precision": "fp32"}
-# The peak learning rate of adapters, which start at zero (Hu et al. 2022), and of a miniature's.
-LORA_RATES = (2e-4, 4e-3)
 NEGATIVE = """the label that means "no relation", for the relation sources that have it (default,
 and for the other sources: none, 0 or false)"""
 DECODE = """answers of one label: generated and parsed (generate, the default), or the most likely
 label (likelihood); answers of other kinds are always generated"""
 MAX_NEW_TOKENS = """most tokens of an answer (default: what the source's longest training answer
 needs, up to half of --max_length)"""
-LORA = """train low-rank adapters of all linear layers instead of the weights; the default of
---learning_rate is then {}, with --demo {}""".format(*LORA_RATES)
 
 
 def add_arguments(parser, step: str) -> None:
@@ -56,10 +51,6 @@ def add_arguments(parser, step: str) -> None:
     ways = ("generate", "likelihood")
     group.add_argument("--decode", choices=ways, default="generate", help=DECODE)
     group.add_argument("--max_new_tokens", type=number(int, 1), metavar="N", help=MAX_NEW_TOKENS)
-    group.add_argument("--lora", action="store_true", help=LORA)
-    usual = parser.fallbacks.get("learning_rate")
-    parser.fallbacks["learning_rate"] = lambda args: LORA_RATES if args.lora else usual
-    group.add_argument("--lora_rank", type=number(int, 1), default=16, help="(default: 16)")
     text = "compute activations twice: less memory, about a third slower"
     group.add_argument("--gradient_checkpointing", action="store_true", help=text)
 
@@ -81,29 +72,19 @@ def parts(rows: list[dict]) -> tuple[Score, ...]:
     return scoring.source_scores(rows, brief=True)
 
 
-def load_model(
-    where: str,
-    data: Data,
-    lora: bool = False,
-    lora_rank: int = 16,
-    gradient_checkpointing: bool = False,
-    **others,
-):
-    """The model with its own head; with `lora` its weights are frozen and get new adapters.
+def load_model(where: str, data: Data, gradient_checkpointing: bool = False, **others):
+    """The model with its own head.
 
     Its config says what predict.py needs to know of the data: how prompts are written, and the most
     and the least room that a source's answers take. `others`: flags that only `load` needs.
     """
-    if lora and adapters.base_of(where):
-        remedy = "Leave out --lora, or give the model that they adapt."
-        raise UserError(f"{where} already holds a model with adapters. {remedy}")
     model, tokenizer = models.load_task_model(where, HEAD, [])
     rooms = [n + encoding.SLACK for n in encoding.longest_answers(data, tokenizer).values()]
     about = {"prompt_form": data.form, "room": max(rooms), "least_room": min(rooms)}
     model.config.instruct = about
     if gradient_checkpointing:
         model.activation_checkpointing_enable()
-    return adapters.add(model, lora_rank) if lora else model, tokenizer, False
+    return model, tokenizer, False
 
 
 def subset(data: Data, percentage: int, seed: int) -> list[int]:

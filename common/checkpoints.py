@@ -13,7 +13,9 @@ def existing(call, cells: list) -> dict:
     checkpoint.
     """
     tuned = {
-        cell: None if cell.size in (0, UNTRAINED) else cell._replace(step=TUNING, variant="")
+        cell: None
+        if cell.size in (0, UNTRAINED)
+        else cell._replace(step=TUNING, variant=call.tuned(cell.size))
         for cell in cells
     }
     missing = [own for own in tuned.values() if own and not own.folder.is_dir()]

@@ -9,28 +9,30 @@ import shlex
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from common.cli import SEED, TRAINING_SIZES, Parser, list_of, number, relative
+from common.cli import SEED, TRAINING_SIZES, UNTRAINED, Parser, list_of, number, relative
 
 # What a flag says about a result; those that are not named here are settings: they identify it.
 CELL = {
     "model_name", "data_dir", "dataset_name", "demo", "seed", "training_size", "training_sizes",
-    "untrained", "controls",
+    "untrained", "controls", "lora",
 }  # fmt: skip
 HOW = {
     "input", "input_form", "output", "output_dir", "overwrite", "device", "save_minutes",
     "keep_features", "tensorboard",
 }  # fmt: skip
+LORA = "lora"  # of a model that was fine-tuned with adapters, in the names of its results
 # A result of its own, in a folder beside the default's.
 VARIANT = (
     "probe", "pooling", "standardize", "layers", "drop_special", "split", "method", "parts",
 )  # fmt: skip
 OF_TRAINING = {
     "learning_rate", "num_train_epochs", "warmup_ratio", "weight_decay", "max_grad_norm",
-    "layer_decay",
+    "layer_decay", "lora_rank",
 }  # fmt: skip
 # What the next step of the same model is called with.
 SHARED = (
     "model_name", "data_dir", "dataset_name", "output_dir", "seed", "max_length", "precision",
+    "lora",
 )  # fmt: skip
 
 
@@ -56,23 +58,26 @@ class Call(NamedTuple):
         """
         left_out = CELL | HOW | {flag for flag in vars(self.args) if flag.startswith("write_")}
         left_out |= OF_TRAINING if getattr(self.args, "training_size", 1) == 0 else set()
-        undecided = {"precision": "auto", "layer_decay": None}
+        undecided = {"precision": "auto", "layer_decay": None, "lora_rank": None}
         return {
             flag: value
             for flag, value in vars(self.args).items()
             if flag not in left_out and undecided.get(flag, ...) != value
         }
 
-    @property
-    def variant(self) -> str:
+    def tuned(self, size: int | str) -> str:
+        """How the model of a size was fine-tuned, in the names of its results: LORA, or ""."""
+        return LORA if self.args.lora and size not in (0, UNTRAINED) else ""
+
+    def variant(self, size: int | str) -> str:
         """The name of a result that is not the default's: its values that differ; mostly empty."""
-        parts = []
+        parts = [self.tuned(size)]
         for flag in VARIANT:
             value = getattr(self.args, flag, None)
             if value is not None and value != self.parser.get_default(flag):
                 name = f"layers-{value.replace(',', '.')}" if flag == "layers" else value
                 parts.append(flag if value is True else name)
-        return "-".join(parts)
+        return "-".join(filter(None, parts))
 
     @property
     def typed(self) -> dict:
@@ -154,6 +159,8 @@ def add_model_and_data(parser: Parser, model: str):
         action="store_true",
         help="generated corpus and miniature models, made on the spot: no download, CPU, minutes",
     )
+    text = "the model that is fine-tuned with low-rank adapters (LoRA): results of their own"
+    group.add_argument("--lora", action="store_true", help=text)
     return group
 
 

@@ -26,8 +26,8 @@ PARTIAL, REPLACED, WORK = ".partial", ".replaced", "work"
 INPUTS = {
     "data": ("data set", ("task", "dataset")),
     "model": ("base model", ("model",)),
-    "checkpoint": ("fine-tuned model", ("model", "training_size", "seed")),
-    "attention": ("attention result", ("model", "training_size", "seed")),
+    "checkpoint": ("fine-tuned model", ("model", "training_size", "seed", "variant")),
+    "attention": ("attention result", ("model", "training_size", "seed", "variant")),
 }
 
 
@@ -79,7 +79,7 @@ class Begun(NamedTuple):
         call, args = self.call, self.call.args
         root = args.output_dir or ROOT / call.task.NAME / "results"
         about = call.task.NAME, dataset_name(call), self.source.results, size, args.seed
-        return Cell(root, *about, call.step, call.variant)
+        return Cell(root, *about, call.step, call.variant(size))
 
     def config(self, cell: Cell, settings: dict, checkpoint: str | None = None) -> dict:
         """config.json: the cell, what identifies the result, and how to make it again."""

@@ -16,9 +16,9 @@ def write(root, task, dataset, model, size, seed, name, metrics, inputs=None, **
     folder = root / dataset / model / str(size) / f"seed-{seed}" / name
     folder.mkdir(parents=True)
     about = {"task": task, "dataset": dataset, "model": model, "training_size": size, "seed": seed}
-    step, _, variant = name.removesuffix(".partial").partition("-")
+    step, _, variant = name.removesuffix(".partial").replace("fine-", "").partition("-")
     if name.startswith("fine-tuning"):
-        step, variant = "fine-tuning", ""
+        step = "fine-tuning"
     more = {"step": step, "variant": variant, "environment": {}, "settings": settings}
     inputs = {"data": "a", "model": f"hash of {model}", "checkpoint": None} | (inputs or {})
     files.write_json(folder / "config.json", about | more | {"inputs": inputs})
@@ -41,7 +41,7 @@ def rows(task, skill, seed, n=60):
     return made
 
 
-def fine_tuned(root, task, dataset, model, size, seed=42, n=60, **more):
+def fine_tuned(root, task, dataset, model, size, seed=42, n=60, result="fine-tuning", **more):
     skill = 0.1 + SKILL.get(model, 0.4) * (size / 100) ** 0.3 if size else 0.05
     table = rows(task, skill, seed, n)
     scores = tasks.evaluate(tasks.load(task), table)
@@ -49,7 +49,7 @@ def fine_tuned(root, task, dataset, model, size, seed=42, n=60, **more):
     metrics |= {f"dev_{name}": value / 2 for name, value in scores.items()}
     for name in ("macro_f1", MAIN[task]):
         metrics[f"test_majority_{name}"] = 0.3 if task == "NLI" else 0.0
-    folder, _ = write(root, task, dataset, model, size, seed, "fine-tuning", metrics, **more)
+    folder, _ = write(root, task, dataset, model, size, seed, result, metrics, **more)
     files.write_jsonl(folder / "predictions.jsonl", table)
     return folder
 

@@ -32,7 +32,7 @@ def folder(tmp_path_factory):
     return make
 
 
-def encoder(where, attention="eager"):
+def encoder(where, attention=None):
     return models.load_encoder(where, attention)[0]
 
 
@@ -69,7 +69,7 @@ def map_times_zero(monkeypatch, layer, head):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_removed_head_is_a_map_of_zeros(folder, kind, monkeypatch):
-    model = encoder(folder(kind))
+    model = encoder(folder(kind), "eager")
     whole = states(model)
     for layer, head in ((0, 1), (2, 3)):
         with map_times_zero(monkeypatch, layer, head):
@@ -85,7 +85,7 @@ def test_a_removed_head_is_a_map_of_zeros(folder, kind, monkeypatch):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_without_all_heads_a_token_does_not_see_the_others(folder, kind):
-    model, gone = encoder(folder(kind), "sdpa"), list(np.ndindex(LAYERS, HEADS))
+    model, gone = encoder(folder(kind), None), list(np.ndindex(LAYERS, HEADS))
     fill = np.random.default_rng(0).normal(size=(LAYERS, HEADS, head_dim(model)))
     for own in (None, fill.astype(np.float32)):
         with ablating.removed(model, gone, own):
@@ -112,7 +112,7 @@ def encoded(rows=ROWS, labels=3):
 
 @pytest.mark.parametrize("kind", ["bert", "gpt2", "llama"])
 def test_means_are_over_real_tokens(folder, kind):
-    model = encoder(folder(kind), "sdpa")
+    model = encoder(folder(kind), None)
     sums, n = 0, 0
     for ids in ROWS:
         seen = []
@@ -216,7 +216,7 @@ def test_grafts():
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "albert"])
 def test_grafted_layers_are_those_of_the_other_model(folder, kind):
-    model, donor = task_model(folder(kind)), encoder(folder(kind, 1), "sdpa")
+    model, donor = task_model(folder(kind)), encoder(folder(kind, 1), None)
     batch = {"input_ids": torch.tensor(ROWS[:1])}
     whole = models.logits(model, batch)
     by_copy = task_model(folder(kind))

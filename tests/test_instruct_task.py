@@ -16,6 +16,7 @@ from common.cli import UserError
 from common.controls import DRAWS
 from common.device import Device
 from common.files import save_model
+from common.models import adapters
 from common.task import evaluate
 from common.training import loop
 from Instruct import answering, build, encoding, generation, task, tuning
@@ -276,37 +277,40 @@ def test_all_steps_by_their_commands(kind, folder, model_folder, tmp_path, reque
     if kind != "gpt2":
         request.getfixturevalue("undrawn")
     base = ("--data_dir", folder, "--model_name", model_folder(kind), "--output_dir", tmp_path)
-    lora = ("--lora", "--gradient_checkpointing") if kind == "llama3" else ()
-    call("fine-tuning", *base, *QUICK, *lora, "--training_size", 50)
-    call("probing", *base, *QUICK[:6], "--training_size", 50, "--controls")
-    call("attention", *base, *QUICK[:6], "--training_sizes", 50, "--controls")
+    lora, checkpointing, ending = (), (), ""
+    if kind == "llama3":
+        lora, checkpointing, ending = ("--lora",), ("--gradient_checkpointing",), "-lora"
+    call("fine-tuning", *base, *QUICK, *lora, *checkpointing, "--training_size", 50)
+    call("probing", *base, *QUICK[:6], *lora, "--training_size", 50, "--controls")
+    call("attention", *base, *QUICK[:6], *lora, "--training_sizes", 50, "--controls")
     (cell,) = tmp_path.glob("medtuned/*/50/seed-42")
-    metrics = read_json(cell / "fine-tuning" / "metrics.json")
+    tuned = cell / f"fine-tuning{ending}"
+    metrics = read_json(tuned / "metrics.json")
     for name in ("mean", "parse_failures", "genes_entity_f1", "genes_parse_failures", "open_f1",
                  "pairs_accuracy", "links_micro_f1", "topics_micro_f1", "verdicts_accuracy",
                  "majority_mean", "majority_pairs_accuracy"):  # fmt: skip
         assert 0 <= metrics[f"test_{name}"] <= 1, name
     assert metrics["trained"] and not metrics["new_head"]
-    history = pd.read_csv(cell / "fine-tuning" / "history.csv")
+    history = pd.read_csv(tuned / "history.csv")
     dev = history[(history["split"] == "dev") & (history["metric"] == "loss")]["value"].tolist()
     assert len(dev) == 2 and metrics["best_epoch"] == 1 + int(np.argmin(dev))
-    lines = (cell / "fine-tuning" / "predictions.jsonl").read_text().splitlines()
+    lines = (tuned / "predictions.jsonl").read_text().splitlines()
     keys = {"id", "group", "source", "kind", "gold", "predicted", "parse_failure"}
     assert all(set(json.loads(line)) == keys for line in lines)
-    for name in ("probing", "probing-control"):
+    for name in (f"probing{ending}", f"probing{ending}-control"):
         measured = {*pd.read_csv(cell / name / "layers.csv")["metric"]}
         assert {"pairs_accuracy", "links_micro_f1", "verdicts_accuracy", "mean"} <= measured
         assert not any(name.startswith(("genes", "open", "topics")) for name in measured)
-    for size in (50, "random"):  # the tuned model's attention, an untrained one's
-        heads = pd.read_csv(cell.parents[1] / str(size) / "seed-42" / "attention" / "heads.csv")
+    for where in (f"50/seed-42/attention{ending}", "random/seed-42/attention"):
+        heads = pd.read_csv(cell.parents[1] / where / "heads.csv")
         measured = {"cosine", "js", "entropy_pretrained", "entropy_fine_tuned"}
         assert measured <= set(heads["metric"]) and set(heads["head"]) == {1, 2, 3, 4}
         assert heads["value"].notna().all()
-    checkpoint = cell / "fine-tuning" / "checkpoint"
+    checkpoint = tuned / "checkpoint"
     assert (checkpoint / "adapter_model.safetensors").is_file() == bool(lora)
     # The checkpoint is a model for the other tasks' probes, and for another way to answer.
     given = ("--model_name", checkpoint, "--training_size", 0)
-    called = f"Instruct-medtuned-{cell.parents[1].name}-50-seed-42/0/seed-42"
+    called = f"Instruct-medtuned-{cell.parents[1].name}-50-seed-42{ending}/0/seed-42"
     call("fine-tuning", *base[:2], *given, *base[4:], *QUICK, "--decode", "likelihood")
     other = read_json(tmp_path / "medtuned" / called / "fine-tuning" / "metrics.json")
     assert other["test_pairs_parse_failures"] == 0 and not other["trained"]
@@ -321,7 +325,8 @@ def test_all_steps_by_their_commands(kind, folder, model_folder, tmp_path, reque
 def adapted(request, folder, model_folder, tmp_path):
     """(folder of adapters that are not zero, the model with them unmerged, tokenizer)."""
     data, where = task.load(False, folder), str(model_folder(request.param))
-    model, tokenizer, _ = task.load_model(where, data, lora=True)
+    model, tokenizer, _ = task.load_model(where, data)
+    model = adapters.add(model, 16)
     with torch.no_grad():
         for name, p in model.named_parameters():
             assert p.requires_grad == ("lora_" in name)
@@ -374,7 +379,8 @@ def test_adapters_resume_where_they_were_killed(folder, model_folder, tmp_path):
         where.mkdir()
         for attempt in range(1 + killed):
             torch.manual_seed(attempt)
-            model, tokenizer, _ = task.load_model(str(model_folder("llama3")), data, lora=True)
+            model, tokenizer, _ = task.load_model(str(model_folder("llama3")), data)
+            model = adapters.add(model, 16)
             encoded, _ = task.encode(data, data.splits["train"][::4], tokenizer, 512)
             losses = iter([3.0, 2.0, 2.5] if not killed else [3.0] if not attempt else [2.0, 2.5])
             try:
@@ -539,7 +545,7 @@ def test_adapters_have_a_learning_rate_of_their_own(capsys):
     with pytest.raises(SystemExit):
         step.parse_args(["--help"])
     said = " ".join(capsys.readouterr().out.split())
-    assert "--learning_rate is then 0.0002, with --demo 0.004" in said
+    assert "--learning_rate is then 0.0002 by default, 0.004 with --demo" in said
 
 
 def test_a_changed_data_set_is_refused(folder, tmp_path):
@@ -555,11 +561,12 @@ def test_a_changed_data_set_is_refused(folder, tmp_path):
         task.load(False, copy)
 
 
-def test_adapters_whose_model_is_gone(adapted, folder, tmp_path):
+def test_adapters_whose_model_is_gone(adapted, folder, tmp_path, capsys):
     where, _, _ = adapted
     data = task.load(False, folder)
-    with pytest.raises(UserError, match="adapters"):
-        task.load_model(where, data, lora=True)
+    error = refused(capsys, "fine-tuning", "--data_dir", folder, "--model_name", where, "--lora",
+                    "--output_dir", tmp_path / "out")  # fmt: skip
+    assert "already holds a model with adapters. Leave out --lora" in error
     path, base = tmp_path / "adapters" / "adapter_config.json", tmp_path / "base"
     about = json.loads(path.read_text())
     shutil.copytree(about["base_model_name_or_path"], base)

@@ -165,15 +165,15 @@ def test_the_demo_of_a_page(page, quick, monkeypatch, capsys):
 
 
 def test_the_demo_of_adapters(quick):
-    """No page has them: they are trained, and a probe reads the model with them."""
+    """No page has it: they are trained, and a probe reads the model with them."""
     out = quick / "adapters"
-    flags = ["--demo", "--model_name", "biogpt", "--training_size", "10", "--output_dir", str(out)]
+    flags = ["--demo", "--lora", "--model_name", "biogpt", "--training_size", "10"]
     for step in ("fine-tuning", "probing"):
-        lora = ["--lora"] * (step == "fine-tuning")
-        assert parser_of(f"Instruct/{step}.py").main([*flags, *lora, *LESS[step]]) == 0
+        given = [*flags, "--output_dir", str(out), *LESS[step]]
+        assert parser_of(f"Instruct/{step}.py").main(given) == 0
     (cell,) = out.glob("demo/biogpt/10/seed-42")
-    assert (cell / "fine-tuning" / "checkpoint" / "adapter_model.safetensors").is_file()
-    assert (cell / "probing" / "metrics.json").is_file()
+    assert (cell / "fine-tuning-lora" / "checkpoint" / "adapter_model.safetensors").is_file()
+    assert (cell / "probing-lora" / "metrics.json").is_file()
 
 
 # --- Flags and models ----------------------------------------------------------------------------
@@ -205,7 +205,7 @@ def flags_of(script, monkeypatch, *argv):
     both = {}
     for name, values in parser.fallbacks.items():
         values = values(original(parser, list(argv))) if callable(values) else values
-        both[f"--{name}"] = WithDemo(values)
+        both[f"--{name}"] = None if values == (None, None) else WithDemo(values)
     return {flag: both.get(flag, default) for flag, default in flags.items()}
 
 

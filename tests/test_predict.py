@@ -40,9 +40,9 @@ LEARN = ("--learning_rate", 3e-3, "--batch_size", 8)
 class Made:
     """A fine-tuned model, its run's folder, and what its test split held; the data are gone."""
 
-    def __init__(self, root, task, data, model, *flags, test=None):
+    def __init__(self, root, task, data, model, *flags, lora=(), test=None):
         self.task, out = task, root / "out"
-        self.cell = ("--data_dir", data, "--model_name", model, "--output_dir", out)
+        self.cell = ("--data_dir", data, "--model_name", model, *lora, "--output_dir", out)
         assert run_script(task, "fine-tuning", *QUICK, *self.cell, *LEARN, *flags) == 0
         (metrics,) = out.rglob("metrics.json")
         self.folder, self.test = metrics.parent, test
@@ -133,7 +133,7 @@ def make_instruct(root, model):
     write_jsonl(data / "units.jsonl", [{"source": name, "strata": [""] * 8} for name in ASKED])
     write(data / "build.json", {"sources": sources, "prompt_form": "plain", "ner_form": "tags"})
     lora = ["--lora"] * (model.name == "llama3")
-    return Made(root, "Instruct", data, model, "--num_train_epochs", 8, *lora, test=rows)
+    return Made(root, "Instruct", data, model, "--num_train_epochs", 8, lora=lora, test=rows)
 
 
 MAKE = {"NER": make_ner, "NLI": make_nli, "QA": make_qa, "Instruct": make_instruct}

@@ -31,9 +31,11 @@ def test_a_checkpoint_of_this_project_goes_by_its_run(tmp_path):
     run = tmp_path / "results" / "demo" / "biogpt" / "10" / "seed-1" / "fine-tuning"
     checkpoint = make(run / "checkpoint")
     config = {"task": "Instruct", "dataset": "demo", "model": "biogpt", "training_size": 10,
-              "seed": 1, "step": "fine-tuning", "settings": {}}  # fmt: skip
-    (run / "config.json").write_text(json.dumps(config))
-    assert models.source(str(checkpoint)).results == "Instruct-demo-biogpt-10-seed-1"
+              "seed": 1, "step": "fine-tuning", "variant": "", "settings": {}}  # fmt: skip
+    for variant, ending in (("", ""), ("lora", "-lora")):
+        (run / "config.json").write_text(json.dumps(config | {"variant": variant}))
+        name = models.source(str(checkpoint)).results
+        assert name == f"Instruct-demo-biogpt-10-seed-1{ending}"
     for other in ([], {"step": "fine-tuning"}):
         (run / "config.json").write_text(json.dumps(other))
         assert models.source(str(checkpoint)).results == "fine-tuning--checkpoint"

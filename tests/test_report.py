@@ -247,6 +247,35 @@ def test_runs_made_in_another_way_are_passed_over(tmp_path, caplog):
         assert place in caplog.text
 
 
+def test_a_model_with_lora_is_a_model_of_its_own(tmp_path):
+    """Beside the other in each table; never in one cell with it."""
+    for model, size in (("bert", 10), ("bert", 100), ("gpt2", 100)):
+        for lora in ("", "-lora"):
+            trained = {"model": model, "checkpoint": f"{model} {size}{lora}"}
+            probed(tmp_path, "NLI", "demo", model, size, name=f"probing{lora}", inputs=trained)
+            compared(tmp_path, "NLI", "demo", model, size, name=f"attention{lora}", inputs=trained)
+            rank = {"lora_rank": 16} if lora else {}
+            fine_tuned(tmp_path, "NLI", "demo", model, size, result=f"fine-tuning{lora}", **rank)
+    probed(tmp_path, "NLI", "demo", "bert", 100, name="probing-lora-linear", control=False)
+    assert report.main(["--tasks", "NLI", "--output_dir", str(tmp_path)]) == 0
+    out = tmp_path / "demo" / "report"
+    assert "Passed over" not in page(out)
+    models = ["bert", "gpt2", "bert+LoRA", "gpt2+LoRA"]
+    for name in ("scores_accuracy", "probing", "attention"):
+        assert list(dict.fromkeys(row["model"] for row in table(out, name))) == models, name
+    assert [row["model"] for row in table(out, "probing-linear")] == ["bert+LoRA"]
+    assert all(row["selectivity, last layer"] for row in table(out, "probing"))
+    assert len(table(out, "differences_models")) == 1 + 6
+    # What was made from a model that was replaced since is left out, the other stays.
+    folder = tmp_path / "demo" / "bert" / "100" / "seed-42" / "fine-tuning-lora"
+    replaced = metrics(folder) | {"checkpoint_sha256": "new"}
+    files.write_json(folder / "metrics.json", replaced)
+    assert report.main(["--tasks", "NLI", "--output_dir", str(tmp_path)]) == 0
+    stale = "made from another fine-tuned model than lies there now"
+    said = re.findall(rf"bert/100/seed-42/(\S+): {stale}", page(out))
+    assert said == ["attention-lora", "probing-lora", "probing-lora-control"]
+
+
 def test_a_variant_has_a_section_of_its_own(tmp_path):
     for size in (0, 10, 50):
         fine_tuned(tmp_path, "NLI", "demo", "bert", size)

@@ -394,7 +394,7 @@ def test_what_a_call_says_about_its_result():
             assert set(call.options) == ({"label_scheme"} if task == "NER" else set())
             assert {"max_length", "batch_size"} <= call.settings.keys()
             hidden = {"seed", "device", "overwrite", "controls", "output_dir", "precision"}
-            assert not hidden & call.settings.keys() and call.variant == "" and call.typed == {}
+            assert not hidden & call.settings.keys() and call.variant(30) == "" and call.typed == {}
     untrained = parsed("NLI", "fine-tuning", "--training_size", 0, "--learning_rate", 1)
     assert "learning_rate" not in untrained.settings
     call = parsed("NER", "fine-tuning", "--demo", "--batch_size", 8, "--precision", "fp32")

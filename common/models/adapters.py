@@ -1,4 +1,8 @@
-"""Low-rank adapters (PEFT): adding them to a model, and merging those of a model folder."""
+"""Low-rank adapters (PEFT): adding them to a model, and merging those of a model folder.
+
+They are LoRA's (Hu et al. 2022): beside each linear layer W, whose weights stay as they are, a
+product B A of low rank is trained, and B starts at zero.
+"""
 
 import warnings
 from pathlib import Path
@@ -6,6 +10,7 @@ from pathlib import Path
 from common.cli import UserError
 from common.files import read_json
 from common.hub import shortened
+from common.models import families
 
 # PEFT uses names of transformers that are deprecated there.
 DEPRECATED = {"action": "ignore", "category": FutureWarning}
@@ -29,16 +34,34 @@ def base_of(where: str) -> str | None:
 
 
 def add(model, rank: int):
-    """`model`, frozen, with a new adapter (Hu et al. 2022) at each linear layer except the head.
+    """`model`, a task model, frozen, with a new adapter at each linear layer of the encoder.
 
-    They change nothing at first. Their weights are of torch's global generator: seed it before.
+    The head is trained as a whole, and so is a pooler, which a checkpoint may lack: both are saved
+    with the adapters. The words that a causal model writes come from a head that stays as it is.
+    The adapters change nothing at first. Their weights are of torch's global generator: seed it
+    before. Raises UserError for a model whose layers have no linear layers.
     """
     from peft import LoraConfig, get_peft_model
+    from torch.nn import Linear
     from transformers.pytorch_utils import Conv1D
 
-    transposed = any(isinstance(module, Conv1D) for module in model.modules())
-    options = {"target_modules": "all-linear", "task_type": "CAUSAL_LM"}
-    config = LoraConfig(r=rank, lora_alpha=2 * rank, fan_in_fan_out=transposed, **options)
+    row, encoder = families.of(model.config), model.base_model
+    kinds = {type(module) for module in encoder.get_submodule(row.layers).modules()}
+    if not kinds & {Linear, Conv1D}:
+        raise UserError(
+            f"--lora: the layers of {row.name} models have no linear layers that adapters are made "
+            "for. Leave out --lora, or choose another --model_name."
+        )
+    output = model.get_output_embeddings()  # of a causal model
+    parts = {name: p for name, p in model.named_children() if p not in (encoder, output)}
+    whole = [name for name, part in parts.items() if any(True for _ in part.parameters())]
+    whole += [f"{model.base_model_prefix}.pooler"] * (getattr(encoder, "pooler", None) is not None)
+    # With a task type of its own, PEFT would take a head for one of the linear layers.
+    config = LoraConfig(
+        r=rank, lora_alpha=2 * rank, fan_in_fan_out=Conv1D in kinds, target_modules="all-linear",
+        modules_to_save=whole or None, task_type="CAUSAL_LM" if output else None,
+    )  # fmt: skip
+    model.config.architectures = [type(model).__name__]  # for `common.models.loading`
     with warnings.catch_warnings(**DEPRECATED):
         return get_peft_model(model, config)
 
@@ -49,6 +72,7 @@ def merge(model, where: str):
 
     try:
         with warnings.catch_warnings(**DEPRECATED):
+            warnings.filterwarnings("error", "Found missing adapter keys")
             merged = PeftModel.from_pretrained(model, where).merge_and_unload().eval()
             return merged.requires_grad_(True)  # PEFT has frozen it
     except Exception as error:  # a damaged file can raise almost anything

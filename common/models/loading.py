@@ -167,16 +167,9 @@ def _load_weights(where: str, config, head: str | None, **options):
     """(model, names of the weights that its files lack): those of the head, and of a pooler."""
     import torch
 
-    if base := adapters.base_of(where):
-        own = head in ("causal", None)
-        causal, _ = _load_weights(base, config, "causal", **options if own else {})
-        merged = adapters.merge(causal, where)
-        if own:
-            return (merged if head else merged.base_model), []
-        model, lacking = _load_weights(base, config, head, **options)
-        model.base_model.load_state_dict(merged.base_model.state_dict())
-        return model, lacking
     row = families.of(config)
+    if base := adapters.base_of(where):
+        return _load_merged(where, base, config, head, **options)
     if row.span_prefix:
         old, new = ("model", row.span_prefix) if head == "span" else (row.span_prefix, "model")
         options["key_mapping"] = {rf"^{old}\.": f"{new}."}
@@ -193,6 +186,33 @@ def _load_weights(where: str, config, head: str | None, **options):
             f"{where}: {len(wrong)} weights are missing or of another shape, e.g. {wrong[0]}. The "
             "file does not belong to this config.json; get the model again."
         )
+    return model, lacking
+
+
+def _load_merged(where: str, base: str, config, head: str | None, **options):
+    """`_load_weights` of the adapters in `where`, which are added to the weights of `base`.
+
+    They are loaded into the model that they were trained in, with its head, and merged there: in a
+    bare encoder PEFT would not find their places.
+    """
+    classes = {"ForSequenceClassification": "sequence", "ForTokenClassification": "token"}
+    classes["ForQuestionAnswering"] = "span"
+    name = str(config.architectures)
+    trained = next((kind for end, kind in classes.items() if end in name), "causal")
+    own = {key: options[key] for key in ("attn_implementation",) if key in options}
+    if trained in ("sequence", "token"):
+        own |= {"id2label": config.id2label, "label2id": config.label2id}
+    model, _ = _load_weights(base, config, trained, ignore_mismatched_sizes=True, **own)
+    merged = adapters.merge(model, where)
+    if not head:
+        if families.of(config).pooler:
+            merged.base_model.pooler = None  # as without adapters: nothing reads it
+        return merged.base_model, []
+    if head == trained and options.get("id2label") in (None, config.id2label):
+        return merged, []
+    model, lacking = _load_weights(base, config, head, **options)
+    # Either of the two may have a pooler that the other one lacks.
+    model.base_model.load_state_dict(merged.base_model.state_dict(), strict=False)
     return model, lacking
 
 

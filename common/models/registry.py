@@ -117,6 +117,7 @@ def source(name: str, demo: bool = False) -> Source:
 def _results(folder: Path) -> str:
     """A folder's name in result paths: its run's, if it is a checkpoint of ours, or its own."""
     with suppress(KeyError, TypeError):  # no result of this project lies there
-        name = "{task}-{dataset}-{model}-{training_size}-seed-{seed}"
-        return name.format_map(read_json(folder.parent / "config.json"))
+        config = read_json(folder.parent / "config.json")
+        name = "{task}-{dataset}-{model}-{training_size}-seed-{seed}".format_map(config)
+        return "-".join(filter(None, (name, config["variant"])))
     return "--".join(folder.parts[-2:]).strip("/")

@@ -27,9 +27,11 @@ class Result:
     """What the files of a result say; its folder may be unfinished (`.partial`)."""
 
     def __init__(self, folder: Path):
-        self.folder, self.name = folder, folder.name.removesuffix(results.PARTIAL)
-        self.step, self.variant = split(self.name)
+        self.folder, self.file = folder, folder.name.removesuffix(results.PARTIAL)
+        self.step, self.tuned, self.variant = split(self.file)
+        self.name = "-".join(filter(None, (self.step, self.variant)))
         seed, size, self.model, self.dataset = (folder.parents[i].name for i in range(4))
+        self.model += "+LoRA" * bool(self.tuned)  # a model of its own
         self.seed = int(seed.removeprefix("seed-"))
         self.size = int(size) if size.isdigit() else size
         self.config, self.metrics = (read_json(folder / f"{n}.json") for n in ("config", "metrics"))
@@ -45,7 +47,8 @@ class Result:
         for name, content in (("metrics.json", self.metrics), ("config.json", self.config)):
             if not isinstance(content, dict):
                 raise ValueError(f"{name} is missing or damaged")
-        where = {"dataset": self.dataset, "model": self.model, "training_size": self.size}
+        model = self.folder.parents[2].name
+        where = {"dataset": self.dataset, "model": model, "training_size": self.size}
         for key, value in (where | {"seed": self.seed}).items():
             if self.config.get(key) != value:
                 raise ValueError(f"config.json is of {key} {self.config.get(key)}")
@@ -53,6 +56,7 @@ class Result:
             if key.startswith("test_") and not (type(value) in (int, float) and isfinite(value)):
                 raise ValueError(f"metrics.json has no number for {key}")
         for needed in STEPS[self.step].NEEDS:
+            needed = "-".join(filter(None, (needed, self.tuned)))
             there = read_json(self.folder.parent / needed / "metrics.json")
             sha256 = there.get("checkpoint_sha256") if isinstance(there, dict) else None
             if sha256 and self.config["inputs"].get("checkpoint") not in (None, sha256):
@@ -78,13 +82,17 @@ class Result:
     def of_all_sizes(self, file: str) -> tuple[str, dict]:
         """For figures: the ending of their names, and {size: table} of all results like this."""
         tables, own = {self.size: self.table(file)}, self.folder.parent
-        for path in own.parents[1].glob(f"*/{own.name}/{self.name}"):
+        for place in own.parents[1].glob(f"*/{own.name}"):
+            # What was not fine-tuned has no kind of fine-tuning.
+            path = place / (self.name if place.parent.name in ("0", UNTRAINED) else self.file)
             try:
-                if path.parent != own and not self.unlike(other := Result(path).check()):
+                if place == own or not path.is_dir():
+                    continue
+                if not self.unlike(other := Result(path).check()):
                     tables[other.size] = other.table(file)
             except ValueError as reason:
                 log.warning("%s is passed over: %s", path, reason)
-        parts = (self.variant, "" if self.seed == SEED else own.name)
+        parts = (self.tuned, self.variant, "" if self.seed == SEED else own.name)
         sizes = sorted(tables, key=lambda size: -1 if size == UNTRAINED else size)
         return "".join(f"_{part}" for part in parts if part), {n: tables[n] for n in sizes}
 

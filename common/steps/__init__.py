@@ -16,6 +16,8 @@ sections(grid)           what the report shows of it, see `common.report`
 import importlib
 import pkgutil
 
+from common.flags import LORA
+
 _modules = [importlib.import_module(f"{__name__}.{m.name}") for m in pkgutil.iter_modules(__path__)]
 STEPS = {module.NAME: module for module in sorted(_modules, key=lambda module: module.ORDER)}
 
@@ -27,7 +29,12 @@ def following(name: str):
     return STEPS[later[0]] if later else None
 
 
-def split(folder: str) -> tuple[str, str]:
-    """The step and the variant of a result's folder: `probing-linear` -> probing, linear."""
+def split(folder: str) -> tuple[str, str, str]:
+    """Step, kind of fine-tuning and variant of a result's folder.
+
+    `probing-lora-linear` -> probing, lora, linear; `probing-linear` -> probing, "", linear.
+    """
     step = next((name for name in STEPS if folder == name or folder.startswith(f"{name}-")), "")
-    return step, folder[len(step) + 1 :] if step else ""
+    variant = folder[len(step) + 1 :] if step else ""
+    tuned = LORA if variant.split("-")[0] == LORA else ""
+    return step, tuned, variant.removeprefix(tuned).removeprefix("-")

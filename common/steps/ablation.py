@@ -51,20 +51,21 @@ def run(call) -> None:
     cell = begun.cell(args.training_size)
     made = checkpoints.find(begun, [cell])[cell]
     config = begun.config(cell, CONSTANTS, made and made[1])
-    change = change_of(call, cell, config) if args.parts == HEADS else None
+    where = str(made[0]) if made else begun.source.where()
+    change = change_of(call, cell, config, where) if args.parts == HEADS else None
     metrics, state = results.finished(cell, config, args.overwrite), results.EARLIER
     if metrics is None:
-        metrics, state = make(begun, cell, config, made and str(made[0]), change), "done"
+        metrics, state = make(begun, cell, config, made and where, change), "done"
     summarize(call, cell, metrics, state)
 
 
-def change_of(call, cell, config: dict):
+def change_of(call, cell, config: dict, where: str):
     """1 - cosine of each head's maps, `[layers, heads]`, of the cell's attention; its hash goes
-    into `config`. Raises UserError if it is missing or of another fine-tuned model."""
+    into `config`. Raises UserError if it is missing, damaged, or of another model than `where`."""
     from common.report.grid import Result
     from common.steps import attention
 
-    own = cell._replace(step=attention.NAME, variant="")
+    own = cell._replace(step=attention.NAME, variant=call.tuned(cell.size))
     if not own.folder.is_dir():
         command = call.next(attention, cell.size)
         raise UserError(f"{own.folder} is missing: it says which heads changed. Type:\n  {command}")
@@ -73,9 +74,12 @@ def change_of(call, cell, config: dict):
     if theirs["inputs"].get("checkpoint") != config["inputs"]["checkpoint"]:
         raise UserError(f"{own.folder} was made from another fine-tuned model. {again}")
     try:
-        change = 1 - grid(Result(own.folder).table("heads.csv").query("metric == 'cosine'"))
-    except ValueError as error:
-        raise UserError(f"{own.folder}: {error}. {again}") from None
+        table, shape = Result(own.folder).table("heads.csv"), models.load_config(where)
+        change = 1 - grid(table[table["metric"] == "cosine"])
+        if change.shape != (shape.num_hidden_layers, shape.num_attention_heads):
+            raise LookupError
+    except (ValueError, LookupError):
+        raise UserError(f"{own.folder / 'heads.csv'} is missing or damaged. {again}") from None
     config["inputs"][attention.NAME] = results.fingerprint({"change": change.tolist()})
     return change
 
@@ -215,11 +219,6 @@ def removals(ready: Ready, train: list[dict], cell, change, args):
     from common.steps.attention import numbered
 
     task, model, device = ready.task, ready.model, ready.device
-    shape = model.config.num_hidden_layers, model.config.num_attention_heads
-    if change.shape != shape:
-        folder = cell._replace(step="attention", variant="").folder
-        again = results.again(folder, results.read(folder)[0])
-        raise UserError(f"{folder / 'heads.csv'} is damaged: heads are missing. {again}")
     file = cell.partial / "importance.csv"
     if not file.is_file():
         to_device(model, device._replace(precision="fp32"))

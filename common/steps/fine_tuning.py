@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from common import flags, results, summary
-from common.cli import RANK, UNTRAINED, Parser, number
+from common.cli import RANK, UNTRAINED, Parser, UserError, number
 from common.report.shown.fine_tuning import NAME, draw, read, sections
 
 __all__ = ["read", "sections"]
@@ -18,6 +18,8 @@ CONSTANTS = {
 }
 # In the names of counts that the summary prints. (Training cuts no prompt, only what is asked.)
 CUT = ("truncated_", "too_long", "dev_cut_words", "test_cut_words")
+# The peak learning rate of adapters, which start at zero (Hu et al. 2022), and of a miniature's.
+LORA_RATES, LORA_RANK = (2e-4, 4e-3), 16
 # To write the answers to dev after each epoch would take longer than to train.
 OF_CAUSAL = {"selection": "first epoch with the lowest dev loss, a mean over the task's groups"}
 
@@ -61,8 +63,17 @@ def parse_args(task, doc: str, argv, *, demo: dict, **defaults) -> flags.Call:
         help="layer-wise learning-rate decay: the rate times this for each layer below the head, "
         "embeddings lowest (default: as published for the model: ELECTRA 0.8, large 0.9; else 1)",
     )
+    text = "of the adapters (default: {}); --learning_rate is then {} by default, {} with --demo"
+    text = text.format(LORA_RANK, *LORA_RATES)
+    group.add_argument("--lora_rank", type=number(int, 1), help=f"of --lora: the rank {text}")
+    usual = parser.fallbacks["learning_rate"]
+    parser.fallbacks["learning_rate"] = lambda args: LORA_RATES if args.lora else usual
+    parser.fallbacks["lora_rank"] = lambda args: ((None, LORA_RANK)[args.lora],) * 2
     flags.add_task_arguments(task, NAME, parser)
-    return flags.parse(task, NAME, parser, argv)
+    call = flags.parse(task, NAME, parser, argv)
+    if call.args.lora_rank and not call.args.lora:
+        parser.error("--lora_rank: the rank of adapters; add --lora, or leave it out")
+    return call
 
 
 def calls(sizes: tuple, controls: bool) -> list[tuple]:
@@ -131,17 +142,22 @@ def prepare(begun, device) -> Prepared:
     """Take the subset, load the model, encode all splits."""
     from common import subsample
     from common.device import set_seed
-    from common.models import families
+    from common.models import adapters, families
 
-    call, data = begun.call, begun.data
+    call, data, where = begun.call, begun.data, begun.source.where()
     task, args = call.task, call.args
+    if args.lora and adapters.base_of(where):
+        remedy = "Leave out --lora, or give the model that they adapt."
+        raise UserError(f"{where} already holds a model with adapters. {remedy}")
     strata = [task.stratum(example) for example in data.splits["train"]]
     indices = task.subset(data, args.training_size, args.seed)
     examples = data.splits | {"train": [data.splits["train"][i] for i in indices]}
     set_seed(args.seed)
-    model, tokenizer, new_head = task.load_model(begun.source.where(), data, **call.options)
+    model, tokenizer, new_head = task.load_model(where, data, **call.options)
     if not indices:
         model.requires_grad_(False)
+    elif args.lora:
+        model = adapters.add(model, args.lora_rank)
     limit = min(args.max_length, families.positions(model.config))
     encoded, counts = {}, {}
     for split in examples:
@@ -166,6 +182,7 @@ def make(call, cell, config: dict, begun) -> dict:
     size = len(ready.examples["train"])
     metrics = {"trained": bool(size), "train_examples": size, "new_head": ready.new_head}
     metrics["parameters"] = ready.model.num_parameters()
+    metrics["trainable_parameters"] = ready.model.num_parameters(only_trainable=True)
     config["environment"] |= device.describe()
     config["settings"]["precision"] = device.precision
     config |= {"subset": ready.subset, "labels": ready.data.labels}
@@ -261,6 +278,13 @@ def summarize(call, cell, metrics: dict, scores, state: str) -> None:
         )
     if metrics.get("layer_decay", 1.0) != 1.0:
         print(f"layer-wise learning-rate decay: {metrics['layer_decay']}")
+    if metrics["trained"]:
+        adapters = f" (LoRA, rank {call.args.lora_rank})" * call.args.lora
+        print(
+            "trained {trainable_parameters:,} of {parameters:,} parameters{}, "
+            "{train_examples_per_second:.1f} examples a second, peak memory "
+            "{peak_memory_mib:,.0f} MiB".format(adapters, **metrics)
+        )
     print(summary.score_table(metrics, scores))
     if cut := {k: n for k, n in metrics.items() if n and any(part in k for part in CUT)}:
         print("truncated:", ", ".join(f"{n} {key.replace('_', ' ')}" for key, n in cut.items()))

@@ -115,8 +115,8 @@ class Trainer:
         """
         with enough_memory(
             f"{self.device.torch_device} has too little memory for the training. Use a smaller "
-            "--model_name or --batch_size, --lora or --gradient_checkpointing where the task has "
-            "them, or torchrun with more processes; with --overwrite."
+            "--model_name or --batch_size, --lora, --gradient_checkpointing where the task has it, "
+            "or torchrun with more processes; with --overwrite."
         ):
             if self.device.processes > 1:
                 loss = self._gradients(batch, n_labels, micro)

@@ -27,7 +27,7 @@ def read(result, task) -> dict[str, float]:
     minus the control's (Hewitt & Liang 2019). Raises ValueError if layers.csv is damaged."""
     from common.report.grid import Result
 
-    values, beside = _by_layer(result, task), f"{result.name}-{task.CONTROLS[0]}"
+    values, beside = _by_layer(result, task), f"{result.file}-{task.CONTROLS[0]}"
     try:
         control = _by_layer(Result(result.folder.with_name(beside)).check(), task)
     except ValueError:  # not there, or not whole: the grid names it
@@ -69,7 +69,7 @@ def draw(folder: Path, task) -> None:
     ending, tables = own.of_all_sizes("layers.csv")
     curves = {size: (table, size_look(size)) for size, table in tables.items()}
     shown = {size: curves[size] for size in (own.size, UNTRAINED) if size in curves}
-    beside = f"{own.name}-{task.CONTROLS[0]}"
+    beside = f"{own.file}-{task.CONTROLS[0]}"
     for name in (beside, f"{beside}.partial"):
         if (control := Result(folder.with_name(name))).metrics:
             look = {"color": "black", "marker": "+", "label": f"{task.CONTROLS[0]} labels"}
