@@ -10,7 +10,7 @@ import numpy as np
 
 from common.files import read_jsonl
 
-RANDOM = "random"
+RANDOM, SINGLE = "random", "single"  # the second is no curve: its points are single layers
 RESAMPLES = 2000
 
 
@@ -38,10 +38,10 @@ def half_lost(values: dict, majority: float):
     return min(lost, default=None)
 
 
-def described(measured: dict, orders: tuple, main: str, majority: float) -> dict:
+def described(measured: dict, main: str, majority: float) -> dict:
     """For metrics.json: `area_<order>`, `area_loss_<order>` and `half_lost_<order>`."""
     found = {}
-    for order in orders:
+    for order in dict.fromkeys(order for order, *_ in measured if order != SINGLE):
         values = curve(measured, order, main)
         found |= {f"area_{order}": area(values), f"half_lost_{order}": half_lost(values, majority)}
         if losses := curve(measured, order, "loss"):

@@ -22,7 +22,7 @@ def measured(draws=3):
 
 
 def test_areas_and_where_half_of_the_gain_is_lost():
-    found = curves.described(measured(), ("most_changed", "random"), "f1", 0.1)
+    found = curves.described(measured(), "f1", 0.1)
     assert found["area_most_changed"] == pytest.approx(0.9 - 0.3)
     assert found["area_loss_most_changed"] == pytest.approx(0.5)
     assert found["area_random"] == pytest.approx(0.9 - 0.2)  # the mean draw falls by .4

@@ -24,8 +24,7 @@ def parse_args(task, doc: str, argv, **defaults) -> flags.Call:
     parser = Parser(doc)
     flags.add_common_arguments(parser, **defaults)
     group = parser.add_argument_group("ablation")
-    text = "which fine-tuned model, by the percentage of its training data (default: 100)"
-    flags.add_training_size(group, 100, text)
+    flags.add_training_size(group, 100, "which fine-tuned model (default: 100)")
     add = group.add_argument
     text = "remove heads, or give layers back their pre-trained weights (default: heads)"
     add("--parts", choices=(HEADS, LAYERS), default=HEADS, help=text)
@@ -132,14 +131,11 @@ def prepare(begun, where: str | None, device) -> tuple[Ready, list[dict]]:
     else:
         model, tokenizer, new = task.load_model(begun.source.where(), data, **begun.call.options)
         if new:
-            raise UserError(
-                "--training_size 0: the head is random, so it has nothing to lose. Give 10, 30, 50 "
-                "or 100."
-            )
+            raise UserError("--training_size 0: the head is random. Give 10, 30, 50 or 100.")
     row = families.of(model.config)
     if args.parts == LAYERS and row.shared_layers:
-        what = f"--parts layers: the layers of {row.name} share their weights: none can go alone."
-        raise UserError(f"{what} Leave out --parts, or choose another --model_name.")
+        what = f"--parts layers: the layers of {row.name} share their weights"
+        raise UserError(f"{what}. Leave out --parts, or choose another --model_name.")
     limit = min(args.max_length, families.positions(model.config))
     indices = task.subset(data, args.training_size or 100, args.seed)[:SAMPLE]
     train = [data.splits["train"][i] for i in indices]
@@ -197,9 +193,7 @@ def make(begun, cell, config: dict, where: str | None, change) -> dict:
         ])  # fmt: skip
         metrics = whole(ready, next(iter(measured.values())))
         main = ready.task.scores(ready.data)[0]
-        level = metrics[f"test_majority_{main.name}"]
-        orders = [name for name in dict.fromkeys(order for order, *_ in points) if name != "single"]
-        metrics |= curves.described(measured, orders, main.name, level)
+        metrics |= curves.described(measured, main.name, metrics[f"test_majority_{main.name}"])
         if args.parts == HEADS:
             metrics |= curves.against_random(measured, main.name, DRAWS)
             metrics |= curves.differences(files, ready.task.count, main, DRAWS)
@@ -222,8 +216,8 @@ def removals(ready: Ready, train: list[dict], cell, change, args):
     file = cell.partial / "importance.csv"
     if not file.is_file():
         to_device(model, device._replace(precision="fp32"))
-        how = args.batch_size, device, task.loss, task.n_labels
-        values = numbered(ablating.importance(model, train, *how))
+        about = model, train, args.batch_size, device, task.loss, task.n_labels
+        values = numbered(ablating.importance(*about))
         rows = [{"layer": n, "head": m, "value": float(value)} for (n, m), value in values]
         write_csv(file, [cell.about | row for row in rows])
     worth = grid(read_csv(file))
@@ -295,9 +289,9 @@ def summarize(call, cell, metrics: dict, state: str) -> None:
     for key, lost in metrics.items():
         if key.startswith("half_lost_"):
             order = key.removeprefix("half_lost_")
-            line = f"{order:>15}: {metrics[f'area_{order}']:.4f}"
-            line += f" ± {metrics['area_random_std']:.4f}" if order == "random" else ""
-            print(f"{line}, {'never' if lost is None else lost}")
+            spread = f" ± {metrics['area_random_std']:.4f}" if order == "random" else ""
+            area = f"{metrics[f'area_{order}']:.4f}{spread}"
+            print(f"{order:>15}: {area}, {'never' if lost is None else lost}")
     if call.args.parts == HEADS:
         p = f"p = {metrics['p_most_changed']:.2f}"
         print(f"{p}: how often random heads of the same layers lose as much as most_changed")
