@@ -4,7 +4,7 @@ import random
 
 from common.demo.language import POOLS, draw, gene
 
-SENTENCES = {"train": 1200, "dev": 250, "test": 400}
+SENTENCES = {"train": 900, "dev": 150, "test": 300}
 # What is written of each relation between the first name and the second.
 WORDS = {
     "activates": ("{} activates {}", "{} enhances {}", "{1} is activated by {0}"),
