@@ -320,12 +320,15 @@ def run(step, *argv):
     return importlib.import_module(f"Classification.{step}").main([str(flag) for flag in argv])
 
 
-@pytest.mark.parametrize("kind", ["bert", "gpt2"])
+@pytest.mark.parametrize(
+    ("kind", "form"), [("bert", "relation"), ("bert", "classification"), ("gpt2", "qa")]
+)
 def test_all_steps(kind, form, file, tmp_path, capsys, checkpoint, monkeypatch):
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda _, path, **how: path.touch())
     out, main = tmp_path / "out", "accuracy" if form == "qa" else "micro_f1"
     about = ("--model_name", checkpoint(kind), "--data_dir", file, "--output_dir", out)
     run("fine-tuning", *about, *QUICK, "--training_size", 50, "--num_train_epochs", 2,
-        "--max_length", 24)  # fmt: skip
+        "--max_length", 12)  # fmt: skip
     shown = capsys.readouterr().out
     assert "truncated" in shown
     (cell,) = out.glob("*/*/50/seed-42")
@@ -343,13 +346,14 @@ def test_all_steps(kind, form, file, tmp_path, capsys, checkpoint, monkeypatch):
     for folder in ("probing", "probing-control"):
         layers = pd.read_csv(cell / folder / "layers.csv")
         assert {0, 1} == {*layers["layer"]} and {*wanted} <= {*layers["metric"]}
-    run("attention", *quick, "--training_sizes", 50, "--max_length", 24)
+    run("attention", *quick, "--training_sizes", 50, "--max_length", 12)
     assert (cell / "attention" / "heads.csv").is_file()
 
     given = [r for r in rows_of(form) if r["split"] == "test"]
     joined = [{"text": " ".join(r["sentences"])} if "sentences" in r else r for r in given]
     typed = "".join(json.dumps(r) + "\n" for r in joined).encode()
     monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(typed)))
+    capsys.readouterr()
     run("predict", *about, "--training_size", 50, "--input", "-", "--input_form", "jsonl",
         "--device", "cpu")  # fmt: skip
     answers = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
@@ -377,7 +381,7 @@ def test_the_library_answers_as_predict_does(form, file, tmp_path, checkpoint):
     ids = torch.tensor([pipe.tokenizer(e.texts[0])["input_ids"]])
     with torch.inference_mode():
         shares = pipe.model(ids).logits.sigmoid()[0]
-    found = {answer["label"]: answer["score"] for answer in pipe(e.texts[0])}
+    found = {answer["label"]: answer["score"] for answer in pipe([e.texts[0]])[0]}
     named = {pipe.model.config.id2label[i]: share.item() for i, share in enumerate(shares)}
     assert found == pytest.approx(named, abs=1e-5)
 
