@@ -4,14 +4,14 @@ import random
 
 from common.demo.language import POOLS, draw, gene
 
-SENTENCES = {"train": 900, "dev": 150, "test": 300}
+SENTENCES = {"train": 1000, "dev": 150, "test": 300}
 # What is written of each relation between the first name and the second.
 WORDS = {
     "activates": ("{} activates {}", "{} enhances {}", "{1} is activated by {0}"),
     "inhibits": ("{} inhibits {}", "{} represses {}", "{1} is inhibited by {0}"),
 }
 NONE = "none"  # of names from two such statements
-FORMS = ("{} and {} .", "{} but {} .", "These results suggest that {} and {} .")
+FORMS = ("{} .", "{} .", "{} and {} .", "{} but {} .", "These results suggest that {} and {} .")
 
 
 def splits(seed: int = 0) -> dict[str, list[dict[str, str]]]:
@@ -26,10 +26,12 @@ def _rows(split: str, rng: random.Random) -> list[dict[str, str]]:
         while len(names) < 4:
             names[draw(rng, gene, split)] = None
         relations, (a, b, c, d) = rng.sample(sorted(WORDS), 2), names
-        pair, label = rng.choice((((a, b), relations[0]), ((c, d), relations[1]), ((a, d), NONE)))
+        form = rng.choice(FORMS)
+        pairs = ((a, b), relations[0]), ((c, d), relations[1]), ((a, d), NONE), ((a, d), NONE)
+        pair, label = pairs[0] if form == FORMS[0] else rng.choice(pairs)
         marked = dict(zip(pair, ("<< {} >>", "[[ {} ]]"), strict=True))
         shown = [marked.get(name, "{}").format(name) for name in (a, b, c, d)]
         said = [rng.choice(WORDS[relation]) for relation in relations]
-        text = rng.choice(FORMS).format(said[0].format(*shown[:2]), said[1].format(*shown[2:]))
+        text = form.format(said[0].format(*shown[:2]), said[1].format(*shown[2:]))
         rows.append({"id": f"demo-{split}-{i}", "text": text, "label": label})
     return rows

@@ -18,7 +18,7 @@ from common import cli, task
 from common.steps import fine_tuning
 
 TASK = task.load("Classification")
-DEMO = {"learning_rate": 5e-4, "num_train_epochs": 5}  # what miniatures need
+DEMO = {"learning_rate": 5e-4, "num_train_epochs": 8}  # what miniatures need
 
 
 def parse_args(argv=None):
