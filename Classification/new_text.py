@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from Classification.task import chosen, encode_inputs
 from common.cli import UserError
 from common.data_files import json_row, stream
+from common.files import read_json
 from common.predict import text_fields
 
 FORMS = {"text": (), "jsonl": (".jsonl", ".json")}
@@ -37,7 +38,7 @@ def answer(model, tokenizer, made, items: list[tuple[str, ...]], args, device, n
 
     from common.forward import predict_logits
 
-    kind = model.config.kind
+    kind = read_json(made.checkpoint / "config.json")["kind"]
     if any(len(item) != 1 + (kind == "qa") for item in items):
         wanted = FIELDS[kind == "qa"]
         raise UserError(f"--input: this model reads {' and '.join(wanted)} of each input alone.")
