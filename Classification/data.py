@@ -99,9 +99,7 @@ def read_rows(fields: tuple[str, ...], path: Path) -> list[tuple[str, str | None
 def example(kind: str, row: dict, place: str, number: int) -> Example:
     """A row of a form as an example; `number` names it where the row has no id. UserError."""
     if kind == "qa":
-        context = text_of(row, "context", place) if str(row.get("context") or "").strip() else ""
-        texts = text_of(row, "question", place), context
-        labels = (text_of(row, "answer", place).lower(),)
+        texts, labels = question_of(row, place), (text_of(row, "answer", place).lower(),)
         if labels[0] not in VERDICTS:
             raise UserError(f"{place}: 'answer' is not yes, no or maybe. Fix that example.")
     elif kind == "relation":
@@ -156,6 +154,12 @@ def text_of(row: dict, field: str, place: str) -> str:
     if not isinstance(row.get(field), str) or not row[field].strip():
         raise UserError(f"{place}: {field!r} is missing, empty or not a string. Fix that example.")
     return one_line(row[field])
+
+
+def question_of(row: dict, place: str) -> tuple[str, str]:
+    """A row's question and its context, "" if there is none. UserError."""
+    context = text_of(row, "context", place) if str(row.get("context") or "").strip() else ""
+    return text_of(row, "question", place), context
 
 
 def _form(rows: list[tuple]) -> str:

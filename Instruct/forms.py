@@ -5,7 +5,7 @@ No message shows text of the data.
 
 from pathlib import Path
 
-from Classification.data import VERDICTS, example, one_line, text_of
+from Classification.data import VERDICTS, example, one_line, question_of, text_of
 from common.cli import UserError
 from Instruct import prompts
 from Instruct.labels import plain, read_free, shown, write_labels
@@ -26,9 +26,8 @@ def convert(kind: str, row: dict, place: str) -> tuple[dict, tuple[str, ...]]:
     Gold: a label, a sorted list of labels, or the reference answers of a free answer.
     """
     if kind == "free_qa":
-        context = text_of(row, "context", place) if str(row.get("context") or "").strip() else ""
-        asked = text_of(row, "question", place)
-        return free_row(asked, context, [text_of(row, "answer", place)]), (asked, context)
+        texts = question_of(row, place)
+        return free_row(*texts, [text_of(row, "answer", place)]), texts
     _, texts, labels, _ = example(kind, row, place, 0)
     asked = prompts.question(*texts) if kind == "qa" else texts[0]
     if kind != "classification":
