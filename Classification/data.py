@@ -167,7 +167,7 @@ def _form(rows: list[tuple]) -> str:
     named = ", ".join(repr(field) for *_, field in FORMS.values())
     kind = None
     for place, split, row in rows:
-        held = [kind for kind, (*_, field) in FORMS.items() if field in row]
+        held = [name for name, (*_, field) in FORMS.items() if field in row]
         if len(held) != 1:
             raise UserError(f"{place} has {len(held)} of the fields {named}. Give it exactly one.")
         kind = kind or held[0]
