@@ -1,41 +1,16 @@
-"""Relation, classification and QA files as rows; what the rows of each kind become.
+"""What the rows of relation, classification and QA files become.
 
 No message shows text of the data.
 """
 
-import unicodedata
 from pathlib import Path
 
+from Classification.data import VERDICTS, example, one_line, question_of, text_of
 from common.cli import UserError
-from common.data_files import SPLIT_NAMES, find_split, jsonl
 from Instruct import prompts
 from Instruct.labels import plain, read_free, shown, write_labels
 
-FIELDS = {
-    "relation": ("text", "label"),
-    "classification": ("labels",),
-    "qa": ("question", "answer"),
-}
-VERDICTS = {"yes", "no", "maybe"}
-LONGEST_LABEL = 60  # characters; a longer one is a misplaced text
 MOST_LABELS = 100  # of a source
-
-
-def read_rows(flag: str, path: Path) -> list[tuple[str, str | None, dict]]:
-    """(place, split or None, row) of all examples in a jsonl file or a folder of such files.
-
-    Raises UserError, with file and line.
-    """
-    files: list = [(None, path)]
-    if path.is_dir():
-        files = [(s, file) for s in SPLIT_NAMES for file in find_split(path, s, ("{}.jsonl",))]
-        if "train" not in dict(files):
-            raise UserError(f"no train.jsonl in {path}. Put it there.")
-    return [
-        (place, split or _split(row, place), row)
-        for split, file in files
-        for place, row in jsonl(file, FIELDS[flag])
-    ]
 
 
 def kind_of(flag: str, rows: list[tuple]) -> str:
@@ -50,24 +25,16 @@ def convert(kind: str, row: dict, place: str) -> tuple[dict, tuple[str, ...]]:
 
     Gold: a label, a sorted list of labels, or the reference answers of a free answer.
     """
-    if kind == "relation":
-        text, label = _text(row, "text", place), _label(row["label"], place)
-        return {"input": text, "output": label, "gold": label}, (text,)
-    if kind == "classification":
-        if row.get("text") is None and isinstance(row.get("sentences"), list):
-            row = row | {"text": " ".join(map(str, row["sentences"]))}
-        if not isinstance(row["labels"], list):
-            raise UserError(f"{place}: 'labels' is not a list (of none, one or several labels).")
-        gold = sorted({_label(label, place, wrong=";") for label in row["labels"]})
-        text = _text(row, "text", place)
-        return {"input": text, "output": write_labels(gold), "gold": gold}, (text,)
-    passage = _text(row, "context", place) if str(row.get("context") or "").strip() else ""
-    asked = _text(row, "question", place)
-    made = free_row(asked, passage, [_text(row, "answer", place)])
-    if kind == "qa":
-        label = row["answer"].strip().lower()
-        made |= {"output": label, "gold": label}
-    return made, (asked, passage)
+    if kind == "free_qa":
+        texts = question_of(row, place)
+        return free_row(*texts, [text_of(row, "answer", place)]), texts
+    _, texts, labels, _ = example(kind, row, place, 0)
+    asked = prompts.question(*texts) if kind == "qa" else texts[0]
+    if kind != "classification":
+        return {"input": asked, "output": labels[0], "gold": labels[0]}, texts
+    if any(";" in label for label in labels):
+        raise UserError(f"{place}: a label with ';', which parts the labels. Change it.")
+    return {"input": asked, "output": write_labels([*labels]), "gold": [*labels]}, texts
 
 
 def free_row(asked: str, passage: str, answers: list[str]) -> dict:
@@ -98,39 +65,3 @@ def check_labels(labels: list[str], kind: str, path: Path) -> None:
     if kind == "classification" and prompts.NONE in first:
         rule = "Give an example without labels an empty list."
         raise UserError(f"{path}: {prompts.NONE!r} cannot be a label. {rule}")
-
-
-def one_line(text: str) -> str:
-    """Text without newlines and repeated blanks."""
-    return " ".join(text.split())
-
-
-def _split(row: dict, place: str) -> str | None:
-    if row.get("split") is None:
-        return None
-    for split, names in SPLIT_NAMES.items():
-        if str(row["split"]).strip().lower() in names:
-            return split
-    raise UserError(
-        f"{place}: 'split' is not train, dev (or validation, valid, val, devel) or test. Fix it."
-    )
-
-
-def _text(row: dict, field: str, place: str) -> str:
-    if not isinstance(row.get(field), str) or not row[field].strip():
-        raise UserError(f"{place}: {field!r} is missing, empty or not a string. Fix that example.")
-    return one_line(row[field])
-
-
-def _label(value, place: str, wrong: str = "") -> str:
-    """A label as composed text (NFC): a string without `wrong`, a whole number, true or false."""
-    if isinstance(value, bool | int):
-        return str(value).lower()
-    if not isinstance(value, str) or not value.strip():
-        raise UserError(f"{place}: a label is neither text nor a whole number. Fix that example.")
-    if len(value) > LONGEST_LABEL or (wrong and wrong in value):
-        raise UserError(
-            f"{place}: a label of {len(value)} characters cannot be used. A label has at most "
-            f"{LONGEST_LABEL}{wrong and f', and no {wrong!r}'}. Change it."
-        )
-    return unicodedata.normalize("NFC", one_line(value))

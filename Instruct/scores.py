@@ -9,18 +9,12 @@ counts that are added up over examples (see `common.task.Score`). What is undefi
 
 import numpy as np
 
+from Classification.scores import accuracy, count_labels
 from common import scoring
 from common.task import Score
 from Instruct.prompts import LABEL_KINDS
 from NER import scores as ner
 from QA.scores import exact_and_f1
-
-NEGATIVE = ("none", "0", "false")  # labels that mean "no relation", in any case
-
-
-def accuracy(sums: np.ndarray) -> np.ndarray:
-    """Right / gold of `[..., classes, 3]`, where each example has one label."""
-    return scoring.recall(sums.sum(-2))
 
 
 def mean_ratio(sums: np.ndarray) -> np.ndarray:
@@ -117,22 +111,7 @@ def _tables(rows: list[dict], kind: str) -> dict[str, np.ndarray]:
     if kind == "ner":
         counts = ner.count(rows)
         return {"answers": counts["entities"], "strict": counts["strict"]}
-    sides = [[_labels(row, side) for row in rows] for side in ("gold", "predicted")]
-    classes = sorted({item[0] for side in sides for items in side for item in items})
-    return {"answers": scoring.count(sides, classes)}
-
-
-def _labels(row: dict, side: str) -> set[tuple[str]]:
-    """The gold or the predicted labels of a row, as (label,); not a relation's negative one."""
-    labels = row[side] if isinstance(row[side], list) else [row[side]]
-    if row["kind"] == "relation":
-        labels = [x for x in labels if x is None or not is_negative(x, row.get("negative"))]
-    return {(label,) for label in labels if label is not None}
-
-
-def is_negative(label: str, negative: str | None = None) -> bool:
-    """Whether a relation's label says that there is none: `negative`, else one of NEGATIVE."""
-    return label == negative if negative else label.casefold() in NEGATIVE
+    return {"answers": count_labels(rows)[1]}
 
 
 def details(rows: list[dict]) -> dict[str, float]:

@@ -1,11 +1,12 @@
 """The sets that instructions are made from: a source is a file or a folder of one kind.
 
-NER/, NLI/ and QA/ read their folders and the SQuAD form; `Instruct/forms.py` reads the other kinds.
+NER/, NLI/ and QA/ read their folders and the SQuAD form, Classification/ rows of other kinds.
 """
 
 from pathlib import Path
 from typing import NamedTuple
 
+from Classification import data as labelled
 from common.cli import UserError, relative
 from common.data_files import SPLIT_NAMES, find_split, json_file
 from common.results import fingerprint
@@ -19,9 +20,6 @@ from NLI.task import stratum as nli_stratum
 from QA import data as qa_data
 from QA import squad
 from QA.bioasq import is_bioasq
-
-DOCUMENT = ("document_id", "document", "doc_id", "pmid")  # fields that name a row's document
-UNSAID = (None, "")  # values of a field that says nothing; 0 is a number like any other
 
 
 class Example(NamedTuple):
@@ -115,7 +113,7 @@ def _nli(name: str, folder: Path) -> Source:
 
 def nli_row(premise: str, hypothesis: str, label: str) -> dict:
     """Input, output and gold of a pair."""
-    both = prompts.pair(forms.one_line(premise), forms.one_line(hypothesis))
+    both = prompts.pair(labelled.one_line(premise), labelled.one_line(hypothesis))
     return {"input": both, "output": label, "gold": label}
 
 
@@ -148,22 +146,29 @@ def _squad(name: str, path: Path) -> Source:
 
 
 def _rows(flag: str, name: str, path: Path, group_by: str | None) -> Source:
-    rows = forms.read_rows(flag, path)
+    """Rows with labels, as Classification/ reads them, or with free answers.
+
+    A set with train and test splits is that task's data too.
+    """
+    rows = labelled.read_rows(labelled.FORMS[flag], path)
     kind = forms.kind_of(flag, rows)
-    examples = []
-    for number, (place, split, row) in enumerate(rows):
-        own = f"row-{number}" if row.get("id") in UNSAID else str(row["id"])
+    examples, there = [], {split for _, split, _ in rows}
+    for n, (place, split, row) in enumerate(rows):
         made, texts = forms.convert(kind, row, place)
-        fields = [f for f in (group_by, *DOCUMENT) if row.get(f) not in UNSAID]
-        document = (fields[0], str(row[fields[0]])) if fields else None
-        texts = tuple(map(letters_of, texts))
-        examples.append(Example(own, split, document, texts, "", made))
-    if len({e.split is None for e in examples}) > 1:
+        about = split, labelled.document_of(row, group_by), tuple(map(letters_of, texts)), ""
+        examples.append(Example(labelled.id_of(row, n), *about, made))
+    if None in there and len(there) > 1:
         raise UserError(f"{path}: some rows have a 'split', some have none. Give it to all.")
-    numbers = map(str, together(examples))
-    examples = [e._replace(group=number) for e, number in zip(examples, numbers, strict=True)]
+    groups = map(str, together(examples))
+    examples = [e._replace(group=group) for e, group in zip(examples, groups, strict=True)]
     labels = set().union(*(answers(kind, e.row) for e in examples if kind != "free_qa"))
     forms.check_labels(labels := sorted(labels), kind, path)
     answer = {"classification": "many", "free_qa": "free"}.get(kind, "one")
-    digest = fingerprint({"rows": [row for *_, row in rows]})
-    return Source(name, kind, answer, labels, examples, digest)
+    if kind == "free_qa" or not {"train", "test"} <= there:
+        digest = fingerprint({"rows": [row for *_, row in rows]})
+        return Source(name, kind, answer, labels, examples, digest)
+    splits = labelled.divided(kind, rows)
+    strata, numbers = labelled.units(splits["train"])
+    train = iter(numbers)
+    examples = [e._replace(unit=next(train)) if e.split == "train" else e for e in examples]
+    return Source(name, kind, answer, labels, examples, fingerprint(splits), strata)

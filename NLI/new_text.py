@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from common.cli import UserError
 from common.data_files import json_row, stream
 from common.predict import text_fields
-from NLI.encoding import encode_pairs
+from common.texts import encode_pairs
 
 FORMS = {"tsv": (), "jsonl": (".jsonl", ".json")}
 NAMES = ("premise", "hypothesis"), ("sentence1", "sentence2")

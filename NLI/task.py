@@ -4,9 +4,10 @@ from collections import Counter
 
 from common import scoring
 from common.controls import by_rarest_word
-from common.task import Data, Examples, ProbeInputs, Score
+from common.task import Data, ProbeInputs, Score
+from common.texts import encode_pairs
+from common.texts import probe_inputs as texts_of_probes
 from NLI.data import LABELS, Example, load
-from NLI.encoding import encode_pairs, encode_texts
 
 __all__ = ["load"]
 NAME, HEAD, DATASET, IN_STUDY = "NLI", "sequence", "mednli", True
@@ -26,7 +27,7 @@ def stratum(example: Example) -> str:
 def encode(
     data: Data, examples: list[Example], tokenizer, max_length: int
 ) -> tuple[list[dict], dict]:
-    """Premise and hypothesis as one input with its label, see `NLI.encoding.encode_pairs`."""
+    """Premise and hypothesis as one input with its label, see `common.texts.encode_pairs`."""
     pairs = [(example.premise, example.hypothesis) for example in examples]
     encoded, counts = encode_pairs(pairs, tokenizer, max_length)
     for example, row in zip(examples, encoded, strict=True):
@@ -117,25 +118,13 @@ def controls(data: Data, splits: dict[str, list[Example]], seed: int) -> dict[st
 def probe_inputs(
     data: Data, targets: dict, tokenizer, max_length: int, pooling: str
 ) -> ProbeInputs:
-    """A unit is a distinct sentence; an example, the vectors of its premise and hypothesis.
-
-    The targets differ in their labels alone.
-    """
-    import numpy as np
-
-    pairs = {s: [(e.premise, e.hypothesis) for e in own] for s, own in targets["task"].items()}
-    texts = list(dict.fromkeys(text for own in pairs.values() for pair in own for text in pair))
-    encoded, counts = encode_texts(texts, tokenizer, max_length, pooling)
-    number = {text: i for i, text in enumerate(texts)}
-    rows = {
-        split: np.array([[number[text] for text in pair] for pair in own], int).reshape(-1, 2)
-        for split, own in pairs.items()
-    }
+    """An example is the vectors of its premise and hypothesis; targets differ in labels alone."""
+    texts = {s: [(e.premise, e.hypothesis) for e in own] for s, own in targets["task"].items()}
     labels = {
-        target: np.array([data.labels.index(example.label) for example in splits["train"]])
+        target: [data.labels.index(example.label) for example in splits["train"]]
         for target, splits in targets.items()
     }
-    return ProbeInputs(encoded, [Examples(rows, labels)], len(data.labels), counts)
+    return texts_of_probes(texts, labels, tokenizer, max_length, pooling, len(data.labels))
 
 
 def probe_predictions(

@@ -56,7 +56,8 @@ class Examples(NamedTuple):
 
     # {split: int array [n, k]}: the k rows of the features that are concatenated for an example.
     rows: dict[str, Any]
-    labels: dict[str, Any]  # {target: int array [n], of the train split}
+    # {target: int array [n], of the train split}; of several labels [n, labels], each 0 or 1.
+    labels: dict[str, Any]
 
 
 class Pointers(NamedTuple):
@@ -154,7 +155,8 @@ class Task(Protocol):
         """Predictions in `rows`' form.
 
         `found`: for each of `inputs.sets` that has the target, what the probe says of it: an int
-        array a sequence, `[n]`, or of `Pointers` a float array `[units, 2]` a sequence.
+        array a sequence, `[n]` (or `[n, labels]`), or of `Pointers` a float array `[units, 2]` a
+        sequence.
         """
 
 

@@ -15,8 +15,8 @@ from common import models
 from common.batching import pad
 from common.cli import UserError
 from common.models import families, loading
+from common.texts import encode_pairs
 from NER.alignment import WordTokenizer
-from NLI.encoding import encode_pairs
 from tests import tiny
 
 KINDS = [kind for kind in tiny.HUB_NAMES if not kind.startswith("biobert")]

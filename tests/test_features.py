@@ -9,8 +9,8 @@ import torch
 from common import features, models
 from common.cli import UserError
 from common.device import choose_device
+from common.texts import encode_texts
 from NER import alignment
-from NLI.encoding import encode_texts
 
 CPU = choose_device("cpu", "fp32")
 KINDS = ("bert", "gpt2", "biogpt")

@@ -80,7 +80,9 @@ def test_links_lead_somewhere(page):
             titles = re.findall(r"^#+ (.*)$", prose(target), re.M)
             slugs = [re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles]
             assert anchor in slugs, f"{page}: {link}"
-    for path in re.findall(r"`((?:common|tests|docs|NER|NLI|QA|Instruct)/[\w./-]*)`", prose(page)):
+    for path in re.findall(
+        r"`((?:common|tests|docs|NER|NLI|QA|Instruct|Classification)/[\w./-]*)`", prose(page)
+    ):
         assert (ROOT / path).exists() or "/results" in path, f"{page}: {path}"
 
 
@@ -128,7 +130,7 @@ def quick(tmp_path_factory, checkpoint):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(miniatures, "miniature", lambda name, cache: checkpoint(kinds[name]))
         patch.setattr("matplotlib.figure.Figure.savefig", lambda _, path, **how: path.touch())
-        for task in ("NER", "NLI"):
+        for task in ("NER", "NLI", "Classification"):
             demo = importlib.import_module(f"{task}.demo_data")
             few = {split: rows[:: len(rows) // 40] for split, rows in demo.splits().items()}
             patch.setattr(demo, "splits", lambda *given, few=few: few)

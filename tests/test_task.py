@@ -108,6 +108,12 @@ ROWS = {
         {"id": "3", "gold": "contradiction", "predicted": "contradiction"},
         {"id": "4", "gold": "entailment", "predicted": "entailment"},
     ],
+    "Classification": [
+        {"id": "1", "kind": "relation", "gold": "activates", "predicted": "activates"},
+        {"id": "2", "kind": "relation", "gold": "none", "predicted": "activates"},
+        {"id": "3", "kind": "relation", "gold": "inhibits", "predicted": "activates"},
+        {"id": "4", "kind": "relation", "gold": "activates", "predicted": "activates"},
+    ],
 }
 
 

@@ -74,10 +74,9 @@ def predict(probe, vectors: np.ndarray, examples: Examples, standardize: bool = 
 
     `vectors`: `[n_vectors, size]`, float16. The predictions are those of scikit-learn's `SVC()` or
     `LogisticRegression` on the concatenated vectors in float64; `standardize` scales them first.
-    All targets share the inputs, such as a kernel matrix. If training has only one class, that
-    class is the answer.
+    All targets share the inputs, such as a kernel matrix. Of labels `[n, k]` each column has a
+    probe of its own. If training has only one class, that class is the answer.
     """
-    from sklearn.dummy import DummyClassifier
     from sklearn.preprocessing import StandardScaler
 
     x = {
@@ -91,11 +90,19 @@ def predict(probe, vectors: np.ndarray, examples: Examples, standardize: bool = 
     inputs = probe.inputs(x["train"])
     train, models = inputs(x["train"]), {}
     for target, labels in examples.labels.items():
-        single = len(np.unique(labels)) == 1  # SVC() and LogisticRegression() refuse
-        models[target] = (DummyClassifier() if single else probe.classifier()).fit(train, labels)
+        models[target] = [fitted(probe, train, column) for column in np.atleast_2d(labels.T)]
     predictions: dict = {target: {} for target in models}
     for split, features in x.items():
         matrix = train if split == "train" else inputs(features)
-        for target, model in models.items():
-            predictions[target][split] = model.predict(matrix)
+        for target, columns in models.items():
+            found = np.stack([model.predict(matrix) for model in columns], -1)
+            predictions[target][split] = found.reshape(-1, *examples.labels[target].shape[1:])
     return predictions
+
+
+def fitted(probe, train, labels: np.ndarray):
+    """A probe of labels `[n]`; if all are the same, what says so: SVC() and the like refuse."""
+    from sklearn.dummy import DummyClassifier
+
+    single = len(np.unique(labels)) == 1
+    return (DummyClassifier() if single else probe.classifier()).fit(train, labels)

@@ -1,6 +1,7 @@
-"""Sentences and pairs of sentences as a model reads them, and what is cut."""
+"""Texts and pairs of texts as a model reads them, and what is cut."""
 
 from common.cli import UserError
+from common.task import Examples, ProbeInputs
 
 
 def encode_pairs(
@@ -41,12 +42,12 @@ def encode_pairs(
 def encode_texts(
     texts: list[str], tokenizer, max_length: int, pooling: str
 ) -> tuple[list[dict], dict]:
-    """What the frozen encoder reads: `input_ids` of each text alone, its one unit; and counts.
+    """`input_ids` of each text alone, its one unit (what a probe reads); and counts of truncation.
 
     `pooling`: "mean" over all real tokens, "cls" the first, "last" the last of them.
     """
     encoded, counts = [], {"texts": len(texts), "truncated_texts": 0, "truncated_tokens": 0}
-    for ids in tokenizer(texts, add_special_tokens=True)["input_ids"]:
+    for ids in tokenizer(texts, add_special_tokens=True)["input_ids"] if texts else []:
         over = max(0, len(ids) - max_length)
         counts["truncated_texts"] += over > 0
         counts["truncated_tokens"] += over
@@ -57,6 +58,31 @@ def encode_texts(
         unit = {"mean": (0, len(ids)), "cls": (0, 1), "last": (len(ids) - 1, len(ids))}[pooling]
         encoded.append({"input_ids": ids, "units": [unit]})
     return encoded, counts
+
+
+def probe_inputs(
+    texts: dict[str, list[tuple[str, ...]]],
+    labels: dict[str, list],
+    tokenizer,
+    max_length: int,
+    pooling: str,
+    n_labels: int,
+) -> ProbeInputs:
+    """A unit is a distinct text; an example, the vectors of its texts, as many in all examples.
+
+    `texts`: by split; `labels`: of train by target, numbers, see `Examples`.
+    """
+    import numpy as np
+
+    distinct = list(dict.fromkeys(text for own in texts.values() for some in own for text in some))
+    encoded, counts = encode_texts(distinct, tokenizer, max_length, pooling)
+    number, width = {text: i for i, text in enumerate(distinct)}, len(texts["train"][0])
+    rows = {
+        split: np.array([[number[text] for text in some] for some in own], int).reshape(-1, width)
+        for split, own in texts.items()
+    }
+    numbers = {target: np.array(own) for target, own in labels.items()}
+    return ProbeInputs(encoded, [Examples(rows, numbers)], n_labels, counts)
 
 
 def truncate(a: list[int], b: list[int], room: int) -> tuple[list[int], list[int]]:

@@ -1,0 +1,26 @@
+"""Compare the attention of every head before and after fine-tuning on texts with labels.
+
+    python attention.py --training_sizes 10,30 --model_name biobert --data_dir FILE
+    python attention.py --demo --training_sizes 10,30 --model_name biobert --controls
+
+The same inputs (the test split) go through the pre-trained encoder and through those that
+fine-tuning.py made of it. For each size it writes
+results/<dataset>/<model>/<size>/seed-<n>/attention/: config.json, heads.csv, heads.png,
+metrics.json; with --controls the same for an untrained encoder, in random/seed-<n>/attention/; and,
+for the model, attention_all_sizes.png.
+"""
+
+import sys
+from pathlib import Path
+
+if __name__ == "__main__":  # run as a file: import from the repository, not from this folder
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from common import cli, task
+from common.steps import attention
+
+TASK = task.load("Classification")
+parse_args, main = cli.script(attention, TASK, __doc__)
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,53 @@
+"""New text for Classification: texts in, the labels of each and all labels' probabilities out."""
+
+import json
+from collections.abc import Iterable, Iterator
+
+from Classification.task import chosen, encode_inputs
+from common.cli import UserError
+from common.data_files import json_row, stream
+from common.files import read_json
+from common.predict import text_fields
+
+FORMS = {"text": (), "jsonl": (".jsonl", ".json")}
+FIELDS = ("text",), ("question", "context")
+EXPECTED = " or ".join(json.dumps(dict.fromkeys(names, "...")) for names in FIELDS)
+
+
+def add_arguments(parser) -> None:
+    """No flags of its own."""
+
+
+def read(file: Iterable[bytes], name: str, form: str) -> Iterator[tuple[str, ...] | None]:
+    """The text of each line, or its question and context."""
+    for place, line in stream(file, name):
+        if not line.strip():
+            yield None
+        elif form == "text":
+            yield tuple(line.split("\t", 1))
+        else:
+            row = json_row(place, line)
+            names = next((names for names in FIELDS if names[0] in row), FIELDS[0])
+            yield tuple(text_fields(row, names, place, EXPECTED))
+
+
+def answer(model, tokenizer, made, items: list[tuple[str, ...]], args, device, name: str):
+    """Of each item `{"label": ...}`, or `{"labels": [...]}` where there may be several; and
+    `"probabilities"`, {label: 0 to 1}, of several labels each by itself."""
+    from scipy.special import expit, softmax
+
+    from common.forward import predict_logits
+
+    kind = read_json(made.checkpoint / "config.json")["kind"]
+    if any(len(item) != 1 + (kind == "qa") for item in items):
+        wanted = FIELDS[kind == "qa"]
+        raise UserError(f"--input: this model reads {' and '.join(wanted)} of each input alone.")
+    encoded, counts = encode_inputs(kind, items, tokenizer, made.max_length)
+    answers, several = [], kind == "classification"
+    for logits in predict_logits(model, encoded, args.batch_size, device, name):
+        labels = chosen(kind, made.labels, logits)
+        shares = (expit if several else softmax)(logits.astype(float))
+        probabilities = {x: float(f"{p:.6g}") for x, p in zip(made.labels, shares, strict=True)}
+        found = {"labels": labels} if several else {"label": labels[0]}
+        answers.append(found | {"probabilities": probabilities})
+    return answers, {cut: n for cut, n in counts.items() if cut.startswith("truncated_")}

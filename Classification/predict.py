@@ -1,0 +1,32 @@
+"""Label new texts with a model that fine-tuning.py has made.
+
+    python predict.py --training_size 30 --model_name biobert --data_dir FILE --input texts.txt
+    python predict.py --demo --training_size 30 --model_name biobert --input - --input_form jsonl
+
+A line is a text (question, tab, context); or JSON, {"text": ...} or {"question": ..., "context":
+...}. Of each, the label or labels and the probabilities of all labels, as JSON.
+"""
+
+import sys
+from pathlib import Path
+
+if __name__ == "__main__":  # run as a file: import from the repository, not from this folder
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from Classification import new_text
+from common import cli, predict, task
+
+TASK = task.load("Classification")
+
+
+def parse_args(argv=None):
+    return predict.parse_args(TASK, new_text, __doc__, argv)
+
+
+@cli.command
+def main(argv=None):
+    predict.run(parse_args(argv), new_text)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
