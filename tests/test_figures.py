@@ -212,7 +212,8 @@ def test_attention_by_layer_is_the_mean_of_the_heads(tmp_path, drawn):
     ATTENTION.draw(folder, ner)
     figure = drawn[tmp_path / "demo" / "bert" / "attention_all_sizes.png"]
     assert legend(figure) == ["untrained encoder", "10 %", "100 %"]
-    for axes, metric in zip(figure.axes, ALL, strict=True):
+    assert [axes.get_title() for axes in figure.axes[len(ALL) :]] == [*attention.CKA.values()]
+    for axes, metric in zip(figure.axes, ALL, strict=False):
         for size, name in ((10, "10 %"), (100, "100 %"), ("random", "untrained encoder")):
             heads, layers = range(1, HEADS + 1), range(1, LAYERS + 1)
             each = [[value(size, layer, head, metric) for head in heads] for layer in layers]
@@ -228,7 +229,8 @@ def test_a_look_is_a_function_of_what_is_shown():
     assert light == sorted(light, reverse=True)  # darker for more data, also in grey
     assert drawing.size_look("random")["linestyle"] != drawing.size_look(0)["linestyle"]
     models = [*MODELS, "someone--bert", "/home/me/bert"]
-    looks = {(look["color"], look["marker"]) for look in map(drawing.model_look, models)}
+    keys = ("color", "marker", "fillstyle")
+    looks = {tuple(look[key] for key in keys) for look in map(drawing.model_look, models)}
     assert len(looks) == len(models)
 
 
@@ -294,7 +296,7 @@ def test_report_probing_and_its_variant(study):
 def test_report_link_joins_the_sizes_of_a_model(study):
     grid, figures = study
     axes = figures["link"].axes[0]
-    assert len(figures["link"].axes) == 4 and legend(figures["link"]) == ["bert", "biogpt"]
+    assert len(figures["link"].axes) == 5 and legend(figures["link"]) == ["bert", "biogpt"]
     for line in axes.lines:
         model = line.get_label()
         for x, step in ((line.get_xdata(), "probing"), (line.get_ydata(), "fine-tuning")):

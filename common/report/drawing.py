@@ -29,12 +29,13 @@ def size_look(size: int | str) -> dict:
 
 
 def model_look(name: str) -> dict:
-    """By the place in the registry, or by a hash for other models."""
+    """By the place in the registry; of other models by a hash, with hollow markers."""
     from common.models import MODELS
 
     known, n = list(MODELS), len(COLORS)
     turn, place = divmod(known.index(name) if name in known else crc32(name.encode()), n)
-    return {"color": COLORS[place], "marker": "osD^vPX"[(place + turn) % n], "label": name}
+    look = {"color": COLORS[place], "marker": "osD^vPX"[(place + turn) % n], "label": name}
+    return look | {"fillstyle": "full" if name in known else "none"}
 
 
 class Line(NamedTuple):

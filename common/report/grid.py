@@ -120,7 +120,7 @@ class Grid:
     def cell(self, name: str, model: str, size: int | str, key: str = "") -> list[Result]:
         """The results of a cell (that have a metric); none if it is missing."""
         there = [r for r in self.results if (r.name, r.model, r.size) == (name, model, size)]
-        return [result for result in there if not key or key in result.metrics]
+        return [r for r in there if not key or r.metrics.get(key) is not None]
 
     def samples(self, name: str, model: str, size: int | str, key: str) -> tuple | None:
         """The mean of a metric on all resamples of the test split; None if a seed has none."""

@@ -81,7 +81,7 @@ def draw(folder: Path, task) -> None:
         lines = [Line(mean.index, mean, size_look(size)) for size, mean in means.items()]
         rows.append([Panel(lines, heatmap.title, LAYER, heatmap.label)])
     _, tables = own.of_all_sizes("cka.csv")
-    states = {size: _cka(table) for size, table in tables.items()}
+    states = {size: _cka(table) for size, table in tables.items() if size in sizes}
     for name, title in CKA.items():
         means = {size: values[name] for size, values in states.items() if len(values[name])}
         lines = [Line(mean.index, mean, size_look(size)) for size, mean in means.items()]
