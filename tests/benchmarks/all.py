@@ -50,6 +50,7 @@ def measure(args, medtuned: Path) -> None:
         *([["fine_tuning.py", "--data_dir", ner, *small]] if args.model else []),
         ["features.py", "--data_dir", ner],
         ["attention.py", "--data_dir", pairs],
+        ["ablation.py", "--data_dir", pairs],
         ["svc_probe.py", "--data_dir", pairs],
         *([["svc_probe.py", "--data_dir", pairs, *small[:2]]] if args.model else []),
         ["bilstm_crf.py"],

@@ -126,9 +126,9 @@ def plain(args):
         return a @ b / (np.linalg.norm(a) * np.linalg.norm(b))
 
     def loop(pairs):
-        total = 0.0
+        total, names = 0.0, ("input_ids", "token_type_ids")
         for pair in pairs:
-            inputs = {k: torch.tensor([v], device=device.torch_device) for k, v in pair.items()}
+            inputs = {k: torch.tensor([pair[k]], device=device.torch_device) for k in names}
             outputs = (model(**inputs, output_attentions=True) for model in (pretrained, other))
             before, after = ([m[0].cpu().numpy() for m in o.attentions] for o in outputs)
             layers = zip(before, after, strict=True)
