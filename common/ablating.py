@@ -181,7 +181,7 @@ def grafted(model, donor, layers: Iterable[int]) -> Iterator[None]:
 @contextmanager
 def remembering(model) -> Iterator[None]:
     """Within, a pass with the same inputs as an earlier one runs once: predictions and the loss
-    read the same outputs."""
+    read the same outputs. Not for passes with a cache, which are not told apart."""
     forward_of, known = model.forward, {}
 
     def once(**batch):

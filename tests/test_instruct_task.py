@@ -283,8 +283,11 @@ def test_all_steps_by_their_commands(kind, folder, model_folder, tmp_path, reque
     call("fine-tuning", *base, *QUICK, *lora, *checkpointing, "--training_size", 50)
     call("probing", *base, *QUICK[:6], *lora, "--training_size", 50, "--controls")
     call("attention", *base, *QUICK[:6], *lora, "--training_sizes", 50, "--controls")
+    call("ablation", *base, *QUICK[:6], *lora, "--training_size", 50)
     (cell,) = tmp_path.glob("medtuned/*/50/seed-42")
     tuned = cell / f"fine-tuning{ending}"
+    whole = cell / f"ablation{ending}" / "predictions" / "most_changed-0.jsonl"
+    assert whole.read_text() == (tuned / "predictions.jsonl").read_text()
     metrics = read_json(tuned / "metrics.json")
     for name in ("mean", "parse_failures", "genes_entity_f1", "genes_parse_failures", "open_f1",
                  "pairs_accuracy", "links_micro_f1", "topics_micro_f1", "verdicts_accuracy",

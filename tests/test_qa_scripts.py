@@ -125,6 +125,10 @@ def test_probing_and_attention_follow(first_stage, capsys):
     base = ("--data_dir", data, "--model_name", model, "--output_dir", out, "--max_length", 100)
     run("probing", *base, "--training_size", 100, "--controls")
     run("attention", *base, "--training_sizes", "100", "--drop_special", "--controls")
+    run("attention", *base, "--training_sizes", "100")
+    run("ablation", *base, "--training_size", 100)
+    whole = folder.parent / "ablation" / "predictions" / "most_changed-0.jsonl"
+    assert whole.read_text() == (folder / "predictions.jsonl").read_text()  # dev's threshold, too
     shown = capsys.readouterr().out
     assert "bits per boundary" in shown and "minus that of 'passage'" in shown
     for name, target in (("probing", "task"), ("probing-passage", "passage")):

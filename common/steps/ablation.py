@@ -1,6 +1,7 @@
 """Step 4: take heads or layers away from a fine-tuned model, and see what its scores lose."""
 
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -108,7 +109,9 @@ class Ready(NamedTuple):
         task, where = self.task, (self.batch_size, self.device)
         about = self.model, self.tokenizer, self.data, self.examples, self.encoded
         groups = list(map(task.loss_group, self.examples)) if task.HEAD == "causal" else None
-        with ablating.remembering(self.model):
+        # A causal model's passes also depend on its cache.
+        once = nullcontext() if task.HEAD == "causal" else ablating.remembering(self.model)
+        with once:
             predicted = task.predict(*about, *where, "test")
             rows = task.rows(self.data, {"test": self.examples}, {"test": predicted})[0]["test"]
             measured = evaluate(task, rows)
@@ -134,8 +137,7 @@ def prepare(begun, where: str | None, device) -> tuple[Ready, list[dict]]:
             raise UserError("--training_size 0: the head is random. Give 10, 30, 50 or 100.")
     row = families.of(model.config)
     if args.parts == LAYERS and row.shared_layers:
-        what = f"--parts layers: the layers of {row.name} share their weights"
-        raise UserError(f"{what}. Leave out --parts, or choose another --model_name.")
+        raise UserError(f"--parts layers: those of {row.name} share their weights. Leave it out.")
     limit = min(args.max_length, families.positions(model.config))
     indices = task.subset(data, args.training_size or 100, args.seed)[:SAMPLE]
     train = [data.splits["train"][i] for i in indices]
