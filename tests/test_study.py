@@ -78,6 +78,15 @@ def test_list_ends_a_model_with_the_attention_of_all_its_sizes_in_one_call(capsy
     assert len(only) == 1
 
 
+def test_ablation_is_run_only_by_name_and_after_attention(capsys):
+    only = ("--demo", "--tasks", "NLI", "--model_names", "bert")
+    assert not any("ablation" in part for line in listed(capsys, *only) for c in line for part in c)
+    lines = listed(capsys, *only, "--steps", "fine-tuning,attention,ablation")
+    scripts = [[command[1].split("/")[-1] for command in line] for line in lines]
+    tuned = ["fine-tuning.py"] * 4 + ["attention.py"] + ["ablation.py"] * 4
+    assert sorted(scripts) == [["fine-tuning.py"], tuned]  # size 0 has no ablation
+
+
 def test_a_task_of_causal_models_leaves_out_the_encoders(capsys):
     lines = listed(capsys, "--tasks", "NLI,Instruct", "--steps", "attention")
     found = [
