@@ -112,14 +112,14 @@ def rows(
 ) -> tuple[dict[str, list[dict]], dict]:
     """Rows of predictions.jsonl, see `Classification.scores`; no text.
 
-    Texts of one document, or with equal letters, are a group, called by the id of its first one.
+    Texts of one document, or with equal letters, are a group, called by the place of its first one.
     """
     made, first, several = {}, {}, data.kind == "classification"
     for split, predicted in predictions.items():
         made[split] = []
-        for e, labels in zip(examples[split], predicted, strict=True):
+        for n, (e, labels) in enumerate(zip(examples[split], predicted, strict=True)):
             gold, found = ([*side] if several else side[0] for side in (e.labels, labels))
-            about = {"id": e.id, "group": first.setdefault((split, e.group), e.id)}
+            about = {"id": e.id, "group": first.setdefault((split, e.group), f"{split}-{n}")}
             about |= {"kind": data.kind, "gold": gold, "predicted": found}
             made[split].append(about | ({"negative": data.negative} if data.negative else {}))
     return made, {}

@@ -13,6 +13,7 @@ import torch
 
 from common import forward
 from common.batching import INPUTS
+from common.cli import UserError
 from common.device import Device
 from common.models import families
 
@@ -98,6 +99,8 @@ def importance(
     be frozen and in float32: in bf16 the ranks are others.
     """
     examples = [example for example in examples if n_labels(example)]
+    if not examples:
+        raise UserError("no training example has a label that the tokenizer keeps. Give more data.")
     lengths = [len(example["input_ids"]) for example in examples]
     shape = model.config.num_hidden_layers, model.config.num_attention_heads
     device = device._replace(precision="fp32")

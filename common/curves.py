@@ -60,25 +60,29 @@ def against_random(measured: dict, main: str, draws: int) -> dict:
 
 
 def differences(files: dict, count, main, draws: int) -> dict:
-    """`difference_<share>`, `_low`, `_high`: the main score without the heads that changed most,
-    minus its mean over the random draws.
+    """At each share, how the heads that changed most compare with the random draws.
 
-    On the same test examples, with a paired bootstrap interval over groups. `files`: {point: its
-    predictions}; `count` and `main`: the task's, see `common.task`.
+    `difference_<share>`: the main score without them, minus the mean of the draws. `_low`, `_high`:
+    the 95 % interval of the difference from one draw, of resampled test examples (groups) and
+    draws: else the chance in which heads were drawn would look like an effect. `p_<share>`: as
+    `p_most_changed`, of the score. `files`: {point: its predictions}; `count` and `main`: the
+    task's, see `common.task`.
     """
     from common.report import statistics
 
-    found = {}
+    found, chance = {}, np.random.default_rng(0).integers(draws, size=RESAMPLES)
     for share in sorted({removed for _, _, removed in files} - {0, 100}):
         points = [("most_changed", 0, share), *((RANDOM, n + 1, share) for n in range(draws))]
         rows = [read_jsonl(files[point]) for point in points]
         groups = [str(row.get("group", row["id"])) for row in rows[0]]
         systems = [(count(some)[main.table], main.value) for some in rows]
         own, *others = statistics.resample(systems, RESAMPLES, groups=groups)
-        mean = tuple(np.mean(part, axis=0) for part in zip(*others, strict=True))
-        values = statistics.paired_difference(own, mean)[:3]
-        names = (f"difference_{share}{end}" for end in ("", "_low", "_high"))
-        found |= dict(zip(names, values, strict=True))
+        scores = np.array([score for score, *_ in others])
+        drawn = np.stack([samples for _, samples, _ in others])[chance, np.arange(RESAMPLES)]
+        found[f"difference_{share}"] = float(own[0] - scores.mean())
+        low, high = statistics.interval(own[1] - drawn)
+        found |= {f"difference_{share}_low": low, f"difference_{share}_high": high}
+        found[f"p_{share}"] = float(1 + (scores <= own[0] + 1e-12).sum()) / (1 + draws)
     return found
 
 

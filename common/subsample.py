@@ -43,15 +43,20 @@ def subset(strata: Sequence[Hashable], percentage: int, seed: int) -> list[int]:
 def whole_groups(
     strata: Sequence[Hashable], groups: Sequence[Hashable], most: int, seed: int
 ) -> list[int]:
-    """Indices, in order, of groups in the order of `permutation` until they have `most` examples.
+    """Indices, in order, of the first groups of a `permutation` that have `most` examples; 0: all.
 
-    0: all. `groups`: one an example, such as the passage of a question.
+    `groups`: one an example, such as the passage of a question. A group counts once, however large
+    it is; its stratum is what its examples' are.
     """
-    kept, sizes = {}, Counter(groups)
-    for i in permutation(strata, seed):
-        if not most or sum(kept.values()) < most:
-            kept[groups[i]] = sizes[groups[i]]
-    return [i for i, group in enumerate(groups) if group in kept]
+    members: dict[Hashable, list[int]] = {}
+    for index, group in enumerate(groups):
+        members.setdefault(group, []).append(index)
+    kinds = [tuple(sorted({str(strata[i]) for i in own})) for own in members.values()]
+    units, kept = list(members.values()), []
+    for unit in permutation(kinds, seed):
+        if not most or len(kept) < most:
+            kept += units[unit]
+    return sorted(kept)
 
 
 def limited(splits: dict[str, list], stratum, most: int | None, seed: int) -> dict[str, list]:

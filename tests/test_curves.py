@@ -74,21 +74,48 @@ def test_a_model_that_knows_nothing_differs_from_no_draw(tmp_path):
     assert found["difference_50_low"] < 0 < found["difference_50_high"]
     assert abs(found["difference_50"]) < 0.1
     assert [found[f"difference_30{end}"] for end in ("", "_low", "_high")] == pytest.approx([0] * 3)
-    assert len(found) == 6  # not at 0 and 100 %, where all are the same
+    assert len(found) == 8  # not at 0 and 100 %, where all are the same
+    assert found["p_30"] == 1 and 1 / 21 <= found["p_50"] <= 1
 
 
-def test_the_difference_is_of_the_same_resamples_of_groups(tmp_path):
+def test_the_difference_is_from_a_random_draw_on_the_same_resamples(tmp_path):
     files = written(tmp_path, 2)
     found = curves.differences(files, count, ACCURACY, 2)
     points = [("most_changed", 0, 50), ("random", 1, 50), ("random", 2, 50)]
     own, *others = (count(read_jsonl(files[point]))["right"] for point in points)
-    delta = own - (others[0] + others[1]) / 2
-    delta[:, 1] = 1
-    groups = [str(i // 3) for i in range(240)]
-    resampled = statistics.resample([(delta, ACCURACY.value)], curves.RESAMPLES, groups=groups)
-    assert found["difference_50"] == pytest.approx(delta[:, 0].mean())
-    ends = found["difference_50_low"], found["difference_50_high"]
-    assert ends == pytest.approx(statistics.interval(resampled[0][1]))
+    expected = own[:, 0].mean() - np.mean([other[:, 0].mean() for other in others])
+    assert found["difference_50"] == pytest.approx(expected)
+    groups, each = [str(i // 3) for i in range(240)], []
+    for other in others:
+        delta = own - other
+        delta[:, 1] = 1
+        ((_, samples, _),) = statistics.resample(
+            [(delta, ACCURACY.value)], curves.RESAMPLES, groups=groups
+        )
+        each.append(samples)
+    ends = statistics.interval(np.concatenate(each))  # half of the resamples take each draw
+    assert [found["difference_50_low"], found["difference_50_high"]] == pytest.approx(
+        ends, abs=0.01
+    )
+
+
+def test_a_random_draw_in_the_place_of_the_most_changed_is_seldom_significant(tmp_path):
+    """Draws that differ in their heads: each gets the examples right with its own probability."""
+    rng, wrong = np.random.default_rng(5), 0
+    gold = rng.integers(2, size=300)
+    for trial in range(40):
+        files = {}
+        for order, draw in (("most_changed", 0), *(("random", d + 1) for d in range(20))):
+            right = rng.random(300) < rng.normal(0.6, 0.08)
+            rows = [
+                {"id": str(i), "gold": int(g), "predicted": int(g if r else 1 - g)}
+                for i, (g, r) in enumerate(zip(gold, right, strict=True))
+            ]
+            files[order, draw, 50] = tmp_path / f"{trial}-{order}-{draw}.jsonl"
+            write_jsonl(files[order, draw, 50], rows)
+        found = curves.differences(files, count, ACCURACY, 20)
+        wrong += not found["difference_50_low"] <= 0 <= found["difference_50_high"]
+    assert wrong <= 4  # 5 % of 40 are 2
 
 
 def test_change_and_importance_over_heads_and_within_layers():

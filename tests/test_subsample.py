@@ -122,3 +122,10 @@ def test_groups_stay_whole_and_the_order_is_stratified():
     assert len(alone) == 30 and sum(strata[i] == "b" for i in alone) == 10
     assert whole_groups(strata, groups, 0, 0) == list(range(90))
     assert whole_groups(strata, groups, 90, 0) == list(range(90))
+
+
+def test_large_groups_are_not_drawn_more_often_than_small_ones():
+    sizes = [1, 9] * 500
+    groups = [group for group, size in enumerate(sizes) for _ in range(size)]
+    chosen = whole_groups(["a"] * len(groups), groups, 1000, 0)
+    assert sum(sizes[groups[i]] == 9 for i in chosen) == pytest.approx(900, abs=40)

@@ -109,7 +109,10 @@ NAMES = {
 
 def of(config) -> Family:
     """The row of a model's configuration. Raises UserError for an unknown family."""
-    check(config.model_type, config._name_or_path or "the model")
+    where = config._name_or_path or "the model"
+    check(config.model_type, where)
+    if {getattr(config, name, 1) for name in ("num_hidden_groups", "inner_group_num")} != {1}:
+        raise UserError(f"{where}: an ALBERT of several groups of layers. Choose another model.")
     return TABLE[config.model_type]
 
 

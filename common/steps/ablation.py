@@ -47,16 +47,30 @@ def run(call) -> None:
 
     Points that a killed call has scored are not scored again. Raises UserError.
     """
-    args, begun = call.args, results.begin(call)
+    args = call.args
+    if not args.training_size:
+        raise UserError("--training_size 0: no head has changed. Give 10, 30, 50 or 100.")
+    begun = results.begin(call)
     cell = begun.cell(args.training_size)
-    made = checkpoints.find(begun, [cell])[cell]
-    config = begun.config(cell, CONSTANTS, made and made[1])
-    where = str(made[0]) if made else begun.source.where()
-    change = change_of(call, cell, config, where) if args.parts == HEADS else None
+    where, checkpoint = checkpoints.find(begun, [cell])[cell]
+    options = options_of(call, where)
+    config = begun.config(cell, CONSTANTS | options, checkpoint)
+    change = change_of(call, cell, config, str(where)) if args.parts == HEADS else None
     metrics, state = results.finished(cell, config, args.overwrite), results.EARLIER
     if metrics is None:
-        metrics, state = make(begun, cell, config, made and where, change), "done"
+        data = call.task.load(args.demo, args.data_dir, **options)
+        metrics, state = make(begun, cell, config, str(where), data, change), "done"
     summarize(call, cell, metrics, state)
+
+
+def options_of(call, checkpoint: Path) -> dict:
+    """The task's flags that the checkpoint was made with. What fine-tuning chose on dev, such as a
+    threshold, is in its metrics under the flag's name, and stays."""
+    parser = Parser("")
+    call.task.add_arguments(parser, checkpoints.TUNING)
+    config, metrics = results.read(checkpoint.parent)
+    known = [flag for flag in parser.flags() if flag in config["settings"]]
+    return {flag: metrics.get(flag, config["settings"][flag]) for flag in known}
 
 
 def change_of(call, cell, config: dict, where: str):
@@ -98,7 +112,8 @@ class Ready(NamedTuple):
     tokenizer: Any
     device: Any
     batch_size: int
-    examples: list
+    train: list  # what the model was trained on
+    examples: list  # of test
     encoded: list[dict]
 
     def score(self) -> tuple[list[dict], dict]:
@@ -123,69 +138,54 @@ class Ready(NamedTuple):
         return rows, values
 
 
-def prepare(begun, where: str | None, device) -> tuple[Ready, list[dict]]:
+def prepare(call, data, where: str, device) -> tuple[Ready, list[dict]]:
     """The model, and its inputs: of test, and of a stratified sample of what it was trained on."""
-    from common.device import set_seed
-
-    task, data, args = begun.call.task, data_of(begun, where), begun.call.args
-    set_seed(args.seed)
-    if where:
-        model, tokenizer = models.load_task_model(where, task.HEAD, data.labels, keep_head=True)
-    else:
-        model, tokenizer, new = task.load_model(begun.source.where(), data, **begun.call.options)
-        if new:
-            raise UserError("--training_size 0: the head is random. Give 10, 30, 50 or 100.")
+    task, args = call.task, call.args
+    model, tokenizer = models.load_task_model(where, task.HEAD, data.labels, keep_head=True)
     row = families.of(model.config)
     if args.parts == LAYERS and row.shared_layers:
         raise UserError(f"--parts layers: those of {row.name} share their weights. Leave it out.")
     limit = min(args.max_length, families.positions(model.config))
-    indices = task.subset(data, args.training_size or 100, args.seed)[:SAMPLE]
-    train = [data.splits["train"][i] for i in indices]
+    train = [data.splits["train"][i] for i in task.subset(data, args.training_size, args.seed)]
+    order = subsample.permutation(list(map(task.stratum, train)), args.seed)[:SAMPLE]
     test = chosen(task, data, args.max_examples, args.seed)
-    inputs = [task.encode(data, some, tokenizer, limit)[0] for some in (test, train)]
+    some = (test, [train[i] for i in order])
+    encoded, sample = (task.encode(data, own, tokenizer, limit)[0] for own in some)
     model.requires_grad_(False).eval()
-    ready = Ready(task, data, model, tokenizer, device, args.batch_size, test, inputs[0])
-    return ready, inputs[1]
-
-
-def data_of(begun, where: str | None):
-    """The data set, read with the task's flags that the checkpoint was made with. What fine-tuning
-    chose on dev, such as a threshold, is in its metrics under the flag's name, and stays."""
-    if where is None:
-        return begun.data
-    task, args, parser = begun.call.task, begun.call.args, Parser("")
-    task.add_arguments(parser, checkpoints.TUNING)
-    config, metrics = results.read(Path(where).parent)
-    known = [flag for flag in parser.flags() if flag in config["settings"]]
-    options = {flag: metrics.get(flag, config["settings"][flag]) for flag in known}
-    return task.load(args.demo, args.data_dir, **options)
+    about = model, tokenizer, device, args.batch_size
+    return Ready(task, data, *about, train, test, encoded), sample
 
 
 def chosen(task, data, most: int, seed: int) -> list:
-    """About `most` test examples, stratified, with groups whole: their rows say what is a group."""
+    """About `most` test examples, stratified, with groups whole: their rows say what is a group.
+
+    All, if the task's rows are not one an example (BioASQ's are one a question).
+    """
     examples = data.splits["test"]
     guesses = {"test": task.baseline(data.splits["train"], examples)}
     rows = task.rows(data, {"test": examples}, guesses)[0]["test"]
     groups = [row.get("group", row["id"]) for row in rows]
+    if len(groups) != len(examples):
+        return examples
     indices = subsample.whole_groups(list(map(task.stratum, examples)), groups, most, seed)
     return [examples[i] for i in indices]
 
 
-def make(begun, cell, config: dict, where: str | None, change) -> dict:
+def make(begun, cell, config: dict, where: str, data, change) -> dict:
     """Score all points, write the result; returns its metrics. `where`: the checkpoint."""
     from common import curves
     from common.device import choose_device, peak_memory
 
     started, args = time.perf_counter(), begun.call.args
     device = choose_device(args.device, args.precision)
-    ready, train = prepare(begun, where, device)
+    ready, sample = prepare(begun.call, data, where, device)
     config["environment"] |= device.describe()
     config["settings"]["precision"] = device.precision
     with results.making(cell, config) as folder:
         if args.parts == LAYERS:
             points, without = grafts(ready, begun.source.where())
         else:
-            points, without = removals(ready, train, cell, change, args)
+            points, without = removals(ready, sample, cell, change, args)
         measured, files = measure(folder, points, without, ready)
         write_csv(folder / "ablation.csv", [
             cell.about | {"order": order, "draw": number or None, "removed": removed,
@@ -205,7 +205,7 @@ def make(begun, cell, config: dict, where: str | None, change) -> dict:
         return metrics
 
 
-def removals(ready: Ready, train: list[dict], cell, change, args):
+def removals(ready: Ready, sample: list[dict], cell, change, args):
     """(points, a function of a point's heads: the context in which they are removed).
 
     The heads' importance is written to importance.csv; what a killed call wrote is read.
@@ -218,13 +218,13 @@ def removals(ready: Ready, train: list[dict], cell, change, args):
     file = cell.partial / "importance.csv"
     if not file.is_file():
         to_device(model, device._replace(precision="fp32"))
-        about = model, train, args.batch_size, device, task.loss, task.n_labels
+        about = model, sample, args.batch_size, device, task.loss, task.n_labels
         values = numbered(ablating.importance(*about))
         rows = [{"layer": n, "head": m, "value": float(value)} for (n, m), value in values]
         write_csv(file, [cell.about | row for row in rows])
     worth = grid(read_csv(file))
     to_device(model, device)
-    fill = ablating.means(model, train, args.batch_size, device) if args.method == "mean" else None
+    fill = ablating.means(model, sample, args.batch_size, device) if args.method == "mean" else None
     points = ablating.plan(change, worth, DRAWS, args.seed)
     return points, lambda gone: ablating.removed(model, gone, fill)
 
@@ -274,7 +274,7 @@ def whole(ready: Ready, values: dict) -> dict:
     from common.task import majority_scores
 
     task, data, test = ready.task, ready.data, {"test": ready.examples}
-    level = majority_scores(task, data, data.splits["train"], test)["test"]
+    level = majority_scores(task, data, ready.train, test)["test"]
     metrics = {f"test_{name}": value for name, value in values.items()}
     metrics |= {f"test_majority_{name}": value for name, value in level.items()}
     return metrics | {"test_examples": len(ready.examples)}
@@ -293,7 +293,7 @@ def summarize(call, cell, metrics: dict, state: str) -> None:
             order = key.removeprefix("half_lost_")
             spread = f" ± {metrics['area_random_std']:.4f}" if order == "random" else ""
             area = f"{metrics[f'area_{order}']:.4f}{spread}"
-            print(f"{order:>15}: {area}, {'never' if lost is None else lost}")
+            print(f"{order:>15}: {area}, {lost or 'not'}")
     if call.args.parts == HEADS:
         p = f"p = {metrics['p_most_changed']:.2f}"
         print(f"{p}: how often random heads of the same layers lose as much as most_changed")
