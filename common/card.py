@@ -1,10 +1,10 @@
 """A checkpoint's model card: README.md, with the metadata that the Hub reads. Nothing is sent."""
 
 import os
+import shlex
 from pathlib import Path
 
-from common import flags, models, summary
-from common.models import families
+from common import models, summary
 
 # The kind of a task model's head -> the Hub's word for what the model does.
 PIPELINES = {
@@ -13,7 +13,7 @@ PIPELINES = {
     "span": "question-answering",
     "causal": "text-generation",
 }
-LOAD = """```python
+LOAD = """\
 from transformers import AutoConfig, AutoTokenizer, {head}
 folder = "."  # this folder, or its name on the Hub
 tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -29,11 +29,12 @@ holds for this model. If a set is credentialed (of PhysioNet, i2b2 or BioASQ, fo
 agreement before you give the model to anyone."""
 
 
-def write(ready, source, cell, commit: str | None, metrics: dict, folder: Path) -> None:
-    """Write the card into the folder of a checkpoint. It names no folder of this machine.
+def write(ready, source, cell, config: dict, metrics: dict, folder: Path) -> None:
+    """Write the card into the folder of a checkpoint. Of a path it has the last part alone.
 
     `ready`: the model, see `common.steps.fine_tuning.Prepared`; `source`: what it was made from.
     """
+    import transformers
     from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
     task, args, kind = ready.call.task, ready.call.args, PIPELINES[ready.call.task.HEAD]
@@ -56,35 +57,21 @@ def write(ready, source, cell, commit: str | None, metrics: dict, folder: Path) 
         model_name=name,
         pipeline_tag=kind,
     )  # fmt: skip
+    head = ready.model.config.architectures[0]  # as it was saved: sharding renames the class
+    weights = f'"{base or "BASE"}"' if args.lora else "folder"
+    code = LOAD.format(head=head, weights=weights) + ADAPTERS * args.lora
+    load = f"```python\n{code}```" if hasattr(transformers, head) else OWN_HEAD
+    words = [Path(w).name if os.path.isabs(w) else w for w in shlex.split(config["command"])]
+    commit = config["environment"]["git_commit"] or "unknown"
     use = DEMO if args.demo else PUBLIC.format(name) if public else OWN_DATA
     paragraphs = (
         f"# {name}",
         f"{base or cell.model}, fine-tuned for {task.NAME} on {cell.size} % of the training data "
-        f"of {data}, by this command of the project (commit {commit or 'unknown'}):",
-        f"```bash\n{_command(ready.call)}\n```",
+        f"of {data}, by this command of the project (commit {commit}):",
+        f"```bash\n{shlex.join(words)}\n```",
         f"## Scores\n\n```text\n{summary.score_table(metrics, scores)}\n```",
-        f"## How to load it\n\n{_how_to_load(ready.model, base if args.lora else '')}",
+        f"## How to load it\n\n{load}",
         f"## Use\n\n{use}\n",
     )
     content = "\n\n".join((f"---\n{header.to_yaml()}\n---", *paragraphs))
     ModelCard(content).save(folder / "README.md")
-
-
-def _how_to_load(model, base: str | None) -> str:
-    """`base`: what adapters adapt, None for a model of this machine; "" without adapters."""
-    head = type(families.without_adapters(model))
-    if not head.__module__.startswith("transformers."):
-        return OWN_HEAD
-    weights = "folder" if base == "" else f'"{base or "THE BASE MODEL"}"'
-    code = LOAD.format(head=head.__name__, weights=weights)
-    return f"{code}{'' if base == '' else ADAPTERS}```"
-
-
-def _command(call) -> str:
-    """The command line, without what says nothing about the model; of a path the last part."""
-    values = {
-        flag: Path(value).name if isinstance(value, Path) or os.path.isabs(str(value)) else value
-        for flag, value in call.typed.items()
-        if flag not in flags.HOW
-    }
-    return flags.command(f"{call.task.NAME}/fine-tuning.py", values)

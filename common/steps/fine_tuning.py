@@ -195,8 +195,7 @@ def make(call, cell, config: dict, begun) -> dict:
         if device.rank:  # of torchrun's processes the first one writes
             return {}
         if size:
-            commit = config["environment"]["git_commit"]
-            card.write(ready, begun.source, cell, commit, metrics, folder / "checkpoint")
+            card.write(ready, begun.source, cell, config, metrics, folder / "checkpoint")
         return results.finish(cell, metrics | peak_memory(device), started)
 
 
