@@ -151,6 +151,9 @@ cd {here}
 
 def write_slurm(lines: list[str], report: list[str], args) -> None:
     """Write the lines and two job scripts, and print how to submit them. Raises UserError."""
+    if not lines:
+        print(f"nothing is left to run. The report: {shlex.join(report)}")
+        return
     if args.slurm.exists():
         why = "is there already, and an array may be reading it. Give a new folder."
         raise cli.UserError(f"--slurm {args.slurm} {why}")
