@@ -5,11 +5,12 @@ from collections import Counter
 
 from common.task import ProbeInputs, Sequences
 from NER import alignment
-from NER.data import Data, Example, add_arguments, load, stratum
+from NER.data import HUB_ID, Data, Example, add_arguments, load, stratum
 from NER.scores import OUTSIDE, SCORES, count, details, to_iob2, word_class
 
 __all__ = ["SCORES", "add_arguments", "count", "details", "load", "stratum"]
 NAME, HEAD, DATASET, IN_STUDY = "NER", "token", "bionlp2004", True
+HUB_DATASET = (HUB_ID, "test")
 NOTE = """\
 Published entity F1 is of models that learn B-/I- tags (`--label_scheme iob2`). The study's six
 classes (`io`, the default) cannot tell two adjacent entities of a type apart: perfect predictions

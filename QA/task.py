@@ -16,7 +16,7 @@ from common.task import Score
 from QA import bioasq_answers, windows
 from QA import scores as official
 from QA.bioasq_answers import LENIENT, RECIPROCAL, STRICT
-from QA.data import Data, Example, add_arguments, load, stratum
+from QA.data import HUB_ID, Data, Example, add_arguments, load, stratum
 from QA.probe import (
     CONTROLS,
     GAIN,
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 __all__ = ["CONTROLS", "add_arguments", "attention_inputs", "controls", "load", "probe_inputs",
            "probe_predictions", "probed", "stratum"]  # fmt: skip
 NAME, HEAD, DATASET = "QA", "span", "squad_v2"
+HUB_DATASET = (HUB_ID, "validation")
 NOTE = """\
 F1 and exact match are those of the official SQuAD 2.0 script; the null threshold was chosen on dev.
 Intervals resample passages, whose questions belong together; of BioASQ, questions. The baseline

@@ -2,7 +2,8 @@
 
     python -m common.study --demo --controls --jobs 2
     python -m common.study --tasks NER --model_names bert,biobert --seeds 42,43
-    python -m common.study --list        (command lines for GNU parallel or a Slurm array)
+    python -m common.study --list        (command lines for GNU parallel)
+    python -m common.study --slurm FOLDER --jobs 8      (job scripts for Slurm)
     python -m common.study --steps fine-tuning -- --num_train_epochs 5
 
 Typed in the repository's folder. It runs the scripts themselves: fine-tuning of all sizes, then
@@ -17,7 +18,8 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
-from common import cli, models, task
+from common import cli, models, results, task
+from common.files import read_json
 from common.steps import STEPS
 
 
@@ -40,6 +42,20 @@ class Job(NamedTuple):
         if args.output_dir:
             command += ["--output_dir", str(args.output_dir / self.task)]
         return command + ["--demo"] * args.demo + args.flags
+
+    def call(self, args):
+        """The script's `common.flags.Call`. Raises UserError or SystemExit for what it refuses."""
+        _, sys.argv[0], *flags = self.command(args)
+        return importlib.import_module(f"{self.task}.{self.step}").parse_args(flags)
+
+    def finished(self, args) -> bool:
+        """Whether all its results are there, made with these flags."""
+        call, step = self.call(args), STEPS[self.step]
+        begun = results.Begun(call, models.source(self.model, args.demo), None, {})
+        cells = step.cells(begun) if hasattr(step, "cells") else map(begun.cell, self.sizes)
+        there = [read_json(cell.folder / "config.json") for cell in cells]
+        wanted = {"settings": call.settings}
+        return all(config and not results.differences(config, wanted) for config in there)
 
     def needs(self, other: "Job") -> bool:
         """Whether the other one makes a result that this one reads. (At size 0 nobody reads it.)"""
@@ -82,18 +98,19 @@ def parse_args(argv):
     add("--demo", action="store_true", help="generated corpus and miniature models")
     text = "print command lines and run nothing; lines can run in any order"
     add("--list", action="store_true", help=text)
+    text = "write job scripts for Slurm into this new folder, and run nothing; --jobs: at a time"
+    add("--slurm", type=Path, metavar="FOLDER", help=text)
     args = parser.parse_args(argv[:cut])
     args.flags = argv[cut + 1 :]
     args.output_dir = args.output_dir and args.output_dir.absolute()
+    args.slurm = args.slurm and args.slurm.absolute()
     # UserError at once, not in every job; a local folder gets its whole path.
     args.model_names = [models.source(name, args.demo).name for name in args.model_names]
     for name in args.tasks:
         if not any(models.fits(task.load(name).HEAD, model) for model in args.model_names):
             parser.error(f"{name} takes causal models: {', '.join(models.CAUSAL)}, or others")
     for job in jobs(args):  # so do flags that a script does not know
-        _, script, *flags = job.command(args)
-        sys.argv[0] = script
-        importlib.import_module(f"{job.task}.{job.step}").parse_args(flags)
+        job.call(args)
     return args
 
 
@@ -111,28 +128,68 @@ def jobs(args) -> list[Job]:
     ]
 
 
-def listed(args) -> list[str]:
-    """The command lines of --list: jobs that need one another's results are one line."""
+def listed(wanted: list[Job], args) -> list[str]:
+    """The command lines of jobs: those that need one another's results are one line."""
     lines: list[list[Job]] = []
-    for job in jobs(args):
+    for job in wanted:
         joined = [line for line in lines if any(job.needs(other) for other in line)]
         lines = [line for line in lines if line not in joined]
         lines.append([other for line in joined for other in line] + [job])
     return [" && ".join(shlex.join(job.command(args)) for job in line) for line in lines]
 
 
+# At the end of its time Slurm sends SIGTERM to all processes of a job. The shell waits (`trap`),
+# while the script saves its state.
+SCRIPT = """\
+#!/bin/bash
+#SBATCH --requeue --open-mode=append --output={folder}/{log}.log{flags}
+trap : TERM
+cd {here}
+{command}
+"""
+
+
+def write_slurm(lines: list[str], report: list[str], args) -> None:
+    """Write the lines and two job scripts, and print how to submit them. Raises UserError."""
+    if not lines:
+        print(f"nothing is left to run. The report: {shlex.join(report)}")
+        return
+    if args.slurm.exists():
+        why = "is there already, and an array may be reading it. Give a new folder."
+        raise cli.UserError(f"--slurm {args.slurm} {why}")
+    folder, here = (shlex.quote(str(path)) for path in (args.slurm, Path.cwd()))
+    array = f" --array=1-{len(lines)}%{args.jobs}" + " --gres=gpu:1" * (not args.demo)
+    line = f'eval "$(sed -n "${{SLURM_ARRAY_TASK_ID}}p" {folder}/lines.txt)"'
+    args.slurm.mkdir(parents=True)
+    (args.slurm / "lines.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    for name, log, flags, command in (
+        ("array.sh", "%a", array, line),
+        ("report.sh", "report", "", shlex.join(report)),
+    ):
+        text = SCRIPT.format(folder=folder, log=log, flags=flags, here=here, command=command)
+        (args.slurm / name).write_text(text, encoding="utf-8")
+    print(f"{len(lines)} lines, {args.jobs} at a time, and the report after them. Submit them by:")
+    print(
+        f"  sbatch --dependency=afterok:$(sbatch --parsable {folder}/array.sh) {folder}/report.sh"
+    )
+
+
 @cli.command
 def main(argv=None):
     args = parse_args(argv)
+    flags = ["--tasks", ",".join(args.tasks), *["--dataset", "demo"] * args.demo]
+    flags += ["--output_dir", str(args.output_dir)] if args.output_dir else []
     if args.list:
-        print(*listed(args), sep="\n")
+        print(*listed(jobs(args), args), sep="\n")
+        return
+    if args.slurm:
+        left = [job for job in jobs(args) if not job.finished(args)]
+        write_slurm(listed(left, args), ["python", "-m", "common.report", *flags], args)
         return
     from common.jobs import run
     from common.report.__main__ import main as report
 
     failed = run(jobs(args), args)
-    flags = ["--tasks", ",".join(args.tasks), *["--dataset", "demo"] * args.demo]
-    flags += ["--output_dir", str(args.output_dir)] if args.output_dir else []
     try:
         report(flags)
     finally:  # also where there is nothing to report

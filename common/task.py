@@ -180,6 +180,8 @@ def defaults(task) -> dict[str, Any]:
 
     return {
         "NOTE": "",  # what readers of the scores must know, for the report's page
+        # The public set on the Hub that is read without --data_dir, and its split that is `test`.
+        "HUB_DATASET": (None, "test"),
         "IN_STUDY": False,  # whether `common.study` runs it when no --tasks are given
         "CONTROLS": ("control",),  # the names of what `controls` gives
         # A step's flags of the task are settings; "write_..." asks for a file, see `export`.

@@ -16,11 +16,14 @@ import torch
 from sklearn.svm import SVC
 
 from Classification import data, task
+from common import files
 from common import task as contract
 from common.batching import pad
+from common.report import __main__ as report
 from common.results import fingerprint
 from common.task import evaluate
 from common.training.sharding import idle
+from tests import made_results as made
 from tests.helpers import read_json, write_jsonl
 
 TASK = contract.load("Classification")
@@ -133,6 +136,43 @@ def test_instruct_reads_the_same_examples(form, tmp_path):
     wanted = {f"x/{own.splits['train'][i].id}" for i in task.subset(own, 30, 5)}
     found = {tuned.splits["train"][i]["id"] for i in instruct.subset(tuned, 30, 5)}
     assert found == wanted and 0 < len(found) < len(own.splits["train"])
+
+
+def test_it_stands_beside_instruct_in_the_report(form, file, tmp_path):
+    """The same data by their hash, and the same score of the same answers, with no model run."""
+    build, instruct = importlib.import_module("Instruct.build"), contract.load("Instruct")
+    flag = f"--{form}"
+    build.main([flag, f"x={file}", "--output_dir", str(tmp_path / "built")])
+    own, tuned = data.load(False, file), instruct.load(False, tmp_path / "built")
+    same = {score.name: score.same for score in instruct.scores(tuned) if score.same}
+    ((name, (sha256, theirs)),) = same.items()
+    assert name == f"x_{theirs}" and theirs in {score.name for score in TASK.scores(own)}
+    answers = {e.id: e.labels for e in own.splits["test"]}
+    answers["test-0"], answers["test-3"] = answers["test-1"], answers["test-2"]  # two mistakes
+    several = form == "classification"
+    examples = {"test": own.splits["test"]}
+    rows = {"Classification": TASK.rows(own, examples, {"test": [*map(list, answers.values())]})}
+    asked = tuned.splits["test"]
+    said = [(labels if several else labels[0], False) for row in asked
+            for labels in [[*answers[row["id"].removeprefix("x/")]]]]  # fmt: skip
+    rows["Instruct"] = instruct.rows(tuned, {"test": asked}, {"test": said})
+    found = {}
+    for task_name, (made_rows, _) in rows.items():
+        values = evaluate(contract.load(task_name), made_rows["test"])
+        found[task_name] = values | {f"majority_{key}": 0.0 for key in (name, theirs)}
+        about = (task_name, "sets", "biogpt" if task_name == "Instruct" else "bert", 100, 42)
+        metrics = {f"test_{key}": value for key, value in found[task_name].items()}
+        inputs = {"data": fingerprint(own.splits) if task_name != "Instruct" else "built"}
+        folder, _ = made.write(tmp_path / task_name, *about, "fine-tuning", metrics, inputs)
+        files.write_jsonl(folder / "predictions.jsonl", made_rows["test"])
+        config = read_json(folder / "config.json")
+        more = {"same_test": same} if task_name == "Instruct" else {}
+        files.write_json(folder / "config.json", config | more)
+    assert report.main(["--tasks", "Instruct", "--output_dir", str(tmp_path)]) == 0
+    parts = pd.read_csv(tmp_path / "Instruct" / "sets" / "report" / "scores_parts.csv")
+    shown = parts[parts["score"] == name].set_index("model")["100 %"]
+    assert {*shown.index} == {"biogpt", "bert (Classification)"}
+    assert shown["biogpt"] == shown["bert (Classification)"] == found["Classification"][theirs] < 1
 
 
 # --- bad input -----------------------------------------------------------------------------------

@@ -30,7 +30,7 @@ PAGES = ["README.md", *(f"{task}/README.md" for task in TASKS)]
 PAGES += [f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md"))]
 STEPS = ("fine-tuning", "probing", "attention", "predict")
 # How lines begin that run no script of ours.
-SHELL = ("git", "pip", "source", "export", "printf", "echo", "#", "hf", "eval")
+SHELL = ("git", "pip", "source", "export", "printf", "echo", "#", "hf", "sbatch")
 COMMAND = re.compile(r"(?:python|torchrun --nproc_per_node \d+) (-m common\.\w+|\w+/[\w-]+\.py)"
                      r"((?: (?:'[^']*'|[^\s`|)&']+))*)")  # fmt: skip
 

@@ -1,11 +1,13 @@
 """The grid: what it runs, in which order, what it skips; a failure, and Ctrl-C."""
 
+import os
 import shlex
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from filelock import FileLock
@@ -146,6 +148,90 @@ def test_goes_on_after_a_failure_and_skips_what_is_complete(grid):
     again = finished(folder / "out")
     assert len(again) == 2 * (2 * 2 + 1) and first.items() <= again.items()
     assert (folder / "out" / "NER" / "data" / "report" / "report.md").is_file()
+
+
+# Submits as Slurm does: an array's tasks, then what depends on them, unless one of them fails.
+SBATCH = """\
+#!/bin/bash
+[[ $1 == --dependency=afterok:7 ]] && { test ! -e failed || exit 1; shift; }
+[[ $1 == --parsable ]] && shift
+tasks=$(sed -n 's/.*--array=1-\\([0-9]*\\)%.*/\\1/p' "$1")
+for n in $(seq ${tasks:-1}); do
+    log=$(sed -n 's/.*--output=\\(.*\\.log\\).*/\\1/p' "$1" | tr -d "'")
+    SLURM_ARRAY_TASK_ID=${tasks:+$n} bash "$1" >"${log/\\%a/$n}" 2>&1 || touch failed
+done
+echo 7
+"""
+
+
+def submit(shown, folder):
+    """Type the command that was printed, in another folder, with `sbatch` as above."""
+    (bin_ := folder / "bin").mkdir(exist_ok=True)
+    (bin_ / "sbatch").write_text(SBATCH)
+    (bin_ / "sbatch").chmod(0o755)
+    (folder / "failed").unlink(missing_ok=True)
+    path = f"{bin_}:{Path(sys.executable).parent}:{os.environ['PATH']}"
+    command = next(line for line in shown.splitlines() if line.startswith("  sbatch"))
+    return subprocess.run(["bash", "-c", command], capture_output=True, text=True, cwd=folder,
+                          env=os.environ | {"PATH": path})  # fmt: skip
+
+
+def test_slurm_runs_what_is_unfinished_and_then_the_report(grid, monkeypatch, capsys):
+    command, folder = grid
+    monkeypatch.chdir(ROOT)
+    flags = [*command[3:], "--num_train_epochs", "1"]
+    flags[:0] = ["--steps", "fine-tuning", "--slurm", str(folder / "a b")]
+    assert study.main(flags) == 0 and not (folder / "out").exists()
+    shown = capsys.readouterr().out
+    script = (folder / "a b" / "array.sh").read_text()
+    assert "#SBATCH --requeue" in script and "--array=1-4%2 --gres=gpu:1\n" in script
+    with pytest.raises(SystemExit):
+        study.main(flags)
+    assert "Give a new folder" in capsys.readouterr().err
+    assert submit(shown, folder).returncode == 1  # a model is bad: no report
+    assert "cannot load a model" in (folder / "a b" / "1.log").read_text()
+    first = finished(folder / "out")
+    assert len(first) == 2 and not list((folder / "out").rglob("report"))
+    shutil.copy(folder / "models" / "good" / "model.safetensors", folder / "models" / "bad")
+    flags[3] = str(folder / "rest")
+    assert study.main(flags) == 0
+    lines = (folder / "rest" / "lines.txt").read_text().splitlines()
+    assert len(lines) == 2 and not any("models/good" in line for line in lines)
+    done = submit(capsys.readouterr().out, folder)
+    assert done.returncode == 0, done.stderr
+    assert len(finished(folder / "out")) == 4 and first.items() <= finished(folder / "out").items()
+    assert (folder / "out" / "NER" / "data" / "report" / "report.md").is_file()
+    flags[3] = str(folder / "none")
+    assert study.main(flags) == 0 and "nothing is left" in capsys.readouterr().out
+    assert not (folder / "none").exists()
+    assert study.main([*flags, "--weight_decay", "0.5"]) == 0  # these results have another one
+    assert (
+        len((folder / "none" / "lines.txt").read_text().splitlines()) == 2
+    )  # at 0 % there is none
+
+
+def test_slurm_knows_every_result_of_a_call(tmp_path):
+    """A line is left as long as one of its results is missing, those of the controls too."""
+    flags = ["--demo", "--tasks", "NER", "--model_names", "bert", "--training_sizes", "0,30"]
+    flags += ["--controls", "--steps", "fine-tuning,probing,attention,ablation"]
+    flags += ["--output_dir", str(tmp_path / "out")]
+    made = ["0/fine-tuning", "0/probing", "0/probing-control", "30/fine-tuning", "30/probing",
+            "30/probing-control", "30/attention", "30/ablation", "random/probing",
+            "random/probing-control", "random/attention"]  # fmt: skip
+    args = study.parse_args(flags)
+    folders = []
+    for name in made:
+        size, step = name.split("/")
+        folders.append(tmp_path / "out" / "NER" / "demo" / "bert" / size / "seed-42" / step)
+        folders[-1].mkdir(parents=True)
+        (folders[-1] / "config.json").write_text('{"settings": {"max_length": 512}}')
+    jobs = study.jobs(args)
+    assert all(job.finished(args) for job in jobs)
+    for folder in folders:
+        folder.rename(folder.with_name("away"))
+        left = [job for job in jobs if not job.finished(args)]
+        assert [job.step for job in left] == [folder.name.removesuffix("-control")]
+        folder.with_name("away").rename(folder)
 
 
 def test_a_step_that_dies_before_its_log_is_a_failure_like_others(tmp_path, monkeypatch, capsys):

@@ -8,6 +8,7 @@ SIZES           the flag that takes its training sizes: training_size, or traini
 parse_args(task, doc, argv, **...)   a script's call, see `common.flags.Call`
 run(call)       make the result, or show the finished one
 calls(sizes, controls)   how the study runs it for a model: [(sizes, flags)], a pair for each call
+cells(begun)    the cells of a call's results, if they are not one for each of its sizes
 draw(folder, task)       the figures of a result, from its CSV alone
 read(result, task)       further metrics of a result for the report, from its CSV
 sections(grid)           what the report shows of it, see `common.report`

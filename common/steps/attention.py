@@ -48,6 +48,12 @@ def calls(sizes: tuple, controls: bool) -> list[tuple]:
     return [(compared, ["--controls"] * controls)] if compared else []
 
 
+def cells(begun) -> list:
+    """The cells of a call's results."""
+    args = begun.call.args
+    return [begun.cell(size) for size in [*args.training_sizes, *[UNTRAINED] * args.controls]]
+
+
 def run(call) -> None:
     """The same inputs through all encoders; the pre-trained one runs once beside the others.
 
@@ -56,16 +62,15 @@ def run(call) -> None:
     args, begun = call.args, results.begin(call)
     if args.split not in begun.data.splits:
         raise UserError(f"the data set has no {args.split} split. Choose another --split.")
-    cells = [begun.cell(size) for size in [*args.training_sizes, *[UNTRAINED] * args.controls]]
     configs, metrics, wheres = {}, {}, {}
-    for cell, made in checkpoints.find(begun, cells).items():
+    for cell, made in checkpoints.find(begun, cells(begun)).items():
         wheres[cell], checkpoint = made or (None, None)
         configs[cell] = begun.config(cell, CONSTANTS, checkpoint)
         metrics[cell] = results.finished(cell, configs[cell], args.overwrite)
-    pending = [cell for cell in cells if metrics[cell] is None]
+    pending = [cell for cell in cells(begun) if metrics[cell] is None]
     if pending:
         metrics |= compare(begun, {cell: wheres[cell] for cell in pending}, configs)
-    summarize(call, cells, metrics, len(pending))
+    summarize(call, cells(begun), metrics, len(pending))
 
 
 def compare(begun, pending: dict, configs: dict) -> dict:

@@ -4,7 +4,7 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from common import flags, results, summary
+from common import card, flags, results, summary
 from common.cli import RANK, UNTRAINED, Parser, UserError, number
 from common.report.shown.fine_tuning import NAME, draw, read, sections
 
@@ -194,6 +194,8 @@ def make(call, cell, config: dict, begun) -> dict:
         metrics |= score(ready, folder)
         if device.rank:  # of torchrun's processes the first one writes
             return {}
+        if size:
+            card.write(ready, begun.source, cell, config, metrics, folder / "checkpoint")
         return results.finish(cell, metrics | peak_memory(device), started)
 
 

@@ -92,15 +92,22 @@ def beside(cell: results.Cell, target: str) -> results.Cell:
     return cell._replace(variant="-".join(filter(None, (cell.variant, name))))
 
 
+def cells(begun) -> list[results.Cell]:
+    """The cells of a call's results: the task's, and those of the controls."""
+    args = begun.call.args
+    cell = begun.cell(UNTRAINED if args.untrained else args.training_size)
+    controls = begun.call.task.CONTROLS if args.controls else ()
+    return [beside(cell, target) for target in (TASK, *controls)]
+
+
 def run(call) -> None:
     """Probe the chosen layers of one encoder: the task's labels and, with --controls, others.
     Results that are finished stay as they are. Raises UserError."""
     task, args, begun = call.task, call.args, results.begin(call)
-    cell = begun.cell(UNTRAINED if args.untrained else args.training_size)
+    cell, *controls = cells(begun)
     where, checkpoint = checkpoints.find(begun, [cell])[cell] or (begun.source.where(), None)
     targets, metrics = [], {}
-    for name in (TASK, *(task.CONTROLS if args.controls else ())):
-        own = beside(cell, name)
+    for name, own in zip((TASK, *task.CONTROLS), (cell, *controls), strict=False):
         constants = summary.prefixed("probe", probes.KINDS[args.probe].constants)
         config = begun.config(own, constants | {"target": name}, checkpoint)
         metrics[name] = results.finished(own, config, args.overwrite)
