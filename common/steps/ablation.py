@@ -151,9 +151,9 @@ def prepare(call, data, where: str, device) -> tuple[Ready, list[dict]]:
     test = chosen(task, data, args.max_examples, args.seed)
     some = (test, [train[i] for i in order])
     encoded, sample = (task.encode(data, own, tokenizer, limit)[0] for own in some)
-    model.requires_grad_(False).eval()
-    about = model, tokenizer, device, args.batch_size
-    return Ready(task, data, *about, train, test, encoded), sample
+    about = model.requires_grad_(False).eval(), tokenizer, device, args.batch_size
+    ready = Ready(task, data, *about, train, test, encoded)
+    return ready, list(filter(task.n_labels, sample))  # not what is too long to be read
 
 
 def chosen(task, data, most: int, seed: int) -> list:
