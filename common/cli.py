@@ -28,6 +28,7 @@ RANK = int(os.environ.get("RANK") or 0) if PROCESSES > 1 else 0  # which of them
 UNTRAINED = "random"  # in place of a size: an encoder that was never trained
 TRAINING_SIZES = (0, 10, 30, 50, 100)
 SEED = 42  # where none is given
+MEANT = {"--lr": "--learning_rate", "--epochs": "--num_train_epochs"}  # what others call a flag
 log = logging.getLogger(__name__)
 
 
@@ -141,18 +142,37 @@ class Parser(argparse.ArgumentParser):
         # By flag: its default, and that with --demo; or a function of the arguments, of both.
         self.fallbacks: dict[str, tuple | Callable[[argparse.Namespace], tuple]] = {}
         self.task_flags: list[str] = []  # those that the task has added
+        self.given: list[str] = []  # the command line
 
     def flags(self) -> list[str]:
         """The names of all flags."""
         return [action.dest for action in self._actions if action.dest != "help"]
 
+    def parse_args(self, args=None, namespace=None):
+        self.given = list(sys.argv[1:] if args is None else args)
+        return super().parse_args(args, namespace)
+
     def error(self, message: str):
         _, unknown, given = message.partition("unrecognized arguments: ")
-        flag = given.split("=")[0].split(" ")[0]
-        near = difflib.get_close_matches(flag, self._option_string_actions, 1, cutoff=0.7)
-        if unknown and near:
-            message += f"; did you mean {near[0]}?"
+        first = given.split(" ")[0]
+        if first.startswith("-"):
+            message += did_you_mean(first.split("=")[0], self._option_string_actions)
+        elif unknown and first in self.given:  # a value too many
+            before = reversed(self.given[: self.given.index(first)])
+            flag = next((text for text in before if text.startswith("--")), "").split("=")[0]
+            action = self._option_string_actions.get(flag)
+            if action and isinstance(action.default, list):
+                message += f"; {flag} takes values with commas and no spaces"
+            elif action and action.nargs != 0:
+                message += f"; {flag} takes one value"
         self.exit(2, f"error: {message} (all flags: python {self.prog} --help)\n")
+
+
+def did_you_mean(text: str, known, cutoff: float = 0.7) -> str:
+    """ "; did you mean ...?" with what is nearest to `text`; "" where nothing is near."""
+    near = difflib.get_close_matches(text, known, 1, cutoff)
+    near = [MEANT[text]] if MEANT.get(text) in known else near
+    return f"; did you mean {near[0]}?" if near else ""
 
 
 def number(kind, low, high=math.inf, open_low=False):

@@ -111,6 +111,11 @@ def refused_beside_a_result(capsys, task, data, model, out, *more) -> str:
         (["--learning_rate", "nan"], ["--learning_rate", "nan", "above 0"]),
         (["--demo", "--data_dir", "x"], ["--demo", "--data_dir"]),
         (["--no_such_flag"], ["arguments: --no_such_flag (all flags", "--help"]),
+        (["--lr", "1e-4"], ["--lr 1e-4; did you mean --learning_rate?"]),
+        (["--epochs=5"], ["--epochs=5; did you mean --num_train_epochs?"]),
+        (["--batch-size", "8"], ["--batch-size 8; did you mean --batch_size?"]),
+        (["--training_sizes", "10", "30"], ["arguments: 30; --training_sizes takes one value"]),
+        (["--demo", "30", "x y"], ["arguments: 30 x y (all flags"]),
         (["--training-size", "30"], ["--training-size 30; did you mean --training_size?"]),
     ],
 )

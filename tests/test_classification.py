@@ -6,6 +6,7 @@ import json
 import math
 import random
 import re
+import shutil
 import sys
 from types import SimpleNamespace
 
@@ -384,6 +385,16 @@ def test_the_library_answers_as_predict_does(form, file, tmp_path, checkpoint):
     found = {answer["label"]: answer["score"] for answer in pipe([e.texts[0]])[0]}
     named = {pipe.model.config.id2label[i]: share.item() for i, share in enumerate(shares)}
     assert found == pytest.approx(named, abs=1e-5)
+    config = json.loads((folder / "config.json").read_text())  # as if from elsewhere
+    (folder / "config.json").write_text(
+        json.dumps({k: v for k, v in config.items() if k != "kind"})
+    )
+    (tmp_path / "in.txt").write_text(f"{e.texts[0]}\n")
+    shutil.copytree(folder, tmp_path / "elsewhere")
+    run("predict", "--model_name", tmp_path / "elsewhere", "--input", tmp_path / "in.txt",
+        "--output", tmp_path / "answers", *QUICK)  # fmt: skip
+    answer = json.loads((tmp_path / "answers").read_text())
+    assert answer["probabilities"] == pytest.approx(named, abs=1e-4) and "labels" in answer
 
 
 def test_new_text_of_another_form(tmp_path, capsys, checkpoint):

@@ -419,6 +419,15 @@ def test_a_wrong_list_of_sizes_shows_the_right_form(capsys, text):
     assert stop.value.code == 2 and "10,30" in capsys.readouterr().err
 
 
+def test_a_list_with_blanks_is_told_how_lists_are_written(capsys):
+    for flags in (("--training_sizes", "10", "30"), ("--training_size", "10", "30", "--seed", "1")):
+        with pytest.raises(SystemExit) as stop:
+            parsed("NER", "attention", *flags)
+        error = capsys.readouterr().err
+        said = f"arguments: 30; {flags[0]} takes values with commas and no spaces"
+        assert stop.value.code == 2 and said in error
+
+
 def test_nothing_is_mixed_with_the_demo(place, capsys):
     shown = place.refused(capsys, "probing", "--dataset_name", "demo")
     assert "--dataset_name" in shown and "demo's results" in shown
