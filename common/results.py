@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -162,11 +162,12 @@ def again(folder: Path, config) -> str:
 def finished(cell: Cell, config: dict, overwrite: bool) -> dict | None:
     """The metrics of the cell's result; None if there is none yet, or with `overwrite`.
 
-    Raises UserError if the result that lies there was made in another way.
+    Raises UserError if the result that lies there was made in another way, or if another process is
+    making it: before a model is loaded.
     """
-    if not RANK and (cell.partial / "metrics.json").is_file():
-        with _locked(cell.partial):  # complete: the call was killed before it renamed it
-            _rename(cell)
+    if not RANK and cell.partial.is_dir():
+        with _locked(cell.partial):
+            _rename(cell)  # if it is complete: the call was killed before it renamed it
     if overwrite or not cell.folder.is_dir():
         return None
     there, metrics = read(cell.folder)
@@ -208,6 +209,15 @@ def finish(cell: Cell, metrics: dict, started: float) -> dict:
     metrics = cell.about | {"seconds": time.perf_counter() - started} | metrics
     write_json(cell.partial / "metrics.json", metrics)
     return metrics
+
+
+def in_progress(cell: Cell) -> bool:
+    """Whether another process is making the cell's result."""
+    if not cell.partial.is_dir():
+        return False
+    with suppress(UserError), _locked(cell.partial):
+        return False
+    return True
 
 
 @contextmanager

@@ -701,6 +701,8 @@ def test_a_second_process_on_the_same_folder(tmp_path, capsys, checkpoint, monke
     def second_starts(*args, **options):
         with monkeypatch.context() as patch:
             patch.setattr(loop, "fit", lambda *_, **__: pytest.fail("the second trains too"))
+            late = "the second has loaded a model before it stops"
+            patch.setattr(models, "load_task_model", lambda *_, **__: pytest.fail(late))
             for more in ((), ("--overwrite",)):
                 before = tree(out)
                 messages.append(refused(capsys, "NER", *argv, *more))

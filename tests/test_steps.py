@@ -10,9 +10,11 @@ import re
 import shlex
 import shutil
 import sys
+from contextlib import nullcontext
 
 import pandas as pd
 import pytest
+from filelock import FileLock
 from safetensors.torch import load_file, save_file
 
 from common import attention_maps, steps
@@ -370,6 +372,18 @@ def test_missing_checkpoints_are_named_with_their_commands(place, capsys):
     for size in (10, 50):
         assert f"fine-tuning.py --training_size {size} --model_name" in shown
     assert "--training_size 30" not in shown
+
+
+def test_a_fine_tuning_in_progress_is_waited_for(place, capsys):
+    """It is not said to be missing: who types its command would be refused."""
+    here = place.folder(10, "fine-tuning.partial")
+    here.mkdir(parents=True)
+    for held in (True, False):
+        with FileLock(here / ".lock") if held else nullcontext():
+            for step, flag in (("probing", "--training_size"), ("attention", "--training_sizes")):
+                shown = place.refused(capsys, step, flag, 10)
+                assert (f"in progress in {here}. Wait for it" in shown) == held
+                assert ("fine-tuning.py --training_size 10" in shown) != held
 
 
 def test_features_are_kept_on_demand_and_used_again(place, monkeypatch):
