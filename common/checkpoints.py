@@ -21,8 +21,8 @@ def existing(call, cells: list) -> dict:
     missing = [own for own in tuned.values() if own and not own.folder.is_dir()]
     for own in filter(results.in_progress, missing):
         raise UserError(
-            f"{own.title()}: its fine-tuning is in progress in {own.partial}. Wait for it, then type "
-            "the same command again."
+            f"{own.title()}: its fine-tuning is in progress in {own.partial}. Wait for it, then "
+            "type the same command again."
         )
     if missing:
         sizes = ", ".join(f"{own.size} %" for own in missing)

@@ -386,6 +386,24 @@ def test_a_fine_tuning_in_progress_is_waited_for(place, capsys):
                 assert ("fine-tuning.py --training_size 10" in shown) != held
 
 
+def test_a_model_no_better_than_the_majority_gets_advice(place, capsys):
+    """Not at size 0: nothing was trained there. Not without dev."""
+    place.run("fine-tuning")
+    file, main = place.folder(100, "fine-tuning") / "metrics.json", MAIN[place.task]
+    there = read_json(file) | {f"dev_{main}": 0.5}
+    for change, advised in (
+        ({f"dev_majority_{main}": 0.5}, True),
+        ({f"dev_majority_{main}": 0.6}, True),
+        ({f"dev_majority_{main}": 0.4}, False),
+        ({f"dev_majority_{main}": 0.6, "trained": False}, False),
+        ({f"dev_{main}": None, f"dev_majority_{main}": None}, False),
+    ):
+        file.write_text(json.dumps(there | change))
+        place.run("fine-tuning")
+        said = "No better than the majority line on dev: this model. Give more --num_train_epochs"
+        assert (said in capsys.readouterr().out) == advised
+
+
 def test_features_are_kept_on_demand_and_used_again(place, monkeypatch):
     place.run("probing", "--keep_features")
     here = place.folder(0, "probing")
