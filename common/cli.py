@@ -157,14 +157,13 @@ class Parser(argparse.ArgumentParser):
         first = given.split(" ")[0]
         if first.startswith("-"):
             message += did_you_mean(first.split("=")[0], self._option_string_actions)
-        elif unknown and first in self.given:  # a value too many
-            before = reversed(self.given[: self.given.index(first)])
-            flag = next((text for text in before if text.startswith("--")), "").split("=")[0]
-            action = self._option_string_actions.get(flag)
-            if action and isinstance(action.default, list):
-                message += f"; {flag} takes values with commas and no spaces"
-            elif action and action.nargs != 0:
-                message += f"; {flag} takes one value"
+        elif unknown:  # a value too many
+            words = " ".join(self.given).split(" ")
+            before = map(self._option_string_actions.get, words[: words.index(first)])
+            if taking := [action for action in before if action and action.nargs != 0]:
+                several = isinstance(taking[-1].default, list)
+                form = "values with commas and no spaces" if several else "one value"
+                message += f"; {taking[-1].option_strings[0]} takes {form}"
         self.exit(2, f"error: {message} (all flags: python {self.prog} --help)\n")
 
 

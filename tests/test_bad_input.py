@@ -114,8 +114,8 @@ def refused_beside_a_result(capsys, task, data, model, out, *more) -> str:
         (["--lr", "1e-4"], ["--lr 1e-4; did you mean --learning_rate?"]),
         (["--epochs=5"], ["--epochs=5; did you mean --num_train_epochs?"]),
         (["--batch-size", "8"], ["--batch-size 8; did you mean --batch_size?"]),
-        (["--training_sizes", "10", "30"], ["arguments: 30; --training_sizes takes one value"]),
-        (["--demo", "30", "x y"], ["arguments: 30 x y (all flags"]),
+        (["--training_sizes", "10", "30"], ["arguments: 30; --training_size takes one value"]),
+        (["--demo", "30", "x y"], ["arguments: 30 x y; --output_dir takes one value"]),
         (["--training-size", "30"], ["--training-size 30; did you mean --training_size?"]),
     ],
 )
@@ -305,6 +305,14 @@ FAULTS |= {
         ["train.jsonl:2", "gold_label", "15 characters", *LABELS],
     ),
 }
+
+
+def test_a_folder_of_tables_of_pairs(tmp_path, capsys, checkpoint):
+    data = write_data(tmp_path / "data", "NLI")
+    for file in data.glob("*.jsonl"):
+        file.rename(file.with_suffix(".csv"))
+    message = refused_beside_a_result(capsys, "NLI", data, checkpoint("bert"), tmp_path / "out")
+    assert "no train file" in message and ".csv', sep=',', dtype=str" in message
 
 
 @pytest.mark.parametrize("task, name", FAULTS, ids=[" - ".join(key) for key in FAULTS])

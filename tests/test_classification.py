@@ -7,6 +7,7 @@ import math
 import random
 import re
 import shutil
+import subprocess
 import sys
 from types import SimpleNamespace
 
@@ -215,6 +216,19 @@ def test_bad_flags(tmp_path, capsys, checkpoint):
     assert str(tmp_path / "x") in refused(capsys, *argv, "--data_dir", tmp_path / "x")
     (tmp_path / "empty").mkdir()
     assert "no train.jsonl" in refused(capsys, *argv, "--data_dir", tmp_path / "empty")
+    rows = pd.DataFrame(rows_of("relation")).replace({"label": {"0": "None"}})
+    for sep, name in (",", "x.csv"), ("\t", "train.tsv"):
+        where = tmp_path / name.split(".")[0]
+        where.mkdir(exist_ok=True)
+        rows.to_csv(where / name, sep=sep, index=False)
+        for path in (where, where / name):
+            message = refused(capsys, *argv, "--data_dir", path)
+            (command,) = re.findall(r'python (-c) "(.*)"', message)
+            subprocess.run([sys.executable, *command], check=True)
+            made = where / f"{name.split('.')[0]}.jsonl"
+            found = [json.loads(line) for line in made.read_text().splitlines()]
+            assert found == rows.astype(str).to_dict("records")
+            made.unlink()
     write_jsonl(tmp_path / "x.jsonl", rows_of("relation"))
     argv = (*argv, "--data_dir", tmp_path / "x.jsonl")
     message = refused(capsys, *argv, "--negative_label", "nothing")

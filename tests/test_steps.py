@@ -456,7 +456,7 @@ def test_a_list_with_blanks_is_told_how_lists_are_written(capsys):
         with pytest.raises(SystemExit) as stop:
             parsed("NER", "attention", *flags)
         error = capsys.readouterr().err
-        said = f"arguments: 30; {flags[0]} takes values with commas and no spaces"
+        said = "arguments: 30; --training_sizes takes values with commas and no spaces"
         assert stop.value.code == 2 and said in error
 
 
