@@ -142,24 +142,18 @@ class Parser(argparse.ArgumentParser):
         # By flag: its default, and that with --demo; or a function of the arguments, of both.
         self.fallbacks: dict[str, tuple | Callable[[argparse.Namespace], tuple]] = {}
         self.task_flags: list[str] = []  # those that the task has added
-        self.given: list[str] = []  # the command line
 
     def flags(self) -> list[str]:
         """The names of all flags."""
         return [action.dest for action in self._actions if action.dest != "help"]
-
-    def parse_args(self, args=None, namespace=None):
-        self.given = list(sys.argv[1:] if args is None else args)
-        return super().parse_args(args, namespace)
 
     def error(self, message: str):
         _, unknown, given = message.partition("unrecognized arguments: ")
         first = given.split(" ")[0]
         if first.startswith("-"):
             message += did_you_mean(first.split("=")[0], self._option_string_actions)
-        elif unknown:  # a value too many
-            words = " ".join(self.given).split(" ")
-            before = map(self._option_string_actions.get, words[: words.index(first)])
+        elif unknown and first in sys.argv:  # a value too many
+            before = map(self._option_string_actions.get, sys.argv[: sys.argv.index(first)])
             if taking := [action for action in before if action and action.nargs != 0]:
                 several = isinstance(taking[-1].default, list)
                 form = "values with commas and no spaces" if several else "one value"
@@ -168,9 +162,9 @@ class Parser(argparse.ArgumentParser):
 
 
 def did_you_mean(text: str, known, cutoff: float = 0.7) -> str:
-    """ "; did you mean ...?" with what is nearest to `text`; "" where nothing is near."""
-    near = difflib.get_close_matches(text, known, 1, cutoff)
-    near = [MEANT[text]] if MEANT.get(text) in known else near
+    """The end of a message, with what is nearest to `text`; "" where nothing is near."""
+    near = [MEANT[text]] if MEANT.get(text) in known else []
+    near += difflib.get_close_matches(text, known, 1, cutoff)
     return f"; did you mean {near[0]}?" if near else ""
 
 

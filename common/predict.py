@@ -138,17 +138,16 @@ def find(call) -> tuple[str, Made]:
 
 
 def itself(task, source) -> tuple[str, Made] | None:
-    """`find` of a model that is itself fine-tuned on such a task; None if it is not.
-
-    Raises UserError for a checkpoint of another task.
-    """
-    result, config = Path(source.name).parent, models.load_config(source.name)
-    about = files.read_json(result / "config.json") if Path(source.name).is_dir() else None
+    """`find` of a model that is itself fine-tuned on such a task, or None. Raises UserError."""
+    folder = Path(source.name)
+    result = folder if (folder / "checkpoint").is_dir() else folder.parent
+    about = files.read_json(result / "config.json") if folder.is_dir() else {}
     if isinstance(about, dict) and about.get("step") == checkpoints.TUNING:
         if about["task"] == task.NAME:
             return _result(result)
         script = relative(about["task"], "predict.py")
-        raise UserError(f"{source.name} is a model of {about['task']}. Type: python {script} ...")
+        raise UserError(f"{folder} is a model of {about['task']}. Type: python {script} ...")
+    config = models.load_config(source.name)
     if models.head_of(config) != task.HEAD or task.HEAD == "causal":  # which any such model has
         return None
     labels = [label for _, label in sorted(config.id2label.items())] if task.HEAD != "span" else []

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -165,9 +165,7 @@ def finished(cell: Cell, config: dict, overwrite: bool) -> dict | None:
     Raises UserError if the result that lies there was made in another way, or if another process is
     making it: before a model is loaded.
     """
-    if not RANK and cell.partial.is_dir():
-        with _locked(cell.partial):
-            _rename(cell)  # if it is complete: the call was killed before it renamed it
+    settle(cell)
     if overwrite or not cell.folder.is_dir():
         return None
     there, metrics = read(cell.folder)
@@ -211,13 +209,11 @@ def finish(cell: Cell, metrics: dict, started: float) -> dict:
     return metrics
 
 
-def in_progress(cell: Cell) -> bool:
-    """Whether another process is making the cell's result."""
-    if not cell.partial.is_dir():
-        return False
-    with suppress(UserError), _locked(cell.partial):
-        return False
-    return True
+def settle(cell: Cell) -> None:
+    """Rename what a killed call had completed. Raises UserError if another process makes it."""
+    if not RANK and cell.partial.is_dir():
+        with _locked(cell.partial):
+            _rename(cell)
 
 
 @contextmanager
@@ -230,7 +226,8 @@ def _locked(folder: Path):
             yield
     except Timeout:
         raise UserError(
-            f"another process is at work in {folder}. Wait for it, or give another --output_dir."
+            f"another process is at work in {folder}: {folder.stem} is in progress. Wait for it, "
+            "then type the same command again, or give another --output_dir."
         ) from None
 
 

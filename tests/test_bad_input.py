@@ -13,6 +13,7 @@ import pickle
 import re
 import resource
 import shutil
+import sys
 
 import pyarrow
 import pyarrow.parquet
@@ -119,7 +120,8 @@ def refused_beside_a_result(capsys, task, data, model, out, *more) -> str:
         (["--training-size", "30"], ["--training-size 30; did you mean --training_size?"]),
     ],
 )
-def test_a_wrong_flag(tmp_path, capsys, task, argv, named):
+def test_a_wrong_flag(tmp_path, capsys, monkeypatch, task, argv, named):
+    monkeypatch.setattr(sys, "argv", ["fine-tuning.py", "--output_dir", "out", *argv])
     message = refused(capsys, task, "--output_dir", tmp_path / "out", *argv)
     assert all(part in message for part in named), message
     assert not (tmp_path / "out").exists()

@@ -561,6 +561,8 @@ def test_a_checkpoint_by_itself(made, tmp_path, capsys, caplog, task, kind):
     assert run_script(task, "predict", "--device", "cpu", "--model_name", where, *given) == 0
     assert out.read_text(encoding="utf-8").splitlines() == wanted
     assert f"{config['model']} on data, 100 %, seed 42: " in caplog.messages[-1]
+    assert run_script(task, "predict", *QUICK, "--model_name", model.folder, *given) == 0
+    assert out.read_text(encoding="utf-8").splitlines() == wanted
     other = "NLI" if task != "NLI" else "NER"
     with pytest.raises(SystemExit) as stopped:
         run_script(other, "predict", "--model_name", where, *given)

@@ -382,7 +382,8 @@ def test_a_fine_tuning_in_progress_is_waited_for(place, capsys):
         with FileLock(here / ".lock") if held else nullcontext():
             for step, flag in (("probing", "--training_size"), ("attention", "--training_sizes")):
                 shown = place.refused(capsys, step, flag, 10)
-                assert (f"in progress in {here}. Wait for it" in shown) == held
+                said = f"at work in {here}: fine-tuning is in progress. Wait for it"
+                assert (said in shown) == held
                 assert ("fine-tuning.py --training_size 10" in shown) != held
 
 
@@ -451,8 +452,9 @@ def test_a_wrong_list_of_sizes_shows_the_right_form(capsys, text):
     assert stop.value.code == 2 and "10,30" in capsys.readouterr().err
 
 
-def test_a_list_with_blanks_is_told_how_lists_are_written(capsys):
+def test_a_list_with_blanks_is_told_how_lists_are_written(capsys, monkeypatch):
     for flags in (("--training_sizes", "10", "30"), ("--training_size", "10", "30", "--seed", "1")):
+        monkeypatch.setattr(sys, "argv", ["attention.py", *flags])
         with pytest.raises(SystemExit) as stop:
             parsed("NER", "attention", *flags)
         error = capsys.readouterr().err

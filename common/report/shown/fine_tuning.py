@@ -74,13 +74,10 @@ def sections(grid) -> list:
     caption += "; beside them those of other tasks' models on the same examples" * bool(grid.others)
     tables += page.tables(grid, "scores_parts", caption, rows)
     text = f"{SCORES}\n{grid.task.NOTE}\n" if grid.task.NOTE else SCORES
-    weak = [
-        f"{r.model} ({r.size} %)"
-        for r in grid.results
-        if r.step == NAME and not above_majority(r.metrics, grid.main.name)
-    ]
-    if weak:
-        text += f"\n{ADVICE.format(', '.join(dict.fromkeys(weak)))}\n"
+    tuned = (r for r in grid.results if r.step == NAME)
+    weak = [r for r in tuned if not above_majority(r.metrics, grid.main.name)]
+    if names := ", ".join(dict.fromkeys(f"{r.model} ({r.size} %)" for r in weak)):
+        text += f"\n{ADVICE.format(names)}\n"
     curves = page.Section("Learning curves", "", _learning_curves(grid))
     return [page.Section("Downstream scores", text, tables=tables), curves]
 
