@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from Classification import demo_data
 from common.cli import UserError
-from common.data_files import SPLIT_NAMES, find_split, jsonl
+from common.data_files import SPLIT_NAMES, find_split, jsonl, tables
 
 log = logging.getLogger(__name__)
 # The fields that a form needs; the last one says which form it is.
@@ -88,7 +88,9 @@ def read_rows(fields: tuple[str, ...], path: Path) -> list[tuple[str, str | None
     if path.is_dir():
         files = [(s, file) for s in SPLIT_NAMES for file in find_split(path, s, ("{}.jsonl",))]
         if "train" not in dict(files):
-            raise UserError(f"no train.jsonl in {path}. Put it there.")
+            raise UserError(f"no train.jsonl in {path}. Put it there.{tables(path)}")
+    elif advice := tables(path):
+        raise UserError(f"{path} is no jsonl file.{advice}")
     return [
         (place, split or _split(row, place), row)
         for split, file in files

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator
 from Classification.task import chosen, encode_inputs
 from common.cli import UserError
 from common.data_files import json_row, stream
-from common.files import read_json
 from common.predict import text_fields
 
 FORMS = {"text": (), "jsonl": (".jsonl", ".json")}
@@ -38,7 +37,10 @@ def answer(model, tokenizer, made, items: list[tuple[str, ...]], args, device, n
 
     from common.forward import predict_logits
 
-    kind = read_json(made.checkpoint / "config.json")["kind"]
+    kind = getattr(made.config, "kind", None)  # of a model from elsewhere, as it is used here
+    if kind is None and made.config.problem_type == "multi_label_classification":
+        kind = "classification"
+    kind = kind or ("relation", "qa")[len(items[0]) - 1]
     if any(len(item) != 1 + (kind == "qa") for item in items):
         wanted = FIELDS[kind == "qa"]
         raise UserError(f"--input: this model reads {' and '.join(wanted)} of each input alone.")

@@ -8,6 +8,7 @@ from common.data_files import check_folder, json_file, jsonl
 from Instruct import demo_data, prompts
 from Instruct.labels import shown
 from Instruct.splits import SPLITS
+from NER.scores import OUTSIDE
 
 FOLDER = Path("medtuned")  # the folder that is read without --data_dir
 FIELDS = ("id", "group", "source", "kind", "instruction", "input", "output", "gold")
@@ -73,7 +74,26 @@ def _read(folder: Path) -> tuple[dict[str, list[dict]], dict, dict[str, list[str
     splits: dict[str, list[dict]] = {split: [] for split in SPLITS}
     for split, rows in splits.items():
         for place, row in jsonl(folder / f"{split}.jsonl", FIELDS):
-            if row["source"] not in [*about["sources"]]:
-                raise UserError(f"{place} does not fit build.json: one was changed. {make}")
+            if not _fits(row, about["sources"]):
+                raise UserError(
+                    f"{place} does not fit build.json: its source is not there, or its kind, type "
+                    f"or gold is none that the source has. Correct that row. Or: {make}"
+                )
             rows.append(row)
     return splits, about, units
+
+
+def _fits(row: dict, sources: dict[str, dict]) -> bool:
+    """Whether the row is of one of the sources, with an answer that the source can have."""
+    if row["source"] not in [*sources] or row["kind"] != sources[row["source"]]["kind"]:
+        return False
+    kind, gold, labels = row["kind"], row["gold"], sources[row["source"]]["labels"]
+    if kind in prompts.LABEL_KINDS:
+        return gold in labels
+    if not isinstance(gold, list):
+        return False
+    if kind == "ner":
+        tags = [OUTSIDE, *(f"{part}-{row.get('type')}" for part in "BI")]
+        whole = len(gold) == len(str(row["input"]).split(" "))
+        return row.get("type") in labels and whole and all(tag in tags for tag in gold)
+    return all(isinstance(x, str) and (kind == "free_qa" or x in labels) for x in gold)

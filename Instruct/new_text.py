@@ -5,7 +5,6 @@ from collections.abc import Iterable, Iterator
 
 from common.cli import UserError, number
 from common.data_files import json_row, stream
-from common.files import read_json
 from common.predict import text_fields
 from Instruct import encoding
 
@@ -38,7 +37,7 @@ def answer(model, tokenizer, made, items: list[dict], args, device, name: str):
     """
     from Instruct import generation
 
-    about = read_json(made.checkpoint / "config.json")["instruct"]
+    about = made.config.instruct
     most = args.max_new_tokens or made.settings.get("max_new_tokens") or about["room"]
     # The source of a prompt is unknown: no prompt is cut that its own source might leave whole.
     room = min(about["least_room"], made.max_length // 2)

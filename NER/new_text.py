@@ -54,7 +54,10 @@ def read(file: Iterable[bytes], name: str, form: str) -> Iterator[Sentence | Non
 
 def answer(model, tokenizer, made, items: list[Sentence], args, device, name: str):
     """`{"entities": [{"start", "end", "type", "text"}]}` of each sentence, or its tags as text."""
-    data = Data({}, made.labels, made.settings.get("label_scheme") == "iob2")
+    iob2 = any(label.startswith("B-") for label in made.labels)  # of a model from elsewhere
+    if made.settings:
+        iob2 = made.settings.get("label_scheme") == "iob2"
+    data = Data({}, made.labels, iob2)
     split = [[item.text[start:end] for start, end in item.spans] for item in items]
     examples = [Example("", own, [OUTSIDE] * len(own)) for own in split]
     encoded, counts = task.encode(data, examples, tokenizer, made.max_length)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from common.cli import UserError
-from common.data_files import SPLIT_NAMES, find_split, jsonl
+from common.data_files import SPLIT_NAMES, find_split, jsonl, tables
 from common.task import Data
 from NLI import demo_data
 
@@ -54,6 +54,7 @@ def load(demo: bool, data_dir: Path | None) -> Data:
         raise UserError(
             f"no {missing[0]} file in {folder}. It needs mli_train_v1.jsonl, mli_dev_v1.jsonl and "
             "mli_test_v1.jsonl (or train, dev and test.jsonl), or a train file alone."
+            + tables(folder)
         )
     splits, labels = {}, LABELS
     for split, paths in files.items():

@@ -6,7 +6,7 @@ from common.cli import UserError
 from common.data_files import json_row, stream
 from common.predict import text_fields
 from QA import task
-from QA.data import Data
+from QA.data import DOC_STRIDE, Data
 from QA.squad import Example
 from QA.windows import Prediction
 
@@ -38,7 +38,8 @@ def answer(model, tokenizer, made, items: list[Example], args, device, name: str
     its place; only a model that has learned it gives it, or an empty passage.
     """
     threshold = made.metrics.get("null_threshold")  # there is one if "no answer" was learned
-    data = Data({}, [], threshold is not None, doc_stride=made.settings["doc_stride"])
+    stride = made.settings.get("doc_stride", min(DOC_STRIDE, made.max_length // 4))
+    data = Data({}, [], threshold is not None, doc_stride=stride)
     encoded, counts = task.encode(data, items, tokenizer, made.max_length)
     predicted = task.predict(model, tokenizer, data, items, encoded, args.batch_size, device, name)
     rows = [_row(*pair, threshold) for pair in zip(items, predicted, strict=True)]

@@ -9,8 +9,8 @@ TUNING = "fine-tuning"
 def existing(call, cells: list) -> dict:
     """{cell: the cell of its fine-tuned model}; None for size 0 and an untrained encoder.
 
-    Raises UserError, with the commands that make them, if one is missing or has lost its
-    checkpoint.
+    Raises UserError, with the commands that make them, if one is missing, in progress, or has
+    lost its checkpoint.
     """
     tuned = {
         cell: None
@@ -18,6 +18,9 @@ def existing(call, cells: list) -> dict:
         else cell._replace(step=TUNING, variant=call.tuned(cell.size))
         for cell in cells
     }
+    for own in filter(None, tuned.values()):
+        if not own.folder.is_dir():
+            results.settle(own)
     missing = [own for own in tuned.values() if own and not own.folder.is_dir()]
     if missing:
         sizes = ", ".join(f"{own.size} %" for own in missing)

@@ -28,6 +28,7 @@ RANK = int(os.environ.get("RANK") or 0) if PROCESSES > 1 else 0  # which of them
 UNTRAINED = "random"  # in place of a size: an encoder that was never trained
 TRAINING_SIZES = (0, 10, 30, 50, 100)
 SEED = 42  # where none is given
+MEANT = {"--lr": "--learning_rate", "--epochs": "--num_train_epochs"}  # what others call a flag
 log = logging.getLogger(__name__)
 
 
@@ -148,11 +149,23 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str):
         _, unknown, given = message.partition("unrecognized arguments: ")
-        flag = given.split("=")[0].split(" ")[0]
-        near = difflib.get_close_matches(flag, self._option_string_actions, 1, cutoff=0.7)
-        if unknown and near:
-            message += f"; did you mean {near[0]}?"
+        first = given.split(" ")[0]
+        if first.startswith("-"):
+            message += did_you_mean(first.split("=")[0], self._option_string_actions)
+        elif unknown and first in sys.argv:  # a value too many
+            before = map(self._option_string_actions.get, sys.argv[: sys.argv.index(first)])
+            if taking := [action for action in before if action and action.nargs != 0]:
+                several = isinstance(taking[-1].default, list)
+                form = "values with commas and no spaces" if several else "one value"
+                message += f"; {taking[-1].option_strings[0]} takes {form}"
         self.exit(2, f"error: {message} (all flags: python {self.prog} --help)\n")
+
+
+def did_you_mean(text: str, known, cutoff: float = 0.7) -> str:
+    """The end of a message, with what is nearest to `text`; "" where nothing is near."""
+    near = [MEANT[text]] if MEANT.get(text) in known else []
+    near += difflib.get_close_matches(text, known, 1, cutoff)
+    return f"; did you mean {near[0]}?" if near else ""
 
 
 def number(kind, low, high=math.inf, open_low=False):

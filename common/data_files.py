@@ -32,6 +32,17 @@ def find_split(folder: Path, split: str, patterns: tuple[str, ...]) -> list[Path
     return choices[0] if choices else []
 
 
+def tables(path: Path) -> str:
+    """What to do with a CSV or TSV, `path` or a file in it, for messages; "" if there is none."""
+    files = path.iterdir() if path.is_dir() else [path]
+    file = next((str(file) for file in files if file.suffix in (".csv", ".tsv")), "")
+    sep = r"\t" if file.endswith("tsv") else ","
+    read = f"pd.read_csv('{file}', sep='{sep}', dtype=str, keep_default_na=False)"
+    made = f"{read}.to_json('{file[:-3]}jsonl', orient='records', lines=True)"
+    told = " CSV and TSV are not read. Call the columns as the fields are, and convert each file:"
+    return f'{told} python -c "import pandas as pd; {made}"' if file else ""
+
+
 def check_folder(folder: Path) -> None:
     """Raises UserError unless `folder` is one."""
     if not folder.is_dir():

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from common import checkpoints, files, flags, models, results
-from common.cli import Parser, UserError
+from common.cli import Parser, UserError, relative
 from common.models import families
 
 CHUNK = 1000  # inputs that are in memory: enough that a batch's have about one length
@@ -22,11 +22,12 @@ log = logging.getLogger(__name__)
 class Made(NamedTuple):
     """How the model was made, by its result's files: nothing of it is given anew."""
 
-    checkpoint: Path
+    where: str  # its folder, or its Hub id
+    config: Any  # of the model
     labels: list[str]  # what its outputs stand for, by number; empty where there are none
     max_length: int  # sub-words that it saw of an input
-    settings: dict  # of its config.json
-    metrics: dict
+    settings: dict = {}  # of its result's config.json; empty for a model from elsewhere
+    metrics: dict = {}
 
 
 class NewText(Protocol):
@@ -59,8 +60,9 @@ def parse_args(task, new_text: NewText, doc: str, argv, model: str = "biobert", 
     """The call of a task's predict.py; `doc` is its help."""
     parser = Parser(doc)
     group = flags.add_model_and_data(parser, model)
-    text = "the percentage that the model was fine-tuned on (default: 100)"
-    flags.add_training_size(group, 100, text)
+    text = "the percentage that the model was fine-tuned on (default: 100, or if there is none, "
+    text += "the model itself: a checkpoint, or another one that was fine-tuned on such a task)"
+    flags.add_training_size(group, None, text)
     text = "root of the results with the model (default: results/ in the task folder)"
     group.add_argument("--output_dir", type=Path, help=text)
     add = parser.add_argument_group("input and output").add_argument
@@ -86,15 +88,15 @@ def run(call, new_text: NewText) -> None:
     """
     from common.device import choose_device
 
-    args, (cell, made) = call.args, find(call)
+    args, (title, made) = call.args, find(call)
     fitting = (form for form, ends in new_text.FORMS.items() if args.input.suffix in ends)
     form = args.input_form or next(fitting, next(iter(new_text.FORMS)))
     total, empty, cut = 0, 0, Counter()
     with _opened(args.input) as (file, name), _writing(args) as out:
-        own = made.settings["precision"]  # that of the run: another one gives other answers
+        own = made.settings.get("precision", "auto")  # the run's: another one gives other answers
         device = choose_device(args.device, own if args.precision == "auto" else args.precision)
         model, tokenizer = models.load_task_model(
-            str(made.checkpoint), call.task.HEAD, made.labels, keep_head=True
+            made.where, call.task.HEAD, made.labels, keep_head=True
         )
         model.requires_grad_(False)
         items = new_text.read(file, name, form)
@@ -112,27 +114,53 @@ def run(call, new_text: NewText) -> None:
             cut.update(counts)
     notes = {"empty": empty} | cut
     noted = "".join(f", {n} {name.replace('_', ' ')}" for name, n in notes.items() if n)
-    log.info("%s, %s: %d inputs%s", cell.task, cell.title(), total, noted)
+    log.info("%s, %s: %d inputs%s", call.task.NAME, title, total, noted)
 
 
-def find(call) -> tuple[results.Cell, Made]:
-    """The finished result of fine-tuning that the flags name, and how its model was made.
+def find(call) -> tuple[str, Made]:
+    """What the fine-tuned model that the flags name is called, and how it was made.
 
-    Raises UserError if there is no such result. The message has the command that makes it.
+    Raises UserError if there is none. The message has the command that makes it.
     """
-    args = call.args
-    if not args.training_size:
+    args, size = call.args, call.args.training_size
+    if size == 0:
         raise UserError(
             "--training_size 0 is the model without training: there is no checkpoint of it. Give "
             "10, 30, 50 or 100."
         )
     source = models.source(args.model_name, args.demo)
-    cell = results.Begun(call, source, None, {}).cell(args.training_size)
-    checkpoint = checkpoints.existing(call, [cell])[cell].folder / "checkpoint"
-    config, metrics = results.read(checkpoint.parent)
-    positions = families.positions(models.load_config(str(checkpoint)))
-    max_length = min(config["settings"]["max_length"], positions)
-    return cell, Made(checkpoint, config["labels"], max_length, config["settings"], metrics)
+    cell = results.Begun(call, source, None, {}).cell(size or 100)
+    there = cell._replace(step=checkpoints.TUNING).folder.is_dir()
+    own = size is None and source.name not in models.MODELS and not there
+    if own and (made := itself(call.task, source)):
+        return made
+    return _result(checkpoints.existing(call, [cell])[cell].folder)
+
+
+def itself(task, source) -> tuple[str, Made] | None:
+    """`find` of a model that is itself fine-tuned on such a task, or None. Raises UserError."""
+    folder = Path(source.name)
+    result = folder if (folder / "checkpoint").is_dir() else folder.parent
+    about = files.read_json(result / "config.json") if folder.is_dir() else {}
+    if isinstance(about, dict) and about.get("step") == checkpoints.TUNING:
+        if about["task"] == task.NAME:
+            return _result(result)
+        script = relative(about["task"], "predict.py")
+        raise UserError(f"{folder} is a model of {about['task']}. Type: python {script} ...")
+    config = models.load_config(source.name)
+    if models.head_of(config) != task.HEAD or task.HEAD == "causal":  # which any such model has
+        return None
+    labels = [label for _, label in sorted(config.id2label.items())] if task.HEAD != "span" else []
+    return source.results, Made(source.name, config, labels, families.positions(config))
+
+
+def _result(folder: Path) -> tuple[str, Made]:
+    """`find` of a result of fine-tuning."""
+    (about, metrics), where = results.read(folder), str(folder / "checkpoint")
+    config, settings = models.load_config(where), about["settings"]
+    length = min(settings["max_length"], families.positions(config))
+    which = "{model} on {dataset}, {training_size} %, seed {seed}".format_map(about)
+    return which, Made(where, config, about["labels"], length, settings, metrics)
 
 
 def text_fields(row: dict, names: Iterable[str], place: str, expected: str) -> list[str]:

@@ -162,11 +162,10 @@ def again(folder: Path, config) -> str:
 def finished(cell: Cell, config: dict, overwrite: bool) -> dict | None:
     """The metrics of the cell's result; None if there is none yet, or with `overwrite`.
 
-    Raises UserError if the result that lies there was made in another way.
+    Raises UserError if the result that lies there was made in another way, or if another process is
+    making it: before a model is loaded.
     """
-    if not RANK and (cell.partial / "metrics.json").is_file():
-        with _locked(cell.partial):  # complete: the call was killed before it renamed it
-            _rename(cell)
+    settle(cell)
     if overwrite or not cell.folder.is_dir():
         return None
     there, metrics = read(cell.folder)
@@ -210,6 +209,13 @@ def finish(cell: Cell, metrics: dict, started: float) -> dict:
     return metrics
 
 
+def settle(cell: Cell) -> None:
+    """Rename what a killed call had completed. Raises UserError if another process makes it."""
+    if not RANK and cell.partial.is_dir():
+        with _locked(cell.partial):
+            _rename(cell)
+
+
 @contextmanager
 def _locked(folder: Path):
     from filelock import FileLock, Timeout
@@ -220,7 +226,8 @@ def _locked(folder: Path):
             yield
     except Timeout:
         raise UserError(
-            f"another process is at work in {folder}. Wait for it, or give another --output_dir."
+            f"another process is at work in {folder}: {folder.stem} is in progress. Wait for it, "
+            "then type the same command again, or give another --output_dir."
         ) from None
 
 

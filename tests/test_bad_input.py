@@ -13,6 +13,7 @@ import pickle
 import re
 import resource
 import shutil
+import sys
 
 import pyarrow
 import pyarrow.parquet
@@ -111,10 +112,16 @@ def refused_beside_a_result(capsys, task, data, model, out, *more) -> str:
         (["--learning_rate", "nan"], ["--learning_rate", "nan", "above 0"]),
         (["--demo", "--data_dir", "x"], ["--demo", "--data_dir"]),
         (["--no_such_flag"], ["arguments: --no_such_flag (all flags", "--help"]),
+        (["--lr", "1e-4"], ["--lr 1e-4; did you mean --learning_rate?"]),
+        (["--epochs=5"], ["--epochs=5; did you mean --num_train_epochs?"]),
+        (["--batch-size", "8"], ["--batch-size 8; did you mean --batch_size?"]),
+        (["--training_sizes", "10", "30"], ["arguments: 30; --training_size takes one value"]),
+        (["--demo", "30", "x y"], ["arguments: 30 x y; --output_dir takes one value"]),
         (["--training-size", "30"], ["--training-size 30; did you mean --training_size?"]),
     ],
 )
-def test_a_wrong_flag(tmp_path, capsys, task, argv, named):
+def test_a_wrong_flag(tmp_path, capsys, monkeypatch, task, argv, named):
+    monkeypatch.setattr(sys, "argv", ["fine-tuning.py", "--output_dir", "out", *argv])
     message = refused(capsys, task, "--output_dir", tmp_path / "out", *argv)
     assert all(part in message for part in named), message
     assert not (tmp_path / "out").exists()
@@ -300,6 +307,14 @@ FAULTS |= {
         ["train.jsonl:2", "gold_label", "15 characters", *LABELS],
     ),
 }
+
+
+def test_a_folder_of_tables_of_pairs(tmp_path, capsys, checkpoint):
+    data = write_data(tmp_path / "data", "NLI")
+    for file in data.glob("*.jsonl"):
+        file.rename(file.with_suffix(".csv"))
+    message = refused_beside_a_result(capsys, "NLI", data, checkpoint("bert"), tmp_path / "out")
+    assert "no train file" in message and ".csv', sep=',', dtype=str" in message
 
 
 @pytest.mark.parametrize("task, name", FAULTS, ids=[" - ".join(key) for key in FAULTS])
@@ -696,6 +711,8 @@ def test_a_second_process_on_the_same_folder(tmp_path, capsys, checkpoint, monke
     def second_starts(*args, **options):
         with monkeypatch.context() as patch:
             patch.setattr(loop, "fit", lambda *_, **__: pytest.fail("the second trains too"))
+            late = "the second has loaded a model before it stops"
+            patch.setattr(models, "load_task_model", lambda *_, **__: pytest.fail(late))
             for more in ((), ("--overwrite",)):
                 before = tree(out)
                 messages.append(refused(capsys, "NER", *argv, *more))

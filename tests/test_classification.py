@@ -6,6 +6,8 @@ import json
 import math
 import random
 import re
+import shutil
+import subprocess
 import sys
 from types import SimpleNamespace
 
@@ -254,6 +256,19 @@ def test_bad_flags(tmp_path, capsys, checkpoint):
     assert str(tmp_path / "x") in refused(capsys, *argv, "--data_dir", tmp_path / "x")
     (tmp_path / "empty").mkdir()
     assert "no train.jsonl" in refused(capsys, *argv, "--data_dir", tmp_path / "empty")
+    rows = pd.DataFrame(rows_of("relation")).replace({"label": {"0": "None"}})
+    for sep, name in (",", "x.csv"), ("\t", "train.tsv"):
+        where = tmp_path / name.split(".")[0]
+        where.mkdir(exist_ok=True)
+        rows.to_csv(where / name, sep=sep, index=False)
+        for path in (where, where / name):
+            message = refused(capsys, *argv, "--data_dir", path)
+            (command,) = re.findall(r'python (-c) "(.*)"', message)
+            subprocess.run([sys.executable, *command], check=True)
+            made = where / f"{name.split('.')[0]}.jsonl"
+            found = [json.loads(line) for line in made.read_text().splitlines()]
+            assert found == rows.astype(str).to_dict("records")
+            made.unlink()
     write_jsonl(tmp_path / "x.jsonl", rows_of("relation"))
     argv = (*argv, "--data_dir", tmp_path / "x.jsonl")
     message = refused(capsys, *argv, "--negative_label", "nothing")
@@ -424,6 +439,16 @@ def test_the_library_answers_as_predict_does(form, file, tmp_path, checkpoint):
     found = {answer["label"]: answer["score"] for answer in pipe([e.texts[0]])[0]}
     named = {pipe.model.config.id2label[i]: share.item() for i, share in enumerate(shares)}
     assert found == pytest.approx(named, abs=1e-5)
+    config = json.loads((folder / "config.json").read_text())  # as if from elsewhere
+    (folder / "config.json").write_text(
+        json.dumps({k: v for k, v in config.items() if k != "kind"})
+    )
+    (tmp_path / "in.txt").write_text(f"{e.texts[0]}\n")
+    shutil.copytree(folder, tmp_path / "elsewhere")
+    run("predict", "--model_name", tmp_path / "elsewhere", "--input", tmp_path / "in.txt",
+        "--output", tmp_path / "answers", *QUICK)  # fmt: skip
+    answer = json.loads((tmp_path / "answers").read_text())
+    assert answer["probabilities"] == pytest.approx(named, abs=1e-4) and "labels" in answer
 
 
 def test_new_text_of_another_form(tmp_path, capsys, checkpoint):

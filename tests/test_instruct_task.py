@@ -551,7 +551,7 @@ def test_adapters_have_a_learning_rate_of_their_own(capsys):
     assert "--learning_rate is then 0.0002 by default, 0.004 with --demo" in said
 
 
-def test_a_changed_data_set_is_refused(folder, tmp_path):
+def test_a_changed_data_set_is_refused(folder, tmp_path, capsys):
     copy = tmp_path / "copy"
     shutil.copytree(folder, copy)
     rows = [json.loads(line) for line in (folder / "test.jsonl").read_text().splitlines()]
@@ -559,6 +559,17 @@ def test_a_changed_data_set_is_refused(folder, tmp_path):
         write_jsonl(copy / "test.jsonl", [rows[0], rows[1] | {"source": other}, *rows[2:]])
         with pytest.raises(UserError, match="test.jsonl:2 does not fit build.json"):
             task.load(False, copy)
+    for kind, golds in {
+        "nli": ("other", ["neutral"]),
+        "classification": (["other"], "gene", [["gene"]]),
+        "ner": (["O"] * 40, ["B-other"], "O", None),
+        "free_qa": ("a gene", [3]),
+    }.items():
+        at = next(i for i, row in enumerate(rows) if row["kind"] == kind)
+        for gold in golds:
+            write_jsonl(copy / "test.jsonl", [*rows[:at], rows[at] | {"gold": gold}])
+            error = refused(capsys, "fine-tuning", "--data_dir", copy, "--model_name", "gpt2")
+            assert f"test.jsonl:{at + 1} does not fit build.json" in error and "build.py" in error
     (copy / "units.jsonl").unlink()
     with pytest.raises(UserError, match="units.jsonl is missing"):
         task.load(False, copy)

@@ -143,7 +143,6 @@ def quick(tmp_path_factory, checkpoint):
         yield tmp_path_factory.mktemp("out")
 
 
-# "zero": some training prompts are too long for the miniature, so it has no mean outputs.
 LESS = {"fine-tuning": ("--num_train_epochs", "1"), "probing": ("--max_train_examples", "60"),
         "attention": ("--max_examples", "20"), "ablation": ("--max_examples", "20"),
         "QA/fine-tuning.py": ("--doc_stride", "32")}  # fmt: skip

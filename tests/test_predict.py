@@ -545,6 +545,52 @@ def test_the_command_that_makes_a_model_has_the_demo_s_own_precision(tmp_path, c
     assert "fine-tuning.py --training_size 10" in told and "--precision" not in told
 
 
+@pytest.mark.parametrize(("task", "kind"), (("NER", "bert"), ("NER", "gpt2"), ("NLI", "bert"),
+                                            ("QA", "bert"), ("Instruct", "gpt2")))  # fmt: skip
+def test_a_checkpoint_by_itself(made, tmp_path, capsys, caplog, task, kind):
+    """It answers as the flags of its run do: its labels, maximum length and precision."""
+    model = made(task, kind)
+    caplog.set_level("INFO")
+    source = lines(tmp_path / "some", [EMPTY[task]] * 2)
+    if task in ("NER", "NLI"):
+        texts = [row.get("tokens") or [row["sentence1"], row["sentence2"]] for row in model.test]
+        source = lines(tmp_path / "some", ["\t "[task == "NER"].join(text) for text in texts])
+    wanted, out = model.predict(source), tmp_path / "out"
+    config = read_json(model.folder / "config.json")
+    where, given = model.folder / "checkpoint", ("--input", source, "--output", out, "--overwrite")
+    assert run_script(task, "predict", "--device", "cpu", "--model_name", where, *given) == 0
+    assert out.read_text(encoding="utf-8").splitlines() == wanted
+    assert f"{config['model']} on data, 100 %, seed 42: " in caplog.messages[-1]
+    assert run_script(task, "predict", *QUICK, "--model_name", model.folder, *given) == 0
+    assert out.read_text(encoding="utf-8").splitlines() == wanted
+    other = "NLI" if task != "NLI" else "NER"
+    with pytest.raises(SystemExit) as stopped:
+        run_script(other, "predict", "--model_name", where, *given)
+    assert stopped.value.code == 2
+    assert f"is a model of {task}. Type: python {task}/predict.py" in capsys.readouterr().err
+    if task == "Instruct":  # any causal model has such a head
+        return
+    copied = shutil.copytree(where, tmp_path / "published")  # nothing says what it is
+    assert run_script(task, "predict", *QUICK, "--model_name", copied, *given) == 0
+    found = out.read_text(encoding="utf-8").splitlines()
+    if task == "QA":  # whether "no answer" was learned is not known
+        assert json.loads(found[0])["answer"]
+    else:
+        assert found == wanted
+    with pytest.raises(SystemExit):  # a size is asked for, so the result of that size
+        run_script(task, "predict", "--model_name", copied, *given, "--training_size", 30)
+    assert "fine-tuning.py --training_size 30" in capsys.readouterr().err
+
+
+def test_a_model_without_such_a_head(tmp_path, capsys, checkpoint):
+    source = lines(tmp_path / "x.txt", ["IL-2"])
+    with pytest.raises(SystemExit) as stopped:
+        run_script("NER", "predict", "--model_name", checkpoint("bert"), "--input", source,
+                   "--output_dir", tmp_path)  # fmt: skip
+    assert stopped.value.code == 2
+    assert "fine-tuning.py --training_size 100" in capsys.readouterr().err
+
+
 # --- The same models in the library's pipelines, as the READMEs say
 
 

@@ -49,6 +49,9 @@ def test_short_names_and_hub_ids():
     source = models.source("owner/some-model")
     assert (source.results, source.where()) == ("owner--some-model", "owner/some-model")
     assert source.identity() is None
+    for name in ("bert-base-uncased", "distilgpt2", "roberta-large", "albert-base-v2"):
+        source = models.source(name)
+        assert source.where() == source.results == name and source.identity() is None
     with pytest.raises(dataclasses.FrozenInstanceError):
         source.name = "gpt2"
     assert set(models.STUDY) <= set(models.MINIATURES) <= set(models.MODELS)
@@ -64,6 +67,12 @@ def test_what_is_no_model_is_refused_with_what_to_type(tmp_path):
     for name in ("electra", "a/b/c", "../model", "owner/..", str(tmp_path / "missing")):
         with pytest.raises(UserError, match="biom-electra-base = sultan/BioM.*Hub id .owner/name"):
             models.source(name)
+    slips = {"biobrt": "biobert", "gtp2": "gpt2", "modernbert-bse": "modernbert-base"}
+    for name, meant in slips.items():
+        with pytest.raises(UserError, match=rf"{name} is .*did you mean {meant}\?"):
+            models.source(name)
+    with pytest.raises(UserError, match="no miniature of biobrt; did you mean biobert?"):
+        models.source("biobrt", demo=True)
     with pytest.raises(UserError, match="no config.json. Give the folder"):
         models.source(str(tmp_path))
 

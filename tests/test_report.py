@@ -150,6 +150,22 @@ def test_seeds_give_mean_and_deviation(tmp_path):
     assert re.search(r"0\.\d{3} ± 0\.\d{3} \(n=3\) \[0", page(tmp_path / "demo" / "report"))
 
 
+def test_models_no_better_than_the_majority_get_advice(tmp_path):
+    for model, size, level in (
+        ("bert", 10, 0.4),
+        ("bert", 30, 0.2),
+        ("gpt2", 10, 0.5),
+        ("gpt2", 0, 1),
+    ):
+        folder = fine_tuned(tmp_path, "NLI", "demo", model, size)
+        values = {"trained": size > 0, "dev_accuracy": 0.4, "dev_majority_accuracy": level}
+        (folder / "metrics.json").write_text(json.dumps(metrics(folder) | values))
+    assert report.main(["--tasks", "NLI", "--output_dir", str(tmp_path)]) == 0
+    text = page(tmp_path / "demo" / "report")
+    said = "No better than the majority line on dev: bert (10 %), gpt2 (10 %). Give more"
+    assert text.count("No better") == text.count(said) == 1
+
+
 def test_two_data_sets_are_never_mixed(tmp_path, caplog, capsys):
     fine_tuned(tmp_path, "NLI", "demo", "bert", 30)
     fine_tuned(tmp_path, "NLI", "mednli", "bert", 100, n=80)

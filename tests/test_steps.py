@@ -10,9 +10,11 @@ import re
 import shlex
 import shutil
 import sys
+from contextlib import nullcontext
 
 import pandas as pd
 import pytest
+from filelock import FileLock
 from safetensors.torch import load_file, save_file
 
 from common import attention_maps, steps
@@ -372,6 +374,37 @@ def test_missing_checkpoints_are_named_with_their_commands(place, capsys):
     assert "--training_size 30" not in shown
 
 
+def test_a_fine_tuning_in_progress_is_waited_for(place, capsys):
+    """It is not said to be missing: who types its command would be refused."""
+    here = place.folder(10, "fine-tuning.partial")
+    here.mkdir(parents=True)
+    for held in (True, False):
+        with FileLock(here / ".lock") if held else nullcontext():
+            for step, flag in (("probing", "--training_size"), ("attention", "--training_sizes")):
+                shown = place.refused(capsys, step, flag, 10)
+                said = f"at work in {here}: fine-tuning is in progress. Wait for it"
+                assert (said in shown) == held
+                assert ("fine-tuning.py --training_size 10" in shown) != held
+
+
+def test_a_model_no_better_than_the_majority_gets_advice(place, capsys):
+    """Not at size 0: nothing was trained there. Not without dev."""
+    place.run("fine-tuning")
+    file, main = place.folder(100, "fine-tuning") / "metrics.json", MAIN[place.task]
+    there = read_json(file) | {f"dev_{main}": 0.5}
+    for change, advised in (
+        ({f"dev_majority_{main}": 0.5}, True),
+        ({f"dev_majority_{main}": 0.6}, True),
+        ({f"dev_majority_{main}": 0.4}, False),
+        ({f"dev_majority_{main}": 0.6, "trained": False}, False),
+        ({f"dev_{main}": None, f"dev_majority_{main}": None}, False),
+    ):
+        file.write_text(json.dumps(there | change))
+        place.run("fine-tuning")
+        said = "No better than the majority line on dev: this model. Give more --num_train_epochs"
+        assert (said in capsys.readouterr().out) == advised
+
+
 def test_features_are_kept_on_demand_and_used_again(place, monkeypatch):
     place.run("probing", "--keep_features")
     here = place.folder(0, "probing")
@@ -417,6 +450,16 @@ def test_a_wrong_list_of_sizes_shows_the_right_form(capsys, text):
     with pytest.raises(SystemExit) as stop:
         parsed("NER", "attention", "--training_sizes", text)
     assert stop.value.code == 2 and "10,30" in capsys.readouterr().err
+
+
+def test_a_list_with_blanks_is_told_how_lists_are_written(capsys, monkeypatch):
+    for flags in (("--training_sizes", "10", "30"), ("--training_size", "10", "30", "--seed", "1")):
+        monkeypatch.setattr(sys, "argv", ["attention.py", *flags])
+        with pytest.raises(SystemExit) as stop:
+            parsed("NER", "attention", *flags)
+        error = capsys.readouterr().err
+        said = "arguments: 30; --training_sizes takes values with commas and no spaces"
+        assert stop.value.code == 2 and said in error
 
 
 def test_nothing_is_mixed_with_the_demo(place, capsys):

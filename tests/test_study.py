@@ -8,11 +8,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from filelock import FileLock
 
-from common import models, study
+from common import models, study, summary
 from common.cli import ROOT
 from tests.helpers import read_json, write_data
 
@@ -273,3 +274,16 @@ def test_ctrl_c_stops_the_steps(grid):
     assert read_json(here / "config.json")["settings"]["num_train_epochs"] == 100_000
     log = next((folder / "out" / "NER" / "logs").iterdir()).read_text()
     assert "interrupted" in log and "Traceback" not in log
+
+
+def test_the_report_s_command_works_in_a_task_s_folder(monkeypatch, tmp_path):
+    """Python itself finds `common` only in the repository's folder."""
+    call = SimpleNamespace(args=SimpleNamespace(output_dir=tmp_path))
+    cell = SimpleNamespace(task="NER", dataset="demo", root=tmp_path)
+    monkeypatch.chdir(ROOT / "NER")
+    command = summary.report_command(call, cell)
+    assert command.startswith("cd .. && python -m common.report --tasks NER")
+    made = subprocess.run(command, shell=True, capture_output=True, text=True)
+    assert made.returncode == 2 and "no finished results of demo" in made.stderr
+    monkeypatch.chdir(ROOT)
+    assert summary.report_command(call, cell).startswith("python -m common.report")

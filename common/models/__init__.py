@@ -2,6 +2,7 @@
 
 # ruff: noqa: F401  (other packages import these from here)
 from common.models.loading import (
+    head_of,
     load_config,
     load_encoder,
     load_task_model,

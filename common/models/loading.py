@@ -90,6 +90,12 @@ def load_task_model(where: str, head: str, labels: list[str], keep_head: bool = 
     return model, tokenizer
 
 
+def head_of(config) -> str:
+    """The kind of the head that a model was trained with; "causal" if it is of no other kind."""
+    ends = {name.removeprefix("AutoModel"): kind for kind, name in AUTO_CLASSES.items() if kind}
+    return next((kind for end, kind in ends.items() if end in str(config.architectures)), "causal")
+
+
 def load_encoder(
     where: str, attention: str | None = None, random_init: bool = False, words: bool = True
 ):
@@ -195,10 +201,7 @@ def _load_merged(where: str, base: str, config, head: str | None, **options):
     They are loaded into the model that they were trained in, with its head, and merged there: in a
     bare encoder PEFT would not find their places.
     """
-    classes = {"ForSequenceClassification": "sequence", "ForTokenClassification": "token"}
-    classes["ForQuestionAnswering"] = "span"
-    name = str(config.architectures)
-    trained = next((kind for end, kind in classes.items() if end in name), "causal")
+    trained = head_of(config)
     own = {key: options[key] for key in ("attn_implementation",) if key in options}
     if trained in ("sequence", "token"):
         own |= {"id2label": config.id2label, "label2id": config.label2id}

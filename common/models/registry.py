@@ -6,7 +6,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from common.cli import ROOT, UserError
+from common.cli import ROOT, UserError, did_you_mean
 from common.demo import miniatures
 from common.files import read_json
 from common.models import adapters, loading
@@ -93,8 +93,10 @@ def source(name: str, demo: bool = False) -> Source:
     Raises UserError for anything that is no short name, model folder or Hub id.
     """
     if demo and name not in MINIATURES:
+        near, able = did_you_mean(name, MINIATURES) or ".", ", ".join(MINIATURES)
         raise UserError(
-            f"--demo has no miniature of {name}. Choose --model_name from {', '.join(MINIATURES)}."
+            f"--demo has no miniature of {name}{near} Choose --model_name from {able}, or leave "
+            "out --demo."
         )
     if name in MODELS:
         return Source(name, name, demo)
@@ -105,12 +107,15 @@ def source(name: str, demo: bool = False) -> Source:
                 "folder that holds config.json and the weights."
             )
         return Source(str(folder.resolve()), _results(folder.resolve()))
-    if re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name) and ".." not in name:
+    # The Hub's oldest models have no owner (bert-base-uncased). One like a short name is a slip.
+    near = did_you_mean(name, MODELS, 0.9 if "-" in name else 0.7)
+    owner = r"(\w[\w.-]*/)?" if re.search(r"[-\d]", name) and not near else r"\w[\w.-]*/"
+    if re.fullmatch(owner + r"\w[\w.-]*", name) and ".." not in name:
         return Source(name, name.replace("/", "--"))
     short = ", ".join(f"{short} = {hub_id}" for short, hub_id in MODELS.items())
     raise UserError(
-        f"--model_name {name} is not a local folder. Give a short name ({short}), a Hub id "
-        "(owner/name) or a folder that exists."
+        f"--model_name {name} is not a local folder{near or '.'} Give a short name ({short}), a "
+        "Hub id (owner/name) or a folder that exists."
     )
 
 

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from common import card, flags, results, summary
 from common.cli import RANK, UNTRAINED, Parser, UserError, number
-from common.report.shown.fine_tuning import NAME, draw, read, sections
+from common.report.shown.fine_tuning import ADVICE, NAME, above_majority, draw, read, sections
 
 __all__ = ["read", "sections"]
 ORDER, NEEDS, SIZES = 1, (), "training_size"
@@ -288,6 +288,8 @@ def summarize(call, cell, metrics: dict, scores, state: str) -> None:
             "{peak_memory_mib:,.0f} MiB".format(adapters, **metrics)
         )
     print(summary.score_table(metrics, scores))
+    if not above_majority(metrics, scores[0].name):
+        print(ADVICE.format("this model"))
     if cut := {k: n for k, n in metrics.items() if n and any(part in k for part in CUT)}:
         print("truncated:", ", ".join(f"{n} {key.replace('_', ' ')}" for key, n in cut.items()))
     if seen := {key: n for key, n in metrics.items() if n and key.endswith("_in_train")}:

@@ -13,6 +13,15 @@ examples. With several seeds, a cell is their mean ± sample standard deviation 
 interval is that of the mean: it does not include the variation between seeds. "–" is a missing
 cell. At 0 % nothing was fine-tuned: a new head is then one arbitrary mapping, not chance.
 """
+ADVICE = """\
+No better than the majority line on dev: {}. Give more --num_train_epochs, another --learning_rate,
+or more data."""
+
+
+def above_majority(metrics: dict, score: str) -> bool:
+    """False for a fine-tuned model that on dev is no better than predictions that read no input."""
+    levels = metrics.get(f"dev_{score}"), metrics.get(f"dev_majority_{score}")
+    return not metrics.get("trained") or None in levels or levels[0] > levels[1]
 
 
 def read(result, task) -> dict[str, float]:
@@ -65,6 +74,10 @@ def sections(grid) -> list:
     caption += "; beside them those of other tasks' models on the same examples" * bool(grid.others)
     tables += page.tables(grid, "scores_parts", caption, rows)
     text = f"{SCORES}\n{grid.task.NOTE}\n" if grid.task.NOTE else SCORES
+    tuned = (r for r in grid.results if r.step == NAME)
+    weak = [r for r in tuned if not above_majority(r.metrics, grid.main.name)]
+    if names := ", ".join(dict.fromkeys(f"{r.model} ({r.size} %)" for r in weak)):
+        text += f"\n{ADVICE.format(names)}\n"
     curves = page.Section("Learning curves", "", _learning_curves(grid))
     return [page.Section("Downstream scores", text, tables=tables), curves]
 
