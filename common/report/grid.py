@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from common import results
-from common.cli import SEED, TRAINING_SIZES, UNTRAINED
+from common.cli import SEED, UNTRAINED
 from common.files import read_csv, read_json, read_jsonl
 from common.models import MODELS
 from common.report import statistics
@@ -112,7 +112,7 @@ class Grid:
         self._resample()
         models = {result.model for result in self.results}
         self.models = [m for m in MODELS if m in models] + sorted(models - set(MODELS))
-        self.sizes = sorted({*TRAINING_SIZES, *(r.size for r in self.results)} - {UNTRAINED})
+        self.sizes = sorted({result.size for result in self.results} - {UNTRAINED})
         self.trained = [size for size in self.sizes if size]
         # Grids of other tasks with the same test examples, and their score: by a score of this one.
         self.others: dict[str, list[tuple[Grid, str]]] = {}
