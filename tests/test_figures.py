@@ -236,6 +236,23 @@ def test_panels_leave_no_part_of_a_figure_empty(tmp_path, drawn, n, lines):
     assert all(sum(map(len, row)) == max(lines) for row in rows)
 
 
+def test_random_heads_are_a_band_of_the_draws_alone(tmp_path, drawn):
+    for seed in (1, 2):
+        made.ablated(tmp_path, "NLI", "demo", "bert", 10, seed)
+    assert report.main(["--tasks", "NLI", "--output_dir", str(tmp_path)]) == 0
+    (axes,) = next(figure for path, figure in drawn.items() if path.stem == "ablation").axes
+    lines = curves(axes)
+    assert lines["most changed heads first"] == pytest.approx([0.8, 0.6, 0.4])
+    assert lines["random heads of the same layers (± deviation)"] == pytest.approx(
+        [0.785, 0.685, 0.585]
+    )
+    (band,) = axes.collections
+    ends = band.get_paths()[0].vertices[:, 1]
+    deviation = 0.005 * 2**0.5  # of draws 0.01 apart
+    assert min(ends) == pytest.approx(0.585 - deviation)
+    assert max(ends) == pytest.approx(0.785 + deviation)
+
+
 def test_a_style_can_leave_titles_out(tmp_path, drawn):
     style = tmp_path / "untitled.mplstyle"
     style.write_text("figure.titlesize: 0\n")

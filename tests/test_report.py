@@ -14,7 +14,16 @@ from common import files
 from common.report import __main__ as report
 from common.report import drawing
 from tests import made_results as made
-from tests.made_results import LAYERS, MAIN, SKILL, compared, fine_tuned, probed, whole_study
+from tests.made_results import (
+    LAYERS,
+    MAIN,
+    SKILL,
+    ablated,
+    compared,
+    fine_tuned,
+    probed,
+    whole_study,
+)
 
 
 def table(folder, name):
@@ -305,6 +314,33 @@ def test_a_variant_has_a_section_of_its_own(tmp_path):
     numbers = {(row["measure"], row["sizes"]): row["n"] for row in table(out, "link")}
     assert numbers["probe, last layer: accuracy", "0 to 50 %"] == "3"
     assert not any("attention" in measure for measure, _ in numbers)
+
+
+def test_ablation_is_shown_by_order_and_beside_random_heads(tmp_path):
+    for seed in (1, 2):
+        ablated(tmp_path, "NLI", "demo", "bert", 10, seed)
+    ablated(tmp_path, "NLI", "demo", "bert", 30)
+    ablated(tmp_path, "NLI", "demo", "bert", 30, name="ablation-layers")
+    out = write(tmp_path)
+    text = page(out)
+    titles = re.findall(r"^## \d\. (.*)$", text, re.M)
+    assert titles == ["Ablation", "Layers taken back"] and "Passed over" not in text
+    rows = {(row["size"], row["order"]): row for row in table(out, "ablation")}
+    assert len(rows) == 2 * 5 and "nan" not in text
+    most = rows["30 %", "most changed heads first"]
+    assert float(most["mean score"]) == pytest.approx(0.6)
+    assert float(most["p: random heads cost as much"]) == 0.25
+    assert most["half of the gain lost at (% of heads)"] == "never"
+    assert rows["10 %", "most important heads first"]["mean score n"] == "2"
+    one, two = (next(r for r in table(out, "ablation_differences") if r["size"] == f"{n} %")
+                for n in (30, 10))  # fmt: skip
+    column = "difference in accuracy"
+    assert [float(one[f"{column}{end}"]) for end in ("", " low", " high")] == [-0.1, -0.3, 0.2]
+    assert float(two[column]) == -0.1 and not two[f"{column} low"]  # of several seeds: a mean
+    assert {*table(out, "ablation_correlation")[0]} >= {"all heads", "within layers"}
+    layers = table(out, "ablation-layers")
+    assert [row["order"] for row in layers] == ["whole model", "from the lowest layer up"]
+    assert not any("random" in column for column in layers[0])
 
 
 def test_groups_of_examples_are_resampled_whole(tmp_path):

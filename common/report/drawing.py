@@ -77,7 +77,7 @@ class Panel(NamedTuple):
         if self.hline is not None:
             axes.axhline(self.hline, color="black", linestyle=":", label="majority class")
         axes.xaxis.get_major_locator().set_params(integer=True)
-        axes.set(xlabel=self.xlabel, ylabel=wrap(self.ylabel, 22))
+        axes.set(xlabel=self.xlabel, ylabel=wrap(self.ylabel, 24))
         bottom, top = axes.get_ylim()
         more = max(0, 0.1 - (top - bottom)) / 2  # in less, the last digits would look like a slope
         axes.set_ylim(bottom - more, top + more, auto=None)  # the row's next panel fits it again

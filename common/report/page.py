@@ -49,6 +49,7 @@ def tables(grid, name: str, caption: str, rows: list[dict]) -> list[Table]:
     frame = pd.DataFrame(rows, dtype=object)
     frame = frame[(frame.map(type) == Estimate).any(axis=1) | frame.notna().all(axis=1)]
     frame = frame.dropna(axis="columns", how="all")
+    frame = frame.where(frame.notna(), None)
     return [Table(name, f"{grid.title}: {caption}.", frame)] if len(frame) else []
 
 

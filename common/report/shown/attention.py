@@ -24,7 +24,7 @@ CKA = {"cka": "CKA of the hidden states", "cka_standardized": "CKA, dimensions s
 # By name in heads.csv: title, short name, colours (unchanged attention is yellow).
 MEASURES = {
     "cosine": ("cosine similarity of the attention maps", "cosine (1 = unchanged)", "viridis"),
-    "js": ("Jensen-Shannon divergence", "JS (bits; 0: same, 1: disjoint)", "viridis_r"),
+    "js": ("Jensen-Shannon divergence", "JS (bits; 0 = unchanged)", "viridis_r"),
     "entropy_pretrained": ("entropy, pre-trained", "entropy (bits)", "cividis"),
     "entropy_fine_tuned": ("entropy, fine-tuned", "entropy (bits)", "cividis"),
 }
