@@ -73,7 +73,7 @@ class Panel(NamedTuple):
                 look = {"color": line.look["color"], "alpha": 0.25, "linewidth": 0}
                 axes.fill_between(line.x, line.low, line.high, **look)
             elif line.low:
-                axes.vlines(line.x, line.low, line.high, color=line.look["color"], alpha=0.5)
+                axes.vlines(line.x, line.low, line.high, color=line.look["color"], alpha=0.8)
         if self.hline is not None:
             axes.axhline(self.hline, color="black", linestyle=":", label="majority class")
         axes.xaxis.get_major_locator().set_params(integer=True)

@@ -19,7 +19,7 @@ CKA compares the hidden states of one real token of each example, layer by layer
 to a rotation, about 0 unrelated. A few large dimensions can decide it, so it is also given with
 every dimension scaled to variance 1.
 """
-LAYER = "layer (0 = embeddings, 1 = first block)"
+LAYER = "layer (0 = embeddings)"
 CKA = {"cka": "CKA of the hidden states", "cka_standardized": "CKA, dimensions scaled"}
 # By name in heads.csv: title, short name, colours (unchanged attention is yellow).
 MEASURES = {
@@ -102,7 +102,7 @@ def draw(folder: Path, task) -> None:
         means = {size: values[name] for size, values in states.items() if len(values[name])}
         lines = [Line(mean.index, mean, size_look(size)) for size, mean in means.items()]
         rows += [[Panel(lines, title, LAYER, "CKA (1 = unchanged)")]] if lines else []
-    titles = [f"{what} fine-tuned, means of the heads", own.title]
+    titles = [f"{what} fine-tuned, mean of heads", own.title]
     drawing.draw(folder.parents[2], f"attention_all_sizes{ending}", titles, rows)
 
 
