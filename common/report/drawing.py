@@ -97,20 +97,18 @@ class Heatmap(NamedTuple):
 
     def cell(self, layer: int, head: int) -> tuple[str, str | None]:
         """What the page says of a head, and its colour; None if it was never compared."""
-        from matplotlib import colormaps, colors
-
         value, where = self.grid.at[layer, head], f"layer {layer}, head {head}"
         if not isfinite(value):
             return f"{where}: never compared", None
         note = "" if self.notes is None else f"; {self.notes.at[layer, head]}"
         share = (value - self.least) / (self.most - self.least)
-        return f"{where}: {value:.4f}{note}", colors.to_hex(colormaps[self.colours](share))
+        return f"{where}: {value:.4f}{note}", self.colour(share)
 
-    def bar(self) -> list[str]:
-        """The colours of the scale, from its beginning to its end."""
+    def colour(self, share: float) -> str:
+        """That of a place on the scale, from 0 to 1."""
         from matplotlib import colormaps, colors
 
-        return [colors.to_hex(colormaps[self.colours](share / 10)) for share in range(11)]
+        return colors.to_hex(colormaps[self.colours](share))
 
     def show(self, axes) -> None:
         """Draw into Matplotlib's `axes`."""

@@ -129,10 +129,14 @@ class Grid:
         return tuple(np.mean(part, axis=0) for part in zip(*each, strict=True)) if whole else None
 
     def score(self, name: str, model: str, size: int | str, key: str) -> Estimate | None:
-        """The mean of a metric over the seeds that have it."""
-        values = [result.metrics[key] for result in self.cell(name, model, size, key)]
+        """The mean of a metric over the seeds that have it. Its interval is that of the resamples,
+        or of a single seed what its step wrote as `<key>_low` and `<key>_high`."""
+        there = [result.metrics for result in self.cell(name, model, size, key)]
+        values = [metrics[key] for metrics in there]
         resampled = self.samples(name, model, size, key)
-        ends = statistics.interval(resampled[1]) if resampled else (None, None)
+        own = there[0] if len(there) == 1 else {}
+        ends = own.get(f"{key}_low"), own.get(f"{key}_high")
+        ends = statistics.interval(resampled[1]) if resampled else ends
         std = float(np.std(values, ddof=1)) if len(values) > 1 else None
         return Estimate(float(np.mean(values)), *ends, std, len(values)) if values else None
 

@@ -1,9 +1,9 @@
 """What the report shows of ablation, and the figures of a result."""
 
 import re
+from functools import partial
 from itertools import product
 from pathlib import Path
-from statistics import fmean, stdev
 
 from common.report import drawing, page
 from common.report.drawing import COLORS, Heatmap, Line, Panel, size_name
@@ -98,25 +98,26 @@ def _section(grid, name: str) -> page.Section:
     for model, size in product(grid.models, grid.sizes):
         if not (results := grid.cell(name, model, size)):
             continue
+        score = partial(grid.score, name, model, size)
         tables, title = [r.table("ablation.csv") for r in results], f"{model}, {size_name(size)}"
         panels.append(_panel(tables, main.name, grid.task, results[0], title))
         cell = {"model": model, "size": size_name(size)}
-        whole = {"order": "whole model", "mean score": _value(results, f"test_{main.name}")}
+        whole = {"order": "whole model", "mean score": score(f"test_{main.name}")}
         curves += [cell | whole]
         for order, (_, _, label) in LOOKS.items():
             lost = sorted({str(r.metrics.get(f"half_lost_{order}") or "never") for r in results})
-            row = {"order": label, "mean score": _value(results, f"area_{order}")}
+            row = {"order": label, "mean score": score(f"area_{order}")}
             row |= {f"half of the gain lost at ({unit})": ", ".join(lost)}
-            row |= {"p: random heads cost as much": _value(results, f"p_{order}")}
+            row |= {"p: random heads cost as much": score(f"p_{order}")}
             curves += [cell | row] if row["mean score"] else []
         keys = sorted({k for r in results for k in r.metrics if re.fullmatch(r"difference_\d+", k)})
         for share in sorted(int(key.rpartition("_")[2]) for key in keys):
-            value = _value(results, f"difference_{share}")
+            value = score(f"difference_{share}")
             gaps.append(
                 cell | {"heads removed": f"{share} %", f"difference in {main.title}": value}
             )
         ways = {"all heads": "spearman_over_heads", "within layers": "spearman_within_layers"}
-        related.append(cell | {way: _value(results, key) for way, key in ways.items()})
+        related.append(cell | {way: score(key) for way, key in ways.items()})
         if (results[0].folder / "importance.csv").is_file():
             maps.append((model, _map(results, size, grid.cell(attention.NAME, model, size))))
     made = page.tables(grid, name, f"{name}, mean test {main.title} of each curve", curves)
@@ -127,20 +128,6 @@ def _section(grid, name: str) -> page.Section:
     heading = "Layers taken back" if layers else name.capitalize().replace("-", ": ")
     figure = (name, [grid.title, f"{heading.lower()}: test {main.title}"], [panels])
     return page.Section(heading, TAKEN_BACK if layers else EXPLAINED, figure, made, maps)
-
-
-def _value(results: list, key: str) -> page.Estimate | None:
-    """The mean of a metric over the seeds that have it; of a single seed, with its interval."""
-    found = [r.metrics for r in results if r.metrics.get(key) is not None]
-    if not found:
-        return None
-    ends = (
-        [found[0].get(f"{key}{end}") for end in ("_low", "_high")]
-        if len(found) == 1
-        else [None] * 2
-    )
-    values = [metrics[key] for metrics in found]
-    return page.Estimate(fmean(values), *ends, stdev(values) if found[1:] else None, len(found))
 
 
 def _map(results: list, size, compared: list) -> Heatmap:
