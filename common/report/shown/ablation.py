@@ -1,6 +1,5 @@
 """What the report shows of ablation, and the figures of a result."""
 
-import re
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -94,7 +93,6 @@ def sections(grid) -> list:
 def _section(grid, name: str) -> page.Section:
     curves, gaps, related, panels, maps, main = [], [], [], [], [], grid.main
     layers = "layers" in name
-    unit = "layers" if layers else "% of heads"
     for model, size in product(grid.models, grid.sizes):
         if not (results := grid.cell(name, model, size)):
             continue
@@ -102,22 +100,24 @@ def _section(grid, name: str) -> page.Section:
         tables, title = [r.table("ablation.csv") for r in results], f"{model}, {size_name(size)}"
         panels.append(_panel(tables, main.name, grid.task, results[0], title))
         cell = {"model": model, "size": size_name(size)}
-        whole = {"order": "whole model", "mean score": score(f"test_{main.name}")}
-        curves += [cell | whole]
+        row = {"order": "whole model", "mean score": score(f"test_{main.name}")}
+        curves.append(cell | row)
         for order, (_, _, label) in LOOKS.items():
             lost = sorted({str(r.metrics.get(f"half_lost_{order}") or "never") for r in results})
             row = {"order": label, "mean score": score(f"area_{order}")}
-            row |= {f"half of the gain lost at ({unit})": ", ".join(lost)}
+            row |= {
+                f"half of the gain lost at ({'layers' if layers else '% of heads'})": ", ".join(
+                    lost
+                )
+            }
             row |= {"p: random heads cost as much": score(f"p_{order}")}
             curves += [cell | row] if row["mean score"] else []
-        keys = sorted({k for r in results for k in r.metrics if re.fullmatch(r"difference_\d+", k)})
-        for share in sorted(int(key.rpartition("_")[2]) for key in keys):
-            value = score(f"difference_{share}")
-            gaps.append(
-                cell | {"heads removed": f"{share} %", f"difference in {main.title}": value}
-            )
-        ways = {"all heads": "spearman_over_heads", "within layers": "spearman_within_layers"}
-        related.append(cell | {way: score(key) for way, key in ways.items()})
+        for share in range(100):
+            if value := score(f"difference_{share}"):
+                row = {"heads removed": f"{share} %", f"difference in {main.title}": value}
+                gaps.append(cell | row)
+        row = {"all heads": score("spearman_over_heads")}
+        related.append(cell | row | {"within layers": score("spearman_within_layers")})
         if (results[0].folder / "importance.csv").is_file():
             maps.append((model, _map(results, size, grid.cell(attention.NAME, model, size))))
     made = page.tables(grid, name, f"{name}, mean test {main.title} of each curve", curves)
