@@ -116,6 +116,33 @@ def compared(
     return folder
 
 
+def ablated(root, task, dataset, model, size, seed=42, name="ablation", draws=2):
+    """Of `ablation`, or `ablation-layers`: the score falls by a share for each 100 % or layer."""
+    main, heads = MAIN[task], not name.endswith("layers")
+    falls = {"most_changed": 0.4, "least_changed": 0.1, "importance": 0.5, "random": 0.2}
+    falls, points = (falls, (0, 50, 100)) if heads else ({"from_below": 0.1}, (0, 1, 2))
+    metrics = {f"test_{main}": 0.8, f"test_majority_{main}": 0.3}
+    metrics |= {f"area_{order}": 0.8 - fall / 2 for order, fall in falls.items()}
+    metrics |= dict.fromkeys(f"half_lost_{order}" for order in falls)
+    if heads:
+        metrics |= {"half_lost_importance": 100, "p_most_changed": 0.25}
+        for key in ("difference_50", "spearman_over_heads", "spearman_within_layers"):
+            metrics |= {key: -0.1, f"{key}_low": -0.3, f"{key}_high": 0.2}
+    folder, about = write(root, task, dataset, model, size, seed, name, metrics)
+    table = [
+        about | {"order": order, "draw": draw or None, "removed": removed, "metric": main,
+                 "value": 0.8 - fall * removed / points[-1] - draw * 0.01}
+        for order, fall in falls.items() for removed in points
+        for draw in (range(1, draws + 1) if order == "random" else (0,))
+    ]  # fmt: skip
+    files.write_csv(folder / "ablation.csv", table)
+    if heads:
+        places = [(n, m) for n in range(1, LAYERS + 1) for m in range(1, HEADS + 1)]
+        worth = [{"layer": n, "head": m, "value": 0.1 * n + 0.01 * m} for n, m in places]
+        files.write_csv(folder / "importance.csv", [about | row for row in worth])
+    return folder
+
+
 def whole_study(root, task, dataset="demo", models=tuple(SKILL), sizes=(0, 10, 30, 50, 100)):
     for model in models:
         probed(root, task, dataset, model, "random")

@@ -200,10 +200,68 @@ def test_heads_are_where_they_belong(tmp_path, drawn):
         if metric == ALL[0]:
             assert image.get_array().mask[0, 0] and image.get_array().mask.sum() == 1
             expected[0][0] = image.get_array()[0, 0]
-        assert (image.get_array() == expected).all() and image.get_clim() == (0, 1)
+        assert (image.get_array() == expected).all()
         assert image.get_extent() == [0.5, HEADS + 0.5, LAYERS + 0.5, 0.5]  # the first is 1
-    bars = [axes.get_xlabel() for axes in figure.axes if not axes.images]
-    assert bars == [label for _, label, _ in attention.MEASURES.values()]
+    bars = [axes.get_xlabel().split(";")[0] for axes in figure.axes if not axes.images]
+    assert bars == [label.split(";")[0] for _, label, _ in attention.MEASURES.values()]
+
+
+@pytest.mark.parametrize("cosine, least", ((0.97, 0.9), (0.9, 0.9), (0.62, 0.6)))
+def test_all_sizes_of_a_map_share_a_scale_on_which_small_changes_show(
+    tmp_path, drawn, cosine, least
+):
+    def changed(size, layer, head, metric):
+        same = cosine if size == 100 else 0.99
+        found = {"cosine": 0.1 if size == "random" else same, "js": 1 - same}
+        return found.get(metric, 1.5)
+
+    for size in (100, "random", 10):
+        arguments = "NER", "demo", "bert", size, 42, "attention", ALL
+        folder = made.compared(tmp_path, *arguments, value=changed)
+    ATTENTION.draw(folder, ner)
+    figure = drawn[folder / "heads.png"]
+    maps = [axes.images[0].get_clim() for axes in figure.axes if axes.images]
+    assert maps == [pytest.approx(ends) for ends in ((least, 1), (0, 1 - least), (0, 2), (0, 2))]
+    (bar,) = [axes for axes in figure.axes if "cosine" in axes.get_xlabel()]
+    assert f"scale from {least} to 1" in bar.get_xlabel()
+
+
+@pytest.mark.parametrize("n, lines", ((1, [1]), (3, [2, 1]), (5, [2, 2, 1])))
+def test_panels_leave_no_part_of_a_figure_empty(tmp_path, drawn, n, lines):
+    panel = drawing.Panel([drawing.Line(range(2), (0.2, 0.8), {})], "", "x", "y")
+    drawing.draw(tmp_path, "some", ["title"], [[panel] * n])
+    spans = [axes.get_subplotspec() for axes in drawn[tmp_path / "some.png"].axes]
+    rows = [[span.colspan for span in spans if span.rowspan.start == y] for y in range(len(lines))]
+    assert [len(row) for row in rows] == lines
+    assert all(sum(map(len, row)) == max(lines) for row in rows)
+
+
+def test_random_heads_are_a_band_of_the_draws_alone(tmp_path, drawn):
+    for seed in (1, 2):
+        made.ablated(tmp_path, "NLI", "demo", "bert", 10, seed)
+    assert report.main(["--tasks", "NLI", "--output_dir", str(tmp_path)]) == 0
+    (axes,) = next(figure for path, figure in drawn.items() if path.stem == "ablation").axes
+    lines = curves(axes)
+    assert lines["most changed heads first"] == pytest.approx([0.8, 0.6, 0.4])
+    assert lines["random heads of the same layers (± deviation)"] == pytest.approx(
+        [0.785, 0.685, 0.585]
+    )
+    (band,) = axes.collections
+    ends = band.get_paths()[0].vertices[:, 1]
+    deviation = 0.005 * 2**0.5  # of draws 0.01 apart
+    assert min(ends) == pytest.approx(0.585 - deviation)
+    assert max(ends) == pytest.approx(0.785 + deviation)
+
+
+def test_a_style_can_leave_titles_out(tmp_path, drawn):
+    style = tmp_path / "untitled.mplstyle"
+    style.write_text("figure.titlesize: 0\n")
+    panel = drawing.Panel([], "bert", "x", "y")
+    for name, own in (("with", None), ("without", style)):
+        drawing.draw(tmp_path, name, ["NER on demo"], [[panel]], own)
+    figures = [drawn[tmp_path / f"{name}.png"] for name in ("with", "without")]
+    assert [figure.get_suptitle() for figure in figures] == ["NER on demo", ""]
+    assert figures[0].get_figheight() > figures[1].get_figheight()
 
 
 def test_attention_by_layer_is_the_mean_of_the_heads(tmp_path, drawn):

@@ -14,7 +14,16 @@ from common import files
 from common.report import __main__ as report
 from common.report import drawing
 from tests import made_results as made
-from tests.made_results import LAYERS, MAIN, SKILL, compared, fine_tuned, probed, whole_study
+from tests.made_results import (
+    LAYERS,
+    MAIN,
+    SKILL,
+    ablated,
+    compared,
+    fine_tuned,
+    probed,
+    whole_study,
+)
 
 
 def table(folder, name):
@@ -130,13 +139,15 @@ def test_missing_cells_are_shown_as_missing(tmp_path):
     probed(tmp_path, "NLI", "demo", "biobert", 100, control=False)
     folder = write(tmp_path)
     text = page(folder)
-    assert re.search(r"\| bert \| – \| 0\.\d{3} \[.*?\] \| – \| – \| 0\.\d{3} \[", text)
-    assert re.search(r"\| biobert \| 100 % \| 2 (\| 0\.\d{3} ){2}\| – \| – \| 0\.100 \|", text)
+    assert re.search(r"\| biobert \| – \| 0\.\d{3} \[.*?\] \| 0\.300 \|", text)
+    assert re.search(r"\| biobert \| 100 % \| 2 (\| 0\.\d{3} ){2}\| 0\.100 \|", text)
     assert "| biobert, 10 %" not in text  # a row without any value
     assert "over 1 tests" in text and "differences_sizes.csv" in text
     assert not (folder / "attention.png").exists() and "attention.png" not in text
     row = table(folder, "scores_accuracy")[0]
-    assert row["30 %"] == "" and row["10 %"] != ""
+    assert "30 %" not in row and row["10 %"] != ""  # what no model has is no column
+    (row,) = table(folder, "probing")
+    assert not any("selectivity" in column for column in row)
 
 
 def test_seeds_give_mean_and_deviation(tmp_path):
@@ -170,8 +181,8 @@ def test_two_data_sets_are_never_mixed(tmp_path, caplog, capsys):
     fine_tuned(tmp_path, "NLI", "demo", "bert", 30)
     fine_tuned(tmp_path, "NLI", "mednli", "bert", 100, n=80)
     folder = write(tmp_path)
-    assert table(folder, "scores_accuracy")[0]["100 %"] == ""
-    assert table(tmp_path / "mednli" / "report", "scores_accuracy")[0]["30 %"] == ""
+    assert table(folder, "scores_accuracy")[0].keys().isdisjoint(("100 %", "50 %"))
+    assert "30 %" not in table(tmp_path / "mednli" / "report", "scores_accuracy")[0]
     before = (folder / "report.md").stat().st_mtime_ns
     write(tmp_path, "--dataset", "mednli")
     assert (folder / "report.md").stat().st_mtime_ns == before
@@ -183,7 +194,7 @@ def test_two_data_sets_are_never_mixed(tmp_path, caplog, capsys):
     caplog.clear()
     folder = write(tmp_path, "--dataset", "demo")
     (bert,) = table(folder, "scores_accuracy")
-    assert bert["30 %"] and bert["10 %"] and not (bert["50 %"] or bert["100 %"])
+    assert bert["30 %"] and bert["10 %"] and bert.keys().isdisjoint(("50 %", "100 %"))
     for text in (page(folder), caplog.text):
         assert "bert/100/seed-42/fine-tuning" in text and "of dataset mednli" in text
         assert "bert/50/seed-42/fine-tuning" in text and "another data set" in text
@@ -203,7 +214,7 @@ def test_a_damaged_or_unfinished_run_is_named_and_left_out(tmp_path, caplog, nam
     unfinished.rename(unfinished.with_name("fine-tuning.partial"))
     folder = write(tmp_path)
     row = table(folder, "scores_accuracy")[0]
-    assert row["30 % n"] == "1" and not row["10 %"]
+    assert row["30 % n"] == "1" and "10 %" not in row
     for shown in (caplog.text, page(folder)):
         assert re.search(rf"bert/30/seed-1/fine-tuning(:| is passed over:) .*{name}", shown)
         assert re.search("bert/10/seed-42/fine-tuning.partial.*: not finished", shown)
@@ -252,7 +263,7 @@ def test_runs_made_in_another_way_are_passed_over(tmp_path, caplog):
     folder = write(tmp_path)
     bert, gpt2 = table(folder, "scores_accuracy")
     assert any(bert[key] for key in bert if key.startswith("0 %"))
-    assert bert["50 %"] and not bert["100 %"] and gpt2["50 %"]
+    assert bert["50 %"] and "100 %" not in bert and gpt2["50 %"]
     probes = {row["model"]: row["last layer"] for row in table(folder, "probing")
               if row["encoder"] == "10 %"}  # fmt: skip
     assert probes["bert"] and probes["gpt2"] and "biobert" not in probes
@@ -317,8 +328,35 @@ def test_a_variant_has_a_section_of_its_own(tmp_path):
         assert (out / f"{name}.pdf").is_file() and f"({name}.png)" in text
     # The link is of the default alone: three sizes of the probe, no attention at 10 %.
     numbers = {(row["measure"], row["sizes"]): row["n"] for row in table(out, "link")}
-    assert numbers["probe, last layer: accuracy", "0 to 100 %"] == "3"
+    assert numbers["probe, last layer: accuracy", "0 to 50 %"] == "3"
     assert not any("attention" in measure for measure, _ in numbers)
+
+
+def test_ablation_is_shown_by_order_and_beside_random_heads(tmp_path):
+    for seed in (1, 2):
+        ablated(tmp_path, "NLI", "demo", "bert", 10, seed)
+    ablated(tmp_path, "NLI", "demo", "bert", 30)
+    ablated(tmp_path, "NLI", "demo", "bert", 30, name="ablation-layers")
+    out = write(tmp_path)
+    text = page(out)
+    titles = re.findall(r"^## \d\. (.*)$", text, re.M)
+    assert titles == ["Ablation", "Layers taken back"] and "Passed over" not in text
+    rows = {(row["size"], row["order"]): row for row in table(out, "ablation")}
+    assert len(rows) == 2 * 5 and "nan" not in text
+    most = rows["30 %", "most changed heads first"]
+    assert float(most["mean score"]) == pytest.approx(0.6)
+    assert float(most["p: random heads cost as much"]) == 0.25
+    assert most["half of the gain lost at (% of heads)"] == "never"
+    assert rows["10 %", "most important heads first"]["mean score n"] == "2"
+    one, two = (next(r for r in table(out, "ablation_differences") if r["size"] == f"{n} %")
+                for n in (30, 10))  # fmt: skip
+    column = "difference in accuracy"
+    assert [float(one[f"{column}{end}"]) for end in ("", " low", " high")] == [-0.1, -0.3, 0.2]
+    assert float(two[column]) == -0.1 and not two[f"{column} low"]  # of several seeds: a mean
+    assert {*table(out, "ablation_correlation")[0]} >= {"all heads", "within layers"}
+    layers = table(out, "ablation-layers")
+    assert [row["order"] for row in layers] == ["whole model", "from the lowest layer up"]
+    assert not any("random" in column for column in layers[0])
 
 
 def test_groups_of_examples_are_resampled_whole(tmp_path):
@@ -361,9 +399,9 @@ def test_encoders_stand_beside_where_they_were_asked_the_same(tmp_path):
         beside = [row for row in found if row["model"] != "gpt2"]
         assert len(beside) == len(same) and len(found) == 2 + len(same)
     (row,) = beside
-    assert "| bert (NLI) | – | – |" in page(tmp_path / "Instruct" / "medtuned" / "report")
+    assert "| bert (NLI) | 0." in page(tmp_path / "Instruct" / "medtuned" / "report")
     assert (row["score"], row["model"]) == ("pairs_accuracy", "bert (NLI)")
-    assert float(row["100 %"]) == wanted["test_accuracy"] and not row["0 % (as loaded)"]
+    assert float(row["100 %"]) == wanted["test_accuracy"] and "0 % (as loaded)" not in row
     assert float(row["majority class"]) == wanted["test_majority_accuracy"]
     own = {row["score"]: row for row in found if row["model"] == "gpt2"}
     for name, wanted in (("pairs_accuracy", 0.75), ("pairs_parse_failures", 0.25)):

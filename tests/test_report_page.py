@@ -115,6 +115,28 @@ def test_entropies_share_a_scale_of_whole_bits(tmp_path):
     assert none["title"] == "layer 1, head 1: never compared" and "style" not in none
 
 
+def test_the_map_of_importance_has_ranks(tmp_path):
+    """That by change only where attention was compared; the head that changed most is 1."""
+    made.compared(tmp_path, "NLI", "demo", "bert", 10)
+    for size in (10, 30):
+        made.ablated(tmp_path, "NLI", "demo", "bert", size)
+    page, n = Page(test_report.write(tmp_path) / "report.html"), made.LAYERS * made.HEADS
+    cells = [attrs["title"] for attrs in page.all("td") if "importance" in attrs.get("title", "")]
+    assert len(cells) == 2 * n
+    assert cells[0] == f"layer 1, head 1: 0.1100; rank {n} of {n} by importance, 10 by change"
+    assert cells[n - 1] == f"layer 4, head 3: 0.4300; rank 1 of {n} by importance, 3 by change"
+    assert cells[-1] == f"layer 4, head 3: 0.4300; rank 1 of {n} by importance"
+
+
+def test_the_first_score_comes_before_the_text_and_maps_have_a_scale(folder):
+    page = Page(folder / "report.html")
+    score = next(i for i, text in enumerate(page.text) if re.match(r"0\.\d{3}", text))
+    assert score < next(i for i, text in enumerate(page.text) if "highest possible" in text)
+    bars = [attrs for attrs in page.all("span") if attrs.get("class") == "bar"]
+    assert len(bars) == 3 and to_hex(colormaps["viridis"](0.0)) in bars[0]["style"]
+    assert "cosine (1 = unchanged): 0.6" in page.text  # 1 - 0.1 * 4, the least of all maps
+
+
 def test_a_style_file_takes_precedence_over_that_of_the_repository(tmp_path, monkeypatch):
     path, figures = tmp_path / "my.mplstyle", []
     path.write_text("# mine\nfont.size: 11\naxes.titlesize: 12  # larger\n")

@@ -57,7 +57,7 @@ def link(grid: Grid) -> Section:
         measures |= step.link_measures(grid) if hasattr(step, "link_measures") else {}
     for measure, values in measures.items():
         points = {cell: (x, scores[cell]) for cell, x in values.items() if cell in scores}
-        for sizes in (grid.trained, grid.sizes):
+        for sizes in filter(None, dict.fromkeys((tuple(grid.trained), tuple(grid.sizes)))):
             chosen = [(*point, size) for (_, size), point in points.items() if size in sizes]
             pairs = [point[:2] for point in chosen]
             row = {"measure": measure, "sizes": f"{sizes[0]} to {sizes[-1]} %", "n": len(pairs)}
@@ -69,7 +69,7 @@ def link(grid: Grid) -> Section:
             rows.append(row)
         own = {m: [point for cell, point in points.items() if cell[0] == m] for m in grid.models}
         lines = [Line(*zip(*xy, strict=True), model_look(m)) for m, xy in own.items() if xy]
-        label = measure.replace(": ", ":\n").replace(" (", "\n(")
+        label = measure.replace(": ", ":\n")
         panels += [Panel(lines, "", label, title)] if len(points) > 2 else []
     titles = [grid.title, "downstream score against what is measured inside"]
     figure = ("link", titles, [panels]) if panels else None

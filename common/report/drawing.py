@@ -38,14 +38,21 @@ def model_look(name: str) -> dict:
     return look | {"fillstyle": "full" if name in known else "none"}
 
 
+def wrap(text: str, width: int) -> str:
+    """In lines of at most `width` letters; a bracket begins a new one."""
+    parts = text.replace(" (", "\n(").split("\n") if len(text) > width else [text]
+    return "\n".join(fill(part, width) for part in parts)
+
+
 class Line(NamedTuple):
-    """A curve; `low` and `high`, if given, are the ends of a bar at each point."""
+    """A curve; `low` and `high`, if given, are the ends of a bar at each point, or of a band."""
 
     x: list
     y: list
     look: dict  # keywords of Matplotlib's `plot`; the legend lists each label once
     low: list = []
     high: list = []
+    band: bool = False
 
 
 class Panel(NamedTuple):
@@ -62,46 +69,58 @@ class Panel(NamedTuple):
         """Draw into Matplotlib's `axes`."""
         for line in self.lines:
             axes.plot(line.x, line.y, **line.look)
-            if line.low:
-                axes.vlines(line.x, line.low, line.high, color=line.look["color"], alpha=0.5)
+            if line.band:
+                look = {"color": line.look["color"], "alpha": 0.25, "linewidth": 0}
+                axes.fill_between(line.x, line.low, line.high, **look)
+            elif line.low:
+                axes.vlines(line.x, line.low, line.high, color=line.look["color"], alpha=0.8)
         if self.hline is not None:
             axes.axhline(self.hline, color="black", linestyle=":", label="majority class")
         axes.xaxis.get_major_locator().set_params(integer=True)
-        axes.set(xlabel=self.xlabel, ylabel=fill(self.ylabel, 22))
+        axes.set(xlabel=self.xlabel, ylabel=wrap(self.ylabel, 24))
         bottom, top = axes.get_ylim()
         more = max(0, 0.1 - (top - bottom)) / 2  # in less, the last digits would look like a slope
         axes.set_ylim(bottom - more, top + more, auto=None)  # the row's next panel fits it again
 
 
 class Heatmap(NamedTuple):
-    """A value for each head: `grid` has a row for each layer. The scale begins at 0."""
+    """A value for each head: `grid` has a row for each layer."""
 
     title: str
     grid: object  # a DataFrame
     label: str  # of the colour bar
     most: float  # the end of the scale
     colours: str  # a Matplotlib colormap
+    least: float = 0  # the beginning of the scale
+    notes: object = None  # a DataFrame of text that the page says of a head, too
     SIZE = 2.4, 3.2
 
     def cell(self, layer: int, head: int) -> tuple[str, str | None]:
         """What the page says of a head, and its colour; None if it was never compared."""
-        from matplotlib import colormaps, colors
-
         value, where = self.grid.at[layer, head], f"layer {layer}, head {head}"
         if not isfinite(value):
             return f"{where}: never compared", None
-        return f"{where}: {value:.4f}", colors.to_hex(colormaps[self.colours](value / self.most))
+        note = "" if self.notes is None else f"; {self.notes.at[layer, head]}"
+        share = (value - self.least) / (self.most - self.least)
+        return f"{where}: {value:.4f}{note}", self.colour(share)
+
+    def colour(self, share: float) -> str:
+        """That of a place on the scale, from 0 to 1."""
+        from matplotlib import colormaps, colors
+
+        return colors.to_hex(colormaps[self.colours](share))
 
     def show(self, axes) -> None:
         """Draw into Matplotlib's `axes`."""
         layers, heads = self.grid.shape
-        look = {"vmin": 0, "vmax": self.most, "cmap": self.colours, "aspect": "auto"}
+        look = {"vmin": self.least, "vmax": self.most, "cmap": self.colours, "aspect": "auto"}
         image = axes.imshow(self.grid, extent=(0.5, heads + 0.5, layers + 0.5, 0.5), **look)
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.yaxis.get_major_locator().set_params(integer=True)
         axes.set(xlabel="head", ylabel="layer (1 = first block)")
         axes.grid(False)
-        axes.figure.colorbar(image, ax=axes, label=self.label, location="bottom", aspect=40)
+        label = f"{self.label}; scale from {self.least:g} to {self.most:g}"
+        axes.figure.colorbar(image, ax=axes, label=label, location="bottom", aspect=40)
 
 
 def draw(folder: Path, name: str, titles: list[str], rows: list[list], style=None) -> None:
@@ -117,19 +136,26 @@ def draw(folder: Path, name: str, titles: list[str], rows: list[list], style=Non
         least, height = max(sizes)
         if sum(w * h for w, h in sizes) > 20:  # square inches
             width *= 2.06  # columns, with the space between them
-        across = max(1, min(int(width / least), max(map(len, rows))))
+        longest = max(map(len, rows))
+        across = max(1, min(int(width / least), longest))
+        across = ceil(longest / ceil(longest / across))  # lines as long as each other
         parts = [(row, i) for row in rows for i in range(0, len(row), across)]
         canvas = Figure(layout="constrained")
         cells, axes, entries = canvas.add_gridspec(len(parts), across), None, {}
         for y, (row, start) in enumerate(parts):
             for x, panel in enumerate(row[start : start + across]):
-                axes = canvas.add_subplot(cells[y, x], sharey=axes if start + x else None)
+                last = start + x == len(row) - 1  # it is as wide as what is left of its line
+                where = cells[y, x : across if last else x + 1]
+                axes = canvas.add_subplot(where, sharey=axes if start + x else None)
                 panel.show(axes)
-                axes.set_title(fill(panel.title, 26 if across > 1 else 60))
+                letters = 26 if across > 1 else 60
+                axes.set_title(wrap(panel.title, letters))
+                axes.set_xlabel(wrap(axes.get_xlabel(), letters))
                 if x:  # the numbers and the label are at the left
                     axes.set_ylabel("")
                     axes.tick_params(labelleft=False)
                 entries |= dict(zip(*axes.get_legend_handles_labels()[::-1], strict=True))
+        titles = titles if matplotlib.rcParams["figure.titlesize"] else []
         canvas.suptitle("\n".join(titles), wrap=True)
         letters = 130 * width / matplotlib.rcParams["font.size"]  # to a line
         columns = max(1, int(letters / (max(map(len, entries), default=0) + 7)))

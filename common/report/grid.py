@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from common import results
-from common.cli import SEED, TRAINING_SIZES, UNTRAINED
+from common.cli import SEED, UNTRAINED
 from common.files import read_csv, read_json, read_jsonl
 from common.models import MODELS
 from common.report import statistics
@@ -112,7 +112,7 @@ class Grid:
         self._resample()
         models = {result.model for result in self.results}
         self.models = [m for m in MODELS if m in models] + sorted(models - set(MODELS))
-        self.sizes = sorted({*TRAINING_SIZES, *(r.size for r in self.results)} - {UNTRAINED})
+        self.sizes = sorted({result.size for result in self.results} - {UNTRAINED})
         self.trained = [size for size in self.sizes if size]
         # Grids of other tasks with the same test examples, and their score: by a score of this one.
         self.others: dict[str, list[tuple[Grid, str]]] = {}
@@ -129,10 +129,14 @@ class Grid:
         return tuple(np.mean(part, axis=0) for part in zip(*each, strict=True)) if whole else None
 
     def score(self, name: str, model: str, size: int | str, key: str) -> Estimate | None:
-        """The mean of a metric over the seeds that have it."""
-        values = [result.metrics[key] for result in self.cell(name, model, size, key)]
+        """The mean of a metric over the seeds that have it. Its interval is that of the resamples,
+        or of a single seed what its step wrote as `<key>_low` and `<key>_high`."""
+        there = [result.metrics for result in self.cell(name, model, size, key)]
+        values = [metrics[key] for metrics in there]
         resampled = self.samples(name, model, size, key)
-        ends = statistics.interval(resampled[1]) if resampled else (None, None)
+        own = there[0] if len(there) == 1 else {}
+        ends = own.get(f"{key}_low"), own.get(f"{key}_high")
+        ends = statistics.interval(resampled[1]) if resampled else ends
         std = float(np.std(values, ddof=1)) if len(values) > 1 else None
         return Estimate(float(np.mean(values)), *ends, std, len(values)) if values else None
 

@@ -42,11 +42,14 @@ class Section(NamedTuple):
 
 
 def tables(grid, name: str, caption: str, rows: list[dict]) -> list[Table]:
-    """The table of `rows`, in a list; rows that lack values and have no Estimate are left out."""
+    """The table of `rows`, in a list; rows that lack values and have no Estimate are left out,
+    and columns without any value."""
     import pandas as pd
 
     frame = pd.DataFrame(rows, dtype=object)
     frame = frame[(frame.map(type) == Estimate).any(axis=1) | frame.notna().all(axis=1)]
+    frame = frame.dropna(axis="columns", how="all")
+    frame = frame.where(frame.notna(), None)
     return [Table(name, f"{grid.title}: {caption}.", frame)] if len(frame) else []
 
 
@@ -69,7 +72,9 @@ def by_layer(grid, name: str, text: str, made: list[Table], layer: str, curves: 
             level = grid.level(name, model, f"majority_{key}")
             panels += [Panel(lines, model, layer, title, level)] if lines else []
         rows += [panels] if panels else []
-    figure = (name, [grid.title, f"{name}, by the encoder's training data"], rows)
+    bars = any(line.low for panels in rows for panel in panels for line in panel.lines)
+    what = f"{name}, by the encoder's training data" + "; bars: 95 % intervals" * bars
+    figure = (name, [grid.title, what], rows)
     heading = name.capitalize().replace("-", ": ", 1).replace("_", " ")
     return Section(heading, text, figure if rows else None, made)
 

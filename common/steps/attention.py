@@ -124,13 +124,15 @@ def compare(begun, pending: dict, configs: dict) -> dict:
         totals |= peak_memory(device)
         # The seconds of the call, a share each.
         share = (time.perf_counter() - started) / len(pending)
-        return {
-            cell: write(cell, task, similarities[cell], totals | {"seconds": share})
-            for cell in pending
+        made = {
+            cell: write(cell, similarities[cell], totals | {"seconds": share}) for cell in pending
         }
+    for cell in made:  # when all are there: a figure shows the other sizes, too
+        draw(cell.folder, task)
+    return made
 
 
-def write(cell, task, similarity, totals: dict) -> dict:
+def write(cell, similarity, totals: dict) -> dict:
     """Write one size's result; returns its metrics."""
     rows, metrics = [], {}
     for metric, mean in similarity.mean.items():
@@ -163,9 +165,7 @@ def write(cell, task, similarity, totals: dict) -> dict:
         "empty_rows": similarity.empty_rows,
         "cka_examples": similarity.cka_examples,
     }
-    metrics = results.finish(cell, totals | counts | metrics, 0.0)
-    draw(cell.partial, task)
-    return metrics
+    return results.finish(cell, totals | counts | metrics, 0.0)
 
 
 def mean_of(values) -> float | None:

@@ -19,12 +19,12 @@ CKA compares the hidden states of one real token of each example, layer by layer
 to a rotation, about 0 unrelated. A few large dimensions can decide it, so it is also given with
 every dimension scaled to variance 1.
 """
-LAYER = "layer (0 = embeddings, 1 = first block)"
+LAYER = "layer (0 = embeddings)"
 CKA = {"cka": "CKA of the hidden states", "cka_standardized": "CKA, dimensions scaled"}
 # By name in heads.csv: title, short name, colours (unchanged attention is yellow).
 MEASURES = {
     "cosine": ("cosine similarity of the attention maps", "cosine (1 = unchanged)", "viridis"),
-    "js": ("Jensen-Shannon divergence", "JS (bits; 0: same, 1: disjoint)", "viridis_r"),
+    "js": ("Jensen-Shannon divergence", "JS (bits; 0 = unchanged)", "viridis_r"),
     "entropy_pretrained": ("entropy, pre-trained", "entropy (bits)", "cividis"),
     "entropy_fine_tuned": ("entropy, fine-tuned", "entropy (bits)", "cividis"),
 }
@@ -49,17 +49,32 @@ def _cka(table) -> dict:
     return {name: by_layer.dropna() for name, by_layer in named.items()}
 
 
-def _maps(tables: list, start: str = "") -> dict[str, Heatmap]:
-    """{measure: map} of heads.csv, the mean over seeds; `start` of the titles."""
+def _scale(name: str, tables: list) -> tuple[float, float]:
+    """Beginning and end of a measure's colours, for all that is compared: its tables. Of cosine and
+    JS in tenths from "unchanged", at least one: on a scale from 0 to 1 no small change shows."""
+    import pandas as pd
+
+    table = pd.concat(tables)
+    kind = name.partition("_")[0]  # both entropies share a scale
+    values = table["value"][table["metric"].isin([key for key in MEASURES if kind in key])]
+    if name == "cosine":
+        return min(0.9, math.floor(10 * values.min() + 1e-6) / 10), 1
+    if name == "js":
+        return 0, max(0.1, math.ceil(10 * values.max() - 1e-6) / 10)
+    return 0, max(1, math.ceil(values.max() - 1e-6))
+
+
+def _maps(tables: list, start: str = "", beside: list = ()) -> dict[str, Heatmap]:
+    """{measure: map} of heads.csv, the mean over seeds; `start` of the titles. The scale is that of
+    these tables and of `beside`."""
     import pandas as pd
 
     maps, table = {}, pd.concat(tables)
     for name in (name for name in MEASURES if (table["metric"] == name).any()):
         means = table[table["metric"] == name].groupby(["layer", "head"])["value"].mean()
         title, label, colours = MEASURES[name]
-        alike = table["value"][table["metric"].str.startswith(name[:7])]  # both entropies
-        most = max(1, math.ceil(alike.max() - 1e-6))  # so that figures can be compared
-        maps[name] = Heatmap(start + title, means.unstack(), label, most, colours)
+        least, most = _scale(name, [*tables, *beside])
+        maps[name] = Heatmap(start + title, means.unstack(), label, most, colours, least)
         if len(means) != maps[name].grid.size:
             raise ValueError("heads.csv is damaged (heads are missing)")
     return maps
@@ -71,7 +86,8 @@ def draw(folder: Path, task) -> None:
 
     own = Result(folder)
     ending, tables = own.of_all_sizes("heads.csv")
-    sizes = {size: _maps([table]) for size, table in tables.items()}
+    beside = [table for size, table in tables.items() if size != UNTRAINED]
+    sizes = {size: _maps([table], "", beside) for size, table in tables.items()}
     what = f"{task.NAME} {own.name}, pre-trained against"
     titles = [f"{what} this encoder: {size_name(own.size)}", own.title]
     drawing.draw(folder, "heads", titles, [list(sizes[own.size].values())])
@@ -86,7 +102,7 @@ def draw(folder: Path, task) -> None:
         means = {size: values[name] for size, values in states.items() if len(values[name])}
         lines = [Line(mean.index, mean, size_look(size)) for size, mean in means.items()]
         rows += [[Panel(lines, title, LAYER, "CKA (1 = unchanged)")]] if lines else []
-    titles = [f"{what} fine-tuned, means of the heads", own.title]
+    titles = [f"{what} fine-tuned, mean of heads", own.title]
     drawing.draw(folder.parents[2], f"attention_all_sizes{ending}", titles, rows)
 
 
@@ -95,9 +111,13 @@ def sections(grid) -> list:
     made, curves = [], {NAME: "mean cosine (1 = unchanged)"} | CKA
     for name in sorted({result.name for result in grid.results if result.step == NAME}):
         rows, maps = [], []
+        every = [
+            r.table("heads.csv") for r in grid.results if r.name == name and r.size in grid.sizes
+        ]
         for model, size in product(grid.models, grid.sizes):
             if results := grid.cell(name, model, size):
-                means = _maps([r.table("heads.csv") for r in results], f"{size_name(size)}: ")
+                tables = [result.table("heads.csv") for result in results]
+                means = _maps(tables, f"{size_name(size)}: ", every)
                 maps += [(model, heatmap) for heatmap in means.values()]
             cosine = grid.score(name, model, size, "cosine")
             layers = grid.layers(name, model, size, NAME)
