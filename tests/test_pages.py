@@ -271,3 +271,11 @@ def test_the_table_of_families():
 def test_the_table_of_models():
     told = rows("docs/models.md", "Short names")
     assert {name: hub_id for name, (hub_id, *_) in told.items()} == models.MODELS
+
+
+def test_the_tables_of_the_results_are_those_of_the_kept_files():
+    command = [sys.executable, ROOT / "docs" / "results" / "tables.py"]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    page = text("docs/results.md").splitlines()
+    lines = [line for line in printed.splitlines() if line]
+    assert len(lines) > 20 and not [line for line in lines if line not in page]
