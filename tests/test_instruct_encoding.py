@@ -227,7 +227,7 @@ def test_no_label_begins_another(loaded):
     assert short[-1] == tokenizer.eos_token_id and long[: len(short)] != short
 
 
-def test_a_new_prompt_is_not_cut_where_the_test_would_not_cut_it(loaded, tmp_path, monkeypatch):
+def test_a_new_prompt_is_not_cut_where_the_test_would_not_cut_it(loaded, monkeypatch):
     """Room is kept for the shortest source's answers: of which source it is, is not known."""
     model, tokenizer = loaded
     rows = [ROW | {"id": str(i), "source": "s"} for i in range(3)]
@@ -242,8 +242,8 @@ def test_a_new_prompt_is_not_cut_where_the_test_would_not_cut_it(loaded, tmp_pat
         assert (counts["cut_words"] > 0) == cut
         rooms = [n + encoding.SLACK for n in encoding.longest_answers(data, tokenizer).values()]
         about = {"prompt_form": "plain", "room": max(rooms), "least_room": min(rooms)}
-        (tmp_path / "config.json").write_text(json.dumps({"instruct": about}))
-        made = SimpleNamespace(checkpoint=tmp_path, settings={}, max_length=limit)
+        config = SimpleNamespace(instruct=about)
+        made = SimpleNamespace(config=config, settings={}, max_length=limit)
         args, shown = SimpleNamespace(max_new_tokens=None, batch_size=1), []
         monkeypatch.setattr(
             generation, "generate", lambda _, ids, *more, shown=shown: shown.extend(ids) or ids
