@@ -6,10 +6,11 @@ import shutil
 import pandas as pd
 import pytest
 
-from common import ablating, curves
+from common import ablating, curves, task
 from common.models import families
 from common.steps import ablation
 from tests.helpers import read_json, run_script
+from tests.test_qa_scripts import write_bioasq, write_squad
 from tests.test_steps import KEYS, MAIN, Place, no_figures, table  # noqa: F401
 
 SIZE = ("--training_size", 50)
@@ -158,3 +159,15 @@ def test_the_demos_important_heads_lose_more_than_random_ones(tmp_path, no_figur
     spread = rows.query("order == 'random'").groupby("draw")["value"].sum().std()
     assert means["importance"] > means["random"] + spread
     assert means["importance"] > means["least_changed"]
+
+
+def test_what_has_fewer_rows_than_examples_is_scored_whole(tmp_path):
+    """BioASQ has a row for a question, which may have several examples."""
+    bioasq = task.load("QA")
+    data = bioasq.load(False, write_bioasq(tmp_path / "bioasq", 6))
+    assert ablation.chosen(bioasq, data, 2, 0) == data.splits["test"]
+    squad = bioasq.load(False, write_squad(tmp_path / "squad", 12))
+    some = ablation.chosen(bioasq, squad, 2, 0)
+    assert 2 <= len(some) < len(squad.splits["test"])
+    passages = {example.context for example in some}
+    assert some == [e for e in squad.splits["test"] if e.context in passages]  # whole groups
