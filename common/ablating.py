@@ -14,11 +14,11 @@ import torch
 from common import forward
 from common.batching import INPUTS
 from common.cli import UserError
+from common.curves import RANDOM
 from common.device import Device
 from common.models import families
 
 ORDERS = ("most_changed", "least_changed", "importance")
-RANDOM = "random"
 SHARES = (0, 5, 10, 20, 30, 50, 70, 100)  # % of all heads
 
 

@@ -68,7 +68,7 @@ class Pointers(NamedTuple):
 
 
 class ProbeInputs(NamedTuple):
-    """What probes read of a data set, whichever the encoder's layer."""
+    """What probes read of a data set. It is the same for every layer."""
 
     # `input_ids` (, `token_type_ids`) and `units`, (start, end) token ranges whose mean vectors
     # are the rows of the features, in order over all of `encoded`.

@@ -1,4 +1,4 @@
-"""Texts and pairs of texts as a model reads them, and what is cut."""
+"""How a model reads texts and pairs of texts, and how much of them is truncated."""
 
 from common.cli import UserError
 from common.task import Examples, ProbeInputs

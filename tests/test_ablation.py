@@ -107,6 +107,14 @@ def test_heads_are_read_by_name_not_by_position(place, no_figures):  # noqa: F81
 
 def test_zero_and_layers_are_results_of_their_own(place, no_figures):  # noqa: F811
     place.run("ablation", *SIZE, "--method", "zero", "--max_examples", 5)
+    assert read_json(place.folder(50, "ablation-zero") / "metrics.json")["test_examples"] == 5
+    place.run("ablation", *SIZE, "--max_examples", 5)
+    losses = [
+        table(place.folder(50, name), "ablation.csv").query("metric == 'loss'")["value"].tolist()
+        for name in ("ablation", "ablation-zero")
+    ]
+    assert losses[0][0] == losses[1][0] and losses[0][1:] != losses[1][1:]
+    shutil.rmtree(place.folder(50, "ablation"))
     place.run("ablation", *SIZE, "--parts", "layers")
     there = {path.name for path in place.folder(50, "ablation").parent.iterdir()}
     assert {"ablation-zero", "ablation-layers"} <= there and "ablation" not in there

@@ -144,7 +144,7 @@ def draw(folder: Path, name: str, titles: list[str], rows: list[list], style=Non
         cells, axes, entries = canvas.add_gridspec(len(parts), across), None, {}
         for y, (row, start) in enumerate(parts):
             for x, panel in enumerate(row[start : start + across]):
-                last = start + x == len(row) - 1  # it is as wide as what is left of its line
+                last = start + x == len(row) - 1  # it fills the rest of its line
                 where = cells[y, x : across if last else x + 1]
                 axes = canvas.add_subplot(where, sharey=axes if start + x else None)
                 panel.show(axes)

@@ -98,7 +98,10 @@ class Result:
 
 
 class Grid:
-    """The results of `task` (its module) in a data set's folder. `problems`: what is left out."""
+    """The results of `task` (its module) in a data set's folder.
+
+    `problems`: which results are left out, and why.
+    """
 
     def __init__(self, dataset: Path, task):
         self.folder, self.task, self.title = dataset, task, f"{task.NAME} on {dataset.name}"

@@ -16,7 +16,7 @@ CONSTANTS = {
     "schedule": "linear warm-up and decay",
     "selection": "first epoch with the best dev score",
 }
-# In the names of counts that the summary prints. (Training cuts no prompt, only what is asked.)
+# The summary prints the counts whose names contain one of these.
 CUT = ("truncated_", "too_long", "dev_cut_words", "test_cut_words")
 # The peak learning rate of adapters, which start at zero (Hu et al. 2022), and of a miniature's.
 LORA_RATES, LORA_RANK = (2e-4, 4e-3), 16

@@ -93,6 +93,7 @@ def sections(grid) -> list:
 def _section(grid, name: str) -> page.Section:
     curves, gaps, related, panels, maps, main = [], [], [], [], [], grid.main
     layers = "layers" in name
+    half = f"half of the gain lost at ({'layers' if layers else '% of heads'})"
     for model, size in product(grid.models, grid.sizes):
         if not (results := grid.cell(name, model, size)):
             continue
@@ -105,14 +106,9 @@ def _section(grid, name: str) -> page.Section:
         for order, (_, _, label) in LOOKS.items():
             lost = sorted({str(r.metrics.get(f"half_lost_{order}") or "never") for r in results})
             row = {"order": label, "mean score": score(f"area_{order}")}
-            row |= {
-                f"half of the gain lost at ({'layers' if layers else '% of heads'})": ", ".join(
-                    lost
-                )
-            }
-            row |= {"p: random heads cost as much": score(f"p_{order}")}
+            row |= {half: ", ".join(lost), "p: random heads cost as much": score(f"p_{order}")}
             curves += [cell | row] if row["mean score"] else []
-        for share in range(100):
+        for share in sorted(set(tables[0]["removed"])):
             if value := score(f"difference_{share}"):
                 row = {"heads removed": f"{share} %", f"difference in {main.title}": value}
                 gaps.append(cell | row)
