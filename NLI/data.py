@@ -4,6 +4,7 @@ MedNLI is credentialed: its text never reaches a log, a result file or an error 
 """
 
 import os
+import unicodedata
 from pathlib import Path
 from typing import NamedTuple
 
@@ -88,7 +89,7 @@ def _example(row: dict, place: str, number: str) -> Example:
     for field in FIELDS:
         if not isinstance(row[field], str):
             raise UserError(f"{place}: {field!r} is not a string. Fix that example.")
-    label = row["gold_label"]
+    label = unicodedata.normalize("NFC", row["gold_label"])  # "é" in one character or two
     if not label.strip() or len(label) > 20 or len(label.split()) > 1:  # a misplaced text
         raise UserError(
             f"{place}: a gold_label of {len(label)} characters. It must be one word of at most 20, "

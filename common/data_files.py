@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from common.cli import UserError
+from common.files import loads
 
 SPLIT_NAMES = {  # the usual name of a split first
     "train": ("train",),
@@ -102,14 +103,14 @@ def json_file(path: Path):
 def _parse(text: str, place: str, whole: bool):
     """The JSON value in `text`: a whole file, or the line that `place` names."""
     try:
-        value = json.loads(text)
+        value = loads(text)
         if "\\ud" in text.lower():  # an escape, perhaps half of a character: no tokenizer takes it
             json.dumps(value, ensure_ascii=False).encode()
     except json.JSONDecodeError as error:
         at = f"{error.lineno}:{error.colno}" if whole else error.colno
         raise UserError(f"{place}:{at} is not valid JSON ({error.msg}). Fix that line.") from None
     except (ValueError, RecursionError):
-        fault = "half a character, such as \\ud800 alone, or a number or brackets without end"
+        fault = "half a character, such as \\ud800 alone, NaN, or a number or brackets without end"
         raise UserError(f"{place} is not valid JSON ({fault}). Fix it.") from None
     return value
 

@@ -14,10 +14,15 @@ from pathlib import Path
 log = logging.getLogger(__name__)
 
 
+def loads(text: str):
+    """The JSON value in a text. Raises ValueError for NaN, too: Python alone calls it JSON."""
+    return json.loads(text, parse_constant=int)
+
+
 def read_json(path: Path) -> dict | None:
     """The object in `path`; None if it is missing or, with a warning, if it is damaged."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
     except ValueError:
@@ -57,13 +62,14 @@ def write_json(path: Path, value: dict) -> None:
 
 def read_jsonl(path: Path) -> list[dict]:
     """The objects of a file that `write_jsonl` wrote."""
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+    return [loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
 
 
 def write_jsonl(path: Path, rows: Iterable[dict]) -> None:
-    """Write one JSON object a line, atomically."""
+    """Write one JSON object a line, atomically. Raises ValueError for NaN."""
     with replacing(path) as temporary, temporary.open("w", encoding="utf-8") as file:
-        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        lines = (json.dumps(row, ensure_ascii=False, allow_nan=False) for row in rows)
+        file.writelines(f"{line}\n" for line in lines)
 
 
 def write_csv(path: Path, rows: list[dict]) -> None:

@@ -22,6 +22,8 @@ from common.files import read_json, write_json
 
 EARLIER = "finished earlier; --overwrite repeats it"  # how a summary calls it
 PARTIAL, REPLACED, WORK = ".partial", ".replaced", "work"
+# The metrics that are no numbers.
+WORDS = {"task", "dataset", "model", "training_size", "split", "checkpoint_sha256"}
 # What must be the same in two results that belong together: of results of one ...
 INPUTS = {
     "data": ("data set", ("task", "dataset")),
@@ -146,10 +148,21 @@ def differences(one: dict, other: dict) -> list[str]:
 def read(folder: Path) -> tuple[dict, dict]:
     """(config.json, metrics.json) of a result. Raises UserError, with the remedy, for damage."""
     config, metrics = (read_json(folder / name) for name in ("config.json", "metrics.json"))
-    for name, content in (("config.json", config), ("metrics.json", metrics)):
-        if not isinstance(content, dict):
-            raise UserError(f"{folder / name} is missing or damaged. {again(folder, config)}")
+    if name := damaged(config, metrics):
+        raise UserError(f"{folder / name} is missing or damaged. {again(folder, config)}")
     return config, metrics
+
+
+def damaged(config, metrics) -> str:
+    """Which of a result's two JSON files is not what a step wrote; "" if none is.
+
+    All metrics are numbers, or None where nothing was measured, but for WORDS.
+    """
+    if not (isinstance(config, dict) and config.get("command")):
+        return "config.json"
+    whole = isinstance(metrics, dict) and "seconds" in metrics
+    values = [value for key, value in metrics.items() if key not in WORDS] if whole else [""]
+    return "" if all(isinstance(value, int | float | None) for value in values) else "metrics.json"
 
 
 def again(folder: Path, config) -> str:

@@ -88,6 +88,7 @@ BROKEN = {
     "its other half": (GOOD + b'"\\ud83d\\ude00\\\\\\uDE00"}', " is not valid JSON (half"),
     "half a character in a key": (GOOD + b'{"\\udfff": 1}}', " is not valid JSON (half"),
     "a huge number": (GOOD + b"1" * 5000 + b"}", " is not valid JSON ("),
+    "NaN": (b'{"id": NaN}', " is not valid JSON ("),
     "too deep": (b"[" * 200_000, " is not valid JSON ("),
     "empty": (b"", " is empty"),
     "a BOM alone": (b"\xef\xbb\xbf", " is empty"),

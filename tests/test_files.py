@@ -17,6 +17,16 @@ def test_a_write_that_fails_leaves_what_was_there(tmp_path, value):
     assert files.read_json(path) == {"a": 1} and len(list(tmp_path.iterdir())) == 1
 
 
+def test_lines_have_no_nan_either(tmp_path):
+    """Neither written nor read: other programs cannot read it."""
+    path = tmp_path / "predictions.jsonl"
+    with pytest.raises(ValueError):
+        files.write_jsonl(path, [{"predicted": float("inf")}])
+    path.write_text('{"predicted": NaN}\n')
+    with pytest.raises(ValueError):
+        files.read_jsonl(path)
+
+
 def test_a_folder_replaces_a_folder(tmp_path):
     (tmp_path / "checkpoint").mkdir()
     (tmp_path / "checkpoint" / "old").touch()

@@ -31,6 +31,11 @@ def test_the_labels_are_trains_and_mednlis_keep_their_order(tmp_path):
     assert scores["confusion_REFUTES_NEI"] == 1
 
 
+def test_a_label_in_two_unicode_forms_is_one(tmp_path):
+    own = nli.load(False, folder_of(tmp_path, ["é", "B"], ["e\u0301", "B"]))
+    assert own.labels == ["B", "é"] and own.splits["test"][0].label == "é"
+
+
 @pytest.mark.parametrize(
     ("train", "test", "place"),
     ((["A", "B"], ["A", "C"], "test.jsonl:2"), ([*nli.LABELS, "-"], None, "train.jsonl:4")),

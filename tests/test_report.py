@@ -220,13 +220,13 @@ def test_a_damaged_or_unfinished_run_is_named_and_left_out(tmp_path, caplog, nam
         assert re.search("bert/10/seed-42/fine-tuning.partial.*: not finished", shown)
 
 
-@pytest.mark.parametrize("value", (None, "0.5", float("nan"), True))
+@pytest.mark.parametrize("value", ("0.5", float("nan"), [0.5]))
 def test_a_score_that_is_no_number_is_left_out(tmp_path, caplog, value):
     fine_tuned(tmp_path, "NLI", "demo", "bert", 30)
     path = fine_tuned(tmp_path, "NLI", "demo", "bert", 30, seed=1) / "metrics.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"test_accuracy": value}))
     assert table(write(tmp_path), "scores_accuracy")[0]["30 % n"] == "1"
-    assert "no number for test_accuracy" in caplog.text
+    assert "metrics.json is missing or damaged" in caplog.text
 
 
 def test_damaged_predictions_and_layers(tmp_path, caplog):

@@ -103,7 +103,9 @@ def test_an_unfinished_call_is_resumed_only_if_all_is_the_same(tmp_path):
 
 
 @pytest.mark.parametrize("name", ("config.json", "metrics.json"))
-@pytest.mark.parametrize("content", ('{"task": "NE', "", "[1]", None))
+@pytest.mark.parametrize(
+    "content", ('{"task": "NE', "", "[1]", None, "{}", '{"seconds": "1"}', '{"seconds": NaN}')
+)
 def test_a_damaged_result_names_the_command_that_makes_it_again(tmp_path, name, content):
     cell = cell_in(tmp_path)
     make(cell, config_of(cell))

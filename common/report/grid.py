@@ -5,7 +5,6 @@ Its results differ in the seed.
 """
 
 import logging
-from math import isfinite
 from pathlib import Path
 
 import numpy as np
@@ -44,17 +43,13 @@ class Result:
         """Raises ValueError, with the reason, if the result is damaged, misplaced or stale."""
         if self.folder.name.endswith(results.PARTIAL):
             raise ValueError("not finished")
-        for name, content in (("metrics.json", self.metrics), ("config.json", self.config)):
-            if not isinstance(content, dict):
-                raise ValueError(f"{name} is missing or damaged")
+        if name := results.damaged(self.config, self.metrics):
+            raise ValueError(f"{name} is missing or damaged")
         model = self.folder.parents[2].name
         where = {"dataset": self.dataset, "model": model, "training_size": self.size}
         for key, value in (where | {"seed": self.seed}).items():
             if self.config.get(key) != value:
                 raise ValueError(f"config.json is of {key} {self.config.get(key)}")
-        for key, value in self.metrics.items():
-            if key.startswith("test_") and not (type(value) in (int, float) and isfinite(value)):
-                raise ValueError(f"metrics.json has no number for {key}")
         for needed in STEPS[self.step].NEEDS:
             needed = "-".join(filter(None, (needed, self.tuned)))
             there = read_json(self.folder.parent / needed / "metrics.json")

@@ -13,7 +13,6 @@ from common.report.shown.attention import NAME, draw, link_measures, read, secti
 
 __all__ = ["link_measures", "read", "sections"]
 ORDER, NEEDS, SIZES = 3, ("fine-tuning",), "training_sizes"
-N_MOST_CHANGED = 5
 CONSTANTS = {"average": "mean over examples of each head's measure, real tokens only"}
 
 
@@ -150,15 +149,11 @@ def write(cell, similarity, totals: dict) -> dict:
         for layer, value in enumerate(values)
     ]
     write_csv(cell.partial / "cka.csv", rows)
-    cosine = similarity.mean["cosine"]
-    ranked = sorted(
-        (pair for pair in numbered(cosine) if pair[1] == pair[1]),  # NaN: a head never compared
-        key=lambda pair: pair[1],
-    )
-    metrics["most_changed_heads"] = [
-        {"layer": layer, "head": head, "cosine": float(value)}
-        for (layer, head), value in ranked[:N_MOST_CHANGED]
-    ]
+    cosines = numbered(similarity.mean["cosine"])
+    if compared := [pair for pair in cosines if pair[1] == pair[1]]:  # NaN: a head never compared
+        (layer, head), value = min(compared, key=lambda pair: pair[1])
+        most = {"layer": layer, "head": head, "cosine": float(value)}
+        metrics |= summary.prefixed("most_changed", most)
     counts = {
         "examples": similarity.n,
         "skipped_examples": similarity.skipped,
@@ -189,10 +184,10 @@ def summarize(call, cells: list, metrics: dict, n_new: int) -> None:
         own = metrics[cell]
         which = "untrained encoder" if cell.size == UNTRAINED else f"{cell.size} %"
         line = f"{which:>18}: "
-        if own["most_changed_heads"]:
-            head = own["most_changed_heads"][0]
-            line += f"mean cosine {own['cosine']:.4f}, most changed: layer {head['layer']}, "
-            line += f"head {head['head']}, {head['cosine']:.4f}"
+        if "most_changed_head" in own:
+            line += f"mean cosine {own['cosine']:.4f}, most changed: "
+            line += "layer {most_changed_layer}, head {most_changed_head}, ".format_map(own)
+            line += f"{own['most_changed_cosine']:.4f}"
         print(line)
     print("results:", *(cell.folder for cell in cells), sep="\n  ")
     print(f"next:    {summary.next_command(call, first)}")
