@@ -28,21 +28,15 @@ def encode(data, examples: list[dict], tokenizer, max_length: int) -> tuple[list
     if tokenizer.eos_token_id is None:
         models = "Give another causal model: gpt2, biogpt, llama2-7b, ..."
         raise UserError(f"the tokenizer has no end token, so answers would have no end. {models}")
-    longest = longest_answers(data, tokenizer)
-
-    def room(row: dict, n: int) -> int:
-        """Tokens of an answer to a prompt with `n` words of input."""
-        if row["kind"] == "ner" and data.ner_form == "tags":  # the answer has each word once
-            tags = parsing.write_tags(row["input"].split(" ")[:n], [OUTSIDE] * n)
-            return len(answer_ids(tokenizer, tags)) + SLACK
-        return min(longest[row["source"]] + SLACK, max_length // 2)
-
+    known = rooms(data, tokenizer)
     encoded, counts = [], {"prompts": len(examples), "too_long": 0, "cut_words": 0}
     bar = {"leave": False, "delay": 5, "dynamic_ncols": True, "disable": RANK > 0}
     for row in tqdm(examples, "tokenizing", **bar):  # some tokenizers take minutes
         answer = answer_ids(tokenizer, row["output"])
-        shown, cut, left = prompt_ids(tokenizer, row, data.form, max_length, partial(room, row))
-        if left < (longest[row["source"]] if row["kind"] in prompts.LABEL_KINDS else 1):
+        own = partial(room, tokenizer, row, known[row["source"]], max_length)
+        shown, cut, left = prompt_ids(tokenizer, row, data.form, max_length, own)
+        needed = known[row["source"]] - SLACK if row["kind"] in prompts.LABEL_KINDS else 1
+        if left < needed:
             raise UserError(
                 f"example {row['id']}: its instruction alone has {len(shown)} tokens, the model "
                 f"sees {max_length} (its positions, or --max_length). Use a larger --max_length, a "
@@ -59,15 +53,29 @@ def encode(data, examples: list[dict], tokenizer, max_length: int) -> tuple[list
     return encoded, counts
 
 
-def longest_answers(data, tokenizer) -> dict[str, int]:
-    """{source: tokens of its longest answer in training, or of its longest label}."""
+def rooms(data, tokenizer) -> dict[str, int | None]:
+    """{source: tokens of its longest answer in training, or of its longest label, and SLACK}.
+
+    None: an answer has each word of the input once.
+    """
     outputs = {name: {*about["labels"]} for name, about in data.sources.items()}
     for row in data.splits["train"]:
         outputs[row["source"]].add(row["output"])
-    return {
-        name: max(len(answer_ids(tokenizer, text)) for text in heapq.nlargest(LONGEST, some, len))
-        for name, some in outputs.items()
-    }
+    known = {}
+    for name, some in outputs.items():
+        longest = heapq.nlargest(LONGEST, some, len)
+        known[name] = max(len(answer_ids(tokenizer, text)) for text in longest) + SLACK
+        if data.sources[name]["kind"] == "ner" and data.ner_form == "tags":
+            known[name] = None
+    return known
+
+
+def room(tokenizer, row: dict, most: int | None, max_length: int, n: int) -> int:
+    """Tokens of an answer to a prompt with `n` words of input; `most`: of its source in `rooms`."""
+    if most is not None:
+        return min(most, max_length // 2)
+    tags = parsing.write_tags(row["input"].split(" ")[:n], [OUTSIDE] * n)
+    return len(answer_ids(tokenizer, tags)) + SLACK
 
 
 def prompt_ids(

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable, Iterator
+from functools import partial
 
 from common.cli import UserError, number
 from common.data_files import json_row, stream
@@ -14,6 +15,10 @@ EXPECTED = json.dumps({"instruction": "...", "input": "..."}) + "; the input may
 
 def add_arguments(parser) -> None:
     """How long an answer may be."""
+    text = (
+        "whose prompts these are, as the training's; they get its answers' room (default: unknown)"
+    )
+    parser.add_argument("--source", metavar="NAME", help=text)
     text = "tokens of an answer, at most (default: as in the fine-tuning run)"
     parser.add_argument("--max_new_tokens", type=number(int, 1), metavar="N", help=text)
 
@@ -37,23 +42,30 @@ def answer(model, tokenizer, made, items: list[dict], args, device, name: str):
     """
     from Instruct import generation
 
-    about = made.config.instruct
-    most = args.max_new_tokens or made.settings.get("max_new_tokens") or about["room"]
-    # The source of a prompt is unknown: no prompt is cut that its own source might leave whole.
-    room = min(about["least_room"], made.max_length // 2)
-    prompts, cut_words = [], 0
+    known = made.config.instruct["rooms"]
+    if args.source not in (None, *known):
+        raise UserError(f"--source {args.source}: the model knows {', '.join(known)}.")
+    rooms = [known[args.source]] if args.source else [*known.values()]
+    asked = args.max_new_tokens or made.settings.get("max_new_tokens")
+    prompts, longest, cut_words = [], [], 0
     for item in items:
-        limits = about["prompt_form"], made.max_length, lambda _: room
-        ids, cut, left = encoding.prompt_ids(tokenizer, item, *limits)
+        each = [partial(encoding.room, tokenizer, item, most, made.max_length) for most in rooms]
+        # No prompt of an unknown source is cut that its own source might leave whole.
+        limits = made.max_length, lambda n, each=each: min(room(n) for room in each)
+        ids, cut, left = encoding.prompt_ids(
+            tokenizer, item, made.config.instruct["prompt_form"], *limits
+        )
         if left < 1:
             raise UserError(
                 f"{item['place']}: the instruction alone has {len(ids)} tokens, the model reads "
                 f"{made.max_length}. Make it shorter."
             )
+        kept = len(item["input"].split(" ")) - cut
+        most = max(room(kept) for room in each)
+        longest.append(asked or min(most, made.max_length - len(ids)))
         prompts.append(ids)
         cut_words += cut
     ends = encoding.end_ids(model, tokenizer)
-    longest = [most] * len(items)
     answers = generation.generate(model, prompts, longest, ends, args.batch_size, device, name)
     rows = [{"answer": encoding.decode(tokenizer, ids)} for ids in answers]
     return rows, {"cut_words": cut_words}

@@ -75,13 +75,12 @@ def parts(rows: list[dict]) -> tuple[Score, ...]:
 def load_model(where: str, data: Data, gradient_checkpointing: bool = False, **others):
     """The model with its own head.
 
-    Its config says what predict.py needs to know of the data: how prompts are written, and the most
-    and the least room that a source's answers take. `others`: flags that only `load` needs.
+    Its config says what predict.py needs to know of the data: how prompts are written, and the room
+    of each source's answers. `others`: flags that only `load` needs.
     """
     model, tokenizer = models.load_task_model(where, HEAD, [])
-    rooms = [n + encoding.SLACK for n in encoding.longest_answers(data, tokenizer).values()]
-    about = {"prompt_form": data.form, "room": max(rooms), "least_room": min(rooms)}
-    model.config.instruct = about
+    rooms = encoding.rooms(data, tokenizer)
+    model.config.instruct = {"prompt_form": data.form, "rooms": rooms}
     if gradient_checkpointing:
         model.activation_checkpointing_enable()
     return model, tokenizer, False

@@ -240,14 +240,44 @@ def test_a_new_prompt_is_not_cut_where_the_test_would_not_cut_it(loaded, monkeyp
     for limit, cut in ((bare + 40, 0), (bare - 10, 1)):
         (wanted,), counts = encoding.encode(data, [row], tokenizer, limit)
         assert (counts["cut_words"] > 0) == cut
-        rooms = [n + encoding.SLACK for n in encoding.longest_answers(data, tokenizer).values()]
-        about = {"prompt_form": "plain", "room": max(rooms), "least_room": min(rooms)}
-        config = SimpleNamespace(instruct=about)
-        made = SimpleNamespace(config=config, settings={}, max_length=limit)
-        args, shown = SimpleNamespace(max_new_tokens=None, batch_size=1), []
-        monkeypatch.setattr(
-            generation, "generate", lambda _, ids, *more, shown=shown: shown.extend(ids) or ids
-        )
-        item = {"place": "x:1"} | {k: row[k] for k in ("instruction", "input")}
-        new_text.answer(model, tokenizer, made, [item], args, CPU, "new")
-        assert shown == [list(wanted["prompt"])]
+        (ids, most), _ = asked_of(model, tokenizer, data, row, limit, None, monkeypatch)
+        assert ids == list(wanted["prompt"]) and most >= wanted["room"]
+
+
+def asked_of(model, tokenizer, data, row, limit, source, monkeypatch):
+    """What predict has the model answer to a row's prompt: (ids, tokens at most); counts."""
+    about = {"prompt_form": "plain", "rooms": encoding.rooms(data, tokenizer)}
+    made = SimpleNamespace(config=SimpleNamespace(instruct=about), settings={}, max_length=limit)
+    args, asked = SimpleNamespace(max_new_tokens=None, batch_size=1, source=source), []
+    monkeypatch.setattr(
+        generation, "generate", lambda _, ids, most, *more: asked.extend((ids[0], most[0])) or ids
+    )
+    item = {"place": "x:1"} | {k: row[k] for k in ("instruction", "input")}
+    _, counts = new_text.answer(model, tokenizer, made, [item], args, CPU, "new")
+    return asked, counts
+
+
+@pytest.mark.parametrize("source", ("s", "long", "ner"))
+def test_a_new_prompt_of_a_known_source_has_the_room_of_the_test(loaded, monkeypatch, source):
+    """Each source's own: the longest training answer, or of NER a tag for each word."""
+    model, tokenizer = loaded
+    words = " ".join(f"w{i}" for i in range(60))
+    rows = {
+        "s": ROW | {"id": "s", "source": "s", "input": prompts.pair(words, "Well .")},
+        "long": {"kind": "free_qa", "source": "long", "id": "l", "output": "word " * 60,
+                 "gold": ["x"], "instruction": "Answer.", "input": words},
+        "ner": {"kind": "ner", "source": "ner", "id": "n", "output": "w : O", "gold": ["O"] * 60,
+                "type": "gene", "instruction": "Mark.", "input": words},
+    }  # fmt: skip
+    data = some_data([rows["s"]], "nli", ["neutral"])
+    data.splits["train"] += [rows["long"], rows["ner"]]
+    data.sources |= {name: {"kind": rows[name]["kind"], "labels": []} for name in ("long", "ner")}
+    bare = len(encoding.prompt_ids(tokenizer, rows[source], "plain")[0])
+    for limit in (bare + 500, bare + 40):
+        (wanted,), counts = encoding.encode(data, [rows[source]], tokenizer, limit)
+        about = model, tokenizer, data, rows[source], limit
+        (ids, most), cut = asked_of(*about, source, monkeypatch)
+        assert (ids, most) == (list(wanted["prompt"]), wanted["room"])
+        assert cut["cut_words"] == counts["cut_words"]
+    with pytest.raises(UserError, match="--source other: the model knows s, long, ner"):
+        asked_of(*about, "other", monkeypatch)

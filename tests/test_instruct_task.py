@@ -205,6 +205,7 @@ def test_the_end_is_learnt_where_it_also_pads(folder, model_folder):
 def test_an_answer_has_the_room_that_gold_answers_need(loaded, monkeypatch):
     """Of its source the longest training answer, or label; of NER its own words; 8 tokens more."""
     model, tokenizer, data, examples, _ = loaded
+    assert model.config.instruct["rooms"] == encoding.rooms(data, tokenizer)  # for new prompts
     data.sources["verdicts"]["labels"].append("a label that training has not")
     encoded, _ = task.encode(data, examples, tokenizer, 512)
     asked, longest = [], {}
@@ -224,7 +225,9 @@ def test_an_answer_has_the_room_that_gold_answers_need(loaded, monkeypatch):
         own = len(encoding.answer_ids(tokenizer, outside))
         wanted.append(8 + (own if example["kind"] == "ner" else longest[example["source"]]))
     assert asked == [wanted, [3] * len(examples)]
-    assert model.config.instruct["room"] == max(longest.values()) + 8  # of new prompts, see predict
+    kinds = {name: about["kind"] for name, about in data.sources.items()}
+    rooms = {name: None if kinds[name] == "ner" else n + 8 for name, n in longest.items()}
+    assert encoding.rooms(data, tokenizer) == rooms
     for split, some in data.splits.items():
         for row in task.encode(data, some, tokenizer, 512)[0]:
             assert row["answer_tokens"] <= row["room"], split

@@ -277,6 +277,10 @@ def test_written_answers_are_those_of_the_run(made, tmp_path, kind):
     pairs = zip(model.test, read, strict=True)
     scored = [instruct.row(NoNegative, *pair) for pair in pairs]
     assert evaluate(instruct, scored) == evaluate(instruct, model.rows)
+    free = [i for i, row in enumerate(model.test) if row["source"] == "open"]
+    source = lines(tmp_path / "open.jsonl", [json.dumps(model.test[i]) for i in free])
+    own = [row["answer"] for row in model.objects(source, "--source", "open")]
+    assert own == [found[i] for i in free]
     (short,) = model.objects(lines(tmp_path / "one.jsonl", [json.dumps(model.test[0])]),
                              "--max_new_tokens", 1)  # fmt: skip
     assert found[0].startswith(short["answer"]) and len(short["answer"]) <= len(found[0])
