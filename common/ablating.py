@@ -22,11 +22,6 @@ ORDERS = ("most_changed", "least_changed", "importance")
 SHARES = (0, 5, 10, 20, 30, 50, 70, 100)  # % of all heads
 
 
-def encoder_of(model):
-    """The encoder within a task model."""
-    return families.without_adapters(model).base_model
-
-
 @contextmanager
 def edited(model, edit: Callable) -> Iterator[None]:
     """Within, `edit(x, layer)` replaces the input x of each attention output projection.
@@ -34,7 +29,7 @@ def edited(model, edit: Callable) -> Iterator[None]:
     x: `[batch, tokens, heads, head_dim]`. Calls are counted in a pass, so that layers which share
     their weights (ALBERT) are told apart.
     """
-    row, encoder, calls = families.of(model.config), encoder_of(model), []
+    row, encoder, calls = families.of(model.config), families.encoder_of(model), []
     heads = model.config.num_attention_heads
 
     def hook(_, args):
@@ -82,7 +77,7 @@ def means(model, examples: list[dict], batch_size: int, device: Device) -> np.nd
             return x
 
         with edited(model, add), device.autocast():
-            encoder_of(model)(**batch, **families.of(model.config).options)
+            families.encoder_of(model)(**batch, **families.of(model.config).options)
         return np.stack(sums)
 
     batches = forward.batches(lengths, batch_size, device, "mean outputs of heads", run)
@@ -170,7 +165,7 @@ def grafted(model, donor, layers: Iterable[int]) -> Iterator[None]:
     """Within, the layers have the weights of `donor`, an encoder of the same shape and kind of
     attention (skill localisation by grafting: Panigrahi et al. 2023, 2302.06600)."""
     path = families.of(model.config).layers
-    own, theirs = encoder_of(model).get_submodule(path), donor.get_submodule(path)
+    own, theirs = families.encoder_of(model).get_submodule(path), donor.get_submodule(path)
     tuned = {n: own[n] for n in layers}
     try:
         for n in layers:
