@@ -10,10 +10,10 @@ from contextlib import contextmanager
 
 import numpy as np
 import torch
+from scipy.stats import rankdata
 
 from common import forward
 from common.batching import INPUTS
-from common.cli import UserError
 from common.curves import RANDOM
 from common.device import Device
 from common.models import families
@@ -94,8 +94,6 @@ def importance(
     be frozen and in float32: in bf16 the ranks are others.
     """
     examples = [example for example in examples if n_labels(example)]
-    if not examples:
-        raise UserError("no training example has a label that the tokenizer keeps. Give more data.")
     lengths = [len(example["input_ids"]) for example in examples]
     shape = model.config.num_hidden_layers, model.config.num_attention_heads
     device = device._replace(precision="fp32")
@@ -143,10 +141,8 @@ def plan(change: np.ndarray, importance: np.ndarray, draws: int, seed: int) -> d
 
 def _ranks(worth: np.ndarray) -> np.ndarray:
     """The place of each head in the order of falling worth, from 0; NaN is last."""
-    order = np.argsort(-np.nan_to_num(worth, nan=-np.inf), axis=None, kind="stable")
-    ranks = np.empty(worth.size, int)
-    ranks[order] = np.arange(worth.size)
-    return ranks.reshape(worth.shape)
+    known = np.nan_to_num(worth, nan=-np.inf)
+    return rankdata(-known, method="ordinal").reshape(worth.shape) - 1
 
 
 def grafts(n_layers: int) -> dict:

@@ -155,16 +155,15 @@ def available_memory(root: Path = Path("/")) -> int:
     own. `root` is where /proc and /sys are.
     """
     free = psutil.virtual_memory().available
-    limits = [("memory.max", "anon"), ("memory/memory.limit_in_bytes", "total_rss")]  # the old form
-    with contextlib.suppress(OSError):  # "0::/a/b" is the process's own group; not Linux: none
-        text = (root / "proc/self/cgroup").read_text()
-        own = Path(next((line[4:] for line in text.splitlines() if line.startswith("0::/")), ""))
-        limits += [(f"{path}/memory.max", "anon") for path in (own, *own.parents)]
-    for name, used in limits:
-        with contextlib.suppress(OSError, ValueError, KeyError):  # no such file, or "max"
-            file = root / "sys/fs/cgroup" / name
-            held = dict(map(str.split, file.with_name("memory.stat").read_text().splitlines()))
-            free = min(free, int(file.read_text()) - int(held[used]))  # pages of files are free
+    with contextlib.suppress(OSError):  # not Linux
+        # "0::/a/b" is the process's own group; the line is the last one.
+        own = Path((root / "proc/self/cgroup").read_text().rpartition("0::/")[2].strip())
+        for group in (own, *own.parents):
+            with contextlib.suppress(OSError, ValueError, KeyError):  # no such file, or "max"
+                folder = root / "sys/fs/cgroup" / group
+                held = dict(map(str.split, (folder / "memory.stat").read_text().splitlines()))
+                # The pages of files can be dropped.
+                free = min(free, int((folder / "memory.max").read_text()) - int(held["anon"]))
     return max(0, free)
 
 
@@ -182,10 +181,7 @@ def shrink_frozen(model, device: Device) -> None:
 def to_device(model, device: Device):
     """The model, there, after `shrink_frozen`. Raises UserError if the device has no room."""
     shrink_frozen(model, device)
-    with enough_memory(
-        f"{device.torch_device} has no room for the model. Use a smaller --model_name, "
-        "--device cpu, or, if the model is not trained, --precision bf16."
-    ):
+    with enough_memory(device):
         return model.to(device.torch_device)
 
 
@@ -194,14 +190,19 @@ class OutOfMemory(UserError):
 
 
 @contextlib.contextmanager
-def enough_memory(message: str) -> Iterator[None]:
-    """Raise OutOfMemory with this message if the memory is too small within."""
+def enough_memory(device: Device) -> Iterator[None]:
+    """Raise OutOfMemory if the device's memory is too small within."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:
         texts = "out of memory", "allocate memory", "alloc_failed"  # CUDA's, a CPU's, cuBLAS's
         if isinstance(error, MemoryError) or any(text in str(error).lower() for text in texts):
-            raise OutOfMemory(message) from None
+            raise OutOfMemory(
+                f"{device.torch_device} has too little memory. Use a smaller --model_name, "
+                "--max_length or --batch_size, --precision bf16 or --device cpu; to train, --lora, "
+                "--gradient_checkpointing where the task has it, or torchrun with more processes. "
+                "Add --overwrite."
+            ) from None
         raise
 
 
@@ -212,10 +213,7 @@ def in_memory(run: Callable[[int], object], size: int, device: Device):
     """
     while True:
         try:
-            with enough_memory(
-                f"{device.torch_device} has too little memory for one example. Use a lower "
-                "--max_length, --precision bf16, or a smaller model."
-            ):
+            with enough_memory(device):
                 return run(size), size
         except OutOfMemory:
             if size == 1:

@@ -3,7 +3,7 @@
     examples.py    trains probes of labelled examples (pairs of sentences), layers in threads
       svm.py          `SVC()` with an RBF kernel
     sequences.py   trains probes of sequences (the words of a sentence), layers in lockstep
-      bilstm_crf.py   a BiLSTM and a CRF (crf.py)
+      bilstm_crf.py   a BiLSTM and a CRF
       pointer.py      where an answer starts and ends
     linear.py      the linear probe of both
 

@@ -113,11 +113,7 @@ class Trainer:
         `micro` examples are computed at a time. Returns the mean loss over the labels, and `micro`,
         or less if memory is short; torchrun's processes raise UserError then, as others wait.
         """
-        with enough_memory(
-            f"{self.device.torch_device} has too little memory for the training. Use a smaller "
-            "--model_name or --batch_size, --lora, --gradient_checkpointing where the task has it, "
-            "or torchrun with more processes; with --overwrite."
-        ):
+        with enough_memory(self.device):
             if self.device.processes > 1:
                 loss = self._gradients(batch, n_labels, micro)
                 torch.distributed.all_reduce(loss)
