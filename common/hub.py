@@ -11,7 +11,7 @@ from common.data_files import find_split, parquet
 # background, and the process would wait for it at its end.
 os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
 log = logging.getLogger(__name__)
-TIMEOUT = 10  # seconds that the Hub may be silent, at the first question and later
+TIMEOUT = 10  # seconds that the Hub may be silent at the first question
 # The layouts of data sets in parquet: `{}` is the split.
 PATTERNS = ("{}.parquet", "{}-*.parquet", "{}/*.parquet", "*/{}-*.parquet", "*/{}/*.parquet")
 
@@ -42,13 +42,12 @@ def cached_or_download(name: str, load, repo_type: str = "model", revision: str 
 
     A cached repository costs no request, so it also works offline. Raises UserError if both fail.
     """
-    from huggingface_hub import HfApi, set_client_factory
+    from huggingface_hub import HfApi
 
     try:
         return load(local_files_only=True)
     except Exception as error:  # a damaged or half-downloaded file can raise almost anything
         log.debug("%s is not in the cache: %s", name, error)
-    set_client_factory(_client)
     what = f"{repo_type.replace('dataset', 'data set')} {name}"
     try:
         # `load` alone would ask again and again, for minutes; this question is asked once.
@@ -67,15 +66,3 @@ def cached_or_download(name: str, load, repo_type: str = "model", revision: str 
 def shortened(error: Exception) -> str:
     """An error's type and message on one short line."""
     return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-
-
-def _client():
-    """The library's client, which by itself waits forever for some of the Hub's answers."""
-    from huggingface_hub.utils._http import default_client_factory
-
-    def bound(request):
-        request.extensions["timeout"] = dict.fromkeys(request.extensions["timeout"], TIMEOUT)
-
-    client = default_client_factory()
-    client.event_hooks["request"].append(bound)
-    return client

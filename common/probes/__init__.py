@@ -62,7 +62,7 @@ def predict_layers(
     Yields (layer, {target: {split: [predictions of each set that has the target]}}) when a layer is
     done, in any order. A set's predictions are an int array `[n]`, or a list with one per sequence.
     All splits with rows are there; of sequences not train, which would cost another pass. Raises
-    UserError if memory is short or a loss diverges.
+    UserError if memory is short.
     """
     form = type(sets[0])
     probe = import_module(f"common.probes.{KINDS[kind].modules[form]}")

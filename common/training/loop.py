@@ -13,7 +13,7 @@ from tqdm import tqdm
 from common import forward
 from common.batching import INPUTS, epoch_batches
 from common.cli import UserError
-from common.device import Device, enough_memory, gather, in_memory, to_device
+from common.device import Device, gather, in_memory, to_device
 from common.models import families
 from common.training import losses, resume, sharding
 from common.training.resume import State
@@ -113,19 +113,21 @@ class Trainer:
         `micro` examples are computed at a time. Returns the mean loss over the labels, and `micro`,
         or less if memory is short; torchrun's processes raise UserError then, as others wait.
         """
-        with enough_memory(self.device):
-            if self.device.processes > 1:
-                loss = self._gradients(batch, n_labels, micro)
-                torch.distributed.all_reduce(loss)
-            else:
-                loss, micro = in_memory(
-                    lambda size: self._gradients(batch, n_labels, size), micro, self.device
-                )
-            self.scaler.unscale_(self.optimizer)
-            torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.max_grad_norm)
-            self.scaler.step(self.optimizer)
-            self.scaler.update()
+        if self.device.processes > 1:  # the others wait: no second try
+            loss, _ = in_memory(lambda _: self._gradients(batch, n_labels, micro), 1, self.device)
+            torch.distributed.all_reduce(loss)
+        else:
+            loss, micro = in_memory(
+                lambda size: self._gradients(batch, n_labels, size), micro, self.device
+            )
+        in_memory(lambda _: self._update(), 1, self.device)  # the first one makes Adam's moments
         return loss, micro
+
+    def _update(self) -> None:
+        self.scaler.unscale_(self.optimizer)
+        torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.max_grad_norm)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
 
     def _gradients(self, batch: list[dict], n_labels: int, micro: int) -> torch.Tensor:
         """Compute the gradients of the batch's mean loss over its labels, `micro` at a time."""
