@@ -77,7 +77,7 @@ def means(model, examples: list[dict], batch_size: int, device: Device) -> np.nd
             return x
 
         with edited(model, add), device.autocast():
-            families.encoder_of(model)(**batch, **families.of(model.config).options)
+            families.encoder_of(model)(**batch, use_cache=False)
         return np.stack(sums)
 
     batches = forward.batches(lengths, batch_size, device, "mean outputs of heads", run)

@@ -16,7 +16,6 @@ from torch.nn.utils.rnn import pad_sequence
 from common import forward, similarity
 from common.cli import UserError
 from common.device import JOBS, Device, free_memory, shrink_frozen, to_device
-from common.models import families
 
 MAPS_BYTES = 2**29  # of both models' maps at once; a batch with more of them runs in pieces
 TINY = torch.finfo(torch.float32).tiny
@@ -143,7 +142,7 @@ def _sums(models: list, batch: dict, kept, device: Device, states: list, places:
     def maps(model, own):
         with device.autocast():
             options = {"output_attentions": True, "output_hidden_states": True}
-            output = model(**batch, **options, **families.of(model.config).options)
+            output = model(**batch, **options, use_cache=False)
         for layer, hidden in enumerate(output.hidden_states):
             own[rows, layer] = hidden[chosen, tokens].float().cpu().numpy()
         return (distributions(layer, kept) for layer in output.attentions)

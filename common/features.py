@@ -10,7 +10,6 @@ from common import forward
 from common.cli import UserError
 from common.device import Device, to_device
 from common.files import replacing
-from common.models import families
 
 
 def extract(
@@ -52,7 +51,7 @@ def pooled(encoder, examples: list[dict], layers: list[int], device: Device) -> 
     """Float16 `[layers, units, hidden]` of one batch. UserError for what float16 cannot hold."""
     batch = forward.inputs(examples, encoder.config.pad_token_id, device)
     with device.autocast():
-        output = encoder(**batch, output_hidden_states=True, **families.of(encoder.config).options)
+        output = encoder(**batch, output_hidden_states=True, use_cache=False)
     width = batch["input_ids"].shape[1]
     spans = [(i * width + a, i * width + b) for i, e in enumerate(examples) for a, b in e["units"]]
     pairs = [(unit, token) for unit, (a, b) in enumerate(spans) for token in range(a, b)]

@@ -207,7 +207,7 @@ def test_a_batch_equals_one_by_one(folder, kind, head):
     def scores(some):
         batch = pad(some, model.config.pad_token_id)
         if head == "span":
-            found = model(**batch, **families.of(model.config).options)
+            found = model(**batch, use_cache=False)
             return torch.stack([found.start_logits, found.end_logits], -1)
         return models.logits(model, batch)
 
@@ -360,7 +360,7 @@ def test_the_encoders_states_and_maps_are_the_librarys_and_batches_change_nothin
     quick, _ = models.load_encoder(folder(kind))
     rows = inputs(tokenizer)
     asked = {"output_hidden_states": True, "output_attentions": True}
-    together, lengths = run(encoder, rows, **asked, **families.of(encoder.config).options)
+    together, lengths = run(encoder, rows, **asked, use_cache=False)
     layers, heads = encoder.config.num_hidden_layers, encoder.config.num_attention_heads
     assert len(together.hidden_states) == layers + 1 and len(together.attentions) == layers
     for i, (row, n) in enumerate(zip(rows, lengths, strict=True)):
@@ -387,7 +387,7 @@ def test_each_slice_of_the_projections_input_comes_from_one_heads_map(folder, ki
     seen = []
     projection.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
     batch = pad(inputs(tokenizer)[1:2], encoder.config.pad_token_id)
-    maps = encoder(**batch, output_attentions=True, **row.options).attentions[0]
+    maps = encoder(**batch, output_attentions=True, use_cache=False).attentions[0]
     for head, part in enumerate(seen[0].unflatten(-1, (heads, -1)).unbind(-2)):
         (gradient,) = torch.autograd.grad(part.square().sum(), maps, retain_graph=True)
         assert [bool(own.any()) for own in gradient[0]] == [i == head for i in range(heads)]

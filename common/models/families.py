@@ -33,11 +33,6 @@ class Family(NamedTuple):
     shared_layers: bool = False  # one layer's weights are used at every depth
     layer_decay: tuple[float, float] = (1.0, 1.0)  # as published for base and for large models
 
-    @property
-    def options(self) -> dict:
-        """What every call of the model gets: nothing here reads a causal model's cache."""
-        return {"use_cache": False} if self.causal else {}
-
 
 OUTPUT = "attention.output.dense"
 BERT = Family("BERT", False, ("embeddings",), "encoder.layer", OUTPUT, True)

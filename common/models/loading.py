@@ -130,10 +130,12 @@ def logits(model, batch: dict):
     """
     import torch
 
-    row, inner = families.of(model.config), families.without_adapters(model)
-    if not row.causal or not type(inner).__name__.endswith("ForSequenceClassification"):
-        return model(**batch, **row.options).logits
-    hidden = inner.base_model(**batch, **row.options).last_hidden_state
+    inner = families.without_adapters(model)
+    if not families.of(model.config).causal or not type(inner).__name__.endswith(
+        "ForSequenceClassification"
+    ):
+        return model(**batch, use_cache=False).logits
+    hidden = inner.base_model(**batch, use_cache=False).last_hidden_state
     last = batch["attention_mask"].sum(1) - 1
     return inner.score(hidden[torch.arange(len(last), device=last.device), last])
 

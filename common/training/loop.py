@@ -75,6 +75,17 @@ def fit(
     return training.finish()
 
 
+def check_tensorboard() -> None:
+    """Raise UserError if TensorBoard's writer cannot be imported."""
+    try:
+        import torch.utils.tensorboard  # noqa: F401
+    except ImportError:
+        raise UserError(
+            "--tensorboard: TensorBoard is not installed. Type `pip install tensorboard`, or leave "
+            "the flag out: steps.csv has the same numbers."
+        ) from None
+
+
 def learning_rate(step: int, steps: int, peak: float, warmup_ratio: float) -> float:
     """Linear warm-up to `peak` over `warmup_ratio` of `steps`, then linear decay to 0."""
     warmup = int(steps * warmup_ratio)
