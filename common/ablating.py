@@ -96,7 +96,6 @@ def importance(
     examples = [example for example in examples if n_labels(example)]
     lengths = [len(example["input_ids"]) for example in examples]
     shape = model.config.num_hidden_layers, model.config.num_attention_heads
-    device = device._replace(precision="fp32")
 
     def run(indices: list[int]) -> np.ndarray:
         batch = _batch(model, examples, indices, device, (*INPUTS, "labels"))

@@ -9,7 +9,6 @@ from pathlib import Path
 
 from common.cli import UserError
 from common.files import read_json
-from common.hub import shortened
 
 
 def base_of(where: str) -> str | None:
@@ -58,16 +57,13 @@ def add(model, rank: int):
 
 
 def merge(model, where: str):
-    """`model`, in float32, with the adapters in `where` added to its weights. Raises UserError."""
+    """`model`, in float32, with the adapters in `where` added to its weights.
+
+    Raises whatever a damaged file does, or one that does not fit.
+    """
     from peft import PeftModel
 
-    try:
-        with warnings.catch_warnings(action="ignore"):  # old names of transformers in PEFT
-            warnings.filterwarnings("error", "Found missing adapter keys")
-            merged = PeftModel.from_pretrained(model, where).merge_and_unload().eval()
-            return merged.requires_grad_(True)  # PEFT has frozen it
-    except Exception as error:  # a damaged file can raise almost anything
-        raise UserError(
-            f"the adapters in {where} do not fit the model that they name ({shortened(error)}). "
-            "Make them again."
-        ) from error
+    with warnings.catch_warnings(action="ignore"):  # old names of transformers in PEFT
+        warnings.filterwarnings("error", "Found missing adapter keys")
+        merged = PeftModel.from_pretrained(model, where).merge_and_unload().eval()
+        return merged.requires_grad_(True)  # PEFT has frozen it

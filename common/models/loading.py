@@ -194,7 +194,7 @@ def _load_merged(where: str, base: str, config, head: str | None, **options):
     if trained in ("sequence", "token"):
         own |= {"id2label": config.id2label, "label2id": config.label2id}
     model, _ = _load_weights(base, config, trained, ignore_mismatched_sizes=True, **own)
-    merged = adapters.merge(model, where)
+    merged = _load(where, lambda **_: adapters.merge(model, where))
     if not head:
         merged.base_model.pooler = None  # as without adapters: nothing reads it
         return merged.base_model, []

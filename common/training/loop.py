@@ -168,7 +168,8 @@ class _Training:
         self.trainer, self.rows, self.folder = trainer, rows, folder
         self.settings, self.device = trainer.settings, trainer.device
         self.lengths = [len(example["input_ids"]) for example, _ in rows]
-        self.steps = self.settings.num_train_epochs * -(-len(rows) // self.settings.batch_size)
+        self.batches = -(-len(rows) // self.settings.batch_size)  # of an epoch
+        self.steps = self.settings.num_train_epochs * self.batches
         gather(self.device, {})  # wait until the first process has prepared the folder
         self.state = resume.load_state(folder, trainer) or State(micro=self.settings.batch_size)
         self.saved_at = time.monotonic()
@@ -193,7 +194,7 @@ class _Training:
         about = settings.batch_size, settings.seed, self.state.epoch
         order = epoch_batches(self.lengths, *about, pool=1)
         with resume.noted_signals() as noted:
-            for indices in order[self.state.batch :]:
+            for indices in order[self.state.step - self.state.epoch * self.batches :]:
                 self.step(indices)
                 if signal := self.save_if_due(max(noted, default=0)):
                     noted.append(signal)
@@ -207,7 +208,7 @@ class _Training:
         loss, state.micro = self.trainer.train_on(list(examples), sum(n_labels), state.micro)
         loss = loss.item()  # waits for the device
         state.seconds += time.perf_counter() - started
-        state.step, state.batch, state.loss = state.step + 1, state.batch + 1, state.loss + loss
+        state.step, state.loss = state.step + 1, state.loss + loss
         if not math.isfinite(loss):
             raise UserError(f"the loss is {loss} at step {state.step}. {forward.REMEDY}")
         self.progress.update()
@@ -223,7 +224,7 @@ class _Training:
         self.trainer.optimizer.zero_grad()  # frees the gradients for the evaluation
         dev = evaluate()
         self.trainer.model.train()
-        train = {"loss": state.loss / state.batch, "learning_rate": state.learning_rate}
+        train = {"loss": state.loss / self.batches, "learning_rate": state.learning_rate}
         best = state.history[state.best]["dev"].get(main_metric) if state.history else None
         state.history.append({"train": train, "dev": dev})
         self.log("dev", dev)
@@ -231,7 +232,7 @@ class _Training:
         if best is None or sign * dev[main_metric] > sign * best:
             state.best = state.epoch
             resume.save_best(self.folder, self.trainer, state)
-        state.epoch, state.batch, state.loss = state.epoch + 1, 0, 0.0
+        state.epoch, state.loss = state.epoch + 1, 0.0
         self.save_if_due()
         if not self.device.rank:
             score = f"dev {main_metric} {dev[main_metric]:.4f}" if dev else ""
