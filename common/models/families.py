@@ -134,14 +134,12 @@ def parameter_groups(
     groups = {}
     for parameter in model.parameters():
         if parameter.requires_grad:
-            key = distances.get(parameter, 0), parameter.ndim > 1
-            groups.setdefault(key, []).append(parameter)
-    settings = []
-    for distance, is_weight in sorted(groups, reverse=True):  # from the embeddings to the head
-        rate = learning_rate * layer_decay**distance
-        group = {"weight_decay": weight_decay * is_weight, "lr": rate, "base_lr": rate}
-        settings.append({"params": groups[distance, is_weight]} | group)
-    return settings
+            distance, is_weight = distances.get(parameter, 0), parameter.ndim > 1
+            rate = learning_rate * layer_decay**distance
+            settings = {"weight_decay": weight_decay * is_weight, "lr": rate, "base_lr": rate}
+            group = groups.setdefault((distance, is_weight), {"params": []} | settings)
+            group["params"].append(parameter)
+    return [groups[key] for key in sorted(groups, reverse=True)]  # from embeddings to head
 
 
 def without_adapters(model):
