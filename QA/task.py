@@ -99,9 +99,7 @@ def logits(model, batch: dict) -> "Tensor":
     """Scores of each token as the start and the end of the answer, `[batch, tokens, 2]`."""
     import torch
 
-    from common.models import families
-
-    outputs = model(**batch, **families.of(model.config).options)
+    outputs = model(**batch, use_cache=False)
     return torch.stack([outputs.start_logits, outputs.end_logits], -1)
 
 

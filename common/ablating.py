@@ -10,21 +10,16 @@ from contextlib import contextmanager
 
 import numpy as np
 import torch
+from scipy.stats import rankdata
 
 from common import forward
 from common.batching import INPUTS
-from common.cli import UserError
 from common.curves import RANDOM
 from common.device import Device
 from common.models import families
 
 ORDERS = ("most_changed", "least_changed", "importance")
 SHARES = (0, 5, 10, 20, 30, 50, 70, 100)  # % of all heads
-
-
-def encoder_of(model):
-    """The encoder within a task model."""
-    return families.without_adapters(model).base_model
 
 
 @contextmanager
@@ -34,7 +29,7 @@ def edited(model, edit: Callable) -> Iterator[None]:
     x: `[batch, tokens, heads, head_dim]`. Calls are counted in a pass, so that layers which share
     their weights (ALBERT) are told apart.
     """
-    row, encoder, calls = families.of(model.config), encoder_of(model), []
+    row, encoder, calls = families.of(model.config), families.encoder_of(model), []
     heads = model.config.num_attention_heads
 
     def hook(_, args):
@@ -82,7 +77,7 @@ def means(model, examples: list[dict], batch_size: int, device: Device) -> np.nd
             return x
 
         with edited(model, add), device.autocast():
-            encoder_of(model)(**batch, **families.of(model.config).options)
+            families.encoder_of(model)(**batch, use_cache=False)
         return np.stack(sums)
 
     batches = forward.batches(lengths, batch_size, device, "mean outputs of heads", run)
@@ -99,11 +94,8 @@ def importance(
     be frozen and in float32: in bf16 the ranks are others.
     """
     examples = [example for example in examples if n_labels(example)]
-    if not examples:
-        raise UserError("no training example has a label that the tokenizer keeps. Give more data.")
     lengths = [len(example["input_ids"]) for example in examples]
     shape = model.config.num_hidden_layers, model.config.num_attention_heads
-    device = device._replace(precision="fp32")
 
     def run(indices: list[int]) -> np.ndarray:
         batch = _batch(model, examples, indices, device, (*INPUTS, "labels"))
@@ -148,10 +140,8 @@ def plan(change: np.ndarray, importance: np.ndarray, draws: int, seed: int) -> d
 
 def _ranks(worth: np.ndarray) -> np.ndarray:
     """The place of each head in the order of falling worth, from 0; NaN is last."""
-    order = np.argsort(-np.nan_to_num(worth, nan=-np.inf), axis=None, kind="stable")
-    ranks = np.empty(worth.size, int)
-    ranks[order] = np.arange(worth.size)
-    return ranks.reshape(worth.shape)
+    known = np.nan_to_num(worth, nan=-np.inf)
+    return rankdata(-known, method="ordinal").reshape(worth.shape) - 1
 
 
 def grafts(n_layers: int) -> dict:
@@ -170,7 +160,7 @@ def grafted(model, donor, layers: Iterable[int]) -> Iterator[None]:
     """Within, the layers have the weights of `donor`, an encoder of the same shape and kind of
     attention (skill localisation by grafting: Panigrahi et al. 2023, 2302.06600)."""
     path = families.of(model.config).layers
-    own, theirs = encoder_of(model).get_submodule(path), donor.get_submodule(path)
+    own, theirs = families.encoder_of(model).get_submodule(path), donor.get_submodule(path)
     tuned = {n: own[n] for n in layers}
     try:
         for n in layers:

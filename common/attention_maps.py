@@ -7,7 +7,6 @@ The same passes give the hidden states for CKA (common/similarity.py).
 """
 
 import math
-import time
 from typing import NamedTuple
 
 import numpy as np
@@ -17,11 +16,8 @@ from torch.nn.utils.rnn import pad_sequence
 from common import forward, similarity
 from common.cli import UserError
 from common.device import JOBS, Device, free_memory, shrink_frozen, to_device
-from common.files import read_json, write_json
-from common.models import families
 
 MAPS_BYTES = 2**29  # of both models' maps at once; a batch with more of them runs in pieces
-SAVE_SECONDS = 20  # between two saves of the sums
 TINY = torch.finfo(torch.float32).tiny
 
 # The measures get the `distributions` of the pre-trained and of the other model, and which query
@@ -72,14 +68,13 @@ class Similarity(NamedTuple):
 
 
 def compare(
-    pretrained, others, examples, device, *, pad_token_id, batch_size, drop_special=False, file=None
+    pretrained, others, examples, device, *, pad_token_id, batch_size, drop_special=False
 ) -> dict:
     """{key: Similarity to `pretrained`} of `others`, {key: model}, over real tokens.
 
     Models: bare encoders of one shape, with eager attention. `examples`: dicts of `input_ids`
     (, `token_type_ids`) and `special`, a bool a token. `drop_special` leaves these out, as queries
-    and as keys; CKA always does. A call with the `file`, keys and inputs of a killed one
-    resumes. Raises UserError for NaN, and if no example has a token to compare.
+    and as keys; CKA always does. Raises UserError for NaN, and without a token to compare.
     """
     models = [to_device(model, device).eval() for model in (pretrained, *others.values())]
     layers, heads = pretrained.config.num_hidden_layers, pretrained.config.num_attention_heads
@@ -87,15 +82,10 @@ def compare(
     lengths = [0 if all(tokens) else len(tokens) for tokens in special]
     if not any(lengths):
         raise UserError(f"attention: none of {len(examples)} examples has a token to compare.")
-
-    drawn = similarity.draw(examples)
-    keys, saved = list(map(str, others)), file and read_json(file)
-    sums, done = np.zeros((len(others), 3, len(METRICS) + 1, layers, heads)), 0
-    if resumes := bool(saved) and saved["keys"] == keys:
-        sums, done = np.array(saved["sums"]), saved["done"]
-    shape = max(drawn.rows) + 1, layers + 1, pretrained.config.hidden_size
-    states = [_opened(file and file.with_name(f"states-{n}.npy"), shape, resumes)
-              for n in range(len(models))]  # fmt: skip
+    drawn, minibatches = similarity.draw(examples)
+    shape = len(drawn), layers + 1, pretrained.config.hidden_size
+    states = [np.zeros(shape, np.float32) for _ in models]
+    sums = np.zeros((len(others), 3, len(METRICS) + 1, layers, heads))
 
     def run(indices: list[int]) -> np.ndarray:
         half, longest = len(indices) // 2, lengths[indices[0]]
@@ -103,30 +93,16 @@ def compare(
             return run(indices[:half]) + run(indices[half:])
         batch = forward.inputs([examples[i] for i in indices], pad_token_id, device)
         kept = pad_sequence([~torch.tensor(special[i]) for i in indices], batch_first=True)
-        places = [(n, drawn.tokens[i], drawn.rows[i]) for n, i in enumerate(indices)]
-        places = [place for place in places if place[1] >= 0]
+        places = [(n, *drawn[i]) for n, i in enumerate(indices) if i in drawn]
         return _sums(models, batch, kept.to(device.torch_device), device, states, places)
 
-    saved_at = time.monotonic()
-    for _, results in forward.batches(lengths, batch_size, device, "attention", run, done):
-        sums, done = sums + sum(results), done + 1
-        if file and time.monotonic() - saved_at > SAVE_SECONDS:
-            for array in states:
-                array.flush()
-            write_json(file, {"keys": keys, "sums": sums.tolist(), "done": done})
-            saved_at = time.monotonic()
+    for _, results in forward.batches(lengths, batch_size, device, "attention", run):
+        sums += sum(results)
     rows = layers * heads * sum(tokens.count(False) for tokens in special)
     return {
-        key: _similarity(own, lengths, rows, states[0], after, drawn.batches)
+        key: _similarity(own, lengths, rows, states[0], after, minibatches)
         for key, own, after in zip(others, sums, states[1:], strict=True)
     }
-
-
-def _opened(path, shape: tuple, resumes: bool) -> np.ndarray:
-    """Zeros of a shape, in a file if there is a path; what a killed call wrote there stays."""
-    if not (path and all(shape)):
-        return np.zeros(shape, np.float32)
-    return np.lib.format.open_memmap(path, "r+" if resumes else "w+", np.float32, shape)
 
 
 def groups(keys: list, pretrained, device: Device) -> list[list]:
@@ -158,15 +134,15 @@ def head_metrics(p: torch.Tensor, q: torch.Tensor, kept: torch.Tensor) -> torch.
 def _sums(models: list, batch: dict, kept, device: Device, states: list, places: list):
     """A batch's sums of `head_metrics` ** (0, 1, 2): `[others, 3, metrics + 1, layers, heads]`.
 
-    The hidden states at `places`, (example of the batch, token, row), are written to the rows of
+    The hidden states at `places`, (example of the batch, row, token), are written to the rows of
     `states`, an array a model.
     """
-    chosen, tokens, rows = np.array(places, int).reshape(-1, 3).T
+    chosen, rows, tokens = np.array(places, int).reshape(-1, 3).T
 
     def maps(model, own):
         with device.autocast():
             options = {"output_attentions": True, "output_hidden_states": True}
-            output = model(**batch, **options, **families.of(model.config).options)
+            output = model(**batch, **options, use_cache=False)
         for layer, hidden in enumerate(output.hidden_states):
             own[rows, layer] = hidden[chosen, tokens].float().cpu().numpy()
         return (distributions(layer, kept) for layer in output.attentions)

@@ -9,7 +9,7 @@ import platform
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import NamedTuple
@@ -66,8 +66,7 @@ def choose_device(device: str, precision: str, torchrun: bool = False) -> Device
     if processes > 1 and device in ("auto", "cuda") and torch.cuda.is_available():
         device = f"cuda:{os.environ['LOCAL_RANK']}"
     if device == "auto":
-        mps = torch.backends.mps.is_available()
-        device = "cuda" if torch.cuda.is_available() else "mps" if mps else "cpu"
+        device = torch.accelerator.current_accelerator(check_available=True) or "cpu"
     try:
         chosen = torch.device(device)
         torch.zeros(1, device=chosen).item()  # meta, too, has no values
@@ -126,9 +125,8 @@ def gather(device: Device, value: dict) -> dict:
     return {key: item for part in parts for key, item in part.items()}
 
 
-def set_seed(value: int) -> None:
-    """Seed what a new head and dropout draw from; subsets and batches have their own generators."""
-    torch.manual_seed(value)
+# Seeds what a new head and dropout draw from; subsets and batches have their own generators.
+set_seed = torch.manual_seed
 
 
 def peak_memory(device: Device) -> dict:
@@ -155,16 +153,15 @@ def available_memory(root: Path = Path("/")) -> int:
     own. `root` is where /proc and /sys are.
     """
     free = psutil.virtual_memory().available
-    limits = [("memory.max", "anon"), ("memory/memory.limit_in_bytes", "total_rss")]  # the old form
-    with contextlib.suppress(OSError):  # "0::/a/b" is the process's own group; not Linux: none
-        text = (root / "proc/self/cgroup").read_text()
-        own = Path(next((line[4:] for line in text.splitlines() if line.startswith("0::/")), ""))
-        limits += [(f"{path}/memory.max", "anon") for path in (own, *own.parents)]
-    for name, used in limits:
-        with contextlib.suppress(OSError, ValueError, KeyError):  # no such file, or "max"
-            file = root / "sys/fs/cgroup" / name
-            held = dict(map(str.split, file.with_name("memory.stat").read_text().splitlines()))
-            free = min(free, int(file.read_text()) - int(held[used]))  # pages of files are free
+    with contextlib.suppress(OSError):  # not Linux
+        # "0::/a/b" is the process's own group; the line is the last one.
+        own = Path((root / "proc/self/cgroup").read_text().rpartition("0::/")[2].strip())
+        for group in (own, *own.parents):
+            with contextlib.suppress(OSError, ValueError, KeyError):  # no such file, or "max"
+                folder = root / "sys/fs/cgroup" / group
+                held = dict(map(str.split, (folder / "memory.stat").read_text().splitlines()))
+                # The pages of files can be dropped.
+                free = min(free, int((folder / "memory.max").read_text()) - int(held["anon"]))
     return max(0, free)
 
 
@@ -182,44 +179,29 @@ def shrink_frozen(model, device: Device) -> None:
 def to_device(model, device: Device):
     """The model, there, after `shrink_frozen`. Raises UserError if the device has no room."""
     shrink_frozen(model, device)
-    with enough_memory(
-        f"{device.torch_device} has no room for the model. Use a smaller --model_name, "
-        "--device cpu, or, if the model is not trained, --precision bf16."
-    ):
-        return model.to(device.torch_device)
-
-
-class OutOfMemory(UserError):
-    """The memory is too small."""
-
-
-@contextlib.contextmanager
-def enough_memory(message: str) -> Iterator[None]:
-    """Raise OutOfMemory with this message if the memory is too small within."""
-    try:
-        yield
-    except (RuntimeError, MemoryError) as error:
-        texts = "out of memory", "allocate memory", "alloc_failed"  # CUDA's, a CPU's, cuBLAS's
-        if isinstance(error, MemoryError) or any(text in str(error).lower() for text in texts):
-            raise OutOfMemory(message) from None
-        raise
+    return in_memory(lambda _: model.to(device.torch_device), 1, device)[0]
 
 
 def in_memory(run: Callable[[int], object], size: int, device: Device):
     """`(run(size), size)`, with half the size for as long as the memory is too small for it.
 
-    Raises UserError if it is too small for one example.
+    Raises UserError if it is too small for a size of 1.
     """
+    texts = "out of memory", "allocate memory", "alloc_failed"  # CUDA's, a CPU's, cuBLAS's
     while True:
         try:
-            with enough_memory(
-                f"{device.torch_device} has too little memory for one example. Use a lower "
-                "--max_length, --precision bf16, or a smaller model."
-            ):
-                return run(size), size
-        except OutOfMemory:
-            if size == 1:
+            return run(size), size
+        except (RuntimeError, MemoryError) as error:
+            short = any(text in str(error).lower() for text in texts)
+            if not short and not isinstance(error, MemoryError):
                 raise
+            if size == 1:
+                raise UserError(
+                    f"{device.torch_device} has too little memory. Use a smaller --model_name, "
+                    "--max_length or --batch_size, --precision bf16 or --device cpu; to train, "
+                    "--lora, --gradient_checkpointing where the task has it, or torchrun with more "
+                    "processes. Add --overwrite."
+                ) from None
         # Only here is the exception gone, and with it the tensors that its traceback held.
         size = -(-size // 2)
         if device.torch_device.type == "cuda":

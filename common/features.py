@@ -1,9 +1,6 @@
 """Features: the pooled hidden states of a frozen encoder's layers, float16, a file each."""
 
-import hashlib
-import json
 import os
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +9,7 @@ import torch
 from common import forward
 from common.cli import UserError
 from common.device import Device, to_device
-from common.files import read_json, replacing, write_json
-from common.models import families
+from common.files import replacing
 
 
 def extract(
@@ -25,22 +21,11 @@ def extract(
     ranges. A unit's vector is the mean of its tokens' hidden states, computed in float32. The rows
     are the units of all examples in order. Layer 0 is the embeddings.
 
-    Complete files of all `layers` are used again if they are of the same inputs; that model and
-    precision are the same, the caller knows. UserError for values beyond float16.
+    Raises UserError for values beyond float16.
     """
+    encoder = to_device(encoder, device).eval()
+    folder.mkdir(exist_ok=True)
     files = {layer: folder / f"layer-{layer:02d}.npy" for layer in layers}
-    marker = folder / "complete.json"  # written last
-    key = {"sha256": hashlib.sha256(json.dumps(encoded).encode()).hexdigest()}
-    if read_json(marker) != key or not all(map(Path.exists, files.values())):
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir()
-        _write(to_device(encoder, device).eval(), encoded, files, device, batch_size)
-        write_json(marker, key)
-    return {layer: np.load(file, mmap_mode="r") for layer, file in files.items()}
-
-
-def _write(encoder, encoded, files: dict[int, Path], device: Device, batch_size: int) -> None:
-    """Write the features of the layers of `files`."""
     first = np.cumsum([0, *(len(e["units"]) for e in encoded)]).tolist()  # each example's first row
     for file in files.values():
         shape = first[-1], encoder.config.hidden_size
@@ -59,13 +44,14 @@ def _write(encoder, encoded, files: dict[int, Path], device: Device, batch_size:
         rows = np.concatenate([np.arange(first[i], first[i + 1]) for i in indices])
         for file, vectors in zip(files.values(), np.concatenate(pieces, 1), strict=True):
             np.load(file, mmap_mode="r+")[rows] = vectors  # unmapped again: pages count as memory
+    return {layer: np.load(file, mmap_mode="r") for layer, file in files.items()}
 
 
 def pooled(encoder, examples: list[dict], layers: list[int], device: Device) -> np.ndarray:
     """Float16 `[layers, units, hidden]` of one batch. UserError for what float16 cannot hold."""
     batch = forward.inputs(examples, encoder.config.pad_token_id, device)
     with device.autocast():
-        output = encoder(**batch, output_hidden_states=True, **families.of(encoder.config).options)
+        output = encoder(**batch, output_hidden_states=True, use_cache=False)
     width = batch["input_ids"].shape[1]
     spans = [(i * width + a, i * width + b) for i, e in enumerate(examples) for a, b in e["units"]]
     pairs = [(unit, token) for unit, (a, b) in enumerate(spans) for token in range(a, b)]

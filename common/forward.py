@@ -17,16 +17,16 @@ REMEDY = "Use a lower --learning_rate, or --precision fp32, with --overwrite."
 
 
 def batches(
-    lengths: list[int], batch_size: int, device: Device, name: str, run: Callable, start: int = 0
+    lengths: list[int], batch_size: int, device: Device, name: str, run: Callable
 ) -> Iterator[tuple[list[int], list]]:
     """Yield (indices, [results of `run` on the batch's pieces]) of each batch, the longest first.
 
     `run(indices)` computes examples, without gradients. If memory is too small, it is called again
     for the same examples, half as many at a time, so it must not add anything up. Examples of
-    length 0 and the first `start` batches are left out. Under torchrun each process takes a part of
+    length 0 are left out. Under torchrun each process takes a part of
     the batches; `gather` joins their results. Raises UserError if one example is too large.
     """
-    own = sorted_batches(lengths, batch_size)[start:][device.rank :: device.processes]
+    own = sorted_batches(lengths, batch_size)[device.rank :: device.processes]
     n, at_once = sum(map(len, own)), batch_size
 
     def in_pieces(indices: list[int], size: int) -> list:

@@ -6,45 +6,34 @@ Without debiasing, unrelated states of 768 dimensions have a CKA of .75 at 256 r
 """
 
 import random
-from typing import NamedTuple
 
 import numpy as np
 
 BATCH, LEAST, MOST = 256, 64, 2048  # rows of a minibatch; rows that are needed; rows that are kept
 
 
-class Drawn(NamedTuple):
-    """The token of each example whose states are compared, and the minibatches."""
+def draw(examples: list[dict], seed: int = 0) -> tuple[dict, list[np.ndarray]]:
+    """({example: (row, token)}, minibatches of rows): the tokens whose states are compared.
 
-    tokens: list[int]  # -1: none of this example
-    rows: list[int]  # where the states of an example are kept; -1: nowhere
-    batches: list[np.ndarray]  # row numbers
-
-
-def draw(examples: list[dict], seed: int = 0) -> Drawn:
-    """One token an example, of at most `MOST` examples, with a generator of its own.
-
-    More tokens of one text would measure the text. `special` tokens are left out, and a causal
-    model's first: they are outliers that decide everything. A token whose type was not drawn yet
-    goes before others: equal tokens have equal embeddings.
+    One token an example, of at most `MOST` examples, with a generator of its own. More tokens of
+    one text would measure the text. `special` tokens are left out, and a causal model's first: they
+    are outliers that decide everything. A token whose type was not drawn yet goes before others:
+    equal tokens have equal embeddings.
     """
     generator, seen = random.Random(seed), set()
-    tokens, order = [-1] * len(examples), list(range(len(examples)))
+    places: dict[int, tuple[int, int]] = {}
+    order = list(range(len(examples)))
     generator.shuffle(order)
-    drawn = []
     for i in order:
         ids = examples[i]["input_ids"]
         real = [t for t, special in enumerate(examples[i]["special"]) if not special]
         real = [t for t in real if ids[t] not in seen] or real
-        if real and len(drawn) < MOST:
-            tokens[i] = generator.choice(real)
-            seen.add(ids[tokens[i]])
-            drawn.append(i)
-    rows = [-1] * len(examples)
-    for row, i in enumerate(drawn):
-        rows[i] = row
-    n_batches = max(1, round(len(drawn) / BATCH)) if len(drawn) >= LEAST else 0
-    return Drawn(tokens, rows, np.array_split(np.arange(len(drawn)), n_batches or 1)[:n_batches])
+        if real and len(places) < MOST:
+            token = generator.choice(real)
+            seen.add(ids[token])
+            places[i] = len(places), token
+    n = max(1, round(len(places) / BATCH)) if len(places) >= LEAST else 0
+    return places, np.array_split(np.arange(len(places)), n) if n else []
 
 
 def hsic(k: np.ndarray, l: np.ndarray) -> float:  # noqa: E741  (K and L are the papers' names)

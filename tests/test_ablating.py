@@ -221,7 +221,7 @@ def test_grafted_layers_are_those_of_the_other_model(folder, kind):
     whole = models.logits(model, batch)
     by_copy = task_model(folder(kind))
     path = families.of(model.config).layers
-    own, theirs = (ablating.encoder_of(m).get_submodule(path) for m in (by_copy, donor))
+    own, theirs = (families.encoder_of(m).get_submodule(path) for m in (by_copy, donor))
     for n in (0, 2):
         own[n].load_state_dict(theirs[n].state_dict())
     with ablating.grafted(model, donor, (0, 2)):
@@ -232,7 +232,7 @@ def test_grafted_layers_are_those_of_the_other_model(folder, kind):
 
 def test_passes_with_the_same_inputs_run_once(folder):
     model, calls = task_model(folder("bert")), []
-    ablating.encoder_of(model).register_forward_hook(lambda *_: calls.append(1))
+    families.encoder_of(model).register_forward_hook(lambda *_: calls.append(1))
     batch = {"input_ids": torch.tensor(ROWS[:1])}
     other = batch | {"attention_mask": torch.tensor([[1, 1, 1, 1, 1, 0]])}
     expected = [models.logits(model, some) for some in (batch, other)]

@@ -132,30 +132,6 @@ def test_a_model_against_itself(encoder, kind, precision):
         assert (found.mean["js"] == 0).all() and (found.std["js"] == 0).all()
 
 
-def test_killed_and_called_again_it_resumes(encoder, monkeypatch, tmp_path):
-    before, others = encoder("bert"), {30: encoder("bert", 1), "random": encoder("bert", 2)}
-    some, calls = examples(70), []
-    options = {"pad_token_id": 0, "batch_size": 12, "file": tmp_path / "sums.json"}
-    whole = compare(before, others, some, CPU, pad_token_id=0, batch_size=12)
-    monkeypatch.setattr(attention_maps, "SAVE_SECONDS", -1)
-
-    def count(*_):
-        calls.append(1)
-        if len(calls) == 4:
-            raise KeyboardInterrupt
-
-    before.register_forward_hook(count)
-    with pytest.raises(KeyboardInterrupt):
-        compare(before, others, some, CPU, **options)
-    again = compare(before, others, some, CPU, **options)
-    assert len(calls) == 4 + 3  # three of six batches were left
-    for key in others:
-        np.testing.assert_equal(again[key], whole[key])
-        assert np.isfinite(again[key].cka["cka"]).all()
-    compare(before, {30: others[30]}, some, CPU, **options)
-    assert len(calls) == 7 + 6  # the sums of other models are no start
-
-
 def test_encoders_are_compared_in_groups_that_memory_holds(encoder, monkeypatch):
     """One pre-trained beside as many others as half of the free memory has room for."""
     model = encoder("bert")

@@ -527,11 +527,6 @@ BROKEN_MODELS = {
         ["a file is missing or damaged"],
     ),
     "no tokenizer.json, GPT-2": ("gpt2", remove("vocab.json", "tokenizer.json"), ["tokenizer"]),
-    "generic tokenizer, GPT-2": (
-        "gpt2",
-        edit_json("tokenizer_config.json", tokenizer_class="PreTrainedTokenizerFast"),
-        ["glue words together", "tokenizer_class"],
-    ),
     "no vocabulary, BioGPT": ("biogpt", remove("vocab.json"), ["tokenizer"]),
     "no merges, BioGPT": ("biogpt", remove("merges.txt"), ["tokenizer"]),
     "cut vocabulary": ("biobert", cut("vocab.txt"), ["a file is missing or damaged"]),

@@ -83,22 +83,6 @@ def bert(checkpoint):
     return encoder, encoded, passes
 
 
-def test_complete_features_are_used_again_for_the_same_inputs(bert, tmp_path):
-    encoder, encoded, passes = bert
-
-    def passed(encoded=encoded, layers=(0, 1)):
-        passes.clear()
-        features.extract(encoder, encoded, list(layers), CPU, 4, tmp_path / "f")
-        return bool(passes)
-
-    assert passed(layers=[1]) and not passed(layers=[1])
-    assert passed() and not passed() and not passed(layers=[1])
-    assert passed(encoded=encoded[:2]) and passed()
-    for lost in ("complete.json", "layer-00.npy"):  # killed before the end; deleted for space
-        (tmp_path / "f" / lost).unlink()
-        assert passed() and not passed()
-
-
 def test_errors(bert, tmp_path, monkeypatch):
     encoder, encoded, passes = bert
     with torch.no_grad():

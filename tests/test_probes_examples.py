@@ -1,7 +1,6 @@
 """Probes of examples: equal to scikit-learn's own SVC() and pipelines, whatever the shortcuts."""
 
-from concurrent.futures import ThreadPoolExecutor
-
+import joblib
 import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
@@ -177,9 +176,8 @@ def test_layers_at_a_time_fit_into_half_of_this_process_s_share(
     monkeypatch.setattr("joblib.cpu_count", lambda: 8)
     monkeypatch.setattr(examples, "available_memory", lambda: free * needed)
     monkeypatch.setattr(examples, "JOBS", jobs)
-    monkeypatch.setattr(
-        examples, "ThreadPoolExecutor", lambda n: asked.append(n) or ThreadPoolExecutor(n)
-    )
+    real = joblib.Parallel
+    monkeypatch.setattr("joblib.Parallel", lambda n, **how: asked.append(n) or real(n, **how))
     done = dict(predict_layers(svm, features, [some], OPTIONS))
     assert asked == [workers] and sorted(done) == list(features)
 
@@ -190,7 +188,7 @@ def test_too_little_memory_for_one_layer_is_a_user_error(tmp_path, monkeypatch, 
     needed = svm.memory(60, 60 + 30 + 31, 2 * 12)
     monkeypatch.setattr(examples, "JOBS", jobs)
     monkeypatch.setattr(examples, "available_memory", lambda: jobs * needed - 1)
-    with pytest.raises(UserError, match=f"60 training examples needs .*each of {jobs} jobs. Use"):
+    with pytest.raises(UserError, match=f"a probe needs .*each of {jobs} jobs. Use"):
         examples.workers(svm, features, [some])
 
 
@@ -199,11 +197,3 @@ def test_memory_of_a_layer_holds_its_matrices():
     n, m, size = 500, 300, 20
     assert svm.memory(n, n + m, size) - svm.LIBSVM_CACHE >= 8 * (n * n + n * m + (n + m) * size)
     assert linear.memory(n, n + m, size) >= 2 * 8 * (n + m) * size
-
-
-@pytest.mark.parametrize(("probe", "many", "told"), [(svm, 59, 1), (svm, 60, 0), (linear, 9, 0)])
-def test_many_examples_of_an_svc_are_told(tmp_path, monkeypatch, caplog, probe, many, told):
-    features, some = saved(tmp_path, n=60, layers=(0,))
-    monkeypatch.setattr(svm, "MANY", many)
-    examples.workers(probe, features, [some])
-    assert caplog.text.count(f"--max_train_examples {many}, or --probe") == told

@@ -9,7 +9,7 @@ from torch.nn.utils import rnn
 
 from common.device import choose_device
 from common.probes import Options, bilstm_crf, linear, sequences
-from common.probes.crf import log_partition, path_score, viterbi
+from common.probes.bilstm_crf import log_partition, path_score, viterbi
 from common.probes.sequences import Probes
 
 CPU = choose_device("cpu", "fp32")

@@ -121,14 +121,6 @@ def test_random_vectors_gain_nothing_and_a_signal_is_read(seed):
     assert abs(noise) < 0.06 and abs(control) < 0.06 and told > 0.8
 
 
-def test_a_loss_that_is_no_number_is_the_users_error(short):
-    features, spans, places = made()
-    features[1][0, 0] = np.nan
-    sets = [Pointers({"train": spans}, {"task": places})]
-    with pytest.raises(UserError, match="--precision fp32"):
-        predict(features, sets)
-
-
 # --- What QA makes of it
 
 

@@ -73,8 +73,8 @@ def test_what_is_no_model_is_refused_with_what_to_type(tmp_path):
             models.source(name)
     with pytest.raises(UserError, match="no miniature of biobrt; did you mean biobert?"):
         models.source("biobrt", demo=True)
-    with pytest.raises(UserError, match="no config.json. Give the folder"):
-        models.source(str(tmp_path))
+    with pytest.raises(UserError, match="A model folder needs config.json"):
+        models.load_config(models.source(str(tmp_path)).where())
 
 
 def test_the_identity_is_of_the_files_that_a_model_is_read_from(tmp_path):

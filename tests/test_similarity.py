@@ -74,23 +74,23 @@ def examples(n, seed=0, types=4000):
 
 def test_one_token_an_example_neither_first_nor_special():
     some = [*examples(600), {"input_ids": [1, 2], "special": [True, True]}]
-    drawn = similarity.draw(some)
-    assert drawn.tokens == similarity.draw(some).tokens
-    assert drawn.tokens[-1] == drawn.rows[-1] == -1
-    assert all(token > 0 for token in drawn.tokens[:-1])
-    assert sorted(drawn.rows[:-1]) == list(range(600))
-    assert [len(rows) for rows in drawn.batches] == [300, 300]
-    types = [e["input_ids"][t] for e, t in zip(some, drawn.tokens, strict=True) if t >= 0]
-    assert len(set(types)) > 590  # a type is taken twice only where nothing else is left
+    drawn, batches = similarity.draw(some)
+    assert drawn == similarity.draw(some)[0]
+    assert sorted(drawn) == list(range(600))  # not the last one
+    assert sorted(row for row, _ in drawn.values()) == list(range(600))
+    assert all(token > 0 for _, token in drawn.values())
+    assert [len(rows) for rows in batches] == [300, 300]
+    types = {some[i]["input_ids"][token] for i, (_, token) in drawn.items()}
+    assert len(types) > 590  # a type is taken twice only where nothing else is left
 
 
 @pytest.mark.parametrize(
     "n,sizes", [(63, []), (64, [64]), (256, [256]), (1024, [256] * 4), (3000, [256] * 8)]
 )
 def test_minibatches(n, sizes):
-    drawn = similarity.draw(examples(n))
-    assert [len(rows) for rows in drawn.batches] == sizes
-    assert max(drawn.rows) == min(n, similarity.MOST) - 1
+    drawn, batches = similarity.draw(examples(n))
+    assert [len(rows) for rows in batches] == sizes
+    assert len(drawn) == min(n, similarity.MOST)
 
 
 @pytest.mark.parametrize("kind", ["bert", "gpt2"])
@@ -100,20 +100,20 @@ def test_compare_measures_the_states_of_the_drawn_tokens(kind, tmp_path):
     pair = [models.load_encoder(str(tmp_path / str(seed)), "eager")[0] for seed in (0, 1)]
     some = examples(80, types=250)
     device = choose_device("cpu", "fp32")
-    options = {"pad_token_id": 0, "batch_size": 7, "file": tmp_path / "sums.json"}
+    options = {"pad_token_id": 0, "batch_size": 7}
     others = {"other": pair[1], "same": pair[0]}
     found = attention_maps.compare(pair[0], others, some, device, **options)
-    drawn, states = similarity.draw(some), []
+    (drawn, batches), states = similarity.draw(some), []
     for model in pair:
         rows = np.empty((80, 3, model.config.hidden_size))
-        for example, token, row in zip(some, drawn.tokens, drawn.rows, strict=True):
+        for i, (row, token) in drawn.items():
             with torch.inference_mode():
-                ids = torch.tensor([example["input_ids"]])
+                ids = torch.tensor([some[i]["input_ids"]])
                 hidden = model(ids, output_hidden_states=True).hidden_states
             rows[row] = [layer[0, token].double().numpy() for layer in hidden]
         states.append(rows)
     for layer in range(3):
-        expected = similarity.cka(states[0][:, layer], states[1][:, layer], drawn.batches)
+        expected = similarity.cka(states[0][:, layer], states[1][:, layer], batches)
         assert found["other"].cka["cka"][layer] == pytest.approx(expected, abs=1e-5)
     np.testing.assert_allclose(found["same"].cka["cka"], 1, atol=1e-9)
     assert found["same"].cka_examples == 80

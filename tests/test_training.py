@@ -13,7 +13,7 @@ from common import forward, models
 from common.batching import epoch_batches, pad
 from common.cli import UserError
 from common.device import Device, choose_device, set_seed, to_device
-from common.training import events, loop, losses, resume, sharding
+from common.training import loop, losses, resume, sharding
 from common.training.loop import learning_rate
 from tests import tiny
 
@@ -514,7 +514,7 @@ def test_batches_are_those_of_the_seed_and_the_epoch(tmp_path):
 def test_tensorboard_is_asked_for_before_training(monkeypatch):
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     with pytest.raises(UserError, match="pip install tensorboard"):
-        events.check()
+        loop.check_tensorboard()
 
 
 def test_event_files_hold_the_rows_of_steps_and_the_scores(tmp_path):

@@ -9,11 +9,6 @@ from pathlib import Path
 
 from common.cli import UserError
 from common.files import read_json
-from common.hub import shortened
-from common.models import families
-
-# PEFT uses names of transformers that are deprecated there.
-DEPRECATED = {"action": "ignore", "category": FutureWarning}
 
 
 def base_of(where: str) -> str | None:
@@ -39,44 +34,36 @@ def add(model, rank: int):
     The head is trained as a whole, and so is a pooler, which a checkpoint may lack: both are saved
     with the adapters. The words that a causal model writes come from a head that stays as it is.
     The adapters change nothing at first. Their weights are of torch's global generator: seed it
-    before. Raises UserError for a model whose layers have no linear layers.
+    before.
     """
     from peft import LoraConfig, get_peft_model
-    from torch.nn import Linear
-    from transformers.pytorch_utils import Conv1D
 
-    row, encoder = families.of(model.config), model.base_model
-    kinds = {type(module) for module in encoder.get_submodule(row.layers).modules()}
-    if not kinds & {Linear, Conv1D}:
-        raise UserError(
-            f"--lora: the layers of {row.name} models have no linear layers that adapters are made "
-            "for. Leave out --lora, or choose another --model_name."
-        )
+    encoder = model.base_model
     output = model.get_output_embeddings()  # of a causal model
     parts = {name: p for name, p in model.named_children() if p not in (encoder, output)}
     whole = [name for name, part in parts.items() if any(True for _ in part.parameters())]
     whole += [f"{model.base_model_prefix}.pooler"] * (getattr(encoder, "pooler", None) is not None)
     # With a task type of its own, PEFT would take a head for one of the linear layers.
     config = LoraConfig(
-        r=rank, lora_alpha=2 * rank, fan_in_fan_out=Conv1D in kinds, target_modules="all-linear",
-        modules_to_save=whole or None, task_type="CAUSAL_LM" if output else None,
-    )  # fmt: skip
+        r=rank,
+        lora_alpha=2 * rank,
+        target_modules="all-linear",
+        modules_to_save=whole or None,
+        task_type="CAUSAL_LM" if output else None,
+    )
     model.config.architectures = [type(model).__name__]  # for `common.models.loading`
-    with warnings.catch_warnings(**DEPRECATED):
+    with warnings.catch_warnings(action="ignore"):  # what PEFT sets by itself for GPT-2's layers
         return get_peft_model(model, config)
 
 
 def merge(model, where: str):
-    """`model`, in float32, with the adapters in `where` added to its weights. Raises UserError."""
+    """`model`, in float32, with the adapters in `where` added to its weights.
+
+    Raises whatever a damaged file does, or one that does not fit.
+    """
     from peft import PeftModel
 
-    try:
-        with warnings.catch_warnings(**DEPRECATED):
-            warnings.filterwarnings("error", "Found missing adapter keys")
-            merged = PeftModel.from_pretrained(model, where).merge_and_unload().eval()
-            return merged.requires_grad_(True)  # PEFT has frozen it
-    except Exception as error:  # a damaged file can raise almost anything
-        raise UserError(
-            f"the adapters in {where} do not fit the model that they name ({shortened(error)}). "
-            "Make them again."
-        ) from error
+    with warnings.catch_warnings(action="ignore"):  # old names of transformers in PEFT
+        warnings.filterwarnings("error", "Found missing adapter keys")
+        merged = PeftModel.from_pretrained(model, where).merge_and_unload().eval()
+        return merged.requires_grad_(True)  # PEFT has frozen it

@@ -3,7 +3,6 @@
 A new family is a new row of `TABLE` and a kind in tests/tiny.py.
 """
 
-import re
 from typing import NamedTuple
 
 from common.cli import UserError
@@ -22,13 +21,11 @@ class Family(NamedTuple):
     projection: str
     pooler: bool = False  # the bare encoder has a pooler that may be left out
     reserved: int = 0  # of max_position_embeddings, those that no token can have
-    token_types: bool = False  # the model tells a pair's texts apart by `token_type_ids`
     # Outside the encoder: modules of the pre-training head that task models have, too.
     transform: tuple[str, ...] = ()
-    # A text's first word must have the pieces that it has after a blank. "option": the tokenizer's
-    # add_prefix_space does it. "step": that option would put a blank before every piece, so we add
-    # a step to the tokenizer. "": the tokenizer does it anyway.
-    blank: str = ""
+    # A text's first word must have the pieces that it has after a blank: the tokenizer's option
+    # add_prefix_space does it. In other families it would put a blank before every piece.
+    prefix_space: bool = False
     charsmap: bool = False  # the tokenizer drops the Unicode rules of its SentencePiece file
     # The library's span model calls the encoder so, and all its other models call it `model`: their
     # checkpoints would be loaded as random weights.
@@ -36,22 +33,16 @@ class Family(NamedTuple):
     shared_layers: bool = False  # one layer's weights are used at every depth
     layer_decay: tuple[float, float] = (1.0, 1.0)  # as published for base and for large models
 
-    @property
-    def options(self) -> dict:
-        """What every call of the model gets: nothing here reads a causal model's cache."""
-        return {"use_cache": False} if self.causal else {}
-
 
 OUTPUT = "attention.output.dense"
-BERT = Family("BERT", False, ("embeddings",), "encoder.layer", OUTPUT, True, token_types=True)
-ROBERTA = BERT._replace(name="RoBERTa", reserved=2, token_types=False)
-LLAMA = Family("Llama", True, ("embed_",), "layers", "self_attn.o_proj", blank="step")
+BERT = Family("BERT", False, ("embeddings",), "encoder.layer", OUTPUT, True)
+LLAMA = Family("Llama", True, ("embed_",), "layers", "self_attn.o_proj")
 ALBERT = {"layers": "encoder.albert_layer_groups.0.albert_layers", "projection": "attention.dense"}
 # `model_type` in config.json -> the family.
 TABLE = {
     "bert": BERT,
-    "roberta": ROBERTA._replace(blank="option"),
-    "xlm-roberta": ROBERTA._replace(name="XLM-RoBERTa"),
+    "roberta": BERT._replace(name="RoBERTa", reserved=2, prefix_space=True),
+    "xlm-roberta": BERT._replace(name="XLM-RoBERTa", reserved=2),
     "distilbert": Family(
         "DistilBERT", False, ("embeddings",), "transformer.layer", "attention.out_lin"
     ),
@@ -66,16 +57,10 @@ TABLE = {
         charsmap=True,
     ),
     "modernbert": Family(
-        "ModernBERT",
-        False,
-        ("embeddings",),
-        "layers",
-        "attn.Wo",
-        transform=("head.",),
-        blank="step",
+        "ModernBERT", False, ("embeddings",), "layers", "attn.Wo", transform=("head.",)
     ),
     "eurobert": LLAMA._replace(name="EuroBERT", causal=False),
-    "gpt2": Family("GPT-2", True, ("wte", "wpe"), "h", "attn.c_proj", blank="option"),
+    "gpt2": Family("GPT-2", True, ("wte", "wpe"), "h", "attn.c_proj", prefix_space=True),
     "biogpt": Family("BioGPT", True, ("embed_",), "layers", "self_attn.out_proj"),
     "llama": LLAMA._replace(span_prefix="transformer"),
     "mistral": LLAMA._replace(name="Mistral"),
@@ -86,67 +71,26 @@ TABLE = {
     "olmo2": LLAMA._replace(name="OLMo 2"),
     "phi3": LLAMA._replace(name="Phi-3"),
     "gpt_neox": Family(
-        "GPT-NeoX", True, ("embed_in",), "layers", "attention.dense", blank="option"
+        "GPT-NeoX", True, ("embed_in",), "layers", "attention.dense", prefix_space=True
     ),
 }
-
-SPARSE = (
-    "Its attention maps are not [tokens, tokens], so they cannot be compared. For long texts "
-    "choose a ModernBERT, such as --model_name bioclinical-modernbert-base."
-)
-# `model_type` -> why it has no row.
-REFUSED = {
-    "longformer": SPARSE,
-    "big_bird": SPARSE,
-    "gemma3": "It also reads images. Choose one for text alone, such as --model_name gemma-3-1b.",
-}
-# What a model's name says, where that is not its `model_type`.
-NAMES = {
-    "debertav3": "deberta-v2", "pythia": "gpt_neox", "gemma3270m": "gemma3_text",
-    "gemma31b": "gemma3_text", "medgemma": "gemma3", "medgemma27btext": "gemma3_text",
-}  # fmt: skip
 
 
 def of(config) -> Family:
     """The row of a model's configuration. Raises UserError for an unknown family."""
-    where = config._name_or_path or "the model"
-    check(config.model_type, where)
-    if {getattr(config, name, 1) for name in ("num_hidden_groups", "inner_group_num")} != {1}:
-        raise UserError(f"{where}: an ALBERT of several groups of layers. Choose another model.")
+    check(config.model_type, config._name_or_path or "the model")
     return TABLE[config.model_type]
 
 
 def check(model_type: str, where: str) -> None:
-    """Raise UserError, with the reason, if the table has no such family."""
+    """Raise UserError if the table has no such family."""
     if model_type not in TABLE:
-        raise UserError(f"{where} is a {model_type!r} model. {_refusal(model_type)}")
-
-
-def _refusal(model_type: str) -> str:
-    if model_type in REFUSED:
-        return REFUSED[model_type]
-    return (
-        f"This project reads models of the kinds {', '.join(TABLE)}. Choose another --model_name, "
-        'or add a row: see "A model family" in docs/extending.md.'
-    )
-
-
-def by_name(hub_id: str) -> str:
-    """What a Hub id alone tells about the model's family, as a sentence for messages."""
-    from transformers import CONFIG_MAPPING
-
-    def plain(name: str) -> str:
-        return re.sub("[^a-z0-9]", "", name.lower())
-
-    known = {plain(model_type): model_type for model_type in CONFIG_MAPPING} | NAMES
-    name = plain(hub_id.rpartition("/")[2])
-    # The longest counts: "camembert" is not "bert". Very short ones are parts of other words.
-    told = max((key for key in known if len(key) > 3 and key in name), key=len, default=None)
-    if not told:
-        return "Its name does not tell its family; docs/models.md lists those that can be read."
-    if known[told] in TABLE:
-        return f"By its name it belongs to {TABLE[known[told]].name}, which this project reads."
-    return f"By its name it is a {known[told]!r} model. {_refusal(known[told])}"
+        raise UserError(
+            f"{where} is a {model_type!r} model. This project reads {', '.join(TABLE)}: models of "
+            "text alone with attention maps [tokens, tokens]. Choose another --model_name (for "
+            "long texts a ModernBERT, such as bioclinical-modernbert-base), or add a row: see "
+            '"A model family" in docs/extending.md.'
+        )
 
 
 def positions(config) -> int:
@@ -181,7 +125,7 @@ def parameter_groups(
     """
     distances = {}
     if layer_decay != 1.0:
-        row, encoder = of(model.config), without_adapters(model).base_model
+        row, encoder = of(model.config), encoder_of(model)
         layers = encoder.get_submodule(row.layers)
         for name, parameter in encoder.named_parameters():  # 1: a final norm or a pooler
             distances[parameter] = len(layers) + 2 if name.startswith(row.embeddings) else 1
@@ -190,16 +134,19 @@ def parameter_groups(
     groups = {}
     for parameter in model.parameters():
         if parameter.requires_grad:
-            key = distances.get(parameter, 0), parameter.ndim > 1
-            groups.setdefault(key, []).append(parameter)
-    settings = []
-    for distance, is_weight in sorted(groups, reverse=True):  # from the embeddings to the head
-        rate = learning_rate * layer_decay**distance
-        group = {"weight_decay": weight_decay * is_weight, "lr": rate, "base_lr": rate}
-        settings.append({"params": groups[distance, is_weight]} | group)
-    return settings
+            distance, is_weight = distances.get(parameter, 0), parameter.ndim > 1
+            rate = learning_rate * layer_decay**distance
+            settings = {"weight_decay": weight_decay * is_weight, "lr": rate, "base_lr": rate}
+            group = groups.setdefault((distance, is_weight), {"params": []} | settings)
+            group["params"].append(parameter)
+    return [groups[key] for key in sorted(groups, reverse=True)]  # from embeddings to head
 
 
 def without_adapters(model):
     """The model within PEFT's wrapper, if there is one. Its adapters stay active."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def encoder_of(model):
+    """The encoder within a task model."""
+    return without_adapters(model).base_model

@@ -4,7 +4,6 @@ Whatever a checkpoint lacks is noticed here: the library itself only prints a re
 always a Hub id or a folder; every function here that takes it raises UserError.
 """
 
-import logging
 from functools import partial
 from pathlib import Path
 
@@ -12,7 +11,6 @@ from common.cli import UserError
 from common.hub import cached_or_download, shortened
 from common.models import adapters, families, tokenizers
 
-log = logging.getLogger(__name__)
 # The kind of a task model's head, None for the bare encoder -> the library's class.
 AUTO_CLASSES = {
     "sequence": "AutoModelForSequenceClassification",
@@ -27,17 +25,10 @@ def load_config(where: str):
     """The configuration of a model of a known family."""
     from transformers import AutoConfig, PreTrainedConfig
 
-    try:
-        values, _ = _load(where, partial(PreTrainedConfig.get_config_dict, where))
-    except UserError as error:
-        if Path(where).is_dir():
-            raise
-        raise UserError(f"{error} {families.by_name(where)}") from error
+    values, _ = _load(where, partial(PreTrainedConfig.get_config_dict, where))
     if model_type := values.get("model_type"):  # the library itself may not know it
         families.check(model_type, where)
-    config = _load(where, partial(AutoConfig.from_pretrained, where))
-    families.of(config)
-    return config
+    return _load(where, partial(AutoConfig.from_pretrained, where))
 
 
 def load_tokenizer(where: str, config, words: bool = True):
@@ -70,17 +61,12 @@ def load_task_model(where: str, head: str, labels: list[str], keep_head: bool = 
     # A head for other labels is made anew; any other weight of another shape is an error.
     model, new = _load_weights(where, config, head, ignore_mismatched_sizes=True, **options)
     pretrained = (f"{model.base_model_prefix}.", *row.transform)
-    pooler = [key for key in new if key.startswith(pretrained)]
-    # A pooler is trained on pairs of sentences: a model of masked words alone has none.
-    if pooler and "MaskedLM" not in str(config.architectures):
-        what = "transform" if row.transform else "pooler"
-        log.warning("%s has no %s: it starts untrained", where, what)
     if not keep_head and head != "causal":
         for name, weight in model.named_parameters():
             if not name.startswith(pretrained):  # also if the checkpoint had such a head
                 deviation = model.config.initializer_range
                 weight.data.normal_(0.0, deviation) if weight.ndim > 1 else weight.data.zero_()
-    elif others or len(new) > len(pooler):
+    elif others or any(not key.startswith(pretrained) for key in new):
         wanted = f" for the labels {', '.join(labels)}" if labels else ""
         raise UserError(
             f"{where} has no {head} head of its own{wanted}. Leave out --keep_head, or give a "
@@ -144,10 +130,12 @@ def logits(model, batch: dict):
     """
     import torch
 
-    row, inner = families.of(model.config), families.without_adapters(model)
-    if not row.causal or not type(inner).__name__.endswith("ForSequenceClassification"):
-        return model(**batch, **row.options).logits
-    hidden = inner.base_model(**batch, **row.options).last_hidden_state
+    inner = families.without_adapters(model)
+    if not families.of(model.config).causal or not type(inner).__name__.endswith(
+        "ForSequenceClassification"
+    ):
+        return model(**batch, use_cache=False).logits
+    hidden = inner.base_model(**batch, use_cache=False).last_hidden_state
     last = batch["attention_mask"].sum(1) - 1
     return inner.score(hidden[torch.arange(len(last), device=last.device), last])
 
@@ -206,10 +194,9 @@ def _load_merged(where: str, base: str, config, head: str | None, **options):
     if trained in ("sequence", "token"):
         own |= {"id2label": config.id2label, "label2id": config.label2id}
     model, _ = _load_weights(base, config, trained, ignore_mismatched_sizes=True, **own)
-    merged = adapters.merge(model, where)
+    merged = _load(where, lambda **_: adapters.merge(model, where))
     if not head:
-        if families.of(config).pooler:
-            merged.base_model.pooler = None  # as without adapters: nothing reads it
+        merged.base_model.pooler = None  # as without adapters: nothing reads it
         return merged.base_model, []
     if head == trained and options.get("id2label") in (None, config.id2label):
         return merged, []

@@ -101,11 +101,6 @@ def source(name: str, demo: bool = False) -> Source:
     if name in MODELS:
         return Source(name, name, demo)
     if (folder := Path(name).expanduser()).is_dir():
-        if not (folder / "config.json").is_file():
-            raise UserError(
-                f"--model_name {name}: this folder is not a model, it has no config.json. Give the "
-                "folder that holds config.json and the weights."
-            )
         return Source(str(folder.resolve()), _results(folder.resolve()))
     # The Hub's oldest models have no owner (bert-base-uncased). One like a short name is a slip.
     near = did_you_mean(name, MODELS, 0.9 if "-" in name else 0.7)

@@ -14,15 +14,14 @@ def load(where: str, config, words: bool, **options):
     from transformers import AutoTokenizer
 
     row, size = families.of(config), config.vocab_size
-    blank_first = row.blank if words else ""
-    if blank_first == "option":
+    if words and row.prefix_space:
         options["add_prefix_space"] = True
     tokenizer = AutoTokenizer.from_pretrained(where, **options)
     if _loses_case(tokenizer):  # a repository with a vocabulary alone
         tokenizer = AutoTokenizer.from_pretrained(where, do_lower_case=False, **options)
     if row.charsmap:
         tokenizer = _with_charsmap(tokenizer, where, options)
-    if blank_first == "step" and _glues_words(tokenizer):
+    if words and tokenizer.tokenize("a a") != 2 * tokenizer.tokenize("a"):
         _put_blank_first(tokenizer)
     # Some models have special tokens without an embedding: a pad token, or one for images.
     added, pad = tokenizer.added_tokens_decoder, tokenizer.pad_token_id
@@ -34,14 +33,11 @@ def load(where: str, config, words: bool, **options):
     if _loses_case(tokenizer):
         remedy = 'its tokenizer_config.json needs "do_lower_case": false'
         raise ValueError(f"it lower-cases a cased vocabulary: {remedy}")
-    if blank_first and _glues_words(tokenizer):
-        remedy = 'its tokenizer_config.json needs "tokenizer_class": "GPT2Tokenizer"'
-        raise ValueError(f"it would glue words together: {remedy}")
     if pad is None or pad in beyond:
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.padding_side = "right"  # left padding shifts positions: BERT, GPT-2 and BioGPT
     # Tokenizers are wrong about this: ALBERT's gives no types, one without a class always does.
-    types = row.token_types and config.type_vocab_size > 1
+    types = getattr(config, "type_vocab_size", 0) > 1
     tokenizer.model_input_names = ["input_ids", *["token_type_ids"] * types, "attention_mask"]
     return tokenizer
 
@@ -69,8 +65,6 @@ def _with_charsmap(tokenizer, where: str, options: dict):
     from transformers import PreTrainedTokenizerFast
     from transformers.convert_slow_tokenizer import SentencePieceExtractor
 
-    if type(tokenizer) is PreTrainedTokenizerFast:  # saved by us: it has them
-        return tokenizer
     if not getattr(tokenizer, "vocab_file", None):  # tokenizer.json alone, which has them
         return PreTrainedTokenizerFast.from_pretrained(where, **options)
     proto = SentencePieceExtractor(tokenizer.vocab_file).proto
@@ -87,7 +81,3 @@ def _loses_case(tokenizer) -> bool:
     pieces = entries.intersection(tokenizer.tokenize(" ".join(string.ascii_uppercase)))
     cased = sum(entry != entry.lower() for entry in entries)
     return cased > 0.01 * len(entries) and "".join(pieces).islower()
-
-
-def _glues_words(tokenizer) -> bool:
-    return tokenizer.tokenize("a a") != 2 * tokenizer.tokenize("a")

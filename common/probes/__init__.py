@@ -3,7 +3,7 @@
     examples.py    trains probes of labelled examples (pairs of sentences), layers in threads
       svm.py          `SVC()` with an RBF kernel
     sequences.py   trains probes of sequences (the words of a sentence), layers in lockstep
-      bilstm_crf.py   a BiLSTM and a CRF (crf.py)
+      bilstm_crf.py   a BiLSTM and a CRF
       pointer.py      where an answer starts and ends
     linear.py      the linear probe of both
 
@@ -62,7 +62,7 @@ def predict_layers(
     Yields (layer, {target: {split: [predictions of each set that has the target]}}) when a layer is
     done, in any order. A set's predictions are an int array `[n]`, or a list with one per sequence.
     All splits with rows are there; of sequences not train, which would cost another pass. Raises
-    UserError if memory is short or a loss diverges.
+    UserError if memory is short.
     """
     form = type(sets[0])
     probe = import_module(f"common.probes.{KINDS[kind].modules[form]}")

@@ -1,12 +1,10 @@
 """Trains the probes of labelled examples, several layers side by side.
 
 An example is k vectors, concatenated: the two sentences of a pair, or one vector (k = 1). A probe's
-module (svm.py, linear.py) has `classifier`, `inputs`, `memory` and `MANY`.
+module (svm.py, linear.py) has `classifier`, `inputs` and `memory`.
 """
 
-import logging
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor, as_completed
 
 import numpy as np
 
@@ -14,8 +12,6 @@ from common.cli import UserError
 from common.device import JOBS, available_memory
 from common.probes import Options
 from common.task import Examples
-
-log = logging.getLogger(__name__)
 
 
 def predict_layers(
@@ -25,46 +21,38 @@ def predict_layers(
 
     libsvm uses one core, so layers run in threads; the results do not depend on their number.
     """
+    from joblib import Parallel, delayed
     from threadpoolctl import threadpool_limits
 
-    def predict_sets(vectors) -> list[dict]:
-        return [predict(probe, vectors, one, options.standardize) for one in sets]
+    def of_layer(layer: int, vectors) -> tuple[int, list[dict]]:
+        return layer, [predict(probe, vectors, one, options.standardize) for one in sets]
 
     n = workers(probe, features, sets)
+    in_threads = Parallel(n, prefer="threads", batch_size=1, return_as="generator_unordered")
     # One BLAS thread per layer, also for a single worker: more would round differently.
-    with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(n) as pool:
-        layers = {pool.submit(predict_sets, vectors): n for n, vectors in features.items()}
-        try:
-            for future in as_completed(layers):
-                yield layers[future], future.result()
-        finally:  # after an error or Ctrl-C no further layer starts
-            pool.shutdown(cancel_futures=True)
+    with threadpool_limits(1, user_api="blas"):
+        yield from in_threads(delayed(of_layer)(*item) for item in features.items())
 
 
 def workers(probe, features: dict, sets: list[Examples]) -> int:
     """How many layers run at a time: one per core, together in half of this process's memory.
 
-    Raises UserError if the memory does not hold one layer; warns of many examples.
+    Raises UserError if the memory does not hold one layer.
     """
     from joblib import cpu_count  # respects affinity and cgroups
 
     width = max((vectors.shape[1] for vectors in features.values()), default=0)
-    needed = most = 0
-    for rows, _ in sets:
-        n, k = rows["train"].shape
-        most, n_all = max(most, n), sum(map(len, rows.values()))
-        needed = max(needed, probe.memory(n, n_all, k * width))
+    needed = max(
+        probe.memory(
+            len(rows["train"]), sum(map(len, rows.values())), rows["train"][0].size * width
+        )
+        for rows, _ in sets
+    )
     free = available_memory() // JOBS
     if needed > free:
         raise UserError(
-            f"a probe on {most} training examples needs {needed / 1e9:.1f} GB of memory, "
-            f"{free / 1e9:.1f} GB are free for each of {JOBS} jobs. Use --max_train_examples, "
-            "--probe linear, or fewer --jobs."
-        )
-    if most > probe.MANY:
-        log.warning(
-            f"an SVC takes time and memory with the square of its training examples, here {most}: "
-            f"--max_train_examples {probe.MANY}, or --probe linear, is much faster"
+            f"a probe needs {needed / 1e9:.1f} GB of memory, {free / 1e9:.1f} GB are free for each "
+            f"of {JOBS} jobs. Use --max_train_examples, --probe linear, or fewer --jobs."
         )
     return max(1, min(len(features), cpu_count(), free // 2 // needed))
 

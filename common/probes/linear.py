@@ -7,7 +7,6 @@ batches and number of steps, so that the two differ only in what they are.
 
 from common.probes import MAX_ITER, C
 
-MANY = float("inf")  # training examples that take long: none
 HALF = False  # bfloat16 would gain nothing: most of the work is reading the vectors
 
 

@@ -10,6 +10,7 @@ cancel, so neither is computed.
 
 import numpy as np
 import torch
+from sklearn.preprocessing import StandardScaler
 from torch.nn.utils.rnn import pad_sequence
 
 from common.probes import POINTER, Options
@@ -54,13 +55,10 @@ class Probes:
 
     def deviation(self, layer, spans) -> torch.Tensor:
         """The standard deviation of each dimension, `[size, 1]`; 1 for one that is constant."""
-        sums, squares, n = 0, 0, 0
+        scaler = StandardScaler(with_mean=False)
         for start in range(0, len(spans), MANY):
-            x = self.read(layer, spans[start : start + MANY]).double()
-            sums, squares, n = sums + x.sum(0), squares + (x * x).sum(0), n + len(x)
-        variance = squares / n - (sums / n) ** 2
-        constant = variance <= 1e-9 * squares / n  # less is an error of rounding
-        return torch.where(constant, 1.0, variance).sqrt().float()[:, None]
+            scaler.partial_fit(self.read(layer, spans[start : start + MANY]).double().cpu())
+        return torch.as_tensor(scaler.scale_, device=self.device).float()[:, None]
 
     def log_probabilities(self, layer: int, spans) -> torch.Tensor:
         """`[sequences, units, 2]`, minus infinity at the padding."""

@@ -9,7 +9,6 @@ from functools import partial
 
 from common.probes import C
 
-MANY = 20_000  # training examples that take long: their kernel alone takes 3.2 GB per layer
 LIBSVM_CACHE = 200 * 2**20  # bytes, scikit-learn's default
 
 

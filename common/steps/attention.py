@@ -106,19 +106,15 @@ def compare(begun, pending: dict, configs: dict) -> dict:
             configs[cell]["settings"]["precision"] = device.precision
             stack.enter_context(results.making(cell, configs[cell]))
         for group in attention_maps.groups(list(pending), pretrained, device):
-            # A sum that was saved is of the fine-tuned models with these weights.
-            names = {f"{cell.size} {configs[cell]['inputs']['checkpoint']}": cell for cell in group}
-            compared = attention_maps.compare(
+            similarities |= attention_maps.compare(
                 pretrained,
-                {name: load(cell) for name, cell in names.items()},
+                {cell: load(cell) for cell in group},
                 encoded,
                 device,
                 drop_special=args.drop_special,
                 pad_token_id=tokenizer.pad_token_id,
                 batch_size=args.batch_size,
-                file=group[0].partial / results.WORK / "sums.json",
             )
-            similarities |= {names[name]: similarity for name, similarity in compared.items()}
         totals = counts | {"parameters": pretrained.num_parameters(), "split": args.split}
         totals |= peak_memory(device)
         # The seconds of the call, a share each.

@@ -174,9 +174,9 @@ def make(call, cell, config: dict, begun) -> dict:
 
     started, args = time.perf_counter(), call.args
     if args.tensorboard:
-        from common.training import events
+        from common.training import loop
 
-        events.check()
+        loop.check_tensorboard()
     device = choose_device(args.device, args.precision, torchrun=True)
     ready = prepare(begun, device)
     size = len(ready.examples["train"])

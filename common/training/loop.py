@@ -13,7 +13,7 @@ from tqdm import tqdm
 from common import forward
 from common.batching import INPUTS, epoch_batches
 from common.cli import UserError
-from common.device import Device, enough_memory, gather, in_memory, to_device
+from common.device import Device, gather, in_memory, to_device
 from common.models import families
 from common.training import losses, resume, sharding
 from common.training.resume import State
@@ -75,6 +75,17 @@ def fit(
     return training.finish()
 
 
+def check_tensorboard() -> None:
+    """Raise UserError if TensorBoard's writer cannot be imported."""
+    try:
+        import torch.utils.tensorboard  # noqa: F401
+    except ImportError:
+        raise UserError(
+            "--tensorboard: TensorBoard is not installed. Type `pip install tensorboard`, or leave "
+            "the flag out: steps.csv has the same numbers."
+        ) from None
+
+
 def learning_rate(step: int, steps: int, peak: float, warmup_ratio: float) -> float:
     """Linear warm-up to `peak` over `warmup_ratio` of `steps`, then linear decay to 0."""
     warmup = int(steps * warmup_ratio)
@@ -113,23 +124,21 @@ class Trainer:
         `micro` examples are computed at a time. Returns the mean loss over the labels, and `micro`,
         or less if memory is short; torchrun's processes raise UserError then, as others wait.
         """
-        with enough_memory(
-            f"{self.device.torch_device} has too little memory for the training. Use a smaller "
-            "--model_name or --batch_size, --lora, --gradient_checkpointing where the task has it, "
-            "or torchrun with more processes; with --overwrite."
-        ):
-            if self.device.processes > 1:
-                loss = self._gradients(batch, n_labels, micro)
-                torch.distributed.all_reduce(loss)
-            else:
-                loss, micro = in_memory(
-                    lambda size: self._gradients(batch, n_labels, size), micro, self.device
-                )
-            self.scaler.unscale_(self.optimizer)
-            torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.max_grad_norm)
-            self.scaler.step(self.optimizer)
-            self.scaler.update()
+        if self.device.processes > 1:  # the others wait: no second try
+            loss, _ = in_memory(lambda _: self._gradients(batch, n_labels, micro), 1, self.device)
+            torch.distributed.all_reduce(loss)
+        else:
+            loss, micro = in_memory(
+                lambda size: self._gradients(batch, n_labels, size), micro, self.device
+            )
+        in_memory(lambda _: self._update(), 1, self.device)  # the first one makes Adam's moments
         return loss, micro
+
+    def _update(self) -> None:
+        self.scaler.unscale_(self.optimizer)
+        torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.max_grad_norm)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
 
     def _gradients(self, batch: list[dict], n_labels: int, micro: int) -> torch.Tensor:
         """Compute the gradients of the batch's mean loss over its labels, `micro` at a time."""
@@ -159,7 +168,8 @@ class _Training:
         self.trainer, self.rows, self.folder = trainer, rows, folder
         self.settings, self.device = trainer.settings, trainer.device
         self.lengths = [len(example["input_ids"]) for example, _ in rows]
-        self.steps = self.settings.num_train_epochs * -(-len(rows) // self.settings.batch_size)
+        self.batches = -(-len(rows) // self.settings.batch_size)  # of an epoch
+        self.steps = self.settings.num_train_epochs * self.batches
         gather(self.device, {})  # wait until the first process has prepared the folder
         self.state = resume.load_state(folder, trainer) or State(micro=self.settings.batch_size)
         self.saved_at = time.monotonic()
@@ -184,7 +194,7 @@ class _Training:
         about = settings.batch_size, settings.seed, self.state.epoch
         order = epoch_batches(self.lengths, *about, pool=1)
         with resume.noted_signals() as noted:
-            for indices in order[self.state.batch :]:
+            for indices in order[self.state.step - self.state.epoch * self.batches :]:
                 self.step(indices)
                 if signal := self.save_if_due(max(noted, default=0)):
                     noted.append(signal)
@@ -198,7 +208,7 @@ class _Training:
         loss, state.micro = self.trainer.train_on(list(examples), sum(n_labels), state.micro)
         loss = loss.item()  # waits for the device
         state.seconds += time.perf_counter() - started
-        state.step, state.batch, state.loss = state.step + 1, state.batch + 1, state.loss + loss
+        state.step, state.loss = state.step + 1, state.loss + loss
         if not math.isfinite(loss):
             raise UserError(f"the loss is {loss} at step {state.step}. {forward.REMEDY}")
         self.progress.update()
@@ -214,7 +224,7 @@ class _Training:
         self.trainer.optimizer.zero_grad()  # frees the gradients for the evaluation
         dev = evaluate()
         self.trainer.model.train()
-        train = {"loss": state.loss / state.batch, "learning_rate": state.learning_rate}
+        train = {"loss": state.loss / self.batches, "learning_rate": state.learning_rate}
         best = state.history[state.best]["dev"].get(main_metric) if state.history else None
         state.history.append({"train": train, "dev": dev})
         self.log("dev", dev)
@@ -222,7 +232,7 @@ class _Training:
         if best is None or sign * dev[main_metric] > sign * best:
             state.best = state.epoch
             resume.save_best(self.folder, self.trainer, state)
-        state.epoch, state.batch, state.loss = state.epoch + 1, 0, 0.0
+        state.epoch, state.loss = state.epoch + 1, 0.0
         self.save_if_due()
         if not self.device.rank:
             score = f"dev {main_metric} {dev[main_metric]:.4f}" if dev else ""

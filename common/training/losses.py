@@ -1,14 +1,9 @@
 """The loss of a model that predicts labels, one of a text or one of each token."""
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
 IGNORED = -100  # label of a token that has none
 
 
-def cross_entropy(model, batch: dict) -> "Tensor":
+def cross_entropy(model, batch: dict):
     """Summed over the labels of a padded batch: a scalar, in float32. See `Task.loss`."""
     from torch.nn import functional as F
 

@@ -27,7 +27,6 @@ class State:
     micro: int  # examples at a time, as memory allows
     step: int = 0
     epoch: int = 0
-    batch: int = 0  # of the epoch
     loss: float = 0.0  # summed over the epoch's batches so far
     learning_rate: float = 0.0  # of the last step
     seconds: float = 0.0  # of training, without the scoring

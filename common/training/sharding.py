@@ -28,8 +28,7 @@ def shard(model, device: Device) -> None:
     policy = fsdp.MixedPrecisionPolicy(
         param_dtype=low, reduce_dtype=torch.float32, cast_forward_inputs=False
     )
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    layers = base.base_model.get_submodule(families.of(model.config).layers)
+    layers = families.encoder_of(model).get_submodule(families.of(model.config).layers)
     for part in (*layers, model):
         fsdp.fully_shard(part, mesh=mesh, mp_policy=policy, reshard_after_forward=part is not model)
         part.set_gradient_divide_factor(1.0)  # else the gradients are means

@@ -111,7 +111,7 @@ def one_layer(args, vectors, train, test) -> list:
     from torch.nn.utils import rnn
 
     from common.batching import epoch_batches
-    from common.probes.crf import log_partition, path_score, viterbi
+    from common.probes.bilstm_crf import log_partition, path_score, viterbi
 
     torch.manual_seed(0)
     lstm, linear = nn.LSTM(args.hidden, 128, bidirectional=True), nn.Linear(256, N_LABELS)
