@@ -2,6 +2,7 @@
 
 import logging
 import os
+import socket
 from pathlib import Path
 
 from common.cli import UserError
@@ -11,7 +12,7 @@ from common.data_files import find_split, parquet
 # background, and the process would wait for it at its end.
 os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
 log = logging.getLogger(__name__)
-TIMEOUT = 10  # seconds that the Hub may be silent at the first question
+TIMEOUT = 10  # seconds that the Hub may be silent, at the first question and later
 # The layouts of data sets in parquet: `{}` is the split.
 PATTERNS = ("{}.parquet", "{}-*.parquet", "{}/*.parquet", "*/{}-*.parquet", "*/{}/*.parquet")
 
@@ -42,12 +43,13 @@ def cached_or_download(name: str, load, repo_type: str = "model", revision: str 
 
     A cached repository costs no request, so it also works offline. Raises UserError if both fail.
     """
-    from huggingface_hub import HfApi
+    from huggingface_hub import HfApi, set_client_factory
 
     try:
         return load(local_files_only=True)
     except Exception as error:  # a damaged or half-downloaded file can raise almost anything
         log.debug("%s is not in the cache: %s", name, error)
+    set_client_factory(_client)
     what = f"{repo_type.replace('dataset', 'data set')} {name}"
     try:
         # `load` alone would ask again and again, for minutes; this question is asked once.
@@ -55,14 +57,31 @@ def cached_or_download(name: str, load, repo_type: str = "model", revision: str 
         log.info("downloading the %s from the Hub", what)
         return load(local_files_only=False)
     except Exception as error:
+        causes = [error]
+        while cause := causes[-1].__cause__ or causes[-1].__context__:  # transformers wraps errors
+            causes.append(cause)
+        offline = any(isinstance(cause, ConnectionError | socket.gaierror) for cause in causes)
+        why = "there is no network to the Hub" if offline else "the Hub does not give it"
         raise UserError(
-            f"{what}: it is not complete in the cache, and the Hub does not give it "
-            f"({shortened(error)}). Check the spelling, the network, and whether its owner must "
-            "grant you access (then type `hf auth login`); remove a file that is damaged; and type "
-            "the same command again. Or give local folders (--data_dir, --model_name), or --demo."
+            f"{what}: it is not complete in the cache, and {why} ({shortened(error)}). Check the "
+            "spelling, the network, and whether its owner must grant you access (then type "
+            "`hf auth login`); remove a file that is damaged; and type the same command again. Or "
+            "give local folders (--data_dir, --model_name), or --demo."
         ) from error
 
 
 def shortened(error: Exception) -> str:
     """An error's type and message on one short line."""
     return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+
+
+def _client():
+    """The library's client, which by itself waits forever for some of the Hub's answers."""
+    from huggingface_hub.utils._http import default_client_factory
+
+    def bound(request):
+        request.extensions["timeout"] = dict.fromkeys(request.extensions["timeout"], TIMEOUT)
+
+    client = default_client_factory()
+    client.event_hooks["request"].append(bound)
+    return client

@@ -156,6 +156,13 @@ def test_the_words_of_a_causal_model_are_not_trained(checkpoint):
         assert all(p.requires_grad == ("lora_" in name) for name, p in model.named_parameters())
 
 
+def test_a_model_without_linear_layers(checkpoint):
+    model, _ = models.load_task_model(str(checkpoint("bert")), "token", LABELS)
+    model.bert.encoder.layer = torch.nn.ModuleList([torch.nn.Identity()])
+    with pytest.raises(UserError, match="--lora: the layers of BERT models have no linear layers"):
+        adapters.add(model, 2)
+
+
 def test_adapters_of_a_bare_encoder_are_refused(checkpoint, tmp_path):
     """PEFT itself warns, and gives the model without them."""
     encoder, tokenizer = models.load_encoder(str(checkpoint("electra")))

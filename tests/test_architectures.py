@@ -4,6 +4,7 @@ import functools
 import itertools
 import json
 import logging
+import re
 import shutil
 
 import pytest
@@ -66,12 +67,34 @@ def test_every_family_has_a_miniature_and_only_families_of_the_table_are_read(fo
     found = {models.load_config(folder(kind)).model_type for kind in KINDS}
     assert found == set(families.TABLE)
     # The library itself does not know the last one, whose own code we do not run.
-    for model_type in ("t5", "longformer", "gemma3", "newest"):
+    for model_type, wanted in {
+        "t5": "bert, roberta.*qwen3.*--model_name.*A model family.*docs/extending.md",
+        "longformer": "maps.*cannot be compared.*bioclinical-modernbert-base",
+        "big_bird": "maps.*cannot be compared",
+        "gemma3": "images.*gemma-3-1b",
+        "newest": "bert, roberta.*docs/extending.md",
+    }.items():
         config = {"model_type": model_type, "auto_map": {"AutoConfig": "own.Config"}}
         (tmp_path / "config.json").write_text(json.dumps(config))
-        wanted = "bert, roberta.*qwen3.*bioclinical-modernbert-base.*docs/extending.md"
         with pytest.raises(UserError, match=f"is a '{model_type}' model.*{wanted}"):
             models.load_config(str(tmp_path))
+
+
+def test_what_a_name_tells_of_the_family():
+    for name, wanted in {
+        "thomas-sounack/BioClinical-ModernBERT-base": "ModernBERT, which this project reads",
+        "microsoft/deberta-v3-large": "DeBERTa-v2, which",
+        "microsoft/deberta-base": "'deberta' model.*docs/extending.md",
+        "almanach/camembert-base": "'camembert' model",
+        "yikuan8/Clinical-Longformer": "'longformer' model.*cannot be compared",
+        "EleutherAI/pythia-410m": "GPT-NeoX, which",
+        "google/gemma-3-1b-it": "Gemma 3, which",
+        "google/gemma-3-4b-it": "'gemma3' model.*images",
+        "d4data/biomedical-ner-all": "does not tell.*docs/models.md",
+    }.items():
+        assert re.search(wanted, families.by_name(name)), name
+    for name in models.MODELS.values():
+        assert "which this project reads" in families.by_name(name) or "sultan" not in name
 
 
 # --- tokenizers ----------------------------------------------------------------------------------

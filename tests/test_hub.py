@@ -38,7 +38,8 @@ SQUAD_ROWS = {
     for split, texts in {"train": tiny.SENTENCES[:4], "validation": tiny.SENTENCES[4:7]}.items()
 }  # fmt: skip
 REFUSED = {"HF_ENDPOINT": "http://127.0.0.1:9"}  # nothing listens there
-KINDS = {"data set": SQUAD, "model": BIOBERT}
+# The repository, and the part of a path that the second question about it has.
+KINDS = {"data set": (SQUAD, "/revision/"), "model": (BIOBERT, "config.json")}
 QUICK = ("--device", "cpu", "--precision", "fp32", "--num_train_epochs", "1")
 
 
@@ -50,7 +51,7 @@ def get(kind, name=None) -> str:
     # Nobody waits: a silent Hub is given a second, and the library does not sleep between tries.
     with mock.patch("time.sleep"), mock.patch("common.hub.TIMEOUT", 1):
         try:
-            (squad if kind == "data set" else load)(name or KINDS[kind])
+            (squad if kind == "data set" else load)(name or KINDS[kind][0])
         except UserError as error:
             return str(error)
     return ""
@@ -176,7 +177,9 @@ def test_cached_costs_no_request(hub, cold, online, offline, kind):
     """And nobody asks a Hub again that is gone."""
     message = offline(get, kind).result()
     assert all(part in message for part in ("--data_dir", "--model_name", "--demo", "network"))
-    assert message.startswith(f"{kind} {KINDS[kind]}: it is not complete")
+    assert message.startswith(f"{kind} {KINDS[kind][0]}: it is not complete")
+    assert "there is no network" in message
+    assert ("By its name it belongs to BERT" in message) == (kind == "model")
     assert online(get, kind).result() == "" and no_conversion(hub.requests)
     hub.requests.clear()
     hub.mode = "silent"
@@ -200,14 +203,29 @@ def test_silent_and_not_cached(hub, cold, online, kind):
     assert 0 < client.TIMEOUT <= 10  # here it is 1
     hub.mode = "silent"
     message = online(get, kind).result(timeout=100)
-    assert message.startswith(f"{kind} {KINDS[kind]}: it is not complete") and hub.broken
+    assert message.startswith(f"{kind} {KINDS[kind][0]}: it is not complete") and hub.broken
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("mode", ["silent", "stall"])
+def test_silent_in_the_middle(hub, cold, online, kind, mode):
+    """The Hub answers the first question, and then it says nothing more, or not the file's end."""
+    name, second = KINDS[kind]
+    for only in [second, "/resolve/"] if mode == "silent" else ["/resolve/"]:
+        hub.reset()
+        hub.mode, hub.only = mode, only
+        message = online(get, kind).result(timeout=100)
+        assert message.startswith(f"{kind} {name}: it is not complete"), message
+        assert hub.broken and hub.broken[0] != hub.requests[0]
+    hub.reset()
+    assert online(get, kind).result() == ""  # the same command goes on
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_503_always(hub, cold, online, kind):
     hub.mode = "503"
     message = online(get, kind).result()
-    assert message.startswith(f"{kind} {KINDS[kind]}") and "503" in message
+    assert message.startswith(f"{kind} {KINDS[kind][0]}") and "503" in message
     assert hub.broken == hub.requests
 
 
@@ -216,7 +234,7 @@ def test_503_always(hub, cold, online, kind):
 def test_no_access_or_no_such_repository(hub, cold, online, kind, mode):
     """Anybody may ask what a gated repository has; its files are refused."""
     hub.mode, hub.only = ("gated", "/resolve/") if mode == "gated" else ("ok", "")
-    name = KINDS[kind] if mode == "gated" else "nobody/nothing"
+    name = KINDS[kind][0] if mode == "gated" else "nobody/nothing"
     message = online(get, kind, name).result()
     assert message.startswith(f"{kind} {name}: it is not complete")
     assert "grant you access" in message and "spelling" in message and "hf auth login" in message
@@ -237,7 +255,7 @@ def test_a_download_that_fails_half_way(hub, cold, online, offline, kind, lost, 
     hub.mode, hub.only = mode, lost
     for submit in (online, offline):
         message = submit(get, kind).result()
-        assert message.startswith(f"{kind} {KINDS[kind]}: it is not complete"), message
+        assert message.startswith(f"{kind} {KINDS[kind][0]}: it is not complete"), message
         assert "same command again" in message and "--demo" in message
     assert hub.broken and len(hub.requests) > len(hub.broken)
     hub.reset()

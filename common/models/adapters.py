@@ -9,6 +9,7 @@ from pathlib import Path
 
 from common.cli import UserError
 from common.files import read_json
+from common.models import families
 
 
 def base_of(where: str) -> str | None:
@@ -34,11 +35,19 @@ def add(model, rank: int):
     The head is trained as a whole, and so is a pooler, which a checkpoint may lack: both are saved
     with the adapters. The words that a causal model writes come from a head that stays as it is.
     The adapters change nothing at first. Their weights are of torch's global generator: seed it
-    before.
+    before. Raises UserError for a model whose layers have no linear layers.
     """
     from peft import LoraConfig, get_peft_model
+    from torch.nn import Linear
+    from transformers.pytorch_utils import Conv1D
 
-    encoder = model.base_model
+    row, encoder = families.of(model.config), model.base_model
+    layers = encoder.get_submodule(row.layers).modules()
+    if not any(isinstance(module, Linear | Conv1D) for module in layers):
+        raise UserError(
+            f"--lora: the layers of {row.name} models have no linear layers that adapters are made "
+            "for. Leave out --lora, or choose another --model_name."
+        )
     output = model.get_output_embeddings()  # of a causal model
     parts = {name: p for name, p in model.named_children() if p not in (encoder, output)}
     whole = [name for name, part in parts.items() if any(True for _ in part.parameters())]

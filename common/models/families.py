@@ -3,6 +3,7 @@
 A new family is a new row of `TABLE` and a kind in tests/tiny.py.
 """
 
+import re
 from typing import NamedTuple
 
 from common.cli import UserError
@@ -75,22 +76,63 @@ TABLE = {
     ),
 }
 
+SPARSE = (
+    "Its attention maps are not [tokens, tokens], so they cannot be compared. For long texts "
+    "choose a ModernBERT, such as --model_name bioclinical-modernbert-base."
+)
+# `model_type` -> why it has no row.
+REFUSED = {
+    "longformer": SPARSE,
+    "big_bird": SPARSE,
+    "gemma3": "It also reads images. Choose one for text alone, such as --model_name gemma-3-1b.",
+}
+# What a model's name says, where that is not its `model_type`.
+NAMES = {
+    "debertav3": "deberta-v2", "pythia": "gpt_neox", "gemma3270m": "gemma3_text",
+    "gemma31b": "gemma3_text", "medgemma": "gemma3", "medgemma27btext": "gemma3_text",
+}  # fmt: skip
+
 
 def of(config) -> Family:
     """The row of a model's configuration. Raises UserError for an unknown family."""
-    check(config.model_type, config._name_or_path or "the model")
+    where = config._name_or_path or "the model"
+    check(config.model_type, where)
+    if {getattr(config, name, 1) for name in ("num_hidden_groups", "inner_group_num")} != {1}:
+        raise UserError(f"{where}: an ALBERT of several groups of layers. Choose another model.")
     return TABLE[config.model_type]
 
 
 def check(model_type: str, where: str) -> None:
-    """Raise UserError if the table has no such family."""
+    """Raise UserError, with the reason, if the table has no such family."""
     if model_type not in TABLE:
-        raise UserError(
-            f"{where} is a {model_type!r} model. This project reads {', '.join(TABLE)}: models of "
-            "text alone with attention maps [tokens, tokens]. Choose another --model_name (for "
-            "long texts a ModernBERT, such as bioclinical-modernbert-base), or add a row: see "
-            '"A model family" in docs/extending.md.'
-        )
+        raise UserError(f"{where} is a {model_type!r} model. {_refusal(model_type)}")
+
+
+def _refusal(model_type: str) -> str:
+    if model_type in REFUSED:
+        return REFUSED[model_type]
+    return (
+        f"This project reads models of the kinds {', '.join(TABLE)}. Choose another --model_name, "
+        'or add a row: see "A model family" in docs/extending.md.'
+    )
+
+
+def by_name(hub_id: str) -> str:
+    """What a Hub id alone tells about the model's family, as a sentence for messages."""
+    from transformers import CONFIG_MAPPING
+
+    def plain(name: str) -> str:
+        return re.sub("[^a-z0-9]", "", name.lower())
+
+    known = {plain(model_type): model_type for model_type in CONFIG_MAPPING} | NAMES
+    name = plain(hub_id.rpartition("/")[2])
+    # The longest counts: "camembert" is not "bert". Very short ones are parts of other words.
+    told = max((key for key in known if len(key) > 3 and key in name), key=len, default=None)
+    if not told:
+        return "Its name does not tell its family; docs/models.md lists those that can be read."
+    if known[told] in TABLE:
+        return f"By its name it belongs to {TABLE[known[told]].name}, which this project reads."
+    return f"By its name it is a {known[told]!r} model. {_refusal(known[told])}"
 
 
 def positions(config) -> int:

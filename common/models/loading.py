@@ -25,10 +25,17 @@ def load_config(where: str):
     """The configuration of a model of a known family."""
     from transformers import AutoConfig, PreTrainedConfig
 
-    values, _ = _load(where, partial(PreTrainedConfig.get_config_dict, where))
+    try:
+        values, _ = _load(where, partial(PreTrainedConfig.get_config_dict, where))
+    except UserError as error:
+        if Path(where).is_dir():
+            raise
+        raise UserError(f"{error} {families.by_name(where)}") from error
     if model_type := values.get("model_type"):  # the library itself may not know it
         families.check(model_type, where)
-    return _load(where, partial(AutoConfig.from_pretrained, where))
+    config = _load(where, partial(AutoConfig.from_pretrained, where))
+    families.of(config)
+    return config
 
 
 def load_tokenizer(where: str, config, words: bool = True):
