@@ -68,7 +68,9 @@ def link(grid: Grid) -> Section:
             row["size partialled out"] = None if partial is None else Estimate(partial)
             rows.append(row)
         own = {m: [point for cell, point in points.items() if cell[0] == m] for m in grid.models}
-        lines = [Line(*zip(*xy, strict=True), model_look(m)) for m, xy in own.items() if xy]
+        lines = [
+            Line(*zip(*xy, strict=True), model_look(m, grid.models)) for m, xy in own.items() if xy
+        ]
         label = measure.replace(": ", ":\n")
         panels += [Panel(lines, "", label, title)] if len(points) > 2 else []
     titles = [grid.title, "downstream score against what is measured inside"]

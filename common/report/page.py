@@ -4,7 +4,6 @@ import base64
 from pathlib import Path
 from typing import NamedTuple
 
-from common.cli import UNTRAINED
 from common.report.drawing import Heatmap, Line, Panel, draw, size_look, size_name
 
 
@@ -41,9 +40,9 @@ class Section(NamedTuple):
     maps: list[tuple[str, Heatmap]] = []  # of models, for the HTML page
 
 
-def tables(grid, name: str, caption: str, rows: list[dict]) -> list[Table]:
-    """The table of `rows`, in a list; rows that lack values and have no Estimate are left out,
-    and columns without any value."""
+def tables(grid, name: str, caption: str, rows) -> list[Table]:
+    """The table of `rows` (dicts, or a DataFrame), in a list; rows that lack values and have no
+    Estimate are left out, and columns without any value."""
     import pandas as pd
 
     frame = pd.DataFrame(rows, dtype=object)
@@ -53,30 +52,42 @@ def tables(grid, name: str, caption: str, rows: list[dict]) -> list[Table]:
     return [Table(name, f"{grid.title}: {caption}.", frame)] if len(frame) else []
 
 
+def by_encoder(grid, name: str, columns: dict[str, str]) -> list[dict]:
+    """Rows of a step or variant, one an encoder; `columns`: {title: the metric}."""
+    return [
+        {"model": model, "encoder": size_name(size)}
+        | {title: grid.score(name, model, size, key) for title, key in columns.items()}
+        for model, size in grid.cells(name)
+    ]
+
+
 def by_layer(grid, name: str, text: str, made: list[Table], layer: str, curves: dict) -> Section:
     """The section of a step or variant: the tables `made`, and what is measured by layer:
     `curves`, {key: title} of `<key>_layer_<n>` and `majority_<key>`; `layer` labels the x axis."""
-    measured, rows = {result.size for result in grid.results if result.name == name}, []
-    sizes = [size for size in (UNTRAINED, *grid.sizes) if size in measured]
+    import pandas as pd
+
+    rows, cells = [], grid.cells(name)
     for key, title in curves.items():
         panels, file = [], "-".join([key, *name.split("-")[1:]])
-        for model in grid.models:
-            layers = {size: grid.layers(name, model, size, key) for size in sizes}
-            cells = [
-                {"layer": n} | {size_name(size): layers[size].get(n) for size in sizes}
-                for n in sorted(set().union(*layers.values()))
-            ]
+        for model in dict.fromkeys(model for model, _ in cells):
+            layers = {n: grid.layers(name, model, n, key) for own, n in cells if own == model}
+            frame = pd.DataFrame({size_name(n): pd.Series(own) for n, own in layers.items()})
+            frame = frame.rename_axis("layer").reset_index()
             caption = f"{name} of {model}, {title} by layer"
-            made += tables(grid, f"{file}_{model}", caption, cells)
-            lines = [curve(layers[size], size_look(size)) for size in sizes if layers[size]]
+            made += tables(grid, f"{file}_{model}", caption, frame)
+            lines = [curve(own, size_look(size)) for size, own in layers.items() if own]
             level = grid.level(name, model, f"majority_{key}")
             panels += [Panel(lines, model, layer, title, level)] if lines else []
         rows += [panels] if panels else []
     bars = any(line.low for panels in rows for panel in panels for line in panel.lines)
     what = f"{name}, by the encoder's training data" + "; bars: 95 % intervals" * bars
     figure = (name, [grid.title, what], rows)
-    heading = name.capitalize().replace("-", ": ", 1).replace("_", " ")
-    return Section(heading, text, figure if rows else None, made)
+    return Section(heading(name), text, figure if rows else None, made)
+
+
+def heading(name: str) -> str:
+    """That of a step's or a variant's section."""
+    return name.capitalize().replace("-", ": ", 1).replace("_", " ")
 
 
 def curve(points: dict, look: dict) -> Line:

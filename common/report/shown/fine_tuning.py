@@ -99,7 +99,7 @@ def _learning_curves(grid) -> tuple | None:
         beside = 0.5 * (i - (len(grid.models) - 1) / 2)  # so that no bar hides another
         scores = {n + beside: grid.score(NAME, model, n, f"test_{main.name}") for n in grid.sizes}
         points = {x: score for x, score in scores.items() if score}
-        lines += [page.curve(points, drawing.model_look(model))] if points else []
+        lines += [page.curve(points, drawing.model_look(model, grid.models))] if points else []
     levels = (grid.level(NAME, model, MAJORITY + main.name) for model in grid.models)
     level = next((level for level in levels if level is not None), None)
     x, y = "training data (%); 0 = not fine-tuned", f"test {main.title}"
