@@ -128,9 +128,8 @@ def draw(folder: Path, name: str, titles: list[str], rows: list[list], style=Non
 
     with matplotlib.style.context([PAPER, *filter(None, [style])], after_reset=True):
         width = matplotlib.rcParams["figure.figsize"][0]
-        if (
-            sum(panel.SIZE[0] * panel.SIZE[1] for row in rows for panel in row) > 20
-        ):  # square inches
+        area = sum(panel.SIZE[0] * panel.SIZE[1] for row in rows for panel in row)
+        if area > 20:  # square inches
             width *= 2.06  # columns, with the space between them
         lines = []
         for y, row in enumerate(rows):  # lines as long as each other

@@ -153,9 +153,8 @@ class Grid:
 
     def by_cell(self, name: str, key: str) -> dict[tuple[str, int], float]:
         """`{(model, size): mean}` of a metric."""
-        cells = [(model, size) for model in self.models for size in self.sizes]
-        scores = {cell: self.score(name, *cell, key) for cell in cells}
-        return {cell: score.value for cell, score in scores.items() if score}
+        cells = [(model, size) for model, size in self.cells(name) if size != UNTRAINED]
+        return {c: score.value for c in cells if (score := self.score(name, *c, key))}
 
     def level(self, name: str, model: str, key: str) -> float | None:
         """A metric that is about the same at all sizes, such as the majority class's."""

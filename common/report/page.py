@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 from common.report.drawing import Heatmap, Line, Panel, draw, size_look, size_name
 
+LAYER = "layer (0 = embeddings)"
+
 
 class Estimate(NamedTuple):
     """A mean over seeds; where known its 95 % interval and, of several seeds, their deviation."""
@@ -34,7 +36,7 @@ class Section(NamedTuple):
     """A part of the page; shown if it has a figure or a table."""
 
     title: str
-    text: str  # paragraphs
+    text: str  # paragraphs, besides those that explained.md has under the title
     figure: tuple | None = None  # name, titles, rows: see `draw`
     tables: list[Table] = []
     maps: list[tuple[str, Heatmap]] = []  # of models, for the HTML page
@@ -61,11 +63,12 @@ def by_encoder(grid, name: str, columns: dict[str, str]) -> list[dict]:
     ]
 
 
-def by_layer(grid, name: str, text: str, made: list[Table], layer: str, curves: dict) -> Section:
-    """The section of a step or variant: the tables `made`, and what is measured by layer:
-    `curves`, {key: title} of `<key>_layer_<n>` and `majority_<key>`; `layer` labels the x axis."""
+def by_layer(grid, name: str, about: str, columns: dict, curves: dict) -> Section:
+    """The section of a step or variant: a table of `columns`, see `by_encoder`, and what is
+    measured by layer: `curves`, {key: title} of `<key>_layer_<n>` and `majority_<key>`."""
     import pandas as pd
 
+    made = tables(grid, name, f"{name}, {about}", by_encoder(grid, name, columns))
     rows, cells = [], grid.cells(name)
     for key, title in curves.items():
         panels, file = [], "-".join([key, *name.split("-")[1:]])
@@ -73,16 +76,15 @@ def by_layer(grid, name: str, text: str, made: list[Table], layer: str, curves: 
             layers = {n: grid.layers(name, model, n, key) for own, n in cells if own == model}
             frame = pd.DataFrame({size_name(n): pd.Series(own) for n, own in layers.items()})
             frame = frame.rename_axis("layer").reset_index()
-            caption = f"{name} of {model}, {title} by layer"
-            made += tables(grid, f"{file}_{model}", caption, frame)
+            made += tables(grid, f"{file}_{model}", f"{name} of {model}, {title} by layer", frame)
             lines = [curve(own, size_look(size)) for size, own in layers.items() if own]
             level = grid.level(name, model, f"majority_{key}")
-            panels += [Panel(lines, model, layer, title, level)] if lines else []
+            panels += [Panel(lines, model, LAYER, title, level)] if lines else []
         rows += [panels] if panels else []
     bars = any(line.low for panels in rows for panel in panels for line in panel.lines)
     what = f"{name}, by the encoder's training data" + "; bars: 95 % intervals" * bars
-    figure = (name, [grid.title, what], rows)
-    return Section(heading(name), text, figure if rows else None, made)
+    figure = (name, [grid.title, what], rows) if rows else None
+    return Section(heading(name), "", figure, made)
 
 
 def heading(name: str) -> str:
@@ -123,7 +125,13 @@ def write(folder: Path, title: str, notes: list, problems: list, sections: list,
     def uri(kind: str, name: str) -> str:  # a file's content
         return f"data:{kind};base64,{base64.b64encode((folder / name).read_bytes()).decode()}"
 
-    shown = [section for section in sections if section.figure or section.tables]
+    told = Path(__file__).with_name("explained.md").read_text(encoding="utf-8").split("\n## ")[1:]
+    told = dict(part.split("\n\n", 1) for part in told)
+    shown = [
+        section._replace(text=told.get(section.title.split(":")[0], "") + section.text)
+        for section in sections
+        if section.figure or section.tables
+    ]
     text = [f"# {title}\n", *(f"{note}\n" for note in notes)]
     if problems:
         text.append("Passed over:\n\n" + "".join(f"- {line}\n" for line in problems))

@@ -19,25 +19,6 @@ LOOKS = {  # by order
 P = "p: random heads cost as much"
 HEADS = "heads removed (% of all)"
 LAYERS = "number of layers taken back (alone: which layer)"
-EXPLAINED = """\
-Heads of the fine-tuned model are removed in groups, and the test score is measured again. The mean
-of a curve is its mean height: the lower it is, the more that order costs. Random heads are
-drawn many times, as many in each layer as among the most changed heads; the band of the figure is
-one standard deviation of the draws. p is the share of draws that cost at least as much as the most
-changed heads (one draw is added to both counts). Importance is the gradient of the loss with
-respect to a head's gate.
-
-If the most changed heads cost more than random heads, what fine-tuning changed in them matters for
-the task. If they do not, the score does not show that it matters. That does not make the change
-useless: other heads can take over, and nobody trained a model without some of its heads. Unless
-the section says zero, a removed head's mean output takes its place. It is not neutral: it keeps
-what the head always says.
-"""
-TAKEN_BACK = """\
-Layers of the fine-tuned model get their pre-trained weights back; the embeddings and the task's
-head stay fine-tuned. Where the score falls most, fine-tuning changed the layer in a way that the
-layers above it need.
-"""
 
 
 def read(result, task) -> dict:
@@ -109,29 +90,22 @@ def _section(grid, name: str) -> page.Section:
         made += page.tables(grid, name + ending, f"{name}, {caption}", rows)
     heading = "Layers taken back" if layers else page.heading(name)
     titles = [grid.title, f"{heading.lower()}: test {main.title}"]
-    return page.Section(
-        heading, TAKEN_BACK if layers else EXPLAINED, (name, titles, [panels]), made, maps
-    )
+    return page.Section(heading, "", (name, titles, [panels]), made, maps)
 
 
 def _map(results: list, size, compared: list) -> Heatmap:
     """The mean importance of the heads, over seeds; each layer has norm 1. Its notes are ranks:
     by importance and, where attention was `compared`, by change."""
-    worth = _mean([result.table("importance.csv") for result in results])
+    worth = attention.mean_of_heads([result.table("importance.csv") for result in results])
     notes = "rank " + _ranks(worth) + f" of {worth.size} by importance"
     if compared:
         tables = [result.table("heads.csv") for result in compared]
-        change = 1 - _mean([table[table["metric"] == "cosine"] for table in tables])
+        change = 1 - attention.mean_of_heads(
+            [table[table["metric"] == "cosine"] for table in tables]
+        )
         notes += ", " + _ranks(change) + " by change"
     title = f"{size_name(size)}: importance of the heads (gradient)"
     return Heatmap(title, worth, "importance (norm 1 in each layer)", 1, "viridis", 0, notes)
-
-
-def _mean(tables: list):
-    """`[layers, heads]`, a DataFrame: the mean of the tables' values."""
-    import pandas as pd
-
-    return pd.concat(tables).groupby(["layer", "head"])["value"].mean().unstack()
 
 
 def _ranks(values):

@@ -10,16 +10,6 @@ from common.report.drawing import COLORS, Heatmap, Line, Panel, size_name
 
 NAME = "attention"
 
-EXPLAINED = """\
-Mean cosine of the attention maps of the fine-tuned and the pre-trained model over real tokens
-(special tokens included), heads and examples. The untrained encoder, compared in the same way, is a
-reference: two models that share only the architecture. A fine-tuned model can lie below it.
-
-CKA compares the hidden states of one real token of each example, layer by layer: 1 means equal up
-to a rotation, about 0 unrelated. A few large dimensions can decide it, so it is also given with
-every dimension scaled to variance 1.
-"""
-LAYER = "layer (0 = embeddings)"
 CKA = {"cka": "CKA of the hidden states", "cka_standardized": "CKA, dimensions scaled"}
 COLUMNS = {
     "mean cosine": NAME,
@@ -42,7 +32,9 @@ def read(result, task) -> dict:
     `<key>_layer_<n>`; `change` and `moved`, 1 minus these means; `most_changed_layer`."""
     import pandas as pd
 
-    _maps([heads := result.table("heads.csv")])  # it may be damaged
+    heads = result.table("heads.csv")
+    if len(heads) != heads["metric"].nunique() * heads["layer"].nunique() * heads["head"].nunique():
+        raise ValueError("heads.csv is damaged (heads are missing)")
     table = pd.concat([heads, result.table("cka.csv")]).dropna(subset="value")
     table["metric"] = table["metric"].replace("cosine", NAME)
     by_layer = table.groupby(["metric", "layer"])["value"].mean()
@@ -52,19 +44,24 @@ def read(result, task) -> dict:
     return values | ({"most_changed_layer": int(by_layer[NAME].idxmin())} if NAME in values else {})
 
 
+def mean_of_heads(tables: list):
+    """`[layers, heads]`, a DataFrame: the mean of the values in `tables`, one a seed."""
+    import pandas as pd
+
+    return pd.concat(tables).groupby(["layer", "head"])["value"].mean().unstack()
+
+
 def _maps(tables: list, scaled: list = (), start: str = "") -> dict[str, Heatmap]:
     """{measure: map} of heads.csv, the mean over seeds; `start` of the titles. `scaled`: the tables
     that share the scales, if they are more."""
     import pandas as pd
 
-    maps, table = {}, pd.concat(tables)
-    for name in (name for name in MEASURES if (table["metric"] == name).any()):
-        means = table[table["metric"] == name].groupby(["layer", "head"])["value"].mean()
-        title, label, colours = MEASURES[name]
-        least, most = _scale(name, pd.concat(scaled or tables))
-        maps[name] = Heatmap(start + title, means.unstack(), label, most, colours, least)
-        if len(means) != maps[name].grid.size:
-            raise ValueError("heads.csv is damaged (heads are missing)")
+    maps, every = {}, pd.concat(scaled or tables)
+    for name, (title, label, colours) in MEASURES.items():
+        own = [table[table["metric"] == name] for table in tables]
+        if any(map(len, own)):
+            least, most = _scale(name, every)
+            maps[name] = Heatmap(start + title, mean_of_heads(own), label, most, colours, least)
     return maps
 
 
@@ -89,7 +86,7 @@ def draw(folder: Path, task) -> None:
         by_layer = table[table["metric"] == key]
         look = {"color": color, "marker": "o", "label": label}
         lines += [Line(by_layer["layer"], by_layer["value"], look)] if len(by_layer) else []
-    rows += [[Panel(lines, "", LAYER, "CKA (1 = unchanged)")]] if lines else []
+    rows += [[Panel(lines, "", page.LAYER, "CKA (1 = unchanged)")]] if lines else []
     what = f"{task.NAME} {own.name}, pre-trained against this encoder: {size_name(own.size)}"
     drawing.draw(folder, "heads", [what, own.title], rows)
 
@@ -98,18 +95,18 @@ def sections(grid) -> list:
     """Similarity to the pre-trained model, and all layers; a section for each variant."""
     made, curves = [], {NAME: "mean cosine (1 = unchanged)"} | CKA
     for name in grid.names(NAME):
-        rows, maps = page.by_encoder(grid, name, COLUMNS), []
-        tables = page.tables(grid, name, f"{name}, against the pre-trained model", rows)
-        section = page.by_layer(grid, name, EXPLAINED, tables, LAYER, curves)
+        about = "against the pre-trained model", COLUMNS, curves
         heads = {
             (model, size): [result.table("heads.csv") for result in grid.cell(name, model, size)]
             for model, size in grid.cells(name)
             if size != UNTRAINED
         }
-        for (model, size), own in heads.items():
-            means = _maps(own, [*chain(*heads.values())], f"{size_name(size)}: ")
-            maps += [(model, heatmap) for heatmap in means.values()]
-        made.append(section._replace(maps=maps))
+        maps = [
+            (model, heatmap)
+            for (model, size), own in heads.items()
+            for heatmap in _maps(own, [*chain(*heads.values())], f"{size_name(size)}: ").values()
+        ]
+        made.append(page.by_layer(grid, name, *about)._replace(maps=maps))
     return made
 
 

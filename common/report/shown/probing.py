@@ -7,14 +7,6 @@ from common.report.drawing import Line, Panel, size_look, size_name
 
 NAME = "probing"
 
-EXPLAINED = """\
-A probe on frozen vectors. The untrained encoder has the same architecture and random weights; 0 %
-is the pre-trained model; the others were fine-tuned. The best layer is chosen on dev; its score is
-that on test. Selectivity is the score minus that of the same probe trained on control labels, which
-tell nothing about the task. If the probe can learn those by heart, a selectivity near 0 says that
-it may have learned the task in this way. If it cannot, selectivity is its gain over guessing.
-"""
-LAYER = "layer (0 = embeddings)"
 MAJORITY = "majority"  # the probe's name in layers.csv
 
 
@@ -67,7 +59,9 @@ def draw(folder: Path, task) -> None:
     for score in (score for score in task.SCORES if score.by_layer):
         made = [(*_by_layer(result, score.name), look) for result, look in curves]
         lines = [Line(list(own), list(own.values()), look) for own, _, look in made if own]
-        panels += [Panel(lines, score.title, LAYER, "score on test", made[0][1])] if lines else []
+        panels += (
+            [Panel(lines, score.title, page.LAYER, "score on test", made[0][1])] if lines else []
+        )
     probe = next(probe for probe in own.table("layers.csv")["probe"] if probe != MAJORITY)
     titles = [f"{task.NAME} {own.name} ({probe}), encoder: {size_name(own.size)}", own.title]
     drawing.draw(folder, "layers", titles, [panels])
@@ -75,7 +69,7 @@ def draw(folder: Path, task) -> None:
 
 def sections(grid) -> list:
     """Best and last layer of each encoder, and all layers; a section for each variant."""
-    main, made = _compared(grid), []
+    main = _compared(grid)
     columns = {
         "best layer (dev)": "best_layer",
         f"best layer: {main.title}": f"test_{main.name}",
@@ -86,11 +80,9 @@ def sections(grid) -> list:
     }
     curves = {NAME: f"test {main.title}", "selectivity": f"selectivity ({main.title})"}
     controls = tuple(f"-{target}" for target in grid.task.CONTROLS)
-    for name in (name for name in grid.names(NAME) if not name.endswith(controls)):
-        rows = page.by_encoder(grid, name, columns)
-        tables = page.tables(grid, name, f"{name}, test {main.title}", rows)
-        made.append(page.by_layer(grid, name, EXPLAINED, tables, LAYER, curves))
-    return made
+    names = (name for name in grid.names(NAME) if not name.endswith(controls))
+    about = f"test {main.title}", columns, curves
+    return [page.by_layer(grid, name, *about) for name in names]
 
 
 def _compared(grid):
