@@ -17,9 +17,9 @@ ORDERS = {
 }
 
 
-def table(file: str, metric: str, index: str, columns: str):
+def table(file: str, index: str, columns: str, metric: str = "entity_f1"):
     """A metric of a CSV by two of its columns: the mean of what they have in common."""
-    rows = pd.read_csv(HERE / file).query("metric == @metric")
+    rows = pd.read_csv(HERE / f"{file}.csv").query("metric == @metric")
     return rows.pivot_table("value", index, columns)
 
 
@@ -31,10 +31,8 @@ def show(frame, corner: str) -> None:
 
 def main() -> None:
     """In the page's order."""
-    heads = (
-        table("ablation.csv", "entity_f1", "order", "removed").loc[[*ORDERS]].rename(index=ORDERS)
-    )
-    draws = table("ablation.csv", "entity_f1", "draw", "removed")  # of random heads alone
+    heads = table("ablation", "order", "removed").loc[[*ORDERS]].rename(index=ORDERS)
+    draws = table("ablation", "draw", "removed")  # of random heads alone
     heads.loc["random, lowest draw"], heads.loc["random, highest draw"] = draws.min(), draws.max()
     show(heads, "heads removed (%)")
 
@@ -44,22 +42,19 @@ def main() -> None:
     show(pd.DataFrame({"mean F1 of the curve": areas, "half of the gain lost at": halves}), "order")
     print(f"- `p_most_changed`: {made['p_most_changed']:.2f}")
     for name in ("spearman_over_heads", "spearman_within_layers"):
-        print(
-            f"- `{name}`: {made[name]:.2f} [{made[f'{name}_low']:.2f}, {made[f'{name}_high']:.2f}]"
-        )
+        value, low, high = (made[f"{name}{end}"] for end in ("", "_low", "_high"))
+        print(f"- `{name}`: {value:.2f} [{low:.2f}, {high:.2f}]")
     print()
 
-    layers = table("layers-taken-back.csv", "entity_f1", "order", "removed")
+    layers = table("layers-taken-back", "order", "removed")
     show(layers.loc[["from_below", "from_above", "single"]], "layers taken back")
 
-    changes = {
-        f"{title}, {encoder}": table(f"{file}{end}.csv", metric, "layer", "metric")[metric]
-        for encoder, end in (("10 %", ""), ("untrained encoder", "-untrained"))
-        for file, metric, title in (
-            ("heads", "cosine", "mean cosine of the maps"),
-            ("cka", "cka", "CKA of the states"),
-        )
-    }
+    changes = {}
+    for encoder, end in (("10 %", ""), ("untrained encoder", "-untrained")):
+        maps = table(f"heads{end}", "layer", "metric", "cosine")
+        states = table(f"cka{end}", "layer", "metric", "cka")
+        changes[f"mean cosine of the maps, {encoder}"] = maps["cosine"]
+        changes[f"CKA of the states, {encoder}"] = states["cka"]
     show(pd.DataFrame(changes).T, "layer")
 
 

@@ -88,13 +88,13 @@ def _scores(grid, source, model: str, score: str) -> dict:
 
 def _learning_curves(grid) -> tuple | None:
     """The test score by training size: a curve for each model, with intervals."""
-    lines, main = [], grid.main
+    lines, levels, main = [], [], grid.main
     for i, model in enumerate(grid.models):
         beside = 0.5 * (i - (len(grid.models) - 1) / 2)  # so that no bar hides another
         scores = {n + beside: grid.score(NAME, model, n, f"test_{main.name}") for n in grid.sizes}
         points = {x: score for x, score in scores.items() if score}
         lines += [page.curve(points, drawing.model_look(model, grid.models))] if points else []
-    levels = (grid.level(NAME, model, MAJORITY + main.name) for model in grid.models)
+        levels.append(grid.level(NAME, model, MAJORITY + main.name))
     level = next((level for level in levels if level is not None), None)
     x, y = "training data (%); 0 = not fine-tuned", f"test {main.title}"
     titles = [grid.title, "learning curves; bars: 95 % bootstrap intervals"]
