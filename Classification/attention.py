@@ -6,8 +6,8 @@
 The same inputs (the test split) go through the pre-trained encoder and through those that
 fine-tuning.py made of it. For each size it writes
 results/<dataset>/<model>/<size>/seed-<n>/attention/: config.json, heads.csv, heads.png,
-metrics.json; with --controls the same for an untrained encoder, in random/seed-<n>/attention/; and,
-for the model, attention_all_sizes.png.
+cka.csv, metrics.json; with --controls the same for an untrained encoder, in
+random/seed-<n>/attention/.
 """
 
 import sys

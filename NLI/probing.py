@@ -6,8 +6,7 @@
 The encoder is frozen: pre-trained (--training_size 0), fine-tuned (after fine-tuning.py), or
 untrained (--untrained). The probe trains on the whole training split. Writes
 results/<dataset>/<model>/<size>/seed-<n>/probing/: config.json, layers.csv, layers.png,
-metrics.json; and layers_all_sizes.png of the model. After a kill the same command
-resumes.
+metrics.json. After a kill the same command resumes.
 """
 
 import sys

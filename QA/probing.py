@@ -7,8 +7,7 @@ Question and passage go through the frozen encoder together: the pre-trained one
 0), a fine-tuned one (after fine-tuning.py), or an untrained one (--untrained). The probe trains on
 all questions of the training split that have an answer; with --controls also on questions of other
 passages. Writes results/<dataset>/<model>/<size>/seed-<n>/probing/: config.json, layers.csv,
-layers.png, metrics.json; and, for the model, layers_all_sizes.png. After a kill the same command
-resumes.
+layers.png, metrics.json. After a kill the same command resumes.
 """
 
 import sys

@@ -138,17 +138,6 @@ def listed(wanted: list[Job], args) -> list[str]:
     return [" && ".join(shlex.join(job.command(args)) for job in line) for line in lines]
 
 
-# At the end of its time Slurm sends SIGTERM to all processes of a job. The shell waits (`trap`),
-# while the script saves its state.
-SCRIPT = """\
-#!/bin/bash
-#SBATCH --requeue --open-mode=append --output={folder}/{log}.log{flags}
-trap : TERM
-cd {here}
-{command}
-"""
-
-
 def write_slurm(lines: list[str], report: list[str], args) -> None:
     """Write the lines and two job scripts, and print how to submit them. Raises UserError."""
     if not lines:
@@ -160,13 +149,14 @@ def write_slurm(lines: list[str], report: list[str], args) -> None:
     folder, here = (shlex.quote(str(path)) for path in (args.slurm, Path.cwd()))
     array = f" --array=1-{len(lines)}%{args.jobs}" + " --gres=gpu:1" * (not args.demo)
     line = f'eval "$(sed -n "${{SLURM_ARRAY_TASK_ID}}p" {folder}/lines.txt)"'
+    form = Path(__file__).with_name("slurm.sh").read_text(encoding="utf-8")
     args.slurm.mkdir(parents=True)
     (args.slurm / "lines.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
     for name, log, flags, command in (
         ("array.sh", "%a", array, line),
         ("report.sh", "report", "", shlex.join(report)),
     ):
-        text = SCRIPT.format(folder=folder, log=log, flags=flags, here=here, command=command)
+        text = form.format(folder=folder, log=log, flags=flags, here=here, command=command)
         (args.slurm / name).write_text(text, encoding="utf-8")
     print(f"{len(lines)} lines, {args.jobs} at a time, and the report after them. Submit them by:")
     print(

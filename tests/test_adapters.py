@@ -228,8 +228,6 @@ def test_every_step_has_results_of_its_own_with_lora(
         assert "--lora" in config["command"]
     if task != "NER":
         return
-    figures = {path.name for path in cell.glob("*.png")}
-    assert {"layers_all_sizes_lora.png", "attention_all_sizes_lora.png"} < figures
     before = {path: path.read_bytes() for path in there.rglob("*") if path.is_file()}
     for step in STEPS.values():
         monkeypatch.setattr(step, "draw", lambda *given: None)

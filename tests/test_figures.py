@@ -3,7 +3,6 @@
 import itertools
 import json
 
-import numpy as np
 import pytest
 
 from common import files, steps
@@ -107,9 +106,8 @@ def test_learning_curve_shows_every_score_on_dev(tmp_path, drawn):
 
 def test_layers_are_those_of_test_beside_the_references(tmp_path, drawn):
     task = probed(tmp_path, 30, control=True)
-    probed(tmp_path, "random")
-    probed(tmp_path, 100)  # another size: in the other figure
-    probed(tmp_path, 30, name="probing-linear")  # a variant has figures of its own
+    probed(tmp_path, 100)  # another size has a figure of its own
+    probed(tmp_path, 30, name="probing-linear")  # so has a variant
     control = task.with_name("probing-control")
     control.rename(control.with_name("probing-control.partial"))  # all but renamed
     PROBING.draw(task, ner)
@@ -119,67 +117,10 @@ def test_layers_are_those_of_test_beside_the_references(tmp_path, drawn):
         shown = curves(axes)
         assert shown.pop("30 %") == by_layer(30, "task", score)
         assert shown.pop("control labels") == by_layer(30, "control", score)
-        assert shown.pop("untrained encoder") == by_layer("random", "task", score)
         level = [value(30, 42, n, "majority", score.name) for n in range(LAYERS + 1)]
         assert shown.pop("majority class") == [max(level)] * 2 and not shown
         assert list(axes.lines[0].get_xdata()) == list(range(LAYERS + 1))
     assert "encoder: 30 %" in title(figure) and "svc" in title(figure)
-
-
-def test_all_sizes_have_their_own_colours(tmp_path, drawn):
-    for size in ("random", 0, 5, 10, 100):
-        folder = probed(tmp_path, size)
-    PROBING.draw(folder, ner)
-    figure = drawn[tmp_path / "demo" / "bert" / "layers_all_sizes.png"]
-    names = ["untrained encoder", "0 % (pre-trained)", "5 %", "10 %", "100 %", "majority class"]
-    assert legend(figure) == names
-    for axes, score in zip(figure.axes, DRAWN, strict=True):
-        for size, name in zip(("random", 0, 5, 10, 100), names, strict=False):
-            (line,) = [line for line in axes.lines if line.get_label() == name]
-            assert list(line.get_ydata()) == by_layer(size, "task", score)
-            assert line.get_color() == drawing.size_look(size)["color"]
-    own = drawn[folder / "layers.png"].axes[0].lines[0]  # the same size, the same colour
-    assert own.get_color() == drawing.size_look(100)["color"]
-
-
-@pytest.mark.parametrize(
-    "make, step, file", ((probed, PROBING, "layers.csv"), (compared, ATTENTION, "heads.csv"))
-)
-def test_what_is_stale_unfinished_or_made_in_another_way_is_not_drawn(
-    tmp_path, drawn, caplog, make, step, file
-):
-    own = make(tmp_path, 10)
-    own = own.rename(own.with_name(f"{own.name}.partial"))  # it draws before it is finished
-    (own / "metrics.json").unlink()
-    make(tmp_path, 100)
-    make(tmp_path, 30, inputs={"checkpoint": "old"})
-    tuned = tmp_path, "NER", "demo", "bert", 30, 42, "fine-tuning"
-    made.write(*tuned, {"checkpoint_sha256": "new"})
-    unfinished = make(tmp_path, 50)
-    unfinished.rename(unfinished.with_name(f"{unfinished.name}.partial"))
-    make(tmp_path, 60, max_length=7)
-    config = json.loads((own / "config.json").read_text())
-    files.write_json(own / "config.json", config | {"settings": {"max_length": 8}})
-    make(tmp_path, 70, seed=7)
-    damaged = make(tmp_path, 80)
-    (damaged / file).write_text("")
-    step.draw(own, ner)
-    (figure,) = (figure for path, figure in drawn.items() if "all_sizes" in path.name)
-    assert [name for name in legend(figure) if "class" not in name] == ["10 %", "100 %"]
-    assert "seed 42" in title(figure) and str(damaged) in caplog.text
-
-
-def test_other_seeds_and_variants_have_files_of_their_own(tmp_path, drawn):
-    probed(tmp_path, 10)
-    probed(tmp_path, 30, 7, "probing-linear", probe="linear")
-    folder = probed(tmp_path, 10, 7, "probing-linear", probe="linear")
-    PROBING.draw(folder, ner)
-    figure = drawn[tmp_path / "demo" / "bert" / "layers_all_sizes_linear_seed-7.png"]
-    assert legend(figure) == ["10 %", "30 %", "majority class"]
-    assert "linear" in title(figure) and "seed 7" in title(figure)
-    drawn.clear()
-    PROBING.draw(probed(tmp_path, 50, 7), ner)
-    assert {path.name for path in drawn} == {"layers.png", "layers_all_sizes_seed-7.png"}
 
 
 def test_heads_are_where_they_belong(tmp_path, drawn):
@@ -191,6 +132,9 @@ def test_heads_are_where_they_belong(tmp_path, drawn):
     figure = drawn[folder / "heads.png"]
     assert "attention-drop_special" in title(figure) and "encoder: 30 %" in title(figure)
     maps = [axes for axes in figure.axes if axes.images]
+    (states,) = [axes for axes in figure.axes if axes.lines]
+    wanted = [made.by_head(30, layer, 1, "cka") for layer in range(LAYERS + 1)]
+    assert curves(states) == dict.fromkeys(attention.CKA.values(), wanted)
     for axes, metric in zip(maps, ALL, strict=True):
         (image,) = axes.images
         expected = [
@@ -202,26 +146,21 @@ def test_heads_are_where_they_belong(tmp_path, drawn):
             expected[0][0] = image.get_array()[0, 0]
         assert (image.get_array() == expected).all()
         assert image.get_extent() == [0.5, HEADS + 0.5, LAYERS + 0.5, 0.5]  # the first is 1
-    bars = [axes.get_xlabel().split(";")[0] for axes in figure.axes if not axes.images]
+    bars = [axes.get_xlabel().split(";")[0] for axes in figure.axes if axes not in [*maps, states]]
     assert bars == [label.split(";")[0] for _, label, _ in attention.MEASURES.values()]
 
 
 @pytest.mark.parametrize("cosine, least", ((0.97, 0.9), (0.9, 0.9), (0.62, 0.6)))
-def test_all_sizes_of_a_map_share_a_scale_on_which_small_changes_show(
-    tmp_path, drawn, cosine, least
-):
+def test_a_map_has_a_scale_on_which_small_changes_show(tmp_path, drawn, cosine, least):
     def changed(size, layer, head, metric):
-        same = cosine if size == 100 else 0.99
-        found = {"cosine": 0.1 if size == "random" else same, "js": 1 - same}
-        return found.get(metric, 1.5)
+        return {"cosine": cosine, "js": 1 - cosine}.get(metric, 1.5 if "pre" in metric else 2.14)
 
-    for size in (100, "random", 10):
-        arguments = "NER", "demo", "bert", size, 42, "attention", ALL
-        folder = made.compared(tmp_path, *arguments, value=changed)
+    arguments = "NER", "demo", "bert", 100, 42, "attention", ALL
+    folder = made.compared(tmp_path, *arguments, value=changed)
     ATTENTION.draw(folder, ner)
     figure = drawn[folder / "heads.png"]
     maps = [axes.images[0].get_clim() for axes in figure.axes if axes.images]
-    assert maps == [pytest.approx(ends) for ends in ((least, 1), (0, 1 - least), (0, 2), (0, 2))]
+    assert maps == [pytest.approx(ends) for ends in ((least, 1), (0, 1 - least), *[(0, 2.2)] * 2)]
     (bar,) = [axes for axes in figure.axes if "cosine" in axes.get_xlabel()]
     assert f"scale from {least} to 1" in bar.get_xlabel()
 
@@ -230,10 +169,11 @@ def test_all_sizes_of_a_map_share_a_scale_on_which_small_changes_show(
 def test_panels_leave_no_part_of_a_figure_empty(tmp_path, drawn, n, lines):
     panel = drawing.Panel([drawing.Line(range(2), (0.2, 0.8), {})], "", "x", "y")
     drawing.draw(tmp_path, "some", ["title"], [[panel] * n])
-    spans = [axes.get_subplotspec() for axes in drawn[tmp_path / "some.png"].axes]
-    rows = [[span.colspan for span in spans if span.rowspan.start == y] for y in range(len(lines))]
+    boxes = [axes.get_window_extent() for axes in drawn[tmp_path / "some.png"].axes]
+    rows = [list(row) for _, row in itertools.groupby(boxes, key=lambda box: round(box.y0))]
     assert [len(row) for row in rows] == lines
-    assert all(sum(map(len, row)) == max(lines) for row in rows)
+    for row in rows:  # each line has the same left and right end
+        assert (row[0].x0, row[-1].x1) == pytest.approx((rows[0][0].x0, rows[0][-1].x1), abs=5)
 
 
 def test_random_heads_are_a_band_of_the_draws_alone(tmp_path, drawn):
@@ -243,9 +183,7 @@ def test_random_heads_are_a_band_of_the_draws_alone(tmp_path, drawn):
     (axes,) = next(figure for path, figure in drawn.items() if path.stem == "ablation").axes
     lines = curves(axes)
     assert lines["most changed heads first"] == pytest.approx([0.8, 0.6, 0.4])
-    assert lines["random heads of the same layers (± deviation)"] == pytest.approx(
-        [0.785, 0.685, 0.585]
-    )
+    assert lines["random heads of the same layers"] == pytest.approx([0.785, 0.685, 0.585])
     (band,) = axes.collections
     ends = band.get_paths()[0].vertices[:, 1]
     deviation = 0.005 * 2**0.5  # of draws 0.01 apart
@@ -264,32 +202,14 @@ def test_a_style_can_leave_titles_out(tmp_path, drawn):
     assert figures[0].get_figheight() > figures[1].get_figheight()
 
 
-def test_attention_by_layer_is_the_mean_of_the_heads(tmp_path, drawn):
-    for size in ("random", 10, 100):
-        folder = compared(tmp_path, size, ALL)
-    ATTENTION.draw(folder, ner)
-    figure = drawn[tmp_path / "demo" / "bert" / "attention_all_sizes.png"]
-    assert legend(figure) == ["untrained encoder", "10 %", "100 %"]
-    assert [axes.get_title() for axes in figure.axes[len(ALL) :]] == [*attention.CKA.values()]
-    for axes, metric in zip(figure.axes, ALL, strict=False):
-        for size, name in ((10, "10 %"), (100, "100 %"), ("random", "untrained encoder")):
-            heads, layers = range(1, HEADS + 1), range(1, LAYERS + 1)
-            each = [[value(size, layer, head, metric) for head in heads] for layer in layers]
-            assert curves(axes)[name] == pytest.approx(np.mean(each, axis=1))
-        assert list(axes.lines[0].get_xdata()) == [1, 2, 3, 4]
-
-
 def test_a_look_is_a_function_of_what_is_shown():
-    from common.models import MODELS
-
     tuned = [drawing.size_look(size)["color"] for size in (1, 5, 10, 30, 50, 100)]
     light = [sum(color[:3]) for color in tuned]
     assert light == sorted(light, reverse=True)  # darker for more data, also in grey
     assert drawing.size_look("random")["linestyle"] != drawing.size_look(0)["linestyle"]
-    models = [*MODELS, "someone--bert", "/home/me/bert"]
-    keys = ("color", "marker", "fillstyle")
-    looks = {tuple(look[key] for key in keys) for look in map(drawing.model_look, models)}
-    assert len(looks) == len(models)
+    models = [f"model {n}" for n in range(40)]
+    looks = [drawing.model_look(model, models) for model in models]
+    assert len({(look["color"], look["marker"]) for look in looks}) == len(models)
 
 
 def test_ranges_show_all_of_a_row_and_no_noise_as_a_slope(tmp_path, drawn):
@@ -330,7 +250,7 @@ def test_report_learning_curves(study):
         (line,) = [line for line in axes.lines if line.get_label() == model]
         assert list(line.get_ydata()) == [score.value for score in scores]
         assert line.get_xdata() == pytest.approx([10, 100], abs=1)
-        assert line.get_color() == drawing.model_look(model)["color"]
+        assert line.get_color() == drawing.model_look(model, grid.models)["color"]
         for score in scores:
             assert any(list(bar[:, 1]) == [score.low, score.high] for bar in bars)
     assert curves(axes)["majority class"] == [0.3, 0.3]
@@ -360,4 +280,4 @@ def test_report_link_joins_the_sizes_of_a_model(study):
         for x, step in ((line.get_xdata(), "probing"), (line.get_ydata(), "fine-tuning")):
             scores = [grid.score(step, model, size, "test_accuracy") for size in (10, 100)]
             assert list(x) == [score.value for score in scores]
-        assert line.get_color() == drawing.model_look(model)["color"]
+        assert line.get_color() == drawing.model_look(model, grid.models)["color"]

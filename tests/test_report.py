@@ -97,10 +97,10 @@ def test_probing_and_attention_tables_hold_what_was_measured(study):
     row = table(folder, "attention_gpt2")[2]
     assert float(row["50 %"]) == pytest.approx(1 - 0.05 * 3)
     assert float(row["untrained encoder"]) == pytest.approx(0.4) and "0 % (pre-trained)" not in row
-    row = next(r for r in table(folder, "attention") if (r["model"], r["size"]) == ("gpt2", "50 %"))
-    assert float(row["change (1 - cosine)"]) == pytest.approx(0.05 * 2.5)
-    assert float(row["untrained encoder"]) == pytest.approx(0.4)
-    assert row["most changed layer"] == "4"
+    rows = {row["encoder"]: row for row in table(folder, "attention") if row["model"] == "gpt2"}
+    assert float(rows["50 %"]["change (1 - cosine)"]) == pytest.approx(0.05 * 2.5)
+    assert float(rows["untrained encoder"]["mean cosine"]) == pytest.approx(0.4)
+    assert rows["50 %"]["most changed layer"] == "4"
 
 
 def test_differences_and_link(study):
@@ -322,7 +322,7 @@ def test_a_variant_has_a_section_of_its_own(tmp_path):
     assert default["10 %"] and "30 %" not in default and [*variant] == ["30 %"]
     assert {*table(out, "probing-linear_bert")[0]} >= {"layer", "30 %"}
     assert table(out, "selectivity-linear_bert")[0]["30 %"]
-    sizes = {row["size"]: row["mean cosine"] for row in table(out, "attention-drop_special")}
+    sizes = {row["encoder"]: row["mean cosine"] for row in table(out, "attention-drop_special")}
     assert [*sizes] == ["10 %"]
     for name in ("probing", "probing-linear", "attention", "attention-drop_special"):
         assert (out / f"{name}.pdf").is_file() and f"({name}.png)" in text
@@ -341,22 +341,21 @@ def test_ablation_is_shown_by_order_and_beside_random_heads(tmp_path):
     text = page(out)
     titles = re.findall(r"^## \d\. (.*)$", text, re.M)
     assert titles == ["Ablation", "Layers taken back"] and "Passed over" not in text
-    rows = {(row["size"], row["order"]): row for row in table(out, "ablation")}
-    assert len(rows) == 2 * 5 and "nan" not in text
-    most = rows["30 %", "most changed heads first"]
-    assert float(most["mean score"]) == pytest.approx(0.6)
-    assert float(most["p: random heads cost as much"]) == 0.25
-    assert most["half of the gain lost at (% of heads)"] == "never"
-    assert rows["10 %", "most important heads first"]["mean score n"] == "2"
-    one, two = (next(r for r in table(out, "ablation_differences") if r["size"] == f"{n} %")
-                for n in (30, 10))  # fmt: skip
-    column = "difference in accuracy"
-    assert [float(one[f"{column}{end}"]) for end in ("", " low", " high")] == [-0.1, -0.3, 0.2]
-    assert float(two[column]) == -0.1 and not two[f"{column} low"]  # of several seeds: a mean
+    ten, thirty = table(out, "ablation")
+    assert (ten["encoder"], thirty["encoder"]) == ("10 %", "30 %") and "nan" not in text
+    assert float(thirty["most changed heads first"]) == pytest.approx(0.6)
+    assert float(thirty["p: random heads cost as much"]) == 0.25
+    assert ten["most important heads first n"] == "2" and float(ten["whole model"]) == 0.8
+    half = table(out, "ablation_half_lost")[1]
+    assert half["most changed heads first"] == "never"
+    assert half["most important heads first"] == "100"
+    two, one = table(out, "ablation_differences")
+    assert [float(one[f"50 %{end}"]) for end in ("", " low", " high")] == [-0.1, -0.3, 0.2]
+    assert float(two["50 %"]) == -0.1 and not two["50 % low"]  # of several seeds: a mean
     assert {*table(out, "ablation_correlation")[0]} >= {"all heads", "within layers"}
-    layers = table(out, "ablation-layers")
-    assert [row["order"] for row in layers] == ["whole model", "from the lowest layer up"]
-    assert not any("random" in column for column in layers[0])
+    (layers,) = table(out, "ablation-layers")
+    assert {*layers} == {"model", "encoder", "whole model", "whole model n",
+                         "from the lowest layer up", "from the lowest layer up n"}  # fmt: skip
 
 
 def test_groups_of_examples_are_resampled_whole(tmp_path):

@@ -99,7 +99,7 @@ def test_seeds_share_a_map_and_a_damaged_one_is_named(tmp_path, caplog):
     assert "seed-3/attention: heads.csv is damaged (heads are missing)" in test_report.page(out)
 
 
-def test_entropies_share_a_scale_of_whole_bits(tmp_path):
+def test_entropies_share_a_scale(tmp_path):
     def value(size, layer, head, metric):
         if metric == "entropy_pretrained":
             return 2.5
@@ -110,7 +110,7 @@ def test_entropies_share_a_scale_of_whole_bits(tmp_path):
     page = Page(test_report.write(tmp_path) / "report.html")
     cells = [attrs for attrs in page.all("td") if "title" in attrs][-2 * made.LAYERS * made.HEADS :]
     one, none, other = cells[0], cells[made.LAYERS * made.HEADS], cells[-1]
-    for cell, share in ((one, 2.5 / 3), (other, 0.5 / 3)):
+    for cell, share in ((one, 1.0), (other, 0.5 / 2.5)):
         assert cell["style"] == f"background:{to_hex(colormaps['cividis'](share))}"
     assert none["title"] == "layer 1, head 1: never compared" and "style" not in none
 

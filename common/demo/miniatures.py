@@ -32,11 +32,11 @@ LAST_WEIGHT = 3.0  # of the last word, the note whether a remark is right, in th
 def folder_of(name: str, cache: Path) -> Path:
     """Where the miniature `name` lies, made or not.
 
-    The folder's name holds a hash of the code and of the libraries' versions.
+    The folder's name holds a hash of the code, the words, and the libraries' versions.
     """
     versions = [importlib.metadata.version(p) for p in ("torch", "transformers", "tokenizers")]
-    source = Path(__file__).read_bytes() + Path(language.__file__).read_bytes()
-    source += repr([name, versions]).encode()
+    files = __file__, language.__file__, language.WORDS
+    source = b"".join(Path(file).read_bytes() for file in files) + repr([name, versions]).encode()
     return cache / f"{name}-{hashlib.sha256(source).hexdigest()[:10]}"
 
 

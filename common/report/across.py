@@ -8,22 +8,6 @@ from common.report.grid import DOWNSTREAM, Grid
 from common.report.page import Estimate, Section, tables
 from common.steps import STEPS
 
-DIFFERENCES = """\
-Paired bootstrap tests of no difference in the main score (two-sided, on the same test examples).
-With 10,000 resamples no p is below 0.0001. Holm's correction is over the tests of a table. Only
-trained models are compared. With one seed, a difference may be that of this seed.
-"""
-LINK = """\
-Each point is a model at a size (the mean of its seeds); lines join a model's sizes in their order.
-[a, b] is the 95 % percentile bootstrap interval over points, of at least eight points. It is too
-narrow: the points are few and depend on each other. More training data raise both sides, so they
-correlate even if neither has to do with the other. "Size partialled out" is the partial
-Spearman correlation: the size first predicts both, and their residuals are correlated. At size 0 no
-head was trained and attention has not changed. Such points would dominate the correlation. So each
-measure is first shown without them. Fewer than three points, or equal ones, have no row. Only
-results with the default settings of a step are used.
-"""
-
 
 def differences(grid: Grid) -> Section:
     """Paired bootstrap tests on the main score: of models at a size, and of sizes of a model."""
@@ -46,7 +30,7 @@ def differences(grid: Grid) -> Section:
         caption = f"differences in test {grid.main.title} between {name}, paired bootstrap"
         caption += f", Holm's correction over {len(rows)} tests"
         made += tables(grid, f"differences_{name}", caption, rows)
-    return Section("Differences", DIFFERENCES, tables=made)
+    return Section("Differences", "", tables=made)
 
 
 def link(grid: Grid) -> Section:
@@ -68,10 +52,12 @@ def link(grid: Grid) -> Section:
             row["size partialled out"] = None if partial is None else Estimate(partial)
             rows.append(row)
         own = {m: [point for cell, point in points.items() if cell[0] == m] for m in grid.models}
-        lines = [Line(*zip(*xy, strict=True), model_look(m)) for m, xy in own.items() if xy]
+        lines = [
+            Line(*zip(*xy, strict=True), model_look(m, grid.models)) for m, xy in own.items() if xy
+        ]
         label = measure.replace(": ", ":\n")
         panels += [Panel(lines, "", label, title)] if len(points) > 2 else []
     titles = [grid.title, "downstream score against what is measured inside"]
     figure = ("link", titles, [panels]) if panels else None
     caption = f"correlation, over models and sizes, of {title} with what is measured inside"
-    return Section("The link", LINK, figure, tables(grid, "link", caption, rows))
+    return Section("The link", "", figure, tables(grid, "link", caption, rows))

@@ -4,7 +4,6 @@ from math import ceil, isfinite
 from pathlib import Path
 from textwrap import fill
 from typing import NamedTuple
-from zlib import crc32
 
 from common.cli import UNTRAINED
 from common.files import replacing
@@ -28,14 +27,10 @@ def size_look(size: int | str) -> dict:
     return {"color": color, "linestyle": line, "marker": "o", "label": size_name(size)}
 
 
-def model_look(name: str) -> dict:
-    """By the place in the registry; of other models by a hash, with hollow markers."""
-    from common.models import MODELS
-
-    known, n = list(MODELS), len(COLORS)
-    turn, place = divmod(known.index(name) if name in known else crc32(name.encode()), n)
-    look = {"color": COLORS[place], "marker": "osD^vPX"[(place + turn) % n], "label": name}
-    return look | {"fillstyle": "full" if name in known else "none"}
+def model_look(name: str, models: list[str]) -> dict:
+    """By its place among the `models` of a report."""
+    turn, place = divmod(models.index(name), len(COLORS))
+    return {"color": COLORS[place], "marker": "osD^vPX"[(place + turn) % 7], "label": name}
 
 
 def wrap(text: str, width: int) -> str:
@@ -71,6 +66,7 @@ class Panel(NamedTuple):
             axes.plot(line.x, line.y, **line.look)
             if line.band:
                 look = {"color": line.look["color"], "alpha": 0.25, "linewidth": 0}
+                look["label"] = "± standard deviation"
                 axes.fill_between(line.x, line.low, line.high, **look)
             elif line.low:
                 axes.vlines(line.x, line.low, line.high, color=line.look["color"], alpha=0.8)
@@ -125,35 +121,32 @@ class Heatmap(NamedTuple):
 
 def draw(folder: Path, name: str, titles: list[str], rows: list[list], style=None) -> None:
     """Write <name>.png and .pdf, as wide as a column of text, or as two: titles, a row of panels
-    (wrapped) for each row, one legend. `style`: a file that takes precedence over paper.mplstyle.
-    The same values give the same bytes."""
+    (in several lines if need be) for each row, one legend. `style`: a file that takes precedence
+    over paper.mplstyle. The same values give the same bytes."""
     import matplotlib.style
     from matplotlib.figure import Figure
 
     with matplotlib.style.context([PAPER, *filter(None, [style])], after_reset=True):
         width = matplotlib.rcParams["figure.figsize"][0]
-        sizes = [panel.SIZE for row in rows for panel in row]
-        least, height = max(sizes)
-        if sum(w * h for w, h in sizes) > 20:  # square inches
+        area = sum(panel.SIZE[0] * panel.SIZE[1] for row in rows for panel in row)
+        if area > 20:  # square inches
             width *= 2.06  # columns, with the space between them
-        longest = max(map(len, rows))
-        across = max(1, min(int(width / least), longest))
-        across = ceil(longest / ceil(longest / across))  # lines as long as each other
-        parts = [(row, i) for row in rows for i in range(0, len(row), across)]
-        canvas = Figure(layout="constrained")
-        cells, axes, entries = canvas.add_gridspec(len(parts), across), None, {}
-        for y, (row, start) in enumerate(parts):
-            for x, panel in enumerate(row[start : start + across]):
-                last = start + x == len(row) - 1  # it fills the rest of its line
-                where = cells[y, x : across if last else x + 1]
-                axes = canvas.add_subplot(where, sharey=axes if start + x else None)
+        lines = []
+        for y, row in enumerate(rows):  # lines as long as each other
+            across = ceil(len(row) / ceil(len(row) / max(1, int(width / row[0].SIZE[0]))))
+            lines += [(y, row[x : x + across]) for x in range(0, len(row), across)]
+        canvas, shared, entries = Figure(layout="constrained"), {}, {}
+        heights = [panels[0].SIZE[1] for _, panels in lines]
+        parts = canvas.subfigures(len(lines), squeeze=False, height_ratios=heights)[:, 0]
+        for part, (y, panels) in zip(parts, lines, strict=True):
+            letters = 26 if len(panels) > 1 else 60
+            for x, panel in enumerate(panels, 1):
+                axes = part.add_subplot(1, len(panels), x, sharey=shared.get(y))
+                shared.setdefault(y, axes)
                 panel.show(axes)
-                letters = 26 if across > 1 else 60
                 axes.set_title(wrap(panel.title, letters))
                 axes.set_xlabel(wrap(axes.get_xlabel(), letters))
-                if x:  # the numbers and the label are at the left
-                    axes.set_ylabel("")
-                    axes.tick_params(labelleft=False)
+                axes.label_outer()  # the numbers and the label are at the left
                 entries |= dict(zip(*axes.get_legend_handles_labels()[::-1], strict=True))
         titles = titles if matplotlib.rcParams["figure.titlesize"] else []
         canvas.suptitle("\n".join(titles), wrap=True)
@@ -162,7 +155,7 @@ def draw(folder: Path, name: str, titles: list[str], rows: list[list], style=Non
         if entries:  # below all panels, where it hides no curve
             canvas.legend(entries.values(), entries, loc="outside lower center", ncols=columns)
         text = 0.13 * (2 + len(titles) + ceil(len(entries) / columns))
-        canvas.set_size_inches(width, height * len(parts) + text)
+        canvas.set_size_inches(width, sum(heights) + text)
         save(canvas, folder / name)
 
 

@@ -5,12 +5,13 @@ Its results differ in the seed.
 """
 
 import logging
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 
 from common import results
-from common.cli import SEED, UNTRAINED
+from common.cli import UNTRAINED
 from common.files import read_csv, read_json, read_jsonl
 from common.models import MODELS
 from common.report import statistics
@@ -20,6 +21,13 @@ from common.steps import STEPS, split
 log = logging.getLogger(__name__)
 # Models may be trained as suits them; what is measured inside must be measured alike in all.
 DOWNSTREAM = next(name for name, step in STEPS.items() if not step.NEEDS)
+
+
+def main_score(task, measured, of_probes: bool = False):
+    """The score that comes first, of those that are `measured` (keys of metrics.json) on test; of
+    probes rather one that only they have."""
+    scores = sorted(task.SCORES, key=lambda score: of_probes and not score.of_probes)
+    return next((s for s in scores if f"test_{s.name}" in measured), task.SCORES[0])
 
 
 class Result:
@@ -74,23 +82,6 @@ class Result:
         except (OSError, ValueError, IndexError):
             raise ValueError(f"{file} is missing or damaged") from None
 
-    def of_all_sizes(self, file: str) -> tuple[str, dict]:
-        """For figures: the ending of their names, and {size: table} of all results like this."""
-        tables, own = {self.size: self.table(file)}, self.folder.parent
-        for place in own.parents[1].glob(f"*/{own.name}"):
-            # What was not fine-tuned has no kind of fine-tuning.
-            path = place / (self.name if place.parent.name in ("0", UNTRAINED) else self.file)
-            try:
-                if place == own or not path.is_dir():
-                    continue
-                if not self.unlike(other := Result(path).check()):
-                    tables[other.size] = other.table(file)
-            except ValueError as reason:
-                log.warning("%s is passed over: %s", path, reason)
-        parts = (self.tuned, self.variant, "" if self.seed == SEED else own.name)
-        sizes = sorted(tables, key=lambda size: -1 if size == UNTRAINED else size)
-        return "".join(f"_{part}" for part in parts if part), {n: tables[n] for n in sizes}
-
 
 class Grid:
     """The results of `task` (its module) in a data set's folder.
@@ -102,9 +93,7 @@ class Grid:
         self.folder, self.task, self.title = dataset, task, f"{task.NAME} on {dataset.name}"
         self.problems: list[str] = []
         read = [r for path in sorted(dataset.glob("*/*/seed-*/*")) if (r := self._read(path))]
-        measured = {key for result in read for key in result.metrics}
-        there = [score for score in task.SCORES if f"test_{score.name}" in measured]
-        self.main = [*there, *task.SCORES][0]
+        self.main = main_score(task, {key for result in read for key in result.metrics})
         self.results = self._alike(read)
         self.groups = next((result.groups for result in self.results if result.groups), [])
         self._resample()
@@ -114,6 +103,15 @@ class Grid:
         self.trained = [size for size in self.sizes if size]
         # Grids of other tasks with the same test examples, and their score: by a score of this one.
         self.others: dict[str, list[tuple[Grid, str]]] = {}
+
+    def names(self, step: str) -> list[str]:
+        """Of a step and its variants: those that have results."""
+        return sorted({result.name for result in self.results if result.step == step})
+
+    def cells(self, name: str) -> list[tuple[str, int | str]]:
+        """(model, size) of its results, the untrained encoder before the sizes."""
+        there = {(result.model, result.size) for result in self.results if result.name == name}
+        return [cell for cell in product(self.models, (UNTRAINED, *self.sizes)) if cell in there]
 
     def cell(self, name: str, model: str, size: int | str, key: str = "") -> list[Result]:
         """The results of a cell (that have a metric); none if it is missing."""
@@ -126,11 +124,14 @@ class Grid:
         whole = each and None not in each
         return tuple(np.mean(part, axis=0) for part in zip(*each, strict=True)) if whole else None
 
-    def score(self, name: str, model: str, size: int | str, key: str) -> Estimate | None:
+    def score(self, name: str, model: str, size: int | str, key: str) -> Estimate | str | None:
         """The mean of a metric over the seeds that have it. Its interval is that of the resamples,
-        or of a single seed what its step wrote as `<key>_low` and `<key>_high`."""
+        or of a single seed what its step wrote as `<key>_low` and `<key>_high`. Whole numbers and
+        text are listed."""
         there = [result.metrics for result in self.cell(name, model, size, key)]
         values = [metrics[key] for metrics in there]
+        if not all(isinstance(value, float) for value in values):
+            return ", ".join(sorted({str(value) for value in values}))
         resampled = self.samples(name, model, size, key)
         own = there[0] if len(there) == 1 else {}
         ends = own.get(f"{key}_low"), own.get(f"{key}_high")
@@ -147,9 +148,8 @@ class Grid:
 
     def by_cell(self, name: str, key: str) -> dict[tuple[str, int], float]:
         """`{(model, size): mean}` of a metric."""
-        cells = [(model, size) for model in self.models for size in self.sizes]
-        scores = {cell: self.score(name, *cell, key) for cell in cells}
-        return {cell: score.value for cell, score in scores.items() if score}
+        cells = [(model, size) for model, size in self.cells(name) if size != UNTRAINED]
+        return {c: score.value for c in cells if (score := self.score(name, *c, key))}
 
     def level(self, name: str, model: str, key: str) -> float | None:
         """A metric that is about the same at all sizes, such as the majority class's."""
@@ -184,13 +184,14 @@ class Grid:
                 own = [row for row in rows if row.get("layer") == layer]
                 counts = self.task.count(own)
                 scores = [*self.task.SCORES, *self.task.parts(own)]
-                keys = [(f"test_{s.name}", s) for s in scores if s.table in counts]
+                keys = {f"test_{s.name}": s for s in scores if s.table in counts}
                 if layer is not None:
-                    key, main = min(keys, key=lambda pair: not pair[1].of_probes)
-                    ends = {"best_layer": key, "last_layer": f"{key}_last_layer"}
-                    keys = [(f"{result.step}_layer_{layer}", main)]
-                    keys += [(ends[end], main) for end in ends if result.metrics[end] == layer]
-                result.systems += [(key, counts[s.table], s.value) for key, s in keys]
+                    main = main_score(self.task, keys, of_probes=True)
+                    ends = {"best_layer": "", "last_layer": "_last_layer"}
+                    ends = [ends[end] for end in ends if result.metrics[end] == layer]
+                    keys = {f"test_{main.name}{end}": main for end in ends}
+                    keys[f"{result.step}_layer_{layer}"] = main
+                result.systems += [(key, counts[s.table], s.value) for key, s in keys.items()]
         except (ValueError, LookupError, TypeError, AttributeError):
             raise ValueError("predictions.jsonl is damaged") from None
 

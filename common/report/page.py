@@ -4,8 +4,9 @@ import base64
 from pathlib import Path
 from typing import NamedTuple
 
-from common.cli import UNTRAINED
 from common.report.drawing import Heatmap, Line, Panel, draw, size_look, size_name
+
+LAYER = "layer (0 = embeddings)"
 
 
 class Estimate(NamedTuple):
@@ -35,15 +36,15 @@ class Section(NamedTuple):
     """A part of the page; shown if it has a figure or a table."""
 
     title: str
-    text: str  # paragraphs
+    text: str  # paragraphs, besides those that explained.md has under the title
     figure: tuple | None = None  # name, titles, rows: see `draw`
     tables: list[Table] = []
     maps: list[tuple[str, Heatmap]] = []  # of models, for the HTML page
 
 
-def tables(grid, name: str, caption: str, rows: list[dict]) -> list[Table]:
-    """The table of `rows`, in a list; rows that lack values and have no Estimate are left out,
-    and columns without any value."""
+def tables(grid, name: str, caption: str, rows) -> list[Table]:
+    """The table of `rows` (dicts, or a DataFrame), in a list; rows that lack values and have no
+    Estimate are left out, and columns without any value."""
     import pandas as pd
 
     frame = pd.DataFrame(rows, dtype=object)
@@ -53,30 +54,42 @@ def tables(grid, name: str, caption: str, rows: list[dict]) -> list[Table]:
     return [Table(name, f"{grid.title}: {caption}.", frame)] if len(frame) else []
 
 
-def by_layer(grid, name: str, text: str, made: list[Table], layer: str, curves: dict) -> Section:
-    """The section of a step or variant: the tables `made`, and what is measured by layer:
-    `curves`, {key: title} of `<key>_layer_<n>` and `majority_<key>`; `layer` labels the x axis."""
-    measured, rows = {result.size for result in grid.results if result.name == name}, []
-    sizes = [size for size in (UNTRAINED, *grid.sizes) if size in measured]
+def by_encoder(grid, name: str, columns: dict[str, str]) -> list[dict]:
+    """Rows of a step or variant, one an encoder; `columns`: {title: the metric}."""
+    return [
+        {"model": model, "encoder": size_name(size)}
+        | {title: grid.score(name, model, size, key) for title, key in columns.items()}
+        for model, size in grid.cells(name)
+    ]
+
+
+def by_layer(grid, name: str, about: str, columns: dict, curves: dict) -> Section:
+    """The section of a step or variant: a table of `columns`, see `by_encoder`, and what is
+    measured by layer: `curves`, {key: title} of `<key>_layer_<n>` and `majority_<key>`."""
+    import pandas as pd
+
+    made = tables(grid, name, f"{name}, {about}", by_encoder(grid, name, columns))
+    rows, cells = [], grid.cells(name)
     for key, title in curves.items():
         panels, file = [], "-".join([key, *name.split("-")[1:]])
-        for model in grid.models:
-            layers = {size: grid.layers(name, model, size, key) for size in sizes}
-            cells = [
-                {"layer": n} | {size_name(size): layers[size].get(n) for size in sizes}
-                for n in sorted(set().union(*layers.values()))
-            ]
-            caption = f"{name} of {model}, {title} by layer"
-            made += tables(grid, f"{file}_{model}", caption, cells)
-            lines = [curve(layers[size], size_look(size)) for size in sizes if layers[size]]
+        for model in dict.fromkeys(model for model, _ in cells):
+            layers = {n: grid.layers(name, model, n, key) for own, n in cells if own == model}
+            frame = pd.DataFrame({size_name(n): pd.Series(own) for n, own in layers.items()})
+            frame = frame.rename_axis("layer").reset_index()
+            made += tables(grid, f"{file}_{model}", f"{name} of {model}, {title} by layer", frame)
+            lines = [curve(own, size_look(size)) for size, own in layers.items() if own]
             level = grid.level(name, model, f"majority_{key}")
-            panels += [Panel(lines, model, layer, title, level)] if lines else []
+            panels += [Panel(lines, model, LAYER, title, level)] if lines else []
         rows += [panels] if panels else []
     bars = any(line.low for panels in rows for panel in panels for line in panel.lines)
     what = f"{name}, by the encoder's training data" + "; bars: 95 % intervals" * bars
-    figure = (name, [grid.title, what], rows)
-    heading = name.capitalize().replace("-", ": ", 1).replace("_", " ")
-    return Section(heading, text, figure if rows else None, made)
+    figure = (name, [grid.title, what], rows) if rows else None
+    return Section(heading(name), "", figure, made)
+
+
+def heading(name: str) -> str:
+    """That of a step's or a variant's section."""
+    return name.capitalize().replace("-", ": ", 1).replace("_", " ")
 
 
 def curve(points: dict, look: dict) -> Line:
@@ -112,7 +125,13 @@ def write(folder: Path, title: str, notes: list, problems: list, sections: list,
     def uri(kind: str, name: str) -> str:  # a file's content
         return f"data:{kind};base64,{base64.b64encode((folder / name).read_bytes()).decode()}"
 
-    shown = [section for section in sections if section.figure or section.tables]
+    told = Path(__file__).with_name("explained.md").read_text(encoding="utf-8").split("\n## ")[1:]
+    told = dict(part.split("\n\n", 1) for part in told)
+    shown = [
+        section._replace(text=told.get(section.title.split(":")[0], "") + section.text)
+        for section in sections
+        if section.figure or section.tables
+    ]
     text = [f"# {title}\n", *(f"{note}\n" for note in notes)]
     if problems:
         text.append("Passed over:\n\n" + "".join(f"- {line}\n" for line in problems))

@@ -1,26 +1,23 @@
-"""What the report shows of attention, and the figures of a result."""
+"""What the report shows of attention, and the figure of a result."""
 
 import math
-from itertools import product
+from itertools import chain
 from pathlib import Path
 
 from common.cli import UNTRAINED
 from common.report import drawing, page
-from common.report.drawing import Heatmap, Line, Panel, size_look, size_name
+from common.report.drawing import COLORS, Heatmap, Line, Panel, size_name
 
 NAME = "attention"
 
-EXPLAINED = """\
-Mean cosine of the attention maps of the fine-tuned and the pre-trained model over real tokens
-(special tokens included), heads and examples. The untrained encoder, compared in the same way, is a
-reference: two models that share only the architecture. A fine-tuned model can lie below it.
-
-CKA compares the hidden states of one real token of each example, layer by layer: 1 means equal up
-to a rotation, about 0 unrelated. A few large dimensions can decide it, so it is also given with
-every dimension scaled to variance 1.
-"""
-LAYER = "layer (0 = embeddings)"
 CKA = {"cka": "CKA of the hidden states", "cka_standardized": "CKA, dimensions scaled"}
+COLUMNS = {
+    "mean cosine": NAME,
+    "change (1 - cosine)": "change",
+    "mean CKA": "cka",
+    "most changed layer": "most_changed_layer",
+}
+CHANGES = {"change": NAME, "moved": "cka"}
 # By name in heads.csv: title, short name, colours (unchanged attention is yellow).
 MEASURES = {
     "cosine": ("cosine similarity of the attention maps", "cosine (1 = unchanged)", "viridis"),
@@ -30,111 +27,90 @@ MEASURES = {
 }
 
 
-def read(result, task) -> dict[str, float]:
-    """The mean cosine over the compared heads: `cosine`, and by layer `attention_layer_<n>`; the
-    CKA by layer: `cka_layer_<n>`, and of the layers above the embeddings the mean: `cka`."""
-    if not (heatmap := _maps([result.table("heads.csv")]).get("cosine")):
-        return {}
-    layers = heatmap.grid.mean(axis=1).dropna()
-    values = {f"{NAME}_layer_{n}": float(value) for n, value in layers.items()}
-    for name, by_layer in _cka(result.table("cka.csv")).items():
-        values |= {f"{name}_layer_{n}": float(value) for n, value in by_layer.items()}
-        values |= {name: float(by_layer.drop(0).mean())} if len(by_layer) else {}
-    return values | {"cosine": float(heatmap.grid.stack().mean())}
-
-
-def _cka(table) -> dict:
-    """{measure: Series by layer} of cka.csv, without layers that have none."""
-    named = {name: table[table["metric"] == name].set_index("layer")["value"] for name in CKA}
-    return {name: by_layer.dropna() for name, by_layer in named.items()}
-
-
-def _scale(name: str, tables: list) -> tuple[float, float]:
-    """Beginning and end of a measure's colours, for all that is compared: its tables. Of cosine and
-    JS in tenths from "unchanged", at least one: on a scale from 0 to 1 no small change shows."""
+def read(result, task) -> dict:
+    """Of cosine (called `attention`) and the CKA the mean over the blocks, `<key>`, and by layer,
+    `<key>_layer_<n>`; `change` and `moved`, 1 minus these means; `most_changed_layer`."""
     import pandas as pd
 
-    table = pd.concat(tables)
-    kind = name.partition("_")[0]  # both entropies share a scale
-    values = table["value"][table["metric"].isin([key for key in MEASURES if kind in key])]
-    if name == "cosine":
-        return min(0.9, math.floor(10 * values.min() + 1e-6) / 10), 1
-    if name == "js":
-        return 0, max(0.1, math.ceil(10 * values.max() - 1e-6) / 10)
-    return 0, max(1, math.ceil(values.max() - 1e-6))
+    heads = result.table("heads.csv")
+    if len(heads) != heads["metric"].nunique() * heads["layer"].nunique() * heads["head"].nunique():
+        raise ValueError("heads.csv is damaged (heads are missing)")
+    table = pd.concat([heads, result.table("cka.csv")]).dropna(subset="value")
+    table["metric"] = table["metric"].replace("cosine", NAME)
+    by_layer = table.groupby(["metric", "layer"])["value"].mean()
+    values = {f"{metric}_layer_{n}": value for (metric, n), value in by_layer.items()}
+    values |= table[table["layer"] > 0].groupby("metric")["value"].mean()
+    values |= {new: 1 - values[key] for new, key in CHANGES.items() if key in values}
+    return values | ({"most_changed_layer": int(by_layer[NAME].idxmin())} if NAME in values else {})
 
 
-def _maps(tables: list, start: str = "", beside: list = ()) -> dict[str, Heatmap]:
-    """{measure: map} of heads.csv, the mean over seeds; `start` of the titles. The scale is that of
-    these tables and of `beside`."""
+def mean_of_heads(tables: list):
+    """`[layers, heads]`, a DataFrame: the mean of the values in `tables`, one a seed."""
     import pandas as pd
 
-    maps, table = {}, pd.concat(tables)
-    for name in (name for name in MEASURES if (table["metric"] == name).any()):
-        means = table[table["metric"] == name].groupby(["layer", "head"])["value"].mean()
-        title, label, colours = MEASURES[name]
-        least, most = _scale(name, [*tables, *beside])
-        maps[name] = Heatmap(start + title, means.unstack(), label, most, colours, least)
-        if len(means) != maps[name].grid.size:
-            raise ValueError("heads.csv is damaged (heads are missing)")
+    return pd.concat(tables).groupby(["layer", "head"])["value"].mean().unstack()
+
+
+def _maps(tables: list, scaled: list = (), start: str = "") -> dict[str, Heatmap]:
+    """{measure: map} of heads.csv, the mean over seeds; `start` of the titles. `scaled`: the tables
+    that share the scales, if they are more."""
+    import pandas as pd
+
+    maps, every = {}, pd.concat(scaled or tables)
+    for name, (title, label, colours) in MEASURES.items():
+        own = [table[table["metric"] == name] for table in tables]
+        if any(map(len, own)):
+            least, most = _scale(name, every)
+            maps[name] = Heatmap(start + title, mean_of_heads(own), label, most, colours, least)
     return maps
 
 
+def _scale(name: str, table) -> tuple[float, float]:
+    """Beginning and end of a measure's colours: in tenths from "unchanged", or no entropy, to the
+    furthest value. On a scale from 0 to 1 no small change shows."""
+    kind = name.partition("_")[0]  # both entropies share a scale
+    values = table["value"][table["metric"].isin([key for key in MEASURES if kind in key])]
+    far = (1 - values if name == "cosine" else values).max()
+    end = max(1, math.ceil(10 * far - 1e-6)) / 10
+    return (1 - end, 1) if name == "cosine" else (0, end)
+
+
 def draw(folder: Path, task) -> None:
-    """heads: a map of each measure; attention_all_sizes in the model's folder: means by layer."""
+    """heads: a map of each measure, and the CKA by layer."""
     from common.report.grid import Result
 
     own = Result(folder)
-    ending, tables = own.of_all_sizes("heads.csv")
-    beside = [table for size, table in tables.items() if size != UNTRAINED]
-    sizes = {size: _maps([table], "", beside) for size, table in tables.items()}
-    what = f"{task.NAME} {own.name}, pre-trained against"
-    titles = [f"{what} this encoder: {size_name(own.size)}", own.title]
-    drawing.draw(folder, "heads", titles, [list(sizes[own.size].values())])
-    rows = []
-    for name, heatmap in sizes[own.size].items():
-        means = {size: maps[name].grid.mean(axis=1) for size, maps in sizes.items() if name in maps}
-        lines = [Line(mean.index, mean, size_look(size)) for size, mean in means.items()]
-        rows.append([Panel(lines, heatmap.title, LAYER, heatmap.label)])
-    _, tables = own.of_all_sizes("cka.csv")
-    states = {size: _cka(table) for size, table in tables.items() if size in sizes}
-    for name, title in CKA.items():
-        means = {size: values[name] for size, values in states.items() if len(values[name])}
-        lines = [Line(mean.index, mean, size_look(size)) for size, mean in means.items()]
-        rows += [[Panel(lines, title, LAYER, "CKA (1 = unchanged)")]] if lines else []
-    titles = [f"{what} fine-tuned, mean of heads", own.title]
-    drawing.draw(folder.parents[2], f"attention_all_sizes{ending}", titles, rows)
+    rows, lines = [list(_maps([own.table("heads.csv")]).values())], []
+    table = own.table("cka.csv").dropna(subset="value")
+    for (key, label), color in zip(CKA.items(), COLORS, strict=False):
+        by_layer = table[table["metric"] == key]
+        look = {"color": color, "marker": "o", "label": label}
+        lines += [Line(by_layer["layer"], by_layer["value"], look)] if len(by_layer) else []
+    rows += [[Panel(lines, "", page.LAYER, "CKA (1 = unchanged)")]] if lines else []
+    what = f"{task.NAME} {own.name}, pre-trained against this encoder: {size_name(own.size)}"
+    drawing.draw(folder, "heads", [what, own.title], rows)
 
 
 def sections(grid) -> list:
     """Similarity to the pre-trained model, and all layers; a section for each variant."""
     made, curves = [], {NAME: "mean cosine (1 = unchanged)"} | CKA
-    for name in sorted({result.name for result in grid.results if result.step == NAME}):
-        rows, maps = [], []
-        every = [
-            r.table("heads.csv") for r in grid.results if r.name == name and r.size in grid.sizes
+    for name in grid.names(NAME):
+        about = "against the pre-trained model", COLUMNS, curves
+        heads = {
+            (model, size): [result.table("heads.csv") for result in grid.cell(name, model, size)]
+            for model, size in grid.cells(name)
+            if size != UNTRAINED
+        }
+        maps = [
+            (model, heatmap)
+            for (model, size), own in heads.items()
+            for heatmap in _maps(own, [*chain(*heads.values())], f"{size_name(size)}: ").values()
         ]
-        for model, size in product(grid.models, grid.sizes):
-            if results := grid.cell(name, model, size):
-                tables = [result.table("heads.csv") for result in results]
-                means = _maps(tables, f"{size_name(size)}: ", every)
-                maps += [(model, heatmap) for heatmap in means.values()]
-            cosine = grid.score(name, model, size, "cosine")
-            layers = grid.layers(name, model, size, NAME)
-            row = {"model": model, "size": size_name(size), "mean cosine": cosine}
-            row["change (1 - cosine)"] = cosine and cosine._replace(value=1 - cosine.value)
-            row["mean CKA"] = grid.score(name, model, size, "cka")
-            row["untrained encoder"] = grid.score(name, model, UNTRAINED, "cosine")
-            row["most changed layer"] = min(layers, key=lambda n: layers[n].value, default=None)
-            rows += [row] if size else []
-        tables = page.tables(grid, name, f"{name}, fine-tuned against pre-trained", rows)
-        section = page.by_layer(grid, name, EXPLAINED, tables, LAYER, curves)
-        made.append(section._replace(maps=maps))
+        made.append(page.by_layer(grid, name, *about)._replace(maps=maps))
     return made
 
 
 def link_measures(grid) -> dict[str, dict]:
     """`{measure: {(model, size): value}}`: what the downstream score is correlated with."""
-    change = {cell: 1 - cosine for cell, cosine in grid.by_cell(NAME, "cosine").items()}
-    moved = {cell: 1 - cka for cell, cka in grid.by_cell(NAME, "cka").items()}
-    return {"attention change (1 - mean cosine)": change, "change of states (1 - mean CKA)": moved}
+    titles = "attention change (1 - mean cosine)", "change of states (1 - mean CKA)"
+    return {title: grid.by_cell(NAME, key) for title, key in zip(titles, CHANGES, strict=True)}

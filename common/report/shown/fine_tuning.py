@@ -7,12 +7,6 @@ from common.report.drawing import Line, Panel
 
 NAME, MAJORITY = "fine-tuning", "test_majority_"
 
-SCORES = """\
-The highest possible score is 1. [a, b] is the 95 % percentile bootstrap interval over the test
-examples. With several seeds, a cell is their mean ± sample standard deviation (n = seeds), and the
-interval is that of the mean: it does not include the variation between seeds. "–" is a missing
-cell. At 0 % nothing was fine-tuned: a new head is then one arbitrary mapping, not chance.
-"""
 ADVICE = """\
 No better than the majority line on dev: {}. Give more --num_train_epochs, another --learning_rate,
 or more data."""
@@ -73,7 +67,7 @@ def sections(grid) -> list:
     caption = "test scores of the data set's parts"
     caption += "; beside them those of other tasks' models on the same examples" * bool(grid.others)
     tables += page.tables(grid, "scores_parts", caption, rows)
-    text = f"{SCORES}\n{grid.task.NOTE}\n" if grid.task.NOTE else SCORES
+    text = f"\n{grid.task.NOTE}\n" if grid.task.NOTE else ""
     tuned = (r for r in grid.results if r.step == NAME)
     weak = [r for r in tuned if not above_majority(r.metrics, grid.main.name)]
     if names := ", ".join(dict.fromkeys(f"{r.model} ({r.size} %)" for r in weak)):
@@ -94,13 +88,13 @@ def _scores(grid, source, model: str, score: str) -> dict:
 
 def _learning_curves(grid) -> tuple | None:
     """The test score by training size: a curve for each model, with intervals."""
-    lines, main = [], grid.main
+    lines, levels, main = [], [], grid.main
     for i, model in enumerate(grid.models):
         beside = 0.5 * (i - (len(grid.models) - 1) / 2)  # so that no bar hides another
         scores = {n + beside: grid.score(NAME, model, n, f"test_{main.name}") for n in grid.sizes}
         points = {x: score for x, score in scores.items() if score}
-        lines += [page.curve(points, drawing.model_look(model))] if points else []
-    levels = (grid.level(NAME, model, MAJORITY + main.name) for model in grid.models)
+        lines += [page.curve(points, drawing.model_look(model, grid.models))] if points else []
+        levels.append(grid.level(NAME, model, MAJORITY + main.name))
     level = next((level for level in levels if level is not None), None)
     x, y = "training data (%); 0 = not fine-tuned", f"test {main.title}"
     titles = [grid.title, "learning curves; bars: 95 % bootstrap intervals"]
