@@ -1,12 +1,18 @@
-"""Running the study's jobs, several at a time: each is the command that the study lists."""
+"""Running the study's jobs, several at a time, each in a process of its own."""
 
+import multiprocessing
 import os
+import runpy
 import shlex
-import subprocess
+import signal
 import sys
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from itertools import groupby
 from pathlib import Path
+
+# Imported once, by the process from which the jobs fork: that takes longer than a miniature's step.
+PRELOADED = [f"transformers.models.{name}.modeling_{name}" for name in ("bert", "gpt2", "biogpt")]
+PRELOADED += ["sklearn.svm", "seqeval.metrics", "pandas", "matplotlib.pyplot"]
 
 
 def run(jobs: list, args) -> list[tuple]:
@@ -18,18 +24,20 @@ def run(jobs: list, args) -> list[tuple]:
 
     os.environ["STUDY_JOBS"] = str(args.jobs)  # each job takes its share of the memory
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // args.jobs)))
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOADED)
     progress = tqdm(total=len(jobs), desc="study", unit=" steps", dynamic_ncols=True)
-    pool, working, failed, unmade = ThreadPoolExecutor(args.jobs), [], [], []
+    pool, working, failed, unmade = ThreadPoolExecutor(args.jobs), set(), [], []
 
     def work(job) -> int | None:
         if any(map(job.needs, unmade)):
             return None
-        job.log(args).parent.mkdir(parents=True, exist_ok=True)
-        with job.log(args).open("w") as log:
-            command = [sys.executable, *job.command(args)[1:]]
-            process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
-            working.append(process)
-            return process.wait()
+        process = context.Process(target=become, args=(job.command(args)[1:], job.log(args)))
+        process.start()
+        working.add(process)
+        process.join()
+        working.discard(process)
+        return process.exitcode
 
     try:
         for _, step in groupby(jobs, key=lambda job: job.step):
@@ -45,14 +53,25 @@ def run(jobs: list, args) -> list[tuple]:
                     progress.write(f"failed: {line}\n  {failed[-1][1]}", sys.stderr)
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
-        for process in working:
-            process.terminate()  # it saves its state; one that has ended is left alone
+        for process in list(working):
+            os.kill(process.pid, signal.SIGINT)  # it saves its state
         progress.close()
     return failed
 
 
 def why(log: Path) -> str:
     """The message of a job that failed, from its log."""
-    lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
-    error = (line for line in lines if line.startswith("error: "))
-    return next(error, lines[-1] if lines else "it ended without a word")
+    text = log.read_text(errors="replace") if log.is_file() else ""
+    lines = [line for line in text.splitlines() if line.strip()] or ["it ended without a word"]
+    return next((line for line in lines if line.startswith("error: ")), lines[-1])
+
+
+def become(command: list[str], log: Path) -> None:
+    """Become `python command`, with its output in `log`."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("w") as output:
+        os.dup2(output.fileno(), 1)
+        os.dup2(output.fileno(), 2)
+    sys.argv = command
+    runpy.run_path(command[0], run_name="__main__")

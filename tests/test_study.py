@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import pytest
 from filelock import FileLock
 
-from common import jobs, models, study, summary
+from common import models, study, summary
 from common.cli import ROOT
 from tests.helpers import read_json, write_data
 
@@ -235,13 +235,17 @@ def test_slurm_knows_every_result_of_a_call(tmp_path):
         folder.with_name("away").rename(folder)
 
 
-def test_a_step_that_is_killed_is_a_failure_like_others(tmp_path, monkeypatch, capsys):
-    """It cannot say why; the study goes on, and names it."""
-    (tmp_path / "killed.py").write_text("import os; os.kill(os.getpid(), 9)")
-    monkeypatch.setattr(study.Job, "command", lambda *_: ["python", str(tmp_path / "killed.py")])
-    job = study.Job("fine-tuning", "NLI", "bert", 42, (0,), ())
-    args = SimpleNamespace(jobs=1, output_dir=tmp_path / "out", demo=True)
-    assert jobs.run([job, job], args) == [(job, "it ended without a word", -9)] * 2
+def test_a_step_that_dies_before_its_log_is_a_failure_like_others(tmp_path, monkeypatch, capsys):
+    """Its process ends with what it cannot say; the study goes on, and names it."""
+    blocked = tmp_path / "out" / "NLI" / "logs"
+    blocked.parent.mkdir(parents=True)
+    blocked.write_text("a file where the logs' folder should be")
+    command = [sys.executable, "-m", "common.study", "--tasks", "NLI", "--model_names", "bert",
+               "--demo", "--training_sizes", "0", "--output_dir", str(tmp_path / "out"),
+               "--steps", "fine-tuning"]  # fmt: skip
+    done = run(command)
+    assert done.returncode == 1 and "1 steps failed" in done.stderr
+    assert "it ended without a word" in done.stderr
 
 
 def test_ctrl_c_stops_the_steps(grid):
