@@ -1,15 +1,9 @@
 """A text's sub-words and the characters that each stands for, for every family's tokenizer."""
 
-import re
+import html
 import unicodedata
 
 import numpy as np
-
-# What sacremoses writes for these characters. One pass, so that "&amp;lt;" becomes "&lt;".
-_ESCAPED = {"&amp;": "&", "&#124;": "|", "&lt;": "<", "&gt;": ">", "&apos;": "'", "&quot;": '"',
-            "&#91;": "[", "&#93;": "]"}  # fmt: skip
-_ESCAPE = re.compile("|".join(_ESCAPED))
-_DROPPED = {chr(code) for code in range(32)} - set(" \t\n\r\f\v\x1c\x1d\x1e\x1f")  # by sacremoses
 
 
 def tokenize(texts: list[str], tokenizer) -> list[tuple[list[int], np.ndarray]]:
@@ -35,49 +29,41 @@ def tokenize(texts: list[str], tokenizer) -> list[tuple[list[int], np.ndarray]]:
 
 
 def _corrected(text: str, spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Spans without white space at their ends, and with the accents that lower-casing strips."""
-    spans = [_strip(text, *span) for span in spans]
-    following = len(text)
-    for i in () if text.isascii() else reversed(range(len(spans))):
-        start, end = spans[i]
-        if start < end:
-            while end < following and unicodedata.category(text[end]) == "Mn":
-                end += 1
-            spans[i], following = (start, end), start
-    return spans
-
-
-def _strip(text: str, start: int, end: int) -> tuple[int, int]:
-    """GPT-2's and Llama's sub-words contain the space before them."""
-    part = text[start:end]
-    start += len(part) - len(part.lstrip())
-    return start, start + len(part.strip())
+    """Spans without the space that GPT-2's and Llama's sub-words contain, and with the accents
+    that lower-casing tokenizers strip."""
+    corrected, following = [], len(text)
+    for start, end in reversed(spans):
+        part = text[start:end]
+        start += len(part) - len(part.lstrip())
+        end = start + len(part.strip())
+        while start < end < following and unicodedata.category(text[end]) == "Mn":
+            end += 1
+        following = start if start < end else following
+        corrected.append((start, end))
+    return corrected[::-1]
 
 
 def _moses(text: str, tokenizer) -> tuple[list[int], list[tuple[int, int]]]:
     """BioGPT's ids, and the characters of each sub-word, which its tokenizer does not give.
 
-    The tokens of its Moses step are searched in the text from left to right, without the control
-    characters that it drops. A token that is not found gets none, and the next one may skip it.
+    The tokens of its Moses step are searched in the text from left to right. A token that is not
+    found gets none, and the next one may skip it.
     """
-    kept = [i for i, character in enumerate(text) if character not in _DROPPED]
-    clean = "".join(text[i] for i in kept)
     ids, spans, position, skip = [], [], 0, False
     for token in tokenizer.moses_tokenize(text, tokenizer.lang):
-        raw = "-" if token == "@-@" else _ESCAPE.sub(lambda escape: _ESCAPED[escape[0]], token)
+        raw = "-" if token == "@-@" else html.unescape(token)  # sacremoses has escaped it
         pieces = tokenizer.bpe(token).split(" ")
         ids += tokenizer.convert_tokens_to_ids(pieces)
-        at = clean.find(raw, position)
-        skip = at < 0 or (bool(clean[position:at].strip()) and not skip)
+        at = text.find(raw, position)
+        skip = at < 0 or (bool(text[position:at].strip()) and not skip)
         if skip:
             spans += [(0, 0)] * len(pieces)
             continue
         position = at + len(raw)
         lengths = [len(piece.removesuffix("</w>")) for piece in pieces]
         if sum(lengths) == len(raw):  # else the pieces are those of an escape
-            ends = np.cumsum(lengths)
-            within = [(at + end - n, at + end) for n, end in zip(lengths, ends, strict=True)]
+            ends = at + np.cumsum(lengths)
+            spans += zip(ends - lengths, ends, strict=True)
         else:
-            within = [(at, position)] * len(pieces)
-        spans += [(kept[a], kept[b - 1] + 1) if a < b else (0, 0) for a, b in within]
+            spans += [(at, position)] * len(pieces)
     return ids, spans
