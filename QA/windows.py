@@ -5,12 +5,13 @@ Answers are spans of the passage's own characters. As in BERT's run_squad: overl
 """
 
 import math
-from collections import Counter
+from itertools import groupby
 from typing import NamedTuple
 
 import numpy as np
 
 from common.cli import UserError
+from common.texts import frame
 from QA.offsets import tokenize
 from QA.squad import Example
 
@@ -30,36 +31,8 @@ class Prediction(NamedTuple):
 
 def only(span: tuple[int, int] | None, probability: float = 1.0) -> Prediction:
     """The prediction of a probe or a baseline, which gives one answer or none."""
-    return Prediction([_entry(*span, probability)] if span else [], None)
-
-
-class Frame(NamedTuple):
-    """The special tokens around question and passage."""
-
-    head: list[int]
-    middle: list[int]
-    tail: list[int]
-    types: bool  # whether the model is told which of the two a token belongs to
-    null_first: bool  # whether "no answer" is read at the first token, else at the last
-
-
-def frame(tokenizer) -> Frame:
-    """BERT: `[CLS] question [SEP] passage [SEP]`; BioGPT: `</s> question </s> passage </s>`.
-
-    "No answer" is read at [CLS]; of a causal model at an end token after the passage.
-    """
-    whole, bare = tokenizer("a", "a"), tokenizer("a", add_special_tokens=False)["input_ids"]
-    ids, n = whole["input_ids"], len(bare)
-    first, *_, second = (i for i in range(len(ids)) if ids[i : i + n] == bare)
-    head, middle, tail = ids[:first], ids[first + n : second], ids[second + n :]
-    null_first = tokenizer.cls_token_id is not None and head[:1] == [tokenizer.cls_token_id]
-    end = [tokenizer.eos_token_id]
-    if not null_first and tail[-1:] != end:
-        tail = tail + end
-    # RoBERTa has one type only; BioGPT's model does not read the types of its tokenizer.
-    read = "token_type_ids" in tokenizer.model_input_names
-    types = read and null_first and bool(whole["token_type_ids"][second])
-    return Frame(head, middle or end, tail, types, null_first)
+    places = [span] if span else []
+    return Prediction([{"start": a, "end": b, "probability": probability} for a, b in places], None)
 
 
 def encode(
@@ -67,27 +40,27 @@ def encode(
 ) -> tuple[list[dict], dict[str, int]]:
     """Windows of all examples, in order, and counts.
 
+    BERT: `[CLS] question [SEP] passage [SEP]`, "no answer" is read at [CLS]; BioGPT: `</s> question
+    </s> passage </s>`, as of all causal models it is read at an end token after the passage.
     A window has `input_ids` (, `token_type_ids`); `example`, its number; `first`, where the passage
     begins in it; `spans`, `[sub-words of the passage, 2]` characters of each (see QA.offsets);
     `null`, the position of "no answer"; and `labels`, the first and last position of the answer, or
     twice `null` if it contains none whole, or twice -100 if the answer is not in the passage.
     Neighbours share `doc_stride` sub-words. Raises UserError if there is no room for that.
     """
-    head, middle, tail, types, null_first = frame(tokenizer)
+    head, middle, tail, types = frame(tokenizer)
+    null_first, end = head[:1] == [tokenizer.cls_token_id], [tokenizer.eos_token_id]
+    tail = tail if null_first or tail[-1:] == end else tail + end
     most = max_length - len(head) - len(middle) - len(tail)  # for question and passage
-    if most < 2:
-        raise UserError(
-            f"--max_length {max_length} leaves no room for a passage. Use a larger one."
-        )
     questions = tokenize([example.question.strip() for example in examples], tokenizer)
     passages = tokenize([example.context for example in examples], tokenizer)
     limit = min(MAX_QUESTION, most // 2)
     room = most - min(limit, max((len(ids) for ids, _ in questions), default=0))
-    if doc_stride >= room:
+    if limit < 1 or doc_stride >= room:
         raise UserError(
-            f"--doc_stride {doc_stride} must be below the room for the passage: of --max_length "
-            f"{max_length}, {room} sub-words are left beside the longest question. Use a "
-            f"--doc_stride of at most {room - 1}, or a larger --max_length."
+            f"--max_length {max_length} leaves room for {max(0, room)} sub-words of the passage beside "
+            f"the longest question; it must be more than --doc_stride {doc_stride}. Use a larger "
+            "--max_length, or for fine-tuning a smaller --doc_stride."
         )
     names = ("truncated_questions", "empty_passages", "split_answers")
     windows, counts = [], dict.fromkeys(names, 0)
@@ -120,11 +93,9 @@ def first_windows(
 ) -> tuple[list[dict], dict[str, int]]:
     """The first window of each example, as `encode` makes them, and counts."""
     windows, counts = encode(examples, tokenizer, max_length, 0)
-    sizes = Counter(row["example"] for row in windows)
-    first = {row["example"]: row for row in reversed(windows)}
+    own = [[*rows] for _, rows in groupby(windows, lambda row: row["example"])]
     cut = {name: counts[name] for name in ("questions", "truncated_questions", "empty_passages")}
-    rows = [first[i] for i in range(len(examples))]
-    return rows, cut | {"truncated_passages": sum(n > 1 for n in sizes.values())}
+    return [rows[0] for rows in own], cut | {"truncated_passages": sum(len(x) > 1 for x in own)}
 
 
 def covering(spans: np.ndarray, characters: list[tuple[int, int]]) -> list[tuple[int, int] | None]:
@@ -173,12 +144,10 @@ def answers(
             break
     spans = list(kept.values())
     entries = sorted([*spans, *[(null, None, None)] * with_null], key=lambda entry: -entry[0])
-    weights = [math.exp(score - entries[0][0]) for score, _, _ in entries]
-    total = math.fsum(weights)
-    shares = (float(f"{weight / total:.6g}") for weight in weights)
-    n_best = [_entry(*entry[1:], share) for entry, share in zip(entries, shares, strict=True)]
+    ordered = np.array([score for score, *_ in entries])
+    shares = np.exp(ordered - ordered.max(initial=-np.inf))
+    n_best = [
+        {"start": start, "end": end, "probability": float(f"{share:.6g}")}
+        for (_, start, end), share in zip(entries, shares / shares.sum(), strict=True)
+    ]
     return Prediction(n_best, null - spans[0][0] if spans else None)
-
-
-def _entry(start: int | None, end: int | None, probability: float) -> dict:
-    return {"start": start, "end": end, "probability": probability}
