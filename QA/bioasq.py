@@ -8,13 +8,12 @@ The first writes the pairs of a question and a snippet that contains its answer,
 of made-up BioASQ files.
 """
 
-import logging
 import re
 import sys
 from collections import Counter
-from collections.abc import Collection
+from itertools import groupby
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 if __name__ == "__main__":  # run as a file: import from the repository, not from this folder
     sys.path[0] = str(Path(__file__).resolve().parents[1])
@@ -23,9 +22,8 @@ from common import cli
 from common.cli import UserError
 from common.data_files import json_file
 from common.files import write_json
-from QA.squad import composed, field
+from QA.squad import field
 
-log = logging.getLogger(__name__)
 FORM = '{"questions": [{"id", "type", "body", "snippets": [{"text"}], "exact_answer"}]}'
 LEFT_OUT = ("yesno", "list", "summary")  # types of questions that are counted only
 ACCESS = (
@@ -36,13 +34,17 @@ ACCESS = (
 )
 
 
-class Question(NamedTuple):
-    """A factoid question."""
+class Pair(NamedTuple):
+    """A factoid question and one of its snippets: an `Example` of `QA.squad`, and more."""
 
-    id: str
-    body: str
-    snippets: list[str]
-    golds: list[str]  # all synonyms of all entities; none in a test file without answers
+    id: str  # the question's, and the snippet's number, from 1
+    title: str  # the question's id
+    question: str
+    context: str  # the snippet; empty for a question without one, which is scored, too
+    answers: list[tuple[int, int]]  # all occurrences of the synonyms in the snippet
+    golds: list[str]  # their texts
+    snippet: int  # its number, from 0
+    synonyms: list[str]  # of all entities that answer it; none in a test file without answers
 
 
 def is_bioasq(document) -> bool:
@@ -50,41 +52,52 @@ def is_bioasq(document) -> bool:
     return isinstance(document, dict) and isinstance(document.get("questions"), list)
 
 
-def questions(document, place: str) -> tuple[dict[str, Question], dict[str, int]]:
-    """The factoid questions of a document by id, and counts of the other ones.
+def parse(documents: dict[str, Any]) -> tuple[list[Pair], dict[str, int]]:
+    """The pairs of all factoid questions in order, and counts. Of equal ids the first is kept.
 
-    Raises UserError, with `place` and the question's number, for a document that is not in BioASQ
-    form or has no factoid question.
+    The conversion of dmis-lab's BioBERT and of BioM-Transformers: an example is a question and a
+    snippet. `documents`: by the files' names. Raises UserError, with the name and the question's
+    number, for a document that is not in BioASQ form, or if there is no factoid question.
     """
-    if not is_bioasq(document):
-        raise UserError(f"{place} is not in BioASQ form: {FORM}.")
-    factoid, types = {}, Counter()
-    for i, question in enumerate(document["questions"]):
-        here = f"{place}, questions[{i}]"
-        kind = field(question, "type", str, here, FORM)
-        types[kind] += 1
-        if kind not in ("factoid", *LEFT_OUT):
-            raise UserError(f"{here}: 'type' is none of factoid, {', '.join(LEFT_OUT)}. Fix it.")
-        if kind != "factoid":
-            continue
-        key, body = field(question, "id", str, here, FORM), field(question, "body", str, here, FORM)
-        snippets = field({"snippets": []} | question, "snippets", list, here, FORM)
-        texts = [
-            field(snippet, "text", str, f"{here}.snippets[{n}]", FORM)
-            for n, snippet in enumerate(snippets)
-        ]
-        golds = _synonyms(question.get("exact_answer"), here)
-        if key in factoid:
-            log.warning("%s: the question %s occurs twice; the first one is used", here, key)
-        factoid.setdefault(key, Question(key, body, texts, golds))
+    types, factoid = Counter(dict.fromkeys(LEFT_OUT, 0)), {}
+    for place, document in documents.items():
+        if not is_bioasq(document):
+            raise UserError(f"{place} is not in BioASQ form: {FORM}.")
+        for i, question in enumerate(document["questions"]):
+            kind = field(question, "type", str, f"{place}, questions[{i}]", FORM)
+            types[kind] += 1
+            if kind == "factoid":
+                pairs = _pairs(question, f"{place}, questions[{i}]")
+                factoid.setdefault(pairs[0].title, pairs)
     if not factoid:
-        others = ", ".join(f"{n} {kind}" for kind, n in sorted(types.items())) or "none at all"
+        others = ", ".join(f"{n} {kind}" for kind, n in sorted(types.items()) if n)
         raise UserError(
-            f"{place} has no factoid question (it has {others}), and only those have an answer "
-            "that is a piece of a snippet. Give another file."
+            f"{', '.join(documents)} has no factoid question (it has {others or 'none at all'}), "
+            "and only those have an answer that is a piece of a snippet. Give another file."
         )
-    counts = {f"left_out_{kind}": types[kind] for kind in LEFT_OUT}
-    return factoid, counts | {"duplicate_ids": types["factoid"] - len(factoid)}
+    n_factoid = types.pop("factoid")
+    counts = {f"left_out_{kind}": n for kind, n in types.items()}
+    counts |= {"duplicate_ids": n_factoid - len(factoid), "factoid_questions": len(factoid)}
+    pairs = [pair for own in factoid.values() for pair in own]
+    answered = [pair.title for pair in pairs if pair.answers]
+    counts["pairs_without_answer"] = len(pairs) - len(answered)
+    counts["questions_without_answer"] = len(factoid) - len({*answered})
+    return pairs, counts
+
+
+def _pairs(question: dict, place: str) -> list[Pair]:
+    key, body = (field(question, name, str, place, FORM) for name in ("id", "body"))
+    snippets = field({"snippets": []} | question, "snippets", list, place, FORM)
+    texts = [
+        field(snippet, "text", str, f"{place}.snippets[{n}]", FORM)
+        for n, snippet in enumerate(snippets)
+    ]
+    synonyms, pairs = _synonyms(question.get("exact_answer"), place), []
+    for n, text in enumerate(texts or [""]):
+        spans = occurrences(text, synonyms)
+        golds = [text[start:end] for start, end in spans]
+        pairs.append(Pair(f"{key}_{n + 1:03d}", key, body, text, spans, golds, n, synonyms))
+    return pairs
 
 
 def _synonyms(answer, place: str) -> list[str]:
@@ -101,44 +114,27 @@ def _synonyms(answer, place: str) -> list[str]:
     return list(dict.fromkeys(x for x in synonyms if x and x.strip()))
 
 
-def to_squad(questions: Collection[Question], keep: bool) -> tuple[dict, dict[str, int]]:
-    """SQuAD form (v2): an article is a question, a paragraph is a snippet; and counts.
-
-    The conversion of dmis-lab's BioBERT and of BioM-Transformers: an example is a question and a
-    snippet, its id the question's and `_001`, `_002` ... `keep`: also pairs whose snippet lacks the
-    answer. Test data need them; a question without a snippet gets an empty one to be scored.
-    """
-    articles, counts = [], Counter(factoid_questions=len(questions))
-    for question in questions:
-        paragraphs, answered = [], 0
-        snippets = question.snippets or [""] * keep
-        for n, text in enumerate(snippets, 1):
-            spans = occurrences(text, question.golds)
-            answered += bool(spans)
-            if spans or keep:
-                answers = [{"text": text[a:b], "answer_start": a} for a, b in spans]
-                pair = {"id": f"{question.id}_{n:03d}", "question": question.body}
-                pair |= {"answers": answers, "is_impossible": not answers}
-                paragraphs.append({"context": text, "qas": [pair]})
-        counts["pairs"] += len(paragraphs)
-        counts["pairs_without_answer"] += len(snippets) - answered
-        counts["questions_without_answer"] += not answered
-        if paragraphs:
-            articles.append({"title": question.id, "paragraphs": paragraphs})
-    return {"version": "BioASQ", "data": articles}, dict(counts)
-
-
 def occurrences(text: str, golds: list[str]) -> list[tuple[int, int]]:
     """The spans of the answers in `text`, from left to right, each once.
 
-    Case and Unicode form do not matter. Parts of words do not count: "IL-2" is not in "IL-21".
+    Case does not matter. Parts of words do not count: "IL-2" is not in "IL-21".
     """
-    (whole, places), spans = composed(text), set()
-    for gold in (composed(gold.strip())[0] for gold in golds):
-        matches = re.finditer(rf"(?<!\w){re.escape(gold)}(?!\w)", whole, re.IGNORECASE)
-        same = [m for m in matches if m[0].lower() == gold.lower()]  # re: "İ" equals "i"
-        spans |= {(places[m.start()], places[m.end()]) for m in same}
-    return sorted(spans)
+    patterns = (rf"(?<!\w){re.escape(gold.strip())}(?!\w)" for gold in golds)
+    return sorted({m.span() for p in patterns for m in re.finditer(p, text, re.IGNORECASE)})
+
+
+def to_squad(pairs: list[Pair]) -> dict:
+    """SQuAD form (v2): an article is a question, a paragraph is a snippet."""
+    articles = []
+    for title, own in groupby(pairs, lambda pair: pair.title):
+        paragraphs = []
+        for pair in own:
+            answers = [{"text": pair.context[a:b], "answer_start": a} for a, b in pair.answers]
+            about = {"id": pair.id, "question": pair.question, "answers": answers}
+            qas = [about | {"is_impossible": not answers}]
+            paragraphs.append({"context": pair.context, "qas": qas})
+        articles.append({"title": title, "paragraphs": paragraphs})
+    return {"version": "BioASQ", "data": articles}
 
 
 def parse_args(argv):
@@ -171,15 +167,10 @@ def main(argv=None):
         return
     if not args.file.exists():
         raise UserError(f"there is no file {args.file}. {ACCESS}")
-    factoid, others = questions(json_file(args.file), str(args.file))
-    document, counts = to_squad(factoid.values(), keep=args.test)
-    if not counts["pairs"]:
-        raise UserError(
-            f"{args.file}: no snippet contains an answer to its question, so there is nothing to "
-            "train on. Add --test to keep all pairs."
-        )
-    write_json(args.output, document)
-    for name, n in (others | counts).items():
+    pairs, counts = parse({str(args.file): json_file(args.file)})
+    pairs = [pair for pair in pairs if pair.answers or args.test]
+    write_json(args.output, to_squad(pairs))
+    for name, n in (counts | {"pairs": len(pairs)}).items():
         print(f"{name.replace('_', ' '):26} {n}")
     print(f"written: {args.output}")
 

@@ -6,12 +6,12 @@ Merged as in dmis-lab's BioBERT and BioM-Transformers, scored as by BioASQ's off
 import math
 import re
 from collections import defaultdict
+from itertools import groupby
 
 import numpy as np
 
 from common.scoring import ratio
-from QA.bioasq import Question
-from QA.squad import composed
+from QA.bioasq import Pair
 
 ANSWERS, LONGEST = 5, 100  # answers that BioASQ takes; characters of one
 QUESTION, STRICT, LENIENT, RECIPROCAL = range(4)  # of the last axis of the table "ranks"
@@ -56,38 +56,35 @@ def merge(snippets: dict[int, tuple[str, list[dict]]]) -> list[dict]:
 def rank(answers: list[str], golds: list[str]) -> int:
     """The rank of the first right answer, from 1; 0 if none of the five is right.
 
-    Equal after lower-casing, as in the official evaluator: "TP53." is wrong. Unlike there, "é" may
-    be one character or two.
+    Equal after lower-casing, as in the official evaluator: "TP53." is wrong.
     """
-    wanted = {composed(gold)[0].lower() for gold in golds}
-    right = (composed(answer)[0].lower() in wanted for answer in answers[:ANSWERS])
+    wanted = {gold.lower() for gold in golds}
+    right = (answer.lower() in wanted for answer in answers[:ANSWERS])
     return next((i for i, is_right in enumerate(right, 1) if is_right), 0)
 
 
-def rows(questions: dict[str, Question], examples: list, predictions: list) -> list[dict]:
+def rows(pairs: list[Pair], predictions: list) -> list[dict]:
     """A row of predictions.jsonl a question: places of its answers, rank of the first right one.
 
-    `examples` are the pairs with a snippet, `predictions` have their `n_best`. A probe's numbers
-    (`pointer`) are added up over a question's pairs.
+    A probe's numbers (`pointer`) are added up over a question's pairs.
     """
-    snippets, pointers = defaultdict(dict), defaultdict(list)
-    for example, prediction in zip(examples, predictions, strict=True):
-        key, _, number = example.id.rpartition("_")  # see bioasq.to_squad
-        snippets[key][int(number) - 1] = example.context, prediction.n_best
-        if prediction.pointer:
-            pointers[key].append(prediction.pointer)
     made = []
-    for key, lists in snippets.items():
-        answers = merge(lists)
-        place = rank(texts(questions[key], answers), questions[key].golds)
-        row = {"id": key, "answers": answers, "rank": place}
-        made.append(row | ({"pointer": np.sum(pointers[key], 0).tolist()} if pointers else {}))
+    both = zip(pairs, predictions, strict=True)
+    for key, group in groupby(both, lambda one: one[0].title):
+        own = [*group]
+        asked = [pair for pair, _ in own]
+        answers = merge({pair.snippet: (pair.context, p.n_best) for pair, p in own})
+        place = rank(texts(asked, answers), asked[0].synonyms)
+        pointers = [p.pointer for _, p in own if p.pointer]
+        probed = {"pointer": np.sum(pointers, 0).tolist()} if pointers else {}
+        made.append({"id": key, "answers": answers, "rank": place} | probed)
     return made
 
 
-def texts(question: Question, answers: list[dict]) -> list[str]:
-    """The texts of answers given by their places."""
-    return [question.snippets[a["snippet"]][a["start"] : a["end"]] for a in answers]
+def texts(pairs: list[Pair], answers: list[dict]) -> list[str]:
+    """The texts of answers to a question given by their places, from all its pairs."""
+    snippets = {pair.snippet: pair.context for pair in pairs}
+    return [snippets[a["snippet"]][a["start"] : a["end"]] for a in answers]
 
 
 def count(rows: list[dict]) -> np.ndarray:
@@ -103,11 +100,12 @@ def mean(part: int):
     return lambda sums: ratio(sums[..., part], sums[..., QUESTION])
 
 
-def submission(questions: dict[str, Question], answers: dict[str, list[dict]]) -> dict:
+def submission(pairs: list[Pair], answers: dict[str, list[dict]]) -> dict:
     """The JSON that BioASQ takes: up to five answers to each question, each in a list."""
-    listed = []
-    for key, question in questions.items():
-        exact = [[text] for text in texts(question, answers[key])]
-        about = {"id": key, "type": "factoid", "body": question.body}
-        listed.append(about | {"ideal_answer": "", "exact_answer": exact})
-    return {"questions": listed}
+    questions = []
+    for key, own in groupby(pairs, lambda pair: pair.title):
+        asked = [*own]
+        exact = [[text] for text in texts(asked, answers[key])]
+        about = {"id": key, "type": "factoid", "body": asked[0].question}
+        questions.append(about | {"ideal_answer": "", "exact_answer": exact})
+    return {"questions": questions}

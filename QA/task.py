@@ -5,6 +5,7 @@ A prediction is a `windows.Prediction`: the best answers, and how they compare w
 
 import json
 import re
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -63,7 +64,7 @@ _SENTENCE = re.compile(r"\S.*?(?:[.!?](?=\s|$)|(?=\s*$))", re.DOTALL)
 
 def scores(data: Data) -> tuple[Score, ...]:
     """F1 and exact match, by kind of question if there are both; or BioASQ's three."""
-    if data.questions:
+    if data.in_bioasq:
         return BIOASQ
     kinds = ({bool(e.golds) for e in some} for s, some in data.splits.items() if s != "train")
     return SQUAD + BY_KIND if all(len(found) == 2 for found in kinds) else SQUAD
@@ -71,7 +72,7 @@ def scores(data: Data) -> tuple[Score, ...]:
 
 def probe_scores(data: Data) -> tuple[Score, ...]:
     """First the bits gained over a uniform guess; a random span beside the answer's scores."""
-    return (GAIN, *(BIOASQ if data.questions else SQUAD), RANDOM)
+    return (GAIN, *(BIOASQ if data.in_bioasq else SQUAD), RANDOM)
 
 
 def encode(
@@ -79,7 +80,7 @@ def encode(
 ) -> tuple[list[dict], dict[str, int]]:
     """The windows of all examples, see `QA.windows.encode`."""
     encoded, counts = windows.encode(examples, tokenizer, max_length, data.doc_stride)
-    if data.questions:
+    if data.in_bioasq:
         counts["pairs"] = counts.pop("questions")
     return encoded, counts
 
@@ -123,14 +124,10 @@ def predict(
     from common.forward import predict_logits
 
     outputs = predict_logits(model, encoded, batch_size, device, name, forward=logits)
-    by_example: list[tuple[list, list]] = [([], []) for _ in examples]
-    for row, output in zip(encoded, outputs, strict=True):
-        rows, own = by_example[row["example"]]
-        rows.append(row)
-        own.append(output)
+    windows_of = groupby(zip(encoded, outputs, strict=True), lambda pair: pair[0]["example"])
     return [
-        windows.answers(*own, example.context, data.with_null)
-        for example, own in zip(examples, by_example, strict=True)
+        windows.answers(*zip(*own, strict=True), examples[number].context, data.with_null)
+        for number, own in windows_of
     ]
 
 
@@ -138,11 +135,8 @@ def rows(
     data: Data, examples: dict[str, list[Example]], predictions: dict[str, list[Prediction]]
 ) -> tuple[dict[str, list[dict]], dict[str, float]]:
     """Rows of predictions.jsonl; the null threshold; the counts of what was corrected in files."""
-    if data.questions:
-        made = {
-            split: bioasq_answers.rows(data.questions[split], examples[split], predicted)
-            for split, predicted in predictions.items()
-        }
+    if data.in_bioasq:
+        made = {s: bioasq_answers.rows(examples[s], own) for s, own in predictions.items()}
         return made, data.counts
     threshold = _threshold(data, examples, predictions)
     made = {split: _rows(examples[split], some, threshold) for split, some in predictions.items()}
@@ -199,6 +193,6 @@ def export(folder: Path, data: Data, write_submission: Path | None = None, **opt
     if write_submission:
         lines = (folder / "predictions.jsonl").read_text(encoding="utf-8").splitlines()
         answers = {row["id"]: row["answers"] for row in map(json.loads, lines)}
-        document = bioasq_answers.submission(data.questions["test"], answers)
+        document = bioasq_answers.submission(data.splits["test"], answers)
         write_json(write_submission, document)
         print(f"submission: {write_submission}")

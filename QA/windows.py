@@ -58,9 +58,9 @@ def encode(
     room = most - min(limit, max((len(ids) for ids, _ in questions), default=0))
     if limit < 1 or doc_stride >= room:
         raise UserError(
-            f"--max_length {max_length} leaves room for {max(0, room)} sub-words of the passage beside "
-            f"the longest question; it must be more than --doc_stride {doc_stride}. Use a larger "
-            "--max_length, or for fine-tuning a smaller --doc_stride."
+            f"--max_length {max_length} leaves room for {max(0, room)} sub-words of the passage "
+            f"beside the longest question; it must be more than --doc_stride {doc_stride}. Use a "
+            "larger --max_length, or for fine-tuning a smaller --doc_stride."
         )
     names = ("truncated_questions", "empty_passages", "split_answers")
     windows, counts = [], dict.fromkeys(names, 0)

@@ -6,7 +6,7 @@ import pytest
 
 from common.cli import UserError
 from common.task import evaluate
-from QA import bioasq, data, new_text, squad, task, windows
+from QA import bioasq, data, new_text, task, windows
 from QA.squad import Example
 from QA.windows import Prediction
 
@@ -90,11 +90,9 @@ def test_bioasq_rows_are_questions():
          "snippets": [{"text": "It is MDM2 or p53 ."}, {"text": "P53 it is ."}]},
         {"id": "b", "type": "factoid", "body": "What ?", "exact_answer": "IL-2", "snippets": []},
     ]  # fmt: skip
-    questions, _ = bioasq.questions({"questions": listed}, "file")
-    document, _ = bioasq.to_squad(questions.values(), keep=True)
-    pairs, _ = squad.parse(document, "file")
+    pairs, _ = bioasq.parse({"file": {"questions": listed}})
     assert len(pairs) == 3
-    held = dataset(with_null=False, counts={}, questions={"test": questions})
+    held = dataset(with_null=False, counts={}, in_bioasq=True)
     one, two = (pair.context for pair in pairs[:2])
     predicted = [
         Prediction([span("MDM2", one, 0.6), span("p53 .", one, 0.3)], None),

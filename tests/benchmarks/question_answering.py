@@ -44,7 +44,7 @@ def prepare(args):
     from common.data_files import json_file
     from QA import squad
 
-    examples, _ = squad.parse(json_file(args.data), str(args.data))
+    examples, _ = squad.parse({str(args.data): json_file(args.data)})
     tokenizer = bench.word_pieces(
         sorted({e.context for e in examples} | {e.question for e in examples})
     )
