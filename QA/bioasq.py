@@ -20,9 +20,8 @@ if __name__ == "__main__":  # run as a file: import from the repository, not fro
 
 from common import cli
 from common.cli import UserError
-from common.data_files import json_file
+from common.data_files import field, json_file
 from common.files import write_json
-from QA.squad import field
 
 FORM = '{"questions": [{"id", "type", "body", "snippets": [{"text"}], "exact_answer"}]}'
 LEFT_OUT = ("yesno", "list", "summary")  # types of questions that are counted only
@@ -92,7 +91,7 @@ def _pairs(question: dict, place: str) -> list[Pair]:
         field(snippet, "text", str, f"{place}.snippets[{n}]", FORM)
         for n, snippet in enumerate(snippets)
     ]
-    synonyms, pairs = _synonyms(question.get("exact_answer"), place), []
+    synonyms, pairs = _synonyms(question.get("exact_answer")), []
     for n, text in enumerate(texts or [""]):
         spans = occurrences(text, synonyms)
         golds = [text[start:end] for start, end in spans]
@@ -100,18 +99,12 @@ def _pairs(question: dict, place: str) -> list[Pair]:
     return pairs
 
 
-def _synonyms(answer, place: str) -> list[str]:
+def _synonyms(answer) -> list[str]:
     """Of a string, a list, or a list of lists (one an entity); each once, blank ones left out."""
     entities = answer if isinstance(answer, list) else [answer]
-    synonyms = [
-        x for entity in entities for x in (entity if isinstance(entity, list) else [entity])
-    ]
-    if not all(isinstance(x, str | None) for x in synonyms):
-        raise UserError(
-            f"{place}: 'exact_answer' is neither a string, nor a list of strings, nor a list of "
-            "such lists. Fix it."
-        )
-    return list(dict.fromkeys(x for x in synonyms if x and x.strip()))
+    parts = (entity if isinstance(entity, list) else [entity] for entity in entities)
+    synonyms = (x for part in parts for x in part if isinstance(x, str) and x.strip())
+    return list(dict.fromkeys(synonyms))
 
 
 def occurrences(text: str, golds: list[str]) -> list[tuple[int, int]]:
@@ -165,8 +158,6 @@ def main(argv=None):
             write_json(args.output / f"{split}.json", document)
         print(f"demo BioASQ files: {args.output}")
         return
-    if not args.file.exists():
-        raise UserError(f"there is no file {args.file}. {ACCESS}")
     pairs, counts = parse({str(args.file): json_file(args.file)})
     pairs = [pair for pair in pairs if pair.answers or args.test]
     write_json(args.output, to_squad(pairs))

@@ -14,7 +14,7 @@ from common.scoring import ratio
 from QA.bioasq import Pair
 
 ANSWERS, LONGEST = 5, 100  # answers that BioASQ takes; characters of one
-QUESTION, STRICT, LENIENT, RECIPROCAL = range(4)  # of the last axis of the table "ranks"
+STRICT, LENIENT, RECIPROCAL = range(1, 4)  # of the last axis of the table "ranks"
 _CORE = re.compile(r"\s*(.*?)[\s,.]*", re.DOTALL)
 
 
@@ -88,16 +88,10 @@ def texts(pairs: list[Pair], answers: list[dict]) -> list[str]:
 
 
 def count(rows: list[dict]) -> np.ndarray:
-    """`[questions, 4]`: the question, and its strict, lenient and reciprocal-rank score."""
-    ranks = np.array([row["rank"] for row in rows], float)
+    """`[questions, 1, 4]`: the question, and its strict, lenient and reciprocal-rank score."""
+    ranks = np.array([row["rank"] for row in rows])
     right = ranks > 0
-    reciprocal = np.divide(1, ranks, out=np.zeros_like(ranks), where=right)
-    return np.stack([np.ones_like(ranks), ranks == 1, right, reciprocal], axis=1)
-
-
-def mean(part: int):
-    """A function of sums `[..., 4]` -> `[...]`: the mean of STRICT, LENIENT or RECIPROCAL."""
-    return lambda sums: ratio(sums[..., part], sums[..., QUESTION])
+    return np.stack([np.ones_like(ranks), ranks == 1, right, ratio(right, ranks)], 1)[:, None]
 
 
 def submission(pairs: list[Pair], answers: dict[str, list[dict]]) -> dict:

@@ -78,8 +78,11 @@ def load(
         splits = {"train": train} | ({"dev": dev} if dev else {}) | {"test": splits["test"]}
     if in_bioasq:
         splits["train"] = [example for example in splits["train"] if example.answers]
-    if write_submission:
-        _check_submission(write_submission, in_bioasq)
+    if write_submission and not in_bioasq:
+        raise UserError(
+            "--write_submission is for BioASQ's questions, and these data have none. Give the "
+            "folder of BioASQ files: --data_dir FOLDER."
+        )
     return Data(
         splits,
         [],
@@ -115,16 +118,6 @@ def _read_folder(folder: Path) -> tuple[dict[str, tuple[list, dict]], bool]:
     in_bioasq = bioasq.is_bioasq(next(iter(documents["train"].values())))
     parse = bioasq.parse if in_bioasq else squad.parse
     return {split: parse(own) for split, own in documents.items()}, in_bioasq
-
-
-def _check_submission(path: Path, in_bioasq: bool) -> None:
-    if not in_bioasq:
-        raise UserError(
-            "--write_submission is for BioASQ's questions, and these data have none. Give the "
-            "folder of BioASQ files: --data_dir FOLDER."
-        )
-    if path.is_dir() or not path.expanduser().absolute().parent.is_dir():
-        raise UserError(f"--write_submission {path}: give a file in an existing folder.")
 
 
 def stratum(example: Example) -> bool:

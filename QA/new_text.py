@@ -2,9 +2,8 @@
 
 from collections.abc import Iterable, Iterator
 
-from common.cli import UserError
-from common.data_files import json_row, stream
-from common.predict import text_fields
+from common.data_files import field, json_row, stream
+from QA import scores as official
 from QA import task
 from QA.data import DOC_STRIDE, Data
 from QA.squad import Example
@@ -25,9 +24,7 @@ def read(file: Iterable[bytes], name: str, form: str) -> Iterator[Example | None
             yield None
             continue
         row = {"id": number} | json_row(place, line)
-        asked, context = text_fields(row, ("question", "context"), place, EXPECTED)
-        if not isinstance(row["id"], str | int):  # NaN, too, which no JSON output may contain
-            raise UserError(f"{place}: 'id' is neither a string nor a whole number: {EXPECTED}.")
+        asked, context = (field(row, key, str, place, EXPECTED) for key in ("question", "context"))
         yield Example(row["id"], "", asked, context, [], [])
 
 
@@ -47,9 +44,9 @@ def answer(model, tokenizer, made, items: list[Example], args, device, name: str
 
 
 def _row(example: Example, prediction: Prediction, threshold: float | None) -> dict:
-    difference = prediction.null_difference
-    withheld = difference is None or (threshold is not None and difference > threshold)
-    given = (e for e in prediction.n_best if (e["start"] is None) == withheld)
-    place = next(given, {"start": None, "end": None, "probability": None})
-    text = "" if withheld else example.context[place["start"] : place["end"]]
-    return {"id": example.id, "answer": text} | place | {"null_difference": difference}
+    row = official.row(example, prediction, threshold)
+    place = row["start"], row["end"]
+    given = (e for e in row["n_best"] if (e["start"], e["end"]) == place)
+    entry = next(given, {"start": None, "end": None, "probability": None})
+    text = "" if place[0] is None else example.context[slice(*place)]
+    return {"id": example.id, "answer": text} | entry | {"null_difference": row["null_difference"]}

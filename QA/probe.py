@@ -10,12 +10,12 @@ import re
 
 import numpy as np
 
+from common.batching import INPUTS
 from common.cli import UserError
-from common.scoring import ratio
 from common.task import Pointers, ProbeInputs, Score
 from QA import windows
 from QA.data import Data
-from QA.scores import exact_and_f1
+from QA.scores import exact_and_f1, mean
 from QA.squad import Example
 from QA.windows import Prediction
 
@@ -26,7 +26,7 @@ PLACED, BITS, NUMBER, RANDOM_F1 = range(4)
 GAIN = Score(
     "bits",
     "pointer",
-    lambda sums: ratio(sums[..., BITS], sums[..., PLACED]),
+    mean(BITS, number=PLACED),
     "bits per boundary",
     by_layer=True,
     lowest=-np.inf,
@@ -36,7 +36,7 @@ GAIN = Score(
 RANDOM = Score(
     "random_span_f1",
     "pointer",
-    lambda sums: ratio(sums[..., RANDOM_F1], sums[..., NUMBER]),
+    mean(RANDOM_F1, number=NUMBER),
     "F1 of a random span",
     of_probes=True,
 )
@@ -91,11 +91,12 @@ def probe_inputs(
     for target, splits in targets.items():  # their questions differ, so their vectors do
         spans, asked = {}, {}
         for split, examples in splits.items():
-            rows, cut = windows.first_windows(examples, tokenizer, max_length)
+            rows, cut = windows.first_windows(data, examples, tokenizer, max_length)
             spans[split], asked[split] = [], []
             for example, row in zip(examples, rows, strict=True):
                 held, units = _units(example.context, row)
-                encoded.append(_inputs(row) | {"units": units})
+                inputs = {key: row[key] for key in INPUTS if key in row}
+                encoded.append(inputs | {"units": units})
                 spans[split].append((n_units, n_units + len(units)))
                 asked[split].append((held, place(example, held)))
                 n_units += len(units)
@@ -149,18 +150,6 @@ def random_f1(example: Example, spans: list[tuple[int, int]], length: int) -> fl
     first = random.Random(example.id).randrange(max(1, len(spans) - length + 1))
     last = min(first + length, len(spans)) - 1
     return exact_and_f1(example.context[spans[first][0] : spans[last][1]], example.golds)[1]
-
-
-def attention_inputs(
-    data: Data, examples: list[Example], tokenizer, max_length: int
-) -> tuple[list[dict], dict[str, int]]:
-    """The first window of each example, and counts."""
-    rows, counts = windows.first_windows(examples, tokenizer, max_length)
-    return [_inputs(row) for row in rows], counts
-
-
-def _inputs(row: dict) -> dict:
-    return {key: row[key] for key in ("input_ids", "token_type_ids") if key in row}
 
 
 def _units(context: str, row: dict) -> tuple[list, list]:

@@ -3,7 +3,6 @@
 The text may be as confidential as BioASQ's: messages name files, places and ids, never a text.
 """
 
-import hashlib
 import logging
 import random
 import re
@@ -12,11 +11,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from common.cli import UserError
-from common.data_files import SPLIT_NAMES
+from common.data_files import SPLIT_NAMES, field
 
 log = logging.getLogger(__name__)
 FORM = '{"data": [{"title", "paragraphs": [{"context", "qas": [{"id", "question", "answers"}]}]}]}'
-KINDS = {str: "a string", list: "a list", int: "a whole number"}
 # What is corrected or left out, and counted: an answer whose offset is wrong (the nearest
 # occurrence is taken), one that the passage does not contain, and a question's id that comes again.
 FAULTS = ("moved_answers", "lost_answers", "duplicate_ids")
@@ -36,21 +34,6 @@ class Example(NamedTuple):
     golds: list[str]
 
 
-def passage_id(example: Example) -> str:
-    """A hash of the passage: a bootstrap resamples the examples of one passage together."""
-    return hashlib.sha256(example.context.encode()).hexdigest()[:16]
-
-
-def field(value, key: str, kind: type, place: str, form: str = FORM):
-    """`value[key]`, which must be a `kind`. Raises UserError: the place, and the form expected."""
-    if not isinstance(value, dict):
-        raise UserError(f"{place} is not a JSON object. Expected: {form}.")
-    if not isinstance(value.get(key), kind) or isinstance(value[key], bool):
-        wrong = f"{key!r} is not {KINDS[kind]}" if key in value else f"there is no {key!r}"
-        raise UserError(f"{place}: {wrong}. Expected: {form}.")
-    return value[key]
-
-
 def parse(documents: dict[str, Any]) -> tuple[list[Example], dict[str, int]]:
     """The examples of SQuAD-form documents (v1.1, v2) in order, and the counts of `FAULTS`.
 
@@ -66,10 +49,10 @@ def _rows(documents: dict[str, Any]) -> Iterator[tuple]:
             raise UserError(f"{place} is not in SQuAD form: {FORM}.")
         for i, article in enumerate(document["data"]):
             here = f"{place}, data[{i}]"
-            for j, paragraph in enumerate(field(article, "paragraphs", list, here)):
+            for j, paragraph in enumerate(field(article, "paragraphs", list, here, FORM)):
                 passage = f"{here}.paragraphs[{j}]"
-                context = field(paragraph, "context", str, passage)
-                for k, question in enumerate(field(paragraph, "qas", list, passage)):
+                context = field(paragraph, "context", str, passage, FORM)
+                for k, question in enumerate(field(paragraph, "qas", list, passage, FORM)):
                     yield f"{passage}.qas[{k}]", article.get("title"), context, question
 
 
@@ -86,14 +69,14 @@ def examples(rows: Iterable[tuple], place: str) -> tuple[list[Example], dict[str
     faults: dict[str, list[str]] = {name: [] for name in FAULTS}  # the ids of the questions
     parsed: dict[str, Example] = {}
     for here, title, context, question in rows:
-        key = field(question, "id", str, here)
+        key = field(question, "id", str, here, FORM)
         if key in parsed:
             faults["duplicate_ids"].append(key)
             continue
         spans, golds = [], []
-        for n, answer in enumerate(field(question, "answers", list, here)):
-            text = field(answer, "text", str, f"{here}.answers[{n}]")
-            start = field(answer, "answer_start", int, f"{here}.answers[{n}]")
+        for n, answer in enumerate(field(question, "answers", list, here, FORM)):
+            text = field(answer, "text", str, f"{here}.answers[{n}]", FORM)
+            start = field(answer, "answer_start", int, f"{here}.answers[{n}]", FORM)
             if not text.strip():
                 continue  # it says nothing
             span, moved = locate(context, text, start)
@@ -102,7 +85,7 @@ def examples(rows: Iterable[tuple], place: str) -> tuple[list[Example], dict[str
                 faults["moved_answers" if span else "lost_answers"].append(key)
             if span and span not in spans:
                 spans.append(span)
-        asked = field(question, "question", str, here)
+        asked = field(question, "question", str, here, FORM)
         parsed[key] = Example(key, str(title or context), asked, context, spans, golds)
     if not parsed:
         raise UserError(f"{place} has no question. Add some: {FORM}.")

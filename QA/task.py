@@ -3,16 +3,15 @@
 A prediction is a `windows.Prediction`: the best answers, and how they compare with none.
 """
 
-import json
 import re
-from itertools import groupby
+from itertools import groupby, repeat
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from common import models
-from common.files import write_json
+from common.files import read_jsonl, write_json
 from common.task import Score
 from QA import bioasq_answers, windows
 from QA import scores as official
@@ -22,20 +21,20 @@ from QA.probe import (
     CONTROLS,
     GAIN,
     RANDOM,
-    attention_inputs,
     controls,
     probe_inputs,
     probe_predictions,
     probed,
 )
 from QA.scores import EXACT, F1
-from QA.windows import Prediction
+from QA.windows import Prediction, encode
+from QA.windows import first_windows as attention_inputs
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["CONTROLS", "add_arguments", "attention_inputs", "controls", "load", "probe_inputs",
-           "probe_predictions", "probed", "stratum"]  # fmt: skip
+__all__ = ["CONTROLS", "add_arguments", "attention_inputs", "controls", "encode", "load",
+           "probe_inputs", "probe_predictions", "probed", "stratum"]  # fmt: skip
 NAME, HEAD, DATASET = "QA", "span", "squad_v2"
 HUB_DATASET = (HUB_ID, "validation")
 NOTE = """\
@@ -54,9 +53,9 @@ BY_KIND = (
     Score("exact_no_answer", "kinds", official.mean(EXACT, 0), "exact match (unanswerable)"),
 )
 BIOASQ = (
-    Score("mrr", "ranks", bioasq_answers.mean(RECIPROCAL), "mean reciprocal rank", by_layer=True),
-    Score("strict", "ranks", bioasq_answers.mean(STRICT), "strict accuracy", by_layer=True),
-    Score("lenient", "ranks", bioasq_answers.mean(LENIENT), "lenient accuracy", by_layer=True),
+    Score("mrr", "ranks", official.mean(RECIPROCAL), "mean reciprocal rank", by_layer=True),
+    Score("strict", "ranks", official.mean(STRICT), "strict accuracy", by_layer=True),
+    Score("lenient", "ranks", official.mean(LENIENT), "lenient accuracy", by_layer=True),
 )
 SCORES = (*SQUAD, *BY_KIND, *BIOASQ, GAIN, RANDOM)
 _SENTENCE = re.compile(r"\S.*?(?:[.!?](?=\s|$)|(?=\s*$))", re.DOTALL)
@@ -73,16 +72,6 @@ def scores(data: Data) -> tuple[Score, ...]:
 def probe_scores(data: Data) -> tuple[Score, ...]:
     """First the bits gained over a uniform guess; a random span beside the answer's scores."""
     return (GAIN, *(BIOASQ if data.in_bioasq else SQUAD), RANDOM)
-
-
-def encode(
-    data: Data, examples: list[Example], tokenizer, max_length: int
-) -> tuple[list[dict], dict[str, int]]:
-    """The windows of all examples, see `QA.windows.encode`."""
-    encoded, counts = windows.encode(examples, tokenizer, max_length, data.doc_stride)
-    if data.in_bioasq:
-        counts["pairs"] = counts.pop("questions")
-    return encoded, counts
 
 
 def load_model(where: str, data: Data, keep_head: bool = False, **options):
@@ -134,27 +123,27 @@ def predict(
 def rows(
     data: Data, examples: dict[str, list[Example]], predictions: dict[str, list[Prediction]]
 ) -> tuple[dict[str, list[dict]], dict[str, float]]:
-    """Rows of predictions.jsonl; the null threshold; the counts of what was corrected in files."""
+    """Rows of predictions.jsonl; the counts of what was corrected in files, and the null threshold.
+
+    It is the one given, else the best of dev by F1, else 0; none if "no answer" is not compared.
+    """
     if data.in_bioasq:
-        made = {s: bioasq_answers.rows(examples[s], own) for s, own in predictions.items()}
-        return made, data.counts
-    threshold = _threshold(data, examples, predictions)
-    made = {split: _rows(examples[split], some, threshold) for split, some in predictions.items()}
-    return made, data.counts | ({} if threshold is None else {"null_threshold": threshold})
+        rows = {s: bioasq_answers.rows(examples[s], own) for s, own in predictions.items()}
+        return rows, data.counts
 
+    def scored(threshold: float | None) -> dict[str, list[dict]]:
+        return {
+            split: list(map(official.row, examples[split], own, repeat(threshold)))
+            for split, own in predictions.items()
+        }
 
-def _threshold(data: Data, examples: dict, predictions: dict) -> float | None:
-    """The one given, else the best of dev by F1, else 0; None if "no answer" is not compared."""
-    compared = any(p.null_difference is not None for some in predictions.values() for p in some)
-    if not (data.with_null and compared):
-        return None
-    if data.null_threshold is not None or "dev" not in predictions:
-        return data.null_threshold or 0.0
-    return official.best_threshold(_rows(examples["dev"], predictions["dev"], None), "f1")[1]
-
-
-def _rows(examples: list[Example], predictions: list, threshold: float | None) -> list[dict]:
-    return [official.row(*pair, threshold) for pair in zip(examples, predictions, strict=True)]
+    rows, threshold = scored(None), data.null_threshold
+    differences = (row["null_difference"] for own in rows.values() for row in own)
+    if not data.with_null or all(difference is None for difference in differences):
+        return rows, data.counts
+    if threshold is None:
+        threshold = official.best_threshold(rows["dev"], "f1")[1] if "dev" in rows else 0.0
+    return scored(threshold), data.counts | {"null_threshold": threshold}
 
 
 def shared(example: Example) -> dict[str, str]:
@@ -173,7 +162,7 @@ def baseline(train: list[Example], examples: list[Example]) -> list[Prediction]:
 def count(rows: list[dict]) -> dict:
     """Tables of SQuAD's rows (by kind of question if there are both) or of BioASQ's; a probe's."""
     probed = rows and all("pointer" in row for row in rows)
-    tables = {"pointer": np.array([row["pointer"] for row in rows])} if probed else {}
+    tables = {"pointer": np.array([[row["pointer"]] for row in rows])} if probed else {}
     if rows and all("rank" in row for row in rows):
         return tables | {"ranks": bioasq_answers.count(rows)}
     table = official.count(rows)
@@ -191,8 +180,9 @@ def details(rows: list[dict]) -> dict[str, float]:
 def export(folder: Path, data: Data, write_submission: Path | None = None, **options) -> None:
     """--write_submission: the answers to the test split's questions as BioASQ takes them."""
     if write_submission:
-        lines = (folder / "predictions.jsonl").read_text(encoding="utf-8").splitlines()
-        answers = {row["id"]: row["answers"] for row in map(json.loads, lines)}
+        write_submission.parent.mkdir(parents=True, exist_ok=True)
+        rows = read_jsonl(folder / "predictions.jsonl")
+        answers = {row["id"]: row["answers"] for row in rows}
         document = bioasq_answers.submission(data.splits["test"], answers)
         write_json(write_submission, document)
         print(f"submission: {write_submission}")

@@ -12,6 +12,8 @@ import numpy as np
 
 from common.cli import UserError
 from common.texts import frame
+from QA.bioasq import Pair
+from QA.data import Data
 from QA.offsets import tokenize
 from QA.squad import Example
 
@@ -36,7 +38,7 @@ def only(span: tuple[int, int] | None, probability: float = 1.0) -> Prediction:
 
 
 def encode(
-    examples: list[Example], tokenizer, max_length: int, doc_stride: int
+    data: Data, examples: list[Example | Pair], tokenizer, max_length: int
 ) -> tuple[list[dict], dict[str, int]]:
     """Windows of all examples, in order, and counts.
 
@@ -46,8 +48,9 @@ def encode(
     begins in it; `spans`, `[sub-words of the passage, 2]` characters of each (see QA.offsets);
     `null`, the position of "no answer"; and `labels`, the first and last position of the answer, or
     twice `null` if it contains none whole, or twice -100 if the answer is not in the passage.
-    Neighbours share `doc_stride` sub-words. Raises UserError if there is no room for that.
+    Neighbours share `data.doc_stride` sub-words. Raises UserError if there is no room for that.
     """
+    doc_stride, unit = data.doc_stride, "pairs" if data.in_bioasq else "questions"
     head, middle, tail, types = frame(tokenizer)
     null_first, end = head[:1] == [tokenizer.cls_token_id], [tokenizer.eos_token_id]
     tail = tail if null_first or tail[-1:] == end else tail + end
@@ -85,17 +88,17 @@ def encode(
         counts["truncated_questions"] += len(question) > limit
         counts["empty_passages"] += not ids
         counts["split_answers"] += any(answers) and not whole
-    return windows, {"questions": len(examples), "windows": len(windows), **counts}
+    return windows, {unit: len(examples), "windows": len(windows), **counts}
 
 
 def first_windows(
-    examples: list[Example], tokenizer, max_length: int
+    data: Data, examples: list[Example | Pair], tokenizer, max_length: int
 ) -> tuple[list[dict], dict[str, int]]:
     """The first window of each example, as `encode` makes them, and counts."""
-    windows, counts = encode(examples, tokenizer, max_length, 0)
+    windows, counts = encode(data._replace(doc_stride=0), examples, tokenizer, max_length)
     own = [[*rows] for _, rows in groupby(windows, lambda row: row["example"])]
-    cut = {name: counts[name] for name in ("questions", "truncated_questions", "empty_passages")}
-    return [rows[0] for rows in own], cut | {"truncated_passages": sum(len(x) > 1 for x in own)}
+    del counts["windows"], counts["split_answers"]
+    return [rows[0] for rows in own], counts | {"truncated_passages": sum(len(x) > 1 for x in own)}
 
 
 def covering(spans: np.ndarray, characters: list[tuple[int, int]]) -> list[tuple[int, int] | None]:

@@ -15,7 +15,6 @@ from common.data_files import json_file
 from QA import bioasq, bioasq_answers, demo_data, squad
 
 main = importlib.import_module("QA.bioasq").main
-DEEP = json.loads("[" * 800 + '"BRCA1"' + "]" * 800)
 
 
 def question(
@@ -58,6 +57,7 @@ def merged(*snippets):
         ([["TP53"], "p53", None, ["TP53", " "]], ["TP53", "p53"]),
         (None, []),
         ("", []),
+        ({"a": 1}, []),
     ],
 )
 def test_exact_answers_of_any_form_become_flat(answer, flat):
@@ -83,12 +83,10 @@ def test_other_questions_are_counted_and_left_out():
         ({"questions": [question(kind="yesno")]}, "no factoid question .it has 1 yesno"),
         ({"questions": ["text"]}, r"questions\[0\] is not a JSON object"),
         ({"questions": [question() | {"id": 5}]}, r"questions\[0\]: 'id' is not a string"),
-        ({"questions": [{"type": "factoid", "body": "x"}]}, r"questions\[0\]: there is no 'id'"),
+        ({"questions": [{"type": "factoid", "body": "x"}]}, r"questions\[0\]: 'id' is missing"),
         ({"questions": [question(kind="essay")]}, "no factoid question .it has 1 essay"),
         ({"questions": [question() | {"snippets": "x"}]}, "'snippets' is not a list"),
-        ({"questions": [question() | {"snippets": [{}]}]}, r"snippets\[0\]: there is no 'text'"),
-        ({"questions": [question(answer={"a": 1})]}, "'exact_answer' is neither"),
-        ({"questions": [question(answer=DEEP)]}, r"questions\[0\]: 'exact_answer' is neither"),
+        ({"questions": [question() | {"snippets": [{}]}]}, r"snippets\[0\]: 'text' is missing"),
     ],
 )
 def test_what_is_not_bioasq_is_the_users_error(document, said):
@@ -225,10 +223,10 @@ def test_rank_by_hand(answers, golds, rank):
 def test_scores_by_hand():
     """Unanswered questions count 0: the official tool skips them, which flatters."""
     rows = [{"id": str(i), "answers": [], "rank": rank} for i, rank in enumerate([1, 2, 5, 0])]
-    number, strict, lenient, reciprocal = bioasq_answers.count(rows).sum(0)
+    ((number, strict, lenient, reciprocal),) = bioasq_answers.count(rows).sum(0)
     assert (number, strict, lenient) == (4, 1, 3)
     assert reciprocal / number == pytest.approx((1 + 1 / 2 + 1 / 5 + 0) / 4)
-    assert np.array_equal(bioasq_answers.count(rows)[3], [1, 0, 0, 0])
+    assert np.array_equal(bioasq_answers.count(rows)[3], [[1, 0, 0, 0]])
 
 
 def test_the_submission_has_all_questions():
@@ -288,7 +286,7 @@ def test_nothing_is_replaced_unasked(tmp_path, capsys):
     assert run(tmp_path / "in.json", "--output", out) == 2
     assert "--overwrite" in capsys.readouterr().err and out.read_text() == "mine"
     assert run(tmp_path / "in.json", "--output", tmp_path / "other.json") == 2
-    assert "Register at" in capsys.readouterr().err
+    assert "cannot read" in capsys.readouterr().err
     assert run("--output", out) == 2 and run(out, "--demo", "--output", out) == 2
 
 

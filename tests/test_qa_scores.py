@@ -134,7 +134,9 @@ def test_the_search_begins_where_nothing_is_answered():
 def test_an_answer_is_given_where_the_difference_is_not_above_the_threshold():
     (row,) = rows_of([("p53", ["p53"], 0.5)], 0.5)
     assert (row["start"], row["end"], row["exact"], row["f1"]) == (7, 10, 1.0, 1.0)
+    one = row
     (row,) = rows_of([("p53", ["p53"], 0.5)], 0.499)
+    assert row["group"] == one["group"] != rows_of([("p54", [], 0.5)])[0]["group"]  # the passage's
     assert (row["start"], row["end"], row["exact"], row["span_exact"]) == (None, None, 0.0, 1.0)
 
 

@@ -4,9 +4,8 @@ import json
 
 import pytest
 
-from common.cli import UserError
 from common.task import evaluate
-from QA import bioasq, data, new_text, task, windows
+from QA import bioasq, data, task, windows
 from QA.squad import Example
 from QA.windows import Prediction
 
@@ -131,7 +130,7 @@ def test_loss_is_cross_entropy_over_real_tokens_of_windows_with_a_place(checkpoi
     model, tokenizer = models.load_task_model(str(checkpoint("bert")), "span", [])
     long = example("q2", "DNA", PASSAGE * 3)
     lost = example("q3", None)._replace(golds=["elsewhere"])
-    encoded, _ = windows.encode([example(), long, lost], tokenizer, 128, 16)
+    encoded, _ = task.encode(dataset(doc_stride=16), [example(), long, lost], tokenizer, 128)
     assert [task.n_labels(row) for row in encoded][-1] == 0
     keys = ("input_ids", "token_type_ids", "labels")
     batch = pad([{k: row[k] for k in keys} for row in encoded], 0)
@@ -143,13 +142,3 @@ def test_loss_is_cross_entropy_over_real_tokens_of_windows_with_a_place(checkpoi
         for scores, at in zip((out.start_logits, out.end_logits), row["labels"], strict=True):
             expected += F.cross_entropy(scores, torch.tensor([at])).item() / 2
     assert total.item() == pytest.approx(expected, rel=1e-5)
-
-
-@pytest.mark.parametrize("key", ("NaN", "-Infinity", "1.5", "null", '["a"]'))
-def test_new_text_refuses_an_id_that_is_neither_text_nor_a_whole_number(key):
-    lines = [b'{"question": "?", "context": "p53", "id": %s}' % given
-             for given in (b'"a"', b"7", key.encode())]  # fmt: skip
-    items = new_text.read(lines, "x.jsonl", "jsonl")
-    assert [next(items).id, next(items).id] == ["a", 7]
-    with pytest.raises(UserError, match="x.jsonl:3: 'id' is neither"):
-        next(items)
