@@ -65,7 +65,7 @@ def load(
     """
     in_bioasq = False
     if demo:
-        parsed = {split: (examples, {}) for split, examples in demo_data.splits().items()}
+        parsed = {s: (demo_data.examples("QA", s, n), {}) for s, n in demo_data.PASSAGES.items()}
     elif data_dir:
         parsed, in_bioasq = _read_folder(data_dir)
     else:
@@ -99,25 +99,21 @@ def _read_folder(folder: Path) -> tuple[dict[str, tuple[list, dict]], bool]:
 
     The first file decides the form of all. Without a test file dev is the test split.
     """
-    if not folder.is_dir():
-        raise UserError(f"--data_dir {folder} is not a folder. Check the path. {bioasq.ACCESS}")
-    files = {split: squad.split_files(folder, split) for split in SPLIT_NAMES}
-    if not files["train"] or not (files["dev"] or files["test"]):
-        missing = "train" if not files["train"] else "dev or test"
+    files = {split: paths for split in SPLIT_NAMES if (paths := squad.split_files(folder, split))}
+    if "train" not in files or len(files) == 1:
+        missing = "dev or test" if "train" in files else "train"
         raise UserError(
             f"no {missing} file in {folder}. It needs train*.json and dev*.json or test*.json, in "
-            f"SQuAD or BioASQ form. {bioasq.ACCESS}"
+            "SQuAD or BioASQ form. BioASQ is free, but needs registration and is never downloaded. "
+            "Register at http://participants-area.bioasq.org, get the training and test files of "
+            "task b, and put them into one folder. To see it work without, add --demo."
         )
-    if not files["test"]:
-        files = {"train": files["train"], "test": files["dev"]}
-    documents = {
-        split: {str(path): json_file(path) for path in paths}
-        for split, paths in files.items()
-        if paths
-    }
-    in_bioasq = bioasq.is_bioasq(next(iter(documents["train"].values())))
+    if "test" not in files:
+        files["test"] = files.pop("dev")
+    read = {s: {str(path): json_file(path) for path in paths} for s, paths in files.items()}
+    in_bioasq = bioasq.is_bioasq(next(iter(read["train"].values())))
     parse = bioasq.parse if in_bioasq else squad.parse
-    return {split: parse(own) for split, own in documents.items()}, in_bioasq
+    return {split: parse(documents) for split, documents in read.items()}, in_bioasq
 
 
 def stratum(example: Example) -> bool:

@@ -6,7 +6,7 @@ other splits, see common.demo.language.
 
 import random
 
-from common.demo.language import LABS, POOLS, chunks, draw, drug
+from common.demo.language import LABS, chunks, draw, drug
 from QA.squad import Example
 
 PASSAGES = {"train": 1500, "dev": 80, "test": 130}
@@ -60,13 +60,9 @@ def passage(rng: random.Random, pool: str) -> tuple[str, list[tuple[str, int, st
     return text, answered, [question for asked in left for question in asked.values()]
 
 
-def splits(seed: int = 0) -> dict[str, list[Example]]:
-    """The examples by split; an article has one passage."""
-    return {split: _examples(f"QA-{split}-{seed}", split, PASSAGES[split]) for split in POOLS}
-
-
-def _examples(key: str, split: str, passages: int) -> list[Example]:
-    rng, examples = random.Random(key), []
+def examples(name: str, split: str, passages: int) -> list[Example]:
+    """The examples of a data set's split; an article has one passage."""
+    rng, made = random.Random(f"{name}-{split}-0"), []
     for n in range(passages):
         title = f"demo-{split}-{n}"
         text, answered, others = passage(rng, split)
@@ -75,20 +71,20 @@ def _examples(key: str, split: str, passages: int) -> list[Example]:
         for i, (question, start, answer) in enumerate(asked):
             spans = [(start, start + len(answer))] * bool(answer)
             golds = [answer] * bool(answer)
-            examples.append(Example(f"{title}-{i}", title, question, text, spans, golds))
-    return examples
+            made.append(Example(f"{title}-{i}", title, question, text, spans, golds))
+    return made
 
 
-def bioasq(seed: int = 0) -> dict[str, dict]:
+def bioasq() -> dict[str, dict]:
     """BioASQ-form documents, train and test: of a question its passage and another one.
 
     A question of another type is among them, as in BioASQ's files.
     """
     documents = {}
     for split, n in BIOASQ_PASSAGES.items():
-        examples = _examples(f"BioASQ-{split}-{seed}", split, n)
+        asked = examples("BioASQ", split, n)
         questions = [{"id": "yesno", "type": "yesno", "body": "Is it so ?", "exact_answer": "yes"}]
-        for example, other in zip(examples, reversed(examples), strict=True):
+        for example, other in zip(asked, reversed(asked), strict=True):
             if example.golds:
                 about = {"id": example.id, "type": "factoid", "body": example.question}
                 snippets = [{"text": example.context}, {"text": other.context}]

@@ -7,7 +7,6 @@ from QA import scores as official
 from QA import task
 from QA.data import DOC_STRIDE, Data
 from QA.squad import Example
-from QA.windows import Prediction
 
 FORMS = {"jsonl": ()}
 EXPECTED = '{"id": "...", "question": "...", "context": "..."}; the id may be missing'
@@ -39,14 +38,13 @@ def answer(model, tokenizer, made, items: list[Example], args, device, name: str
     data = Data({}, [], threshold is not None, doc_stride=stride)
     encoded, counts = task.encode(data, items, tokenizer, made.max_length)
     predicted = task.predict(model, tokenizer, data, items, encoded, args.batch_size, device, name)
-    rows = [_row(*pair, threshold) for pair in zip(items, predicted, strict=True)]
+    rows = []
+    for example, prediction in zip(items, predicted, strict=True):
+        row = official.row(example, prediction, threshold)
+        place = {"start": row["start"], "end": row["end"]}
+        text = "" if row["start"] is None else example.context[row["start"] : row["end"]]
+        given = (entry for entry in row["n_best"] if place.items() <= entry.items())
+        entry = next(given, place | {"probability": None})
+        entry |= {"null_difference": row["null_difference"]}
+        rows.append({"id": example.id, "answer": text} | entry)
     return rows, {cut: counts[cut] for cut in ("truncated_questions", "empty_passages")}
-
-
-def _row(example: Example, prediction: Prediction, threshold: float | None) -> dict:
-    row = official.row(example, prediction, threshold)
-    place = row["start"], row["end"]
-    given = (e for e in row["n_best"] if (e["start"], e["end"]) == place)
-    entry = next(given, {"start": None, "end": None, "probability": None})
-    text = "" if place[0] is None else example.context[slice(*place)]
-    return {"id": example.id, "answer": text} | entry | {"null_difference": row["null_difference"]}

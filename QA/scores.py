@@ -32,15 +32,10 @@ def exact_and_f1(text: str, golds: list[str]) -> tuple[float, float]:
     """
     predicted = normalize(text)
     wanted = [gold for gold in map(normalize, golds) if gold] or [""]
-    f1 = max(_f1(predicted.split(), gold.split()) for gold in wanted)
-    return float(predicted in wanted), f1
-
-
-def _f1(predicted: list[str], gold: list[str]) -> float:
-    if not predicted or not gold:
-        return float(predicted == gold)
-    shared = (Counter(predicted) & Counter(gold)).total()
-    return 2 * shared / (len(predicted) + len(gold))
+    if predicted in wanted:
+        return 1.0, 1.0
+    words, others = Counter(predicted.split()), [Counter(gold.split()) for gold in wanted]
+    return 0.0, max(2 * (words & own).total() / (words.total() + own.total()) for own in others)
 
 
 def row(example: Example, prediction: Prediction, threshold: float | None) -> dict:
@@ -63,12 +58,6 @@ def row(example: Example, prediction: Prediction, threshold: float | None) -> di
         "span_exact": of_span[0], "span_f1": of_span[1],
         "null_difference": difference, "n_best": n_best,
     } | ({"pointer": pointer} if pointer else {})  # fmt: skip
-
-
-def at_threshold(rows: list[dict], metric: str, threshold: float) -> float:
-    """The mean of `metric` ("exact", "f1") if spans above `threshold` were withheld."""
-    differences, given, withheld = _compared(rows, metric)
-    return float(np.where(differences > threshold, withheld, given).mean())
 
 
 def best_threshold(rows: list[dict], metric: str) -> tuple[float, float]:
@@ -134,6 +123,7 @@ def details(rows: list[dict]) -> dict[str, float]:
         values["questions_no_answer"] = without
     if without and any(row["null_difference"] is not None for row in rows):
         for name in ("exact", "f1"):
-            values[f"{name}_at_threshold_0"] = at_threshold(rows, name, 0.0)
+            nulls, given, withheld = _compared(rows, name)
+            values[f"{name}_at_threshold_0"] = float(np.where(nulls > 0, withheld, given).mean())
             values[f"best_{name}"], values[f"best_{name}_threshold"] = best_threshold(rows, name)
     return values

@@ -5,7 +5,6 @@ The text may be as confidential as BioASQ's: messages name files, places and ids
 
 import logging
 import random
-import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,11 +14,7 @@ from common.data_files import SPLIT_NAMES, field
 
 log = logging.getLogger(__name__)
 FORM = '{"data": [{"title", "paragraphs": [{"context", "qas": [{"id", "question", "answers"}]}]}]}'
-# What is corrected or left out, and counted: an answer whose offset is wrong (the nearest
-# occurrence is taken), one that the passage does not contain, and a question's id that comes again.
-FAULTS = ("moved_answers", "lost_answers", "duplicate_ids")
 DEV_SHARE, SPLIT_SEED = 0.1, 42  # of the articles; the dev split is the same for every --seed
-SHOWN = 5  # ids in a message
 
 
 class Example(NamedTuple):
@@ -35,7 +30,7 @@ class Example(NamedTuple):
 
 
 def parse(documents: dict[str, Any]) -> tuple[list[Example], dict[str, int]]:
-    """The examples of SQuAD-form documents (v1.1, v2) in order, and the counts of `FAULTS`.
+    """The examples of SQuAD-form documents (v1.1, v2) in order, and counts, see `examples`.
 
     `documents`: by the files' names. Raises UserError.
     """
@@ -65,13 +60,16 @@ def hub_rows(table: Iterable[dict], place: str) -> Iterator[tuple]:
 
 
 def examples(rows: Iterable[tuple], place: str) -> tuple[list[Example], dict[str, int]]:
-    """The examples of `rows`, and the counts of `FAULTS`. Of equal ids the first is kept."""
-    faults: dict[str, list[str]] = {name: [] for name in FAULTS}  # the ids of the questions
-    parsed: dict[str, Example] = {}
+    """The examples of `rows`, and counts of what is corrected or left out.
+
+    An answer whose offset is wrong is moved to the nearest occurrence; one that the passage does
+    not contain is lost; of equal ids the first is kept.
+    """
+    faults, parsed = dict.fromkeys(("moved_answers", "lost_answers", "duplicate_ids"), 0), {}
     for here, title, context, question in rows:
         key = field(question, "id", str, here, FORM)
         if key in parsed:
-            faults["duplicate_ids"].append(key)
+            faults["duplicate_ids"] += 1
             continue
         spans, golds = [], []
         for n, answer in enumerate(field(question, "answers", list, here, FORM)):
@@ -82,18 +80,16 @@ def examples(rows: Iterable[tuple], place: str) -> tuple[list[Example], dict[str
             span, moved = locate(context, text, start)
             golds.append(context[slice(*span)] if span else text)
             if moved:
-                faults["moved_answers" if span else "lost_answers"].append(key)
+                faults["moved_answers" if span else "lost_answers"] += 1
             if span and span not in spans:
                 spans.append(span)
         asked = field(question, "question", str, here, FORM)
         parsed[key] = Example(key, str(title or context), asked, context, spans, golds)
     if not parsed:
         raise UserError(f"{place} has no question. Add some: {FORM}.")
-    for name, keys in faults.items():
-        if keys:
-            shown = ", ".join(keys[:SHOWN]) + ", ..." * (len(keys) > SHOWN)
-            log.warning("%s: %d %s (%s)", place, len(keys), name.replace("_", " "), shown)
-    return list(parsed.values()), {name: len(keys) for name, keys in faults.items()}
+    if noted := ", ".join(f"{n} {name.replace('_', ' ')}" for name, n in faults.items() if n):
+        log.warning("%s: %s", place, noted)
+    return list(parsed.values()), faults
 
 
 def locate(context: str, text: str, start: int) -> tuple[tuple[int, int] | None, bool]:
@@ -105,17 +101,14 @@ def locate(context: str, text: str, start: int) -> tuple[tuple[int, int] | None,
     text = text.strip()
     if start >= 0 and context.startswith(text, start):
         return (start, start + len(text)), False
-    starts = [match.start() for match in re.finditer(f"(?={re.escape(text)})", context)]
-    if not starts:
-        return None, True
-    nearest = min(starts, key=lambda at: abs(at - start))
-    return (nearest, nearest + len(text)), True
+    starts = (at for at in range(len(context)) if context.startswith(text, at))
+    nearest = min(starts, key=lambda at: abs(at - start), default=None)
+    return None if nearest is None else (nearest, nearest + len(text)), True
 
 
 def split_files(folder: Path, split: str) -> list[Path]:
     """The `train*.json`, `dev*.json` (validation, valid, val, devel), `test*.json` of `folder`."""
-    names = SPLIT_NAMES[split]
-    return sorted({p for name in names for p in folder.glob(f"{name}*.json") if p.is_file()})
+    return sorted({p for name in SPLIT_NAMES[split] for p in folder.glob(f"{name}*.json")})
 
 
 def cut_dev(examples: list[Example]) -> tuple[list[Example], list[Example]]:

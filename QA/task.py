@@ -6,32 +6,19 @@ A prediction is a `windows.Prediction`: the best answers, and how they compare w
 import re
 from itertools import groupby, repeat
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from common import models
 from common.files import read_jsonl, write_json
 from common.task import Score
-from QA import bioasq_answers, windows
+from QA import bioasq, windows
 from QA import scores as official
-from QA.bioasq_answers import LENIENT, RECIPROCAL, STRICT
 from QA.data import HUB_ID, Data, Example, add_arguments, load, stratum
-from QA.probe import (
-    CONTROLS,
-    GAIN,
-    RANDOM,
-    controls,
-    probe_inputs,
-    probe_predictions,
-    probed,
-)
-from QA.scores import EXACT, F1
+from QA.probe import CONTROLS, GAIN, RANDOM, controls, probe_inputs, probe_predictions, probed
+from QA.scores import EXACT, F1, mean
 from QA.windows import Prediction, encode
 from QA.windows import first_windows as attention_inputs
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 __all__ = ["CONTROLS", "add_arguments", "attention_inputs", "controls", "encode", "load",
            "probe_inputs", "probe_predictions", "probed", "stratum"]  # fmt: skip
@@ -43,19 +30,19 @@ Intervals resample passages, whose questions belong together; of BioASQ, questio
 ("majority") gives no answer, or, if all questions have one, the passage's first sentence."""
 DEFAULTS = {"model": "biom-electra-base", "max_length": 384}  # of the three scripts' flags
 SQUAD = (
-    Score("f1", "answers", official.mean(F1), "F1", by_layer=True),
-    Score("exact", "answers", official.mean(EXACT), "exact match", by_layer=True),
+    Score("f1", "answers", mean(F1), "F1", by_layer=True),
+    Score("exact", "answers", mean(EXACT), "exact match", by_layer=True),
 )
 BY_KIND = (
-    Score("f1_has_answer", "kinds", official.mean(F1, 1), "F1 (answerable)"),
-    Score("exact_has_answer", "kinds", official.mean(EXACT, 1), "exact match (answerable)"),
-    Score("f1_no_answer", "kinds", official.mean(F1, 0), "F1 (unanswerable)"),
-    Score("exact_no_answer", "kinds", official.mean(EXACT, 0), "exact match (unanswerable)"),
+    Score("f1_has_answer", "kinds", mean(F1, 1), "F1 (answerable)"),
+    Score("exact_has_answer", "kinds", mean(EXACT, 1), "exact match (answerable)"),
+    Score("f1_no_answer", "kinds", mean(F1, 0), "F1 (unanswerable)"),
+    Score("exact_no_answer", "kinds", mean(EXACT, 0), "exact match (unanswerable)"),
 )
 BIOASQ = (
-    Score("mrr", "ranks", official.mean(RECIPROCAL), "mean reciprocal rank", by_layer=True),
-    Score("strict", "ranks", official.mean(STRICT), "strict accuracy", by_layer=True),
-    Score("lenient", "ranks", official.mean(LENIENT), "lenient accuracy", by_layer=True),
+    Score("mrr", "ranks", mean(bioasq.RECIPROCAL), "mean reciprocal rank", by_layer=True),
+    Score("strict", "ranks", mean(bioasq.STRICT), "strict accuracy", by_layer=True),
+    Score("lenient", "ranks", mean(bioasq.LENIENT), "lenient accuracy", by_layer=True),
 )
 SCORES = (*SQUAD, *BY_KIND, *BIOASQ, GAIN, RANDOM)
 _SENTENCE = re.compile(r"\S.*?(?:[.!?](?=\s|$)|(?=\s*$))", re.DOTALL)
@@ -80,29 +67,14 @@ def load_model(where: str, data: Data, keep_head: bool = False, **options):
     return model, tokenizer, not keep_head
 
 
-def n_labels(row: dict) -> int:
-    """One, the place; none if the answer is not in the passage."""
-    return int(row["labels"][0] >= 0)
-
-
-def logits(model, batch: dict) -> "Tensor":
-    """Scores of each token as the start and the end of the answer, `[batch, tokens, 2]`."""
-    import torch
-
-    from common.models import families
-
-    outputs = model(**batch, **families.of(model.config).options)
-    return torch.stack([outputs.start_logits, outputs.end_logits], -1)
-
-
-def loss(model, batch: dict) -> "Tensor":
-    """The mean of start's and end's cross entropy over a window's tokens, summed over windows."""
+def loss(model, batch: dict):
+    """The cross entropy of start and of end over a window's tokens, summed: a torch scalar."""
     from torch.nn import functional as F
 
     inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
     padding = batch["attention_mask"][..., None] == 0
-    scores = logits(model, inputs).float().masked_fill(padding, -float("inf"))
-    return F.cross_entropy(scores, batch["labels"][:, :2], ignore_index=-100, reduction="sum") / 2
+    scores = models.logits(model, inputs).float().masked_fill(padding, -float("inf"))
+    return F.cross_entropy(scores, batch["labels"][:, :2], ignore_index=-100, reduction="sum")
 
 
 def predict(
@@ -112,7 +84,7 @@ def predict(
     """The best answers to each example, from all its windows."""
     from common.forward import predict_logits
 
-    outputs = predict_logits(model, encoded, batch_size, device, name, forward=logits)
+    outputs = predict_logits(model, encoded, batch_size, device, name)
     windows_of = groupby(zip(encoded, outputs, strict=True), lambda pair: pair[0]["example"])
     return [
         windows.answers(*zip(*own, strict=True), examples[number].context, data.with_null)
@@ -120,15 +92,13 @@ def predict(
     ]
 
 
-def rows(
-    data: Data, examples: dict[str, list[Example]], predictions: dict[str, list[Prediction]]
-) -> tuple[dict[str, list[dict]], dict[str, float]]:
+def rows(data: Data, examples: dict[str, list], predictions: dict[str, list]) -> tuple[dict, dict]:
     """Rows of predictions.jsonl; the counts of what was corrected in files, and the null threshold.
 
     It is the one given, else the best of dev by F1, else 0; none if "no answer" is not compared.
     """
     if data.in_bioasq:
-        rows = {s: bioasq_answers.rows(examples[s], own) for s, own in predictions.items()}
+        rows = {s: bioasq.rows(examples[s], own) for s, own in predictions.items()}
         return rows, data.counts
 
     def scored(threshold: float | None) -> dict[str, list[dict]]:
@@ -164,7 +134,7 @@ def count(rows: list[dict]) -> dict:
     probed = rows and all("pointer" in row for row in rows)
     tables = {"pointer": np.array([[row["pointer"]] for row in rows])} if probed else {}
     if rows and all("rank" in row for row in rows):
-        return tables | {"ranks": bioasq_answers.count(rows)}
+        return tables | {"ranks": bioasq.count(rows)}
     table = official.count(rows)
     both = all(table[:, kind, official.NUMBER].any() for kind in (0, 1))
     return tables | {"answers": table} | ({"kinds": table} if both else {})
@@ -181,8 +151,6 @@ def export(folder: Path, data: Data, write_submission: Path | None = None, **opt
     """--write_submission: the answers to the test split's questions as BioASQ takes them."""
     if write_submission:
         write_submission.parent.mkdir(parents=True, exist_ok=True)
-        rows = read_jsonl(folder / "predictions.jsonl")
-        answers = {row["id"]: row["answers"] for row in rows}
-        document = bioasq_answers.submission(data.splits["test"], answers)
-        write_json(write_submission, document)
+        answers = {r["id"]: r["answers"] for r in read_jsonl(folder / "predictions.jsonl")}
+        write_json(write_submission, bioasq.submission(data.splits["test"], answers))
         print(f"submission: {write_submission}")

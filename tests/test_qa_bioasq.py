@@ -12,7 +12,7 @@ import pytest
 
 from common.cli import ROOT, UserError
 from common.data_files import json_file
-from QA import bioasq, bioasq_answers, demo_data, squad
+from QA import bioasq, demo_data, squad
 
 main = importlib.import_module("QA.bioasq").main
 
@@ -41,7 +41,7 @@ def merged(*snippets):
     }  # fmt: skip
     return {
         snippets[found["snippet"]][0][found["start"] : found["end"]]: found["probability"]
-        for found in bioasq_answers.merge(given)
+        for found in bioasq.merge(given)
     }
 
 
@@ -174,9 +174,7 @@ def test_five_are_kept_and_no_answer_is_none():
     text = "a1 b2 c3 d4 e5 f6 g7"
     found = merged((text, [(word, 0.1 + i / 100) for i, word in enumerate(text.split())]))
     assert list(found) == ["g7", "f6", "e5", "d4", "c3"]
-    assert (
-        bioasq_answers.merge({0: ("x", [{"start": None, "end": None, "probability": 0.9}])}) == []
-    )
+    assert bioasq.merge({0: ("x", [{"start": None, "end": None, "probability": 0.9}])}) == []
 
 
 def test_the_order_of_snippets_and_answers_makes_no_difference():
@@ -189,10 +187,10 @@ def test_the_order_of_snippets_and_answers_makes_no_difference():
                        for a, b in rng.sample(spans, 6)])
             for n in range(4)
         }  # fmt: skip
-        expected = bioasq_answers.merge(given)
+        expected = bioasq.merge(given)
         for order in itertools.permutations(given):
             mixed = {n: (given[n][0], rng.sample(given[n][1], 6)) for n in order}
-            assert bioasq_answers.merge(mixed) == expected
+            assert bioasq.merge(mixed) == expected
 
 
 def test_of_equal_sums_the_first_in_the_file_wins():
@@ -217,23 +215,23 @@ def test_of_equal_sums_the_first_in_the_file_wins():
     ],
 )
 def test_rank_by_hand(answers, golds, rank):
-    assert bioasq_answers.rank(answers, golds) == rank
+    assert bioasq.rank(answers, golds) == rank
 
 
 def test_scores_by_hand():
     """Unanswered questions count 0: the official tool skips them, which flatters."""
     rows = [{"id": str(i), "answers": [], "rank": rank} for i, rank in enumerate([1, 2, 5, 0])]
-    ((number, strict, lenient, reciprocal),) = bioasq_answers.count(rows).sum(0)
+    ((number, strict, lenient, reciprocal),) = bioasq.count(rows).sum(0)
     assert (number, strict, lenient) == (4, 1, 3)
     assert reciprocal / number == pytest.approx((1 + 1 / 2 + 1 / 5 + 0) / 4)
-    assert np.array_equal(bioasq_answers.count(rows)[3], [[1, 0, 0, 0]])
+    assert np.array_equal(bioasq.count(rows)[3], [[1, 0, 0, 0]])
 
 
 def test_the_submission_has_all_questions():
     found = read(question(snippets=["It is MDM2 or BRCA1 ."], answer="brca1"), question(key="6b2"))
     places = [{"snippet": 0, "start": 6, "end": 10, "probability": 0.6},
               {"snippet": 0, "start": 14, "end": 19, "probability": 0.4}]  # fmt: skip
-    written = bioasq_answers.submission(found, {"5a1": places, "6b2": []})["questions"]
+    written = bioasq.submission(found, {"5a1": places, "6b2": []})["questions"]
     assert [q["id"] for q in written] == ["5a1", "6b2"]  # also those without an answer
     assert [q["exact_answer"] for q in written] == [[["MDM2"], ["BRCA1"]], []]
 

@@ -116,7 +116,7 @@ def test_the_checkpoint_is_the_librarys_and_gives_the_same_logits(first_stage):
     batch = pad([{k: row[k] for k in ("input_ids", "token_type_ids")} for row in encoded], 0)
     with torch.inference_mode():
         theirs = model(**batch)
-        found = task.logits(ours.eval(), batch)
+        found = models.logits(ours.eval(), batch)
     assert torch.equal(found, torch.stack([theirs.start_logits, theirs.end_logits], -1))
 
 
@@ -305,7 +305,7 @@ def test_a_folder_that_is_not_there_says_how_to_get_bioasq(tmp_path, capsys):
         capsys, "QA", "--data_dir", tmp_path / "bioasq", "--output_dir", tmp_path / "out",
         "--model_name", "bert",
     )  # fmt: skip
-    assert "bioasq is not a folder" in message and "Register" in message and "--demo" in message
+    assert "no train file in" in message and "Register" in message and "--demo" in message
 
 
 # --- The demo

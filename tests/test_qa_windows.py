@@ -10,7 +10,7 @@ import pytest
 
 from common.cli import UserError
 from common.models import load_config, load_tokenizer
-from QA import offsets, windows
+from QA import windows
 from QA.data import Data
 from QA.squad import Example
 from tests import tiny
@@ -81,7 +81,7 @@ def decoded(row, context):
 def test_ids_are_the_tokenizers_own(kind):
     # BioGPT's takes what reads like a special token for one, which in a passage it is not.
     texts = [*HARD[: -1 if kind == "biogpt" else None], *passages()[:200]]
-    found = offsets.tokenize(texts, tokenizer(kind))
+    found = windows.tokenize(texts, tokenizer(kind))
     own = tokenizer(kind)(texts, add_special_tokens=False)["input_ids"]
     assert [ids for ids, _ in found] == own
     assert all(spans.shape == (len(ids), 2) for ids, spans in found)
@@ -90,7 +90,7 @@ def test_ids_are_the_tokenizers_own(kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_spans_are_in_order_and_without_outer_blanks(kind):
     texts = [*HARD, *passages()[:200]]
-    for text, (_, spans) in zip(texts, offsets.tokenize(texts, tokenizer(kind)), strict=True):
+    for text, (_, spans) in zip(texts, windows.tokenize(texts, tokenizer(kind)), strict=True):
         held = spans[spans[:, 0] < spans[:, 1]]
         assert (np.diff(held[:, 0]) >= 0).all() and (np.diff(held[:, 1]) >= 0).all()
         assert all(text[a:b] == text[a:b].strip() for a, b in held)
@@ -118,7 +118,7 @@ def test_any_words_of_any_passage_come_back_byte_for_byte(kind):
 def test_an_answer_within_sub_words_is_covered_and_no_more(kind):
     rng = random.Random(2)
     for text in [*HARD, *passages(100)]:
-        ((_, spans),) = offsets.tokenize([text], tokenizer(kind))
+        ((_, spans),) = windows.tokenize([text], tokenizer(kind))
         start = rng.randrange(len(text))
         end = rng.randint(start + 1, len(text))
         if found := windows.covering(spans, [(start, end)])[0]:
@@ -157,7 +157,7 @@ def test_windows_are_the_librarys(kind, limit, stride):
         if "token_type_ids" in tok.model_input_names:
             assert [row["token_type_ids"] for row in rows] == found["token_type_ids"]
     for number, text in enumerate(texts):
-        ids, _ = offsets.tokenize([text], tok)[0]
+        ids, _ = windows.tokenize([text], tok)[0]
         mine = [row for row in rows if row["example"] == number]
         joined = []
         for row in mine:
@@ -190,7 +190,7 @@ def test_no_answer_is_lost_at_a_windows_border(kind, stride):
     tok = tokenizer(kind)
     asked = []
     for n, text in enumerate(passages(15)):
-        ((_, spans),) = offsets.tokenize([text], tok)
+        ((_, spans),) = windows.tokenize([text], tok)
         held = np.flatnonzero(spans[:, 0] < spans[:, 1])
         for i in held:
             for j in held[(held >= i) & (held < i + stride)][:: stride // 2]:
