@@ -5,8 +5,7 @@ from collections.abc import Iterable, Iterator
 
 from Classification.task import chosen, encode_inputs
 from common.cli import UserError
-from common.data_files import json_row, stream
-from common.predict import text_fields
+from common.data_files import field, json_row, stream
 
 FORMS = {"text": (), "jsonl": (".jsonl", ".json")}
 FIELDS = ("text",), ("question", "context")
@@ -27,7 +26,7 @@ def read(file: Iterable[bytes], name: str, form: str) -> Iterator[tuple[str, ...
         else:
             row = json_row(place, line)
             names = next((names for names in FIELDS if names[0] in row), FIELDS[0])
-            yield tuple(text_fields(row, names, place, EXPECTED))
+            yield tuple(field(row, name, str, place, EXPECTED) for name in names)
 
 
 def answer(model, tokenizer, made, items: list[tuple[str, ...]], args, device, name: str):

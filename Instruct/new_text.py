@@ -5,8 +5,7 @@ from collections.abc import Iterable, Iterator
 from functools import partial
 
 from common.cli import UserError, number
-from common.data_files import json_row, stream
-from common.predict import text_fields
+from common.data_files import field, json_row, stream
 from Instruct import encoding
 
 FORMS = {"jsonl": ()}
@@ -31,8 +30,8 @@ def read(file: Iterable[bytes], name: str, form: str) -> Iterator[dict | None]:
         else:
             row = {"input": ""} | json_row(place, line)
             names = ("instruction", "input")
-            texts = text_fields(row, names, place, EXPECTED)
-            yield {"place": place} | dict(zip(names, texts, strict=True))
+            texts = {name: field(row, name, str, place, EXPECTED) for name in names}
+            yield {"place": place} | texts
 
 
 def answer(model, tokenizer, made, items: list[dict], args, device, name: str):

@@ -134,7 +134,7 @@ def _squad(name: str, path: Path) -> Source:
         splits = qa_data.load(False, path).splits
         strata = [str(qa_data.stratum(e)) for e in splits["train"]]
     else:
-        splits = {None: [e for file, d in documents.items() for e in squad.parse(d, file)[0]]}
+        splits = {None: [e for file, d in documents.items() for e in squad.parse({file: d})[0]]}
     examples = []
     for split, questions in splits.items():
         for n, e in enumerate(questions):

@@ -4,8 +4,7 @@ import json
 from collections.abc import Iterable, Iterator
 
 from common.cli import UserError
-from common.data_files import json_row, stream
-from common.predict import text_fields
+from common.data_files import field, json_row, stream
 from common.texts import encode_pairs
 
 FORMS = {"tsv": (), "jsonl": (".jsonl", ".json")}
@@ -33,7 +32,7 @@ def read(file: Iterable[bytes], name: str, form: str) -> Iterator[tuple[str, str
         else:
             row = json_row(place, line)
             names = next((names for names in NAMES if names[0] in row), NAMES[0])
-            yield tuple(text_fields(row, names, place, EXPECTED))
+            yield tuple(field(row, name, str, place, EXPECTED) for name in names)
 
 
 def answer(model, tokenizer, made, items: list[tuple[str, str]], args, device, name: str):

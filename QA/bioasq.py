@@ -6,43 +6,49 @@
 
 The first writes the pairs of a question and a snippet that contains its answer, the last a folder
 of made-up BioASQ files.
+
+Also BioASQ's answers: those of single snippets -> five a question, their scores, the submission.
+Merged as in dmis-lab's BioBERT and BioM-Transformers, scored as by BioASQ's official evaluator.
 """
 
-import logging
+import math
 import re
 import sys
-from collections import Counter
-from collections.abc import Collection
+from collections import Counter, defaultdict
+from itertools import groupby
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 if __name__ == "__main__":  # run as a file: import from the repository, not from this folder
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+import numpy as np
+
 from common import cli
 from common.cli import UserError
-from common.data_files import json_file
+from common.data_files import field, json_file
 from common.files import write_json
-from QA.squad import composed, field
+from common.scoring import ratio
+from QA import demo_data
 
-log = logging.getLogger(__name__)
 FORM = '{"questions": [{"id", "type", "body", "snippets": [{"text"}], "exact_answer"}]}'
+ANSWERS, LONGEST = 5, 100  # answers that BioASQ takes; characters of one
+STRICT, LENIENT, RECIPROCAL = range(1, 4)  # of the last axis of the table "ranks"
+_CORE = re.compile(r"\s*(.*?)[\s,.]*", re.DOTALL)
 LEFT_OUT = ("yesno", "list", "summary")  # types of questions that are counted only
-ACCESS = (
-    "BioASQ is free, but needs registration and is never downloaded. Register at "
-    "http://participants-area.bioasq.org, get the training and test files of task b, and put them "
-    "into one folder as train*.json and test*.json: --data_dir FOLDER. To see it work without, "
-    "add --demo."
-)
 
 
-class Question(NamedTuple):
-    """A factoid question."""
+class Pair(NamedTuple):
+    """A factoid question and one of its snippets: an `Example` of `QA.squad`, and more."""
 
-    id: str
-    body: str
-    snippets: list[str]
-    golds: list[str]  # all synonyms of all entities; none in a test file without answers
+    id: str  # the question's, and the snippet's number, from 1
+    title: str  # the question's id
+    question: str
+    context: str  # the snippet; empty for a question without one, which is scored, too
+    answers: list[tuple[int, int]]  # all occurrences of the synonyms in the snippet
+    golds: list[str]  # their texts
+    snippet: int  # its number, from 0
+    synonyms: list[str]  # of all entities that answer it; none in a test file without answers
 
 
 def is_bioasq(document) -> bool:
@@ -50,110 +56,175 @@ def is_bioasq(document) -> bool:
     return isinstance(document, dict) and isinstance(document.get("questions"), list)
 
 
-def questions(document, place: str) -> tuple[dict[str, Question], dict[str, int]]:
-    """The factoid questions of a document by id, and counts of the other ones.
-
-    Raises UserError, with `place` and the question's number, for a document that is not in BioASQ
-    form or has no factoid question.
-    """
-    if not is_bioasq(document):
-        raise UserError(f"{place} is not in BioASQ form: {FORM}.")
-    factoid, types = {}, Counter()
-    for i, question in enumerate(document["questions"]):
-        here = f"{place}, questions[{i}]"
-        kind = field(question, "type", str, here, FORM)
-        types[kind] += 1
-        if kind not in ("factoid", *LEFT_OUT):
-            raise UserError(f"{here}: 'type' is none of factoid, {', '.join(LEFT_OUT)}. Fix it.")
-        if kind != "factoid":
-            continue
-        key, body = field(question, "id", str, here, FORM), field(question, "body", str, here, FORM)
-        snippets = field({"snippets": []} | question, "snippets", list, here, FORM)
-        texts = [
-            field(snippet, "text", str, f"{here}.snippets[{n}]", FORM)
-            for n, snippet in enumerate(snippets)
-        ]
-        golds = _synonyms(question.get("exact_answer"), here)
-        if key in factoid:
-            log.warning("%s: the question %s occurs twice; the first one is used", here, key)
-        factoid.setdefault(key, Question(key, body, texts, golds))
-    if not factoid:
-        others = ", ".join(f"{n} {kind}" for kind, n in sorted(types.items())) or "none at all"
-        raise UserError(
-            f"{place} has no factoid question (it has {others}), and only those have an answer "
-            "that is a piece of a snippet. Give another file."
-        )
-    counts = {f"left_out_{kind}": types[kind] for kind in LEFT_OUT}
-    return factoid, counts | {"duplicate_ids": types["factoid"] - len(factoid)}
-
-
-def _synonyms(answer, place: str) -> list[str]:
-    """Of a string, a list, or a list of lists (one an entity); each once, blank ones left out."""
-    entities = answer if isinstance(answer, list) else [answer]
-    synonyms = [
-        x for entity in entities for x in (entity if isinstance(entity, list) else [entity])
-    ]
-    if not all(isinstance(x, str | None) for x in synonyms):
-        raise UserError(
-            f"{place}: 'exact_answer' is neither a string, nor a list of strings, nor a list of "
-            "such lists. Fix it."
-        )
-    return list(dict.fromkeys(x for x in synonyms if x and x.strip()))
-
-
-def to_squad(questions: Collection[Question], keep: bool) -> tuple[dict, dict[str, int]]:
-    """SQuAD form (v2): an article is a question, a paragraph is a snippet; and counts.
+def parse(documents: dict[str, Any]) -> tuple[list[Pair], dict[str, int]]:
+    """The pairs of all factoid questions in order, and counts. Of equal ids the first is kept.
 
     The conversion of dmis-lab's BioBERT and of BioM-Transformers: an example is a question and a
-    snippet, its id the question's and `_001`, `_002` ... `keep`: also pairs whose snippet lacks the
-    answer. Test data need them; a question without a snippet gets an empty one to be scored.
+    snippet. `documents`: by the files' names. Raises UserError, with the name and the question's
+    number, for a document that is not in BioASQ form, or if there is no factoid question.
     """
-    articles, counts = [], Counter(factoid_questions=len(questions))
-    for question in questions:
-        paragraphs, answered = [], 0
-        snippets = question.snippets or [""] * keep
-        for n, text in enumerate(snippets, 1):
-            spans = occurrences(text, question.golds)
-            answered += bool(spans)
-            if spans or keep:
-                answers = [{"text": text[a:b], "answer_start": a} for a, b in spans]
-                pair = {"id": f"{question.id}_{n:03d}", "question": question.body}
-                pair |= {"answers": answers, "is_impossible": not answers}
-                paragraphs.append({"context": text, "qas": [pair]})
-        counts["pairs"] += len(paragraphs)
-        counts["pairs_without_answer"] += len(snippets) - answered
-        counts["questions_without_answer"] += not answered
-        if paragraphs:
-            articles.append({"title": question.id, "paragraphs": paragraphs})
-    return {"version": "BioASQ", "data": articles}, dict(counts)
+    types, factoid = Counter(dict.fromkeys(LEFT_OUT, 0)), {}
+    for place, document in documents.items():
+        if not is_bioasq(document):
+            raise UserError(f"{place} is not in BioASQ form: {FORM}.")
+        for i, question in enumerate(document["questions"]):
+            kind = field(question, "type", str, f"{place}, questions[{i}]", FORM)
+            types[kind] += 1
+            if kind == "factoid":
+                pairs = _pairs(question, f"{place}, questions[{i}]")
+                factoid.setdefault(pairs[0].title, pairs)
+    if not factoid:
+        others = ", ".join(f"{n} {kind}" for kind, n in sorted(types.items()) if n)
+        raise UserError(
+            f"{', '.join(documents)} has no factoid question (it has {others or 'none at all'}), "
+            "and only those have an answer that is a piece of a snippet. Give another file."
+        )
+    n_factoid = types.pop("factoid")
+    counts = {f"left_out_{kind}": n for kind, n in types.items()}
+    counts |= {"duplicate_ids": n_factoid - len(factoid), "factoid_questions": len(factoid)}
+    pairs = [pair for own in factoid.values() for pair in own]
+    answered = [pair.title for pair in pairs if pair.answers]
+    counts["pairs_without_answer"] = len(pairs) - len(answered)
+    counts["questions_without_answer"] = len(factoid) - len({*answered})
+    return pairs, counts
+
+
+def _pairs(question: dict, place: str) -> list[Pair]:
+    key, body = (field(question, name, str, place, FORM) for name in ("id", "body"))
+    snippets = field({"snippets": []} | question, "snippets", list, place, FORM)
+    synonyms, pairs = _synonyms(question.get("exact_answer")), []
+    for n, snippet in enumerate(snippets or [{"text": ""}]):
+        text = field(snippet, "text", str, f"{place}.snippets[{n}]", FORM)
+        spans = occurrences(text, synonyms)
+        golds = [text[start:end] for start, end in spans]
+        pairs.append(Pair(f"{key}_{n + 1:03d}", key, body, text, spans, golds, n, synonyms))
+    return pairs
+
+
+def _synonyms(answer) -> list[str]:
+    """Of a string, a list, or a list of lists (one an entity); each once, blank ones left out."""
+    entities = answer if isinstance(answer, list) else [answer]
+    parts = (entity if isinstance(entity, list) else [entity] for entity in entities)
+    synonyms = (x for part in parts for x in part if isinstance(x, str) and x.strip())
+    return list(dict.fromkeys(synonyms))
 
 
 def occurrences(text: str, golds: list[str]) -> list[tuple[int, int]]:
     """The spans of the answers in `text`, from left to right, each once.
 
-    Case and Unicode form do not matter. Parts of words do not count: "IL-2" is not in "IL-21".
+    Case does not matter. Parts of words do not count: "IL-2" is not in "IL-21".
     """
-    (whole, places), spans = composed(text), set()
-    for gold in (composed(gold.strip())[0] for gold in golds):
-        matches = re.finditer(rf"(?<!\w){re.escape(gold)}(?!\w)", whole, re.IGNORECASE)
-        same = [m for m in matches if m[0].lower() == gold.lower()]  # re: "İ" equals "i"
-        spans |= {(places[m.start()], places[m.end()]) for m in same}
-    return sorted(spans)
+    patterns = (rf"(?<!\w){re.escape(gold.strip())}(?!\w)" for gold in golds)
+    return sorted({m.span() for p in patterns for m in re.finditer(p, text, re.IGNORECASE)})
+
+
+def to_squad(pairs: list[Pair]) -> dict:
+    """SQuAD form (v2): an article is a pair, and has the question's id as its title."""
+    articles = []
+    for pair in pairs:
+        answers = [{"text": pair.context[a:b], "answer_start": a} for a, b in pair.answers]
+        about = {"id": pair.id, "question": pair.question, "answers": answers}
+        paragraph = {"context": pair.context, "qas": [about | {"is_impossible": not answers}]}
+        articles.append({"title": pair.title, "paragraphs": [paragraph]})
+    return {"version": "BioASQ", "data": articles}
+
+
+def trim(text: str, start: int, end: int) -> tuple[int, int] | None:
+    """An answer's span as it is submitted, or None if it is none.
+
+    Outer blanks, final commas and full stops, and a pair of brackets around the whole are cut off.
+    What is then empty, longer than 100 characters, or has only one of two brackets is dropped.
+    """
+    start, end = _CORE.fullmatch(text, start, end).span(1)
+    answer = text[start:end]
+    opened, closed = answer.count("("), answer.count(")")
+    if opened == closed == 1 and answer[0] + answer[-1] == "()":
+        return trim(text, start + 1, end - 1)
+    fits = 0 < len(answer) <= LONGEST and bool(opened) == bool(closed)
+    return (start, end) if fits else None
+
+
+def merge(snippets: dict[int, tuple[str, list[dict]]]) -> list[dict]:
+    """The five best answers to a question from the n-best lists of its snippets.
+
+    `snippets`: `{number: (text, [{"start", "end", "probability"}])}`. Probabilities of answers that
+    differ only in case are added up; such an answer stands at its most probable mention. Of equal
+    probabilities the first in the file wins (snippet, start, end), whatever the lists' order.
+    """
+    mentions = defaultdict(list)
+    for number, (text, n_best) in snippets.items():
+        for entry in n_best:
+            if entry["start"] is not None and (span := trim(text, entry["start"], entry["end"])):
+                key = text[slice(*span)].lower()
+                mentions[key].append((-entry["probability"], number, *span))
+    merged = [(math.fsum(same[0] for same in some), *min(some)[1:]) for some in mentions.values()]
+    return [
+        {"snippet": number, "start": start, "end": end, "probability": -negative}
+        for negative, number, start, end in sorted(merged)[:ANSWERS]
+    ]
+
+
+def rank(answers: list[str], golds: list[str]) -> int:
+    """The rank of the first right answer, from 1; 0 if none of the five is right.
+
+    Equal after lower-casing, as in the official evaluator: "TP53." is wrong.
+    """
+    wanted = {gold.lower() for gold in golds}
+    right = (answer.lower() in wanted for answer in answers[:ANSWERS])
+    return next((i for i, is_right in enumerate(right, 1) if is_right), 0)
+
+
+def rows(pairs: list[Pair], predictions: list) -> list[dict]:
+    """A row of predictions.jsonl a question: places of its answers, rank of the first right one.
+
+    A probe's numbers (`pointer`) are added up over a question's pairs.
+    """
+    made = []
+    both = zip(pairs, predictions, strict=True)
+    for key, group in groupby(both, lambda one: one[0].title):
+        own = [*group]
+        asked = [pair for pair, _ in own]
+        answers = merge({pair.snippet: (pair.context, p.n_best) for pair, p in own})
+        place = rank(texts(asked, answers), asked[0].synonyms)
+        pointers = [p.pointer for _, p in own if p.pointer]
+        probed = {"pointer": np.sum(pointers, 0).tolist()} if pointers else {}
+        made.append({"id": key, "answers": answers, "rank": place} | probed)
+    return made
+
+
+def texts(pairs: list[Pair], answers: list[dict]) -> list[str]:
+    """The texts of answers to a question given by their places, from all its pairs."""
+    snippets = {pair.snippet: pair.context for pair in pairs}
+    return [snippets[a["snippet"]][a["start"] : a["end"]] for a in answers]
+
+
+def count(rows: list[dict]) -> np.ndarray:
+    """`[questions, 1, 4]`: the question, and its strict, lenient and reciprocal-rank score."""
+    ranks = np.array([row["rank"] for row in rows])
+    right = ranks > 0
+    return np.stack([np.ones_like(ranks), ranks == 1, right, ratio(right, ranks)], 1)[:, None]
+
+
+def submission(pairs: list[Pair], answers: dict[str, list[dict]]) -> dict:
+    """The JSON that BioASQ takes: up to five answers to each question, each in a list."""
+    questions = []
+    for key, own in groupby(pairs, lambda pair: pair.title):
+        asked = [*own]
+        exact = [[text] for text in texts(asked, answers[key])]
+        about = {"id": key, "type": "factoid", "body": asked[0].question}
+        questions.append(about | {"ideal_answer": "", "exact_answer": exact})
+    return {"questions": questions}
 
 
 def parse_args(argv):
     parser = cli.Parser(__doc__)
-    parser.add_argument("file", nargs="?", type=Path, help="a file of BioASQ's task b")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("file", nargs="?", type=Path, help="a file of BioASQ's task b")
+    source.add_argument("--demo", action="store_true", help="write made-up BioASQ files instead")
     parser.add_argument("--output", type=Path, required=True, help="the file or folder to write")
-    parser.add_argument(
-        "--test", action="store_true", help="keep the pairs whose snippet lacks the answer"
-    )
-    parser.add_argument("--demo", action="store_true", help="write made-up BioASQ files instead")
+    parser.add_argument("--test", action="store_true", help="keep pairs that lack the answer")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing --output")
-    args = parser.parse_args(argv)
-    if args.demo == (args.file is not None):
-        parser.error("give a BioASQ file, or --demo")
-    return args
+    return parser.parse_args(argv)
 
 
 @cli.command
@@ -162,24 +233,15 @@ def main(argv=None):
     if args.output.exists() and not args.overwrite:
         raise UserError(f"{args.output} exists already: add --overwrite, or choose another.")
     if args.demo:
-        from QA import demo_data
-
         args.output.mkdir(parents=True, exist_ok=True)
         for split, document in demo_data.bioasq().items():
             write_json(args.output / f"{split}.json", document)
         print(f"demo BioASQ files: {args.output}")
         return
-    if not args.file.exists():
-        raise UserError(f"there is no file {args.file}. {ACCESS}")
-    factoid, others = questions(json_file(args.file), str(args.file))
-    document, counts = to_squad(factoid.values(), keep=args.test)
-    if not counts["pairs"]:
-        raise UserError(
-            f"{args.file}: no snippet contains an answer to its question, so there is nothing to "
-            "train on. Add --test to keep all pairs."
-        )
-    write_json(args.output, document)
-    for name, n in (others | counts).items():
+    pairs, counts = parse({str(args.file): json_file(args.file)})
+    pairs = [pair for pair in pairs if pair.answers or args.test]
+    write_json(args.output, to_squad(pairs))
+    for name, n in (counts | {"pairs": len(pairs)}).items():
         print(f"{name.replace('_', ' '):26} {n}")
     print(f"written: {args.output}")
 

@@ -3,7 +3,6 @@
 BioASQ's text is confidential: messages name files, places and ids, never a text.
 """
 
-from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,7 +10,7 @@ from common.cli import UserError, number
 from common.data_files import SPLIT_NAMES, json_file
 from common.hub import load_dataset
 from QA import bioasq, demo_data, squad
-from QA.bioasq import Question
+from QA.bioasq import Pair
 from QA.squad import Example
 
 HUB_ID = "rajpurkar/squad_v2"
@@ -23,12 +22,10 @@ AUTO = "auto"
 class Data(NamedTuple):
     """Examples by split, and what their scores and the model's inputs depend on."""
 
-    splits: dict[str, list[Example]]
+    splits: dict[str, list[Example | Pair]]
     labels: list[str]  # none: the outputs are a start and an end
     with_null: bool  # whether some questions have no answer, so that "none" is one
-    # In BioASQ form an example is a pair of a question and a snippet; these are the questions of
-    # each split by id. None: an example is a question.
-    questions: dict[str, dict[str, Question]] | None = None
+    in_bioasq: bool = False  # an example is a pair of a question and a snippet, see `bioasq.Pair`
     counts: dict[str, int] = {}  # what was corrected or left out in the files
     doc_stride: int = DOC_STRIDE
     null_threshold: float | None = None  # None: chosen on dev
@@ -66,11 +63,11 @@ def load(
 
     Raises UserError if it is not available or unreadable, or if no submission can be written.
     """
-    questions = None
+    in_bioasq = False
     if demo:
-        parsed = {s: squad.parse(made, f"demo {s}") for s, made in demo_data.splits().items()}
+        parsed = {s: (demo_data.examples("QA", s, n), {}) for s, n in demo_data.PASSAGES.items()}
     elif data_dir:
-        parsed, questions = _read_folder(data_dir)
+        parsed, in_bioasq = _read_folder(data_dir)
     else:
         tables = load_dataset(HUB_ID, ("train", "dev"), FIELDS)
         parsed = {s: squad.examples(squad.hub_rows(tables[s], HUB_ID), HUB_ID) for s in tables}
@@ -79,78 +76,44 @@ def load(
     if "dev" not in splits:
         train, dev = squad.cut_dev(splits["train"])
         splits = {"train": train} | ({"dev": dev} if dev else {}) | {"test": splits["test"]}
-    if questions:
-        questions.setdefault("dev", questions["train"])  # cut from it
+    if in_bioasq:
         splits["train"] = [example for example in splits["train"] if example.answers]
-        if not splits["train"]:
-            raise UserError(
-                f"no snippet of the train files in {data_dir} contains an answer to its question, "
-                "so there is nothing to train on. Give others."
-            )
-    if write_submission:
-        _check_submission(write_submission, questions)
+    if write_submission and not in_bioasq:
+        raise UserError(
+            "--write_submission is for BioASQ's questions, and these data have none. Give the "
+            "folder of BioASQ files: --data_dir FOLDER."
+        )
     return Data(
         splits,
         [],
-        with_null=not questions and any(not e.golds for some in splits.values() for e in some),
-        questions=questions,
+        with_null=not in_bioasq and any(not e.golds for some in splits.values() for e in some),
+        in_bioasq=in_bioasq,
         counts={f"{s}_{name}": n for s, (_, noted) in parsed.items() for name, n in noted.items()},
         doc_stride=doc_stride,
         null_threshold=None if null_threshold == AUTO else null_threshold,
     )
 
 
-def _read_folder(folder: Path) -> tuple[dict[str, list], dict[str, dict[str, Question]] | None]:
-    """`{split: [examples, counts]}`, and the questions of BioASQ form. Raises UserError.
+def _read_folder(folder: Path) -> tuple[dict[str, tuple[list, dict]], bool]:
+    """`{split: (examples, counts)}`, and whether they are in BioASQ form. Raises UserError.
 
     The first file decides the form of all. Without a test file dev is the test split.
     """
-    if not folder.is_dir():
-        raise UserError(f"--data_dir {folder} is not a folder. Check the path. {bioasq.ACCESS}")
-    files = {split: squad.split_files(folder, split) for split in SPLIT_NAMES}
-    if not files["train"] or not (files["dev"] or files["test"]):
-        missing = "train" if not files["train"] else "dev or test"
+    files = {split: paths for split in SPLIT_NAMES if (paths := squad.split_files(folder, split))}
+    if "train" not in files or len(files) == 1:
+        missing = "dev or test" if "train" in files else "train"
         raise UserError(
             f"no {missing} file in {folder}. It needs train*.json and dev*.json or test*.json, in "
-            f"SQuAD or BioASQ form. {bioasq.ACCESS}"
+            "SQuAD or BioASQ form. BioASQ is free, but needs registration and is never downloaded. "
+            "Register at http://participants-area.bioasq.org, get the training and test files of "
+            "task b, and put them into one folder. To see it work without, add --demo."
         )
-    if not files["test"]:
-        files = {"train": files["train"], "test": files["dev"]}
-    in_bioasq = bioasq.is_bioasq(json_file(files["train"][0]))
-    parsed, questions = {}, {}
-    for split, paths in files.items():
-        if paths:
-            *parsed[split], questions[split] = _read_split(paths, in_bioasq)
-    return parsed, questions if in_bioasq else None
-
-
-def _read_split(paths: list[Path], in_bioasq: bool) -> tuple[list, dict, dict[str, Question]]:
-    """(examples, counts, BioASQ's questions) of a split's files. Of equal ids the first is kept."""
-    rows, counts, questions = [], Counter(), {}
-    for path in paths:
-        document = json_file(path)
-        if in_bioasq:
-            factoid, others = bioasq.questions(document, str(path))
-            new = {key: question for key, question in factoid.items() if key not in questions}
-            document, pairs = bioasq.to_squad(new.values(), keep=True)
-            questions |= new
-            counts.update(others | pairs)
-            counts["duplicate_ids"] += len(factoid) - len(new)
-        rows += squad.rows(document, str(path))
-    examples, corrected = squad.examples(rows, ", ".join(map(str, paths)))
-    counts.update(corrected)
-    del counts["pairs"]  # `encode` counts them
-    return examples, dict(counts), questions
-
-
-def _check_submission(path: Path, questions: dict | None) -> None:
-    if questions is None:
-        raise UserError(
-            "--write_submission is for BioASQ's questions, and these data have none. Give the "
-            "folder of BioASQ files: --data_dir FOLDER."
-        )
-    if path.is_dir() or not path.expanduser().absolute().parent.is_dir():
-        raise UserError(f"--write_submission {path}: give a file in an existing folder.")
+    if "test" not in files:
+        files["test"] = files.pop("dev")
+    read = {s: {str(path): json_file(path) for path in paths} for s, paths in files.items()}
+    in_bioasq = bioasq.is_bioasq(next(iter(read["train"].values())))
+    parse = bioasq.parse if in_bioasq else squad.parse
+    return {split: parse(documents) for split, documents in read.items()}, in_bioasq
 
 
 def stratum(example: Example) -> bool:

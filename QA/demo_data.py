@@ -6,40 +6,33 @@ other splits, see common.demo.language.
 
 import random
 
-from common.demo.language import LABS, POOLS, chunks, draw, drug
+from common.demo.language import LABS, chunks, draw, drug
+from QA.squad import Example
 
 PASSAGES = {"train": 1500, "dev": 80, "test": 130}
-BIOASQ_PASSAGES = {"train": 150, "test": 60}
+BIOASQ_PASSAGES = {"train": 75, "test": 30}
 SENTENCES, QUESTIONS = 3, 3  # of a passage; of the questions one has no answer
-# Sentences, and what can be asked about them: the question, and the word that answers it.
-FACTS = (
-    (
-        "{protein} binds the {DNA} in {cell_line} .",
-        ("What binds the gene ?", "protein"),
-        ("What does the protein bind ?", "DNA"),
-        ("Where was binding seen ?", "cell_line"),
-    ),
-    (
-        "{cell_type} were treated with {compound} and examined by {assay} .",
-        ("Which cells were treated ?", "cell_type"),
-        ("What were the cells treated with ?", "compound"),
-        ("How were the cells examined ?", "assay"),
-    ),
-    (
-        "Transcription of {RNA} was {changed} by {protein} .",
-        ("Transcription of what was changed ?", "RNA"),
-        ("What changed transcription ?", "protein"),
-    ),
-    (
-        "The patient takes {drug} without {other} .",
-        ("What does the patient take ?", "drug"),
-        ("What is not taken ?", "other"),
-    ),
-    *(
-        (f"Tests show {name} {{value}} .", (f"What is the {name} ?", "value"))
-        for name in sorted(LABS)
-    ),
-)
+# Sentences, and what can be asked about their words.
+FACTS = {
+    "{protein} binds the {DNA} in {cell_line} .": {
+        "protein": "What binds the gene ?",
+        "DNA": "What does the protein bind ?",
+        "cell_line": "Where was binding seen ?",
+    },
+    "{cell_type} were treated with {compound} and examined by {assay} .": {
+        "cell_type": "Which cells were treated ?",
+        "compound": "What were the cells treated with ?",
+        "assay": "How were the cells examined ?",
+    },
+    "Transcription of {RNA} was {changed} by {protein} .": {
+        "RNA": "Transcription of what was changed ?",
+        "protein": "What changed transcription ?",
+    },
+    "The patient takes {drug} without {other} .": {
+        "drug": "What does the patient take ?",
+        "other": "What is not taken ?",
+    },
+} | {f"Tests show {lab} {{value}} .": {"value": f"What is the {lab} ?"} for lab in sorted(LABS)}
 
 
 def _word(rng: random.Random, slot: str, sentence: str, pool: str) -> str:
@@ -53,69 +46,48 @@ def _word(rng: random.Random, slot: str, sentence: str, pool: str) -> str:
 
 def passage(rng: random.Random, pool: str) -> tuple[str, list[tuple[str, int, str]], list[str]]:
     """A passage; its (question, first character of the answer, answer); what it leaves open."""
-    chosen = rng.sample(range(len(FACTS)), SENTENCES)
+    chosen = rng.sample([*FACTS], SENTENCES)
     text, answered = "", []
-    for sentence, *asked in (FACTS[i] for i in chosen):
-        questions = {slot: question for question, slot in asked}
-        text += " " * bool(text)
+    for sentence in chosen:
         for part in sentence.split():
             slot = part.strip("{}")
             word = _word(rng, slot, sentence, pool) if slot != part else part
-            text += "" if text.endswith(" ") or not text else " "
-            if slot in questions:
-                answered.append((questions[slot], len(text), word))
+            text += " " * bool(text)
+            if slot in FACTS[sentence]:
+                answered.append((FACTS[sentence][slot], len(text), word))
             text += word
-    left = [fact for i, fact in enumerate(FACTS) if i not in chosen]
-    return text, answered, [question for _, *asked in left for question, _ in asked]
+    left = [asked for fact, asked in FACTS.items() if fact not in chosen]
+    return text, answered, [question for asked in left for question in asked.values()]
 
 
-def splits(seed: int = 0) -> dict[str, dict]:
-    """SQuAD-form documents by split; an article has one passage."""
-    return {split: _squad(PASSAGES[split], split, seed) for split in POOLS}
-
-
-def _squad(passages: int, split: str, seed: int) -> dict:
-    rng = random.Random(f"QA-{split}-{seed}")
-    data = []
+def examples(name: str, split: str, passages: int) -> list[Example]:
+    """The examples of a data set's split; an article has one passage."""
+    rng, made = random.Random(f"{name}-{split}-0"), []
     for n in range(passages):
         title = f"demo-{split}-{n}"
         text, answered, others = passage(rng, split)
         asked = rng.sample(answered, min(QUESTIONS - 1, len(answered)))
-        asked += [(question, 0, None) for question in rng.sample(others, QUESTIONS - len(asked))]
-        questions = []
+        asked += [(question, 0, "") for question in rng.sample(others, QUESTIONS - len(asked))]
         for i, (question, start, answer) in enumerate(asked):
-            answers = [{"text": answer, "answer_start": start}] if answer else []
-            about = {"id": f"{title}-{i}", "question": question}
-            questions.append(about | {"answers": answers, "is_impossible": answer is None})
-        data.append({"title": title, "paragraphs": [{"context": text, "qas": questions}]})
-    return {"version": "demo", "data": data}
+            spans = [(start, start + len(answer))] * bool(answer)
+            golds = [answer] * bool(answer)
+            made.append(Example(f"{title}-{i}", title, question, text, spans, golds))
+    return made
 
 
-def bioasq(seed: int = 0) -> dict[str, dict]:
-    """BioASQ-form documents, train and test: three snippets a question, mostly two with the answer.
+def bioasq() -> dict[str, dict]:
+    """BioASQ-form documents, train and test: of a question its passage and another one.
 
-    A few questions of other types are among them, as in BioASQ's files.
+    A question of another type is among them, as in BioASQ's files.
     """
     documents = {}
     for split, n in BIOASQ_PASSAGES.items():
-        rng = random.Random(f"BioASQ-{split}-{seed}")
-        questions = []
-        while len(questions) < n:
-            text, answered, _ = passage(rng, split)
-            question, _, answer = rng.choice(answered)
-            sentence = next(s for s in text.split(" . ") if answer in s).removesuffix(" .") + " ."
-            snippets = [text, sentence]
-            other, told, _ = passage(rng, split)
-            if question not in [q for q, *_ in told] and answer not in other:
-                snippets.append(other)
-            rng.shuffle(snippets)
-            questions.append(_bioasq_question(rng, "factoid", question, snippets, [[answer]]))
-            if len(questions) % 20 == 0:
-                questions.append(_bioasq_question(rng, "yesno", "Is it so ?", [text], "yes"))
+        asked = examples("BioASQ", split, n)
+        questions = [{"id": "yesno", "type": "yesno", "body": "Is it so ?", "exact_answer": "yes"}]
+        for example, other in zip(asked, reversed(asked), strict=True):
+            if example.golds:
+                about = {"id": example.id, "type": "factoid", "body": example.question}
+                snippets = [{"text": example.context}, {"text": other.context}]
+                questions.append(about | {"snippets": snippets, "exact_answer": [example.golds]})
         documents[split] = {"questions": questions}
     return documents
-
-
-def _bioasq_question(rng: random.Random, kind: str, body: str, snippets: list, answer) -> dict:
-    about = {"id": f"{rng.getrandbits(96):024x}", "type": kind, "body": body}
-    return about | {"snippets": [{"text": text} for text in snippets], "exact_answer": answer}

@@ -2,13 +2,11 @@
 
 from collections.abc import Iterable, Iterator
 
-from common.cli import UserError
-from common.data_files import json_row, stream
-from common.predict import text_fields
+from common.data_files import field, json_row, stream
+from QA import scores as official
 from QA import task
 from QA.data import DOC_STRIDE, Data
 from QA.squad import Example
-from QA.windows import Prediction
 
 FORMS = {"jsonl": ()}
 EXPECTED = '{"id": "...", "question": "...", "context": "..."}; the id may be missing'
@@ -25,9 +23,7 @@ def read(file: Iterable[bytes], name: str, form: str) -> Iterator[Example | None
             yield None
             continue
         row = {"id": number} | json_row(place, line)
-        asked, context = text_fields(row, ("question", "context"), place, EXPECTED)
-        if not isinstance(row["id"], str | int):  # NaN, too, which no JSON output may contain
-            raise UserError(f"{place}: 'id' is neither a string nor a whole number: {EXPECTED}.")
+        asked, context = (field(row, key, str, place, EXPECTED) for key in ("question", "context"))
         yield Example(row["id"], "", asked, context, [], [])
 
 
@@ -42,14 +38,13 @@ def answer(model, tokenizer, made, items: list[Example], args, device, name: str
     data = Data({}, [], threshold is not None, doc_stride=stride)
     encoded, counts = task.encode(data, items, tokenizer, made.max_length)
     predicted = task.predict(model, tokenizer, data, items, encoded, args.batch_size, device, name)
-    rows = [_row(*pair, threshold) for pair in zip(items, predicted, strict=True)]
+    rows = []
+    for example, prediction in zip(items, predicted, strict=True):
+        row = official.row(example, prediction, threshold)
+        place = {"start": row["start"], "end": row["end"]}
+        text = "" if row["start"] is None else example.context[row["start"] : row["end"]]
+        given = (entry for entry in row["n_best"] if place.items() <= entry.items())
+        entry = next(given, place | {"probability": None})
+        entry |= {"null_difference": row["null_difference"]}
+        rows.append({"id": example.id, "answer": text} | entry)
     return rows, {cut: counts[cut] for cut in ("truncated_questions", "empty_passages")}
-
-
-def _row(example: Example, prediction: Prediction, threshold: float | None) -> dict:
-    difference = prediction.null_difference
-    withheld = difference is None or (threshold is not None and difference > threshold)
-    given = (e for e in prediction.n_best if (e["start"] is None) == withheld)
-    place = next(given, {"start": None, "end": None, "probability": None})
-    text = "" if withheld else example.context[place["start"] : place["end"]]
-    return {"id": example.id, "answer": text} | place | {"null_difference": difference}

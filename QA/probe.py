@@ -10,36 +10,30 @@ import re
 
 import numpy as np
 
+from common.batching import INPUTS
 from common.cli import UserError
-from common.scoring import ratio
 from common.task import Pointers, ProbeInputs, Score
 from QA import windows
 from QA.data import Data
-from QA.scores import exact_and_f1
+from QA.scores import exact_and_f1, mean
 from QA.squad import Example
 from QA.windows import Prediction
 
 CONTROLS = ("passage",)
-# What a probe's prediction adds up (`Prediction.pointer`): whether the answer is in the window; the
-# bits gained for it; the question; the F1 of its random span.
-PLACED, BITS, NUMBER, RANDOM_F1 = range(4)
+# What a probe's prediction adds up (`Prediction.pointer`): the question; the F1 of its random span;
+# whether the answer is in the window; the bits gained for it.
+NUMBER, RANDOM_F1, PLACED, BITS = range(4)
 GAIN = Score(
     "bits",
     "pointer",
-    lambda sums: ratio(sums[..., BITS], sums[..., PLACED]),
+    mean(BITS, number=PLACED),
     "bits per boundary",
     by_layer=True,
     lowest=-np.inf,
     highest=None,
     of_probes=True,
 )
-RANDOM = Score(
-    "random_span_f1",
-    "pointer",
-    lambda sums: ratio(sums[..., RANDOM_F1], sums[..., NUMBER]),
-    "F1 of a random span",
-    of_probes=True,
-)
+RANDOM = Score("random_span_f1", "pointer", mean(RANDOM_F1), "F1 of a random span", of_probes=True)
 _WORD = re.compile(r"\w+|[^\w\s]")
 
 
@@ -48,20 +42,17 @@ def probed(examples: list[Example]) -> list[Example]:
     return [example for example in examples if example.golds]
 
 
-def controls(
-    data: Data, splits: dict[str, list[Example]], seed: int
-) -> dict[str, list[dict[str, list[Example]]]]:
+def controls(data: Data, splits: dict[str, list], seed: int) -> dict[str, list[dict]]:
     """`passage`: the same passage and answer, with a question of the split about another passage.
 
     So the task's gain over it is what the probe reads of the question.
     """
-    generator = random.Random(seed)
-    asked: dict[str, list[Example]] = {split: [] for split in splits}
+    generator, asked = random.Random(seed), {}
     for split, examples in splits.items():
-        single = len({example.context for example in examples}) < 2
+        asked[split], several = [], len({example.context for example in examples}) > 1
         for example in examples:
             other = generator.choice(examples)
-            while not single and other.context == example.context:
+            while several and other.context == example.context:
                 other = generator.choice(examples)
             asked[split].append(example._replace(question=other.question))
     return {"passage": [asked]}
@@ -91,11 +82,12 @@ def probe_inputs(
     for target, splits in targets.items():  # their questions differ, so their vectors do
         spans, asked = {}, {}
         for split, examples in splits.items():
-            rows, cut = windows.first_windows(examples, tokenizer, max_length)
+            rows, cut = windows.first_windows(data, examples, tokenizer, max_length)
             spans[split], asked[split] = [], []
             for example, row in zip(examples, rows, strict=True):
                 held, units = _units(example.context, row)
-                encoded.append(_inputs(row) | {"units": units})
+                inputs = {key: row[key] for key in INPUTS if key in row}
+                encoded.append(inputs | {"units": units})
                 spans[split].append((n_units, n_units + len(units)))
                 asked[split].append((held, place(example, held)))
                 n_units += len(units)
@@ -105,8 +97,7 @@ def probe_inputs(
         spans["train"] = [span for span, (_, at) in pairs if at]
         if not spans["train"]:
             raise UserError(
-                "no question of the training split has its answer in the passage's first window. "
-                f"Use a larger --max_length than {max_length}."
+                "no training question has its answer in its first window: use a larger --max_length"
             )
         places = np.array([at for _, at in asked["train"] if at])
         sets.append(Pointers(spans, {target: places}))
@@ -130,12 +121,12 @@ def probe_predictions(
 
 
 def _prediction(example: Example, spans, at, scores: np.ndarray, length: int) -> Prediction:
-    numbers = [0.0, 0.0, 1.0, random_f1(example, spans, length)]
+    if not spans:
+        return windows.only(None)._replace(pointer=[1.0, 0.0, 0.0, 0.0])
+    numbers = [1.0, random_f1(example, spans, length), 0.0, 0.0]
     if at:
         gold = scores[at[0], 0] + scores[at[1], 1]
-        numbers[:2] = 1.0, float(np.log2(len(spans)) + gold / 2 / np.log(2))
-    if not spans:
-        return windows.only(None)._replace(pointer=numbers)
+        numbers[PLACED:] = 1.0, float(np.log2(len(spans)) + gold / 2 / np.log(2))
     first, length = divmod(int(windows.span_scores(scores).argmax()), windows.MAX_ANSWER)
     last = first + length
     probability = float(np.exp(scores[first, 0] + scores[last, 1]))
@@ -144,23 +135,9 @@ def _prediction(example: Example, spans, at, scores: np.ndarray, length: int) ->
 
 def random_f1(example: Example, spans: list[tuple[int, int]], length: int) -> float:
     """The F1 of a span of `length` words, drawn uniformly, always the same for a question's id."""
-    if not spans:
-        return 0.0
     first = random.Random(example.id).randrange(max(1, len(spans) - length + 1))
     last = min(first + length, len(spans)) - 1
     return exact_and_f1(example.context[spans[first][0] : spans[last][1]], example.golds)[1]
-
-
-def attention_inputs(
-    data: Data, examples: list[Example], tokenizer, max_length: int
-) -> tuple[list[dict], dict[str, int]]:
-    """The first window of each example, and counts."""
-    rows, counts = windows.first_windows(examples, tokenizer, max_length)
-    return [_inputs(row) for row in rows], counts
-
-
-def _inputs(row: dict) -> dict:
-    return {key: row[key] for key in ("input_ids", "token_type_ids") if key in row}
 
 
 def _units(context: str, row: dict) -> tuple[list, list]:

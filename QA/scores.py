@@ -4,6 +4,7 @@ Rajpurkar, Jia & Liang 2018, "Know What You Don't Know". A row of predictions.js
 that the scores are made of, so that they can be computed again without the text.
 """
 
+import hashlib
 import re
 import string
 from collections import Counter
@@ -11,7 +12,7 @@ from collections import Counter
 import numpy as np
 
 from common.scoring import ratio
-from QA.squad import Example, passage_id
+from QA.squad import Example
 from QA.windows import Prediction
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
@@ -31,15 +32,10 @@ def exact_and_f1(text: str, golds: list[str]) -> tuple[float, float]:
     """
     predicted = normalize(text)
     wanted = [gold for gold in map(normalize, golds) if gold] or [""]
-    f1 = max(_f1(predicted.split(), gold.split()) for gold in wanted)
-    return float(predicted in wanted), f1
-
-
-def _f1(predicted: list[str], gold: list[str]) -> float:
-    if not predicted or not gold:
-        return float(predicted == gold)
-    shared = (Counter(predicted) & Counter(gold)).total()
-    return 2 * shared / (len(predicted) + len(gold))
+    if predicted in wanted:
+        return 1.0, 1.0
+    words, others = Counter(predicted.split()), [Counter(gold.split()) for gold in wanted]
+    return 0.0, max(2 * (words & own).total() / (words.total() + own.total()) for own in others)
 
 
 def row(example: Example, prediction: Prediction, threshold: float | None) -> dict:
@@ -55,18 +51,13 @@ def row(example: Example, prediction: Prediction, threshold: float | None) -> di
     if not best or None not in (threshold, difference) and difference > threshold:
         start = end = None
         of_answer = (float(not example.golds),) * 2
+    group = hashlib.sha256(example.context.encode()).hexdigest()[:16]  # the passage's
     return {
-        "id": example.id, "group": passage_id(example), "has_answer": bool(example.golds),
+        "id": example.id, "group": group, "has_answer": bool(example.golds),
         "start": start, "end": end, "exact": of_answer[0], "f1": of_answer[1],
         "span_exact": of_span[0], "span_f1": of_span[1],
         "null_difference": difference, "n_best": n_best,
     } | ({"pointer": pointer} if pointer else {})  # fmt: skip
-
-
-def at_threshold(rows: list[dict], metric: str, threshold: float) -> float:
-    """The mean of `metric` ("exact", "f1") if spans above `threshold` were withheld."""
-    differences, given, withheld = _columns(rows, metric)
-    return float(np.where(differences > threshold, withheld, given).mean())
 
 
 def best_threshold(rows: list[dict], metric: str) -> tuple[float, float]:
@@ -75,7 +66,7 @@ def best_threshold(rows: list[dict], metric: str) -> tuple[float, float]:
     As the official script's search, without two faults: examples of equal differences are all
     answered or all withheld, and the search starts with no answer at all.
     """
-    differences, given, withheld = _columns(rows, metric)
+    differences, given, withheld = _compared(rows, metric)
     order = np.argsort(differences, kind="stable")
     sums = withheld.sum() + np.cumsum((given - withheld)[order])
     ordered = differences[order]
@@ -87,11 +78,16 @@ def best_threshold(rows: list[dict], metric: str) -> tuple[float, float]:
     return float(sums[at] / len(rows)), float(ordered[at])
 
 
-def _columns(rows: list[dict], metric: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _compared(rows: list[dict], metric: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Null differences (infinite if there is no span); scores of the span, and of no answer."""
-    keys = ("null_difference", f"span_{metric}", "has_answer")
-    differences, given, answerable = np.array([[row[k] for k in keys] for row in rows], float).T
+    differences, given, answerable = _columns(
+        rows, "null_difference", f"span_{metric}", "has_answer"
+    )
     return np.nan_to_num(differences, nan=np.inf), given, 1 - answerable
+
+
+def _columns(rows: list[dict], *names: str) -> np.ndarray:
+    return np.array([[row.get(name) for name in names] for row in rows], float).T
 
 
 def count(rows: list[dict]) -> np.ndarray:
@@ -99,24 +95,22 @@ def count(rows: list[dict]) -> np.ndarray:
 
     Raises ValueError for rows that are no predictions.
     """
-    tables = np.zeros((len(rows), 2, 3))
-    try:
-        for table, row in zip(tables, rows, strict=True):
-            table[int(row["has_answer"])] = 1.0, row["exact"], row["f1"]
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"not a prediction of a question: {error}") from None
-    return tables
+    answerable, exact, f1 = _columns(rows, "has_answer", "exact", "f1")
+    if np.isnan(exact + f1 + answerable).any():
+        raise ValueError("not a prediction of a question")
+    scores = np.stack([np.ones_like(f1), exact, f1], 1)
+    return np.stack([1 - answerable, answerable], 1)[:, :, None] * scores[:, None]
 
 
-def mean(metric: int, kind: int | None = None):
-    """A function of sums `[..., 2, 3]` -> `[...]`: the mean of EXACT or F1; 0 / 0 is 0.
+def mean(part: int, kind: int | None = None, number: int = NUMBER):
+    """A function of sums `[..., kinds, parts]` -> `[...]`: a part over a number; 0 / 0 is 0.
 
     `kind`: only of questions without (0) or with (1) an answer.
     """
 
     def value(sums: np.ndarray) -> np.ndarray:
         chosen = sums.sum(-2) if kind is None else sums[..., kind, :]
-        return ratio(chosen[..., metric], chosen[..., NUMBER])
+        return ratio(chosen[..., part], chosen[..., number])
 
     return value
 
@@ -129,6 +123,7 @@ def details(rows: list[dict]) -> dict[str, float]:
         values["questions_no_answer"] = without
     if without and any(row["null_difference"] is not None for row in rows):
         for name in ("exact", "f1"):
-            values[f"{name}_at_threshold_0"] = at_threshold(rows, name, 0.0)
+            nulls, given, withheld = _compared(rows, name)
+            values[f"{name}_at_threshold_0"] = float(np.where(nulls > 0, withheld, given).mean())
             values[f"best_{name}"], values[f"best_{name}_threshold"] = best_threshold(rows, name)
     return values

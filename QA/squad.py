@@ -3,27 +3,18 @@
 The text may be as confidential as BioASQ's: messages name files, places and ids, never a text.
 """
 
-import hashlib
 import logging
 import random
-import re
-import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import pairwise
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from common.cli import UserError
-from common.data_files import SPLIT_NAMES
+from common.data_files import SPLIT_NAMES, field
 
 log = logging.getLogger(__name__)
 FORM = '{"data": [{"title", "paragraphs": [{"context", "qas": [{"id", "question", "answers"}]}]}]}'
-KINDS = {str: "a string", list: "a list", int: "a whole number"}
-# What is corrected or left out, and counted: an answer whose offset is wrong (the nearest
-# occurrence is taken), one that the passage does not contain, and so on.
-FAULTS = ("moved_answers", "lost_answers", "empty_passages", "duplicate_ids")
 DEV_SHARE, SPLIT_SEED = 0.1, 42  # of the articles; the dev split is the same for every --seed
-SHOWN = 5  # ids in a message
 
 
 class Example(NamedTuple):
@@ -38,44 +29,30 @@ class Example(NamedTuple):
     golds: list[str]
 
 
-def passage_id(example: Example) -> str:
-    """A hash of the passage: a bootstrap resamples the examples of one passage together."""
-    return hashlib.sha256(example.context.encode()).hexdigest()[:16]
+def parse(documents: dict[str, Any]) -> tuple[list[Example], dict[str, int]]:
+    """The examples of SQuAD-form documents (v1.1, v2) in order, and counts, see `examples`.
 
-
-def field(value, key: str, kind: type, place: str, form: str = FORM):
-    """`value[key]`, which must be a `kind`. Raises UserError: the place, and the form expected."""
-    if not isinstance(value, dict):
-        raise UserError(f"{place} is not a JSON object. Expected: {form}.")
-    if not isinstance(value.get(key), kind) or isinstance(value[key], bool):
-        wrong = f"{key!r} is not {KINDS[kind]}" if key in value else f"there is no {key!r}"
-        raise UserError(f"{place}: {wrong}. Expected: {form}.")
-    return value[key]
-
-
-def parse(document, place: str) -> tuple[list[Example], dict[str, int]]:
-    """The examples of a SQuAD-form document (v1.1, v2) in its order, and the counts of `FAULTS`.
-
-    `place`: the file's name. Raises UserError.
+    `documents`: by the files' names. Raises UserError.
     """
-    return examples(rows(document, place), place)
+    return examples(_rows(documents), ", ".join(documents))
 
 
-def rows(document, place: str) -> Iterator[tuple]:
-    """(place, title, context, question) of each question of a document. Raises UserError."""
-    if not isinstance(document, dict) or not isinstance(document.get("data"), list):
-        raise UserError(f"{place} is not in SQuAD form: {FORM}.")
-    for i, article in enumerate(document["data"]):
-        here = f"{place}, data[{i}]"
-        for j, paragraph in enumerate(field(article, "paragraphs", list, here)):
-            passage = f"{here}.paragraphs[{j}]"
-            context = field(paragraph, "context", str, passage)
-            for k, question in enumerate(field(paragraph, "qas", list, passage)):
-                yield f"{passage}.qas[{k}]", article.get("title"), context, question
+def _rows(documents: dict[str, Any]) -> Iterator[tuple]:
+    """(place, title, context, question) of each question of the documents. Raises UserError."""
+    for place, document in documents.items():
+        if not isinstance(document, dict) or not isinstance(document.get("data"), list):
+            raise UserError(f"{place} is not in SQuAD form: {FORM}.")
+        for i, article in enumerate(document["data"]):
+            here = f"{place}, data[{i}]"
+            for j, paragraph in enumerate(field(article, "paragraphs", list, here, FORM)):
+                passage = f"{here}.paragraphs[{j}]"
+                context = field(paragraph, "context", str, passage, FORM)
+                for k, question in enumerate(field(paragraph, "qas", list, passage, FORM)):
+                    yield f"{passage}.qas[{k}]", article.get("title"), context, question
 
 
 def hub_rows(table: Iterable[dict], place: str) -> Iterator[tuple]:
-    """As `rows`, of the Hub's table, whose answers are {"text": [...], "answer_start": [...]}."""
+    """As `_rows`, of the Hub's table, whose answers are {"text": [...], "answer_start": [...]}."""
     for i, row in enumerate(table):
         pairs = zip(row["answers"]["text"], row["answers"]["answer_start"], strict=True)
         answers = [{"text": text, "answer_start": start} for text, start in pairs]
@@ -83,83 +60,55 @@ def hub_rows(table: Iterable[dict], place: str) -> Iterator[tuple]:
 
 
 def examples(rows: Iterable[tuple], place: str) -> tuple[list[Example], dict[str, int]]:
-    """The examples of `rows`, and the counts of `FAULTS`. Of equal ids the first is kept."""
-    faults: dict[str, list[str]] = {name: [] for name in FAULTS}  # the ids of the questions
-    parsed: dict[str, Example] = {}
+    """The examples of `rows`, and counts of what is corrected or left out.
+
+    An answer whose offset is wrong is moved to the nearest occurrence; one that the passage does
+    not contain is lost; of equal ids the first is kept.
+    """
+    faults, parsed = dict.fromkeys(("moved_answers", "lost_answers", "duplicate_ids"), 0), {}
     for here, title, context, question in rows:
-        key = field(question, "id", str, here)
+        key = field(question, "id", str, here, FORM)
         if key in parsed:
-            faults["duplicate_ids"].append(key)
+            faults["duplicate_ids"] += 1
             continue
-        if not context.strip():
-            faults["empty_passages"].append(key)
         spans, golds = [], []
-        for n, answer in enumerate(field(question, "answers", list, here)):
-            text = field(answer, "text", str, f"{here}.answers[{n}]")
-            start = field(answer, "answer_start", int, f"{here}.answers[{n}]")
+        for n, answer in enumerate(field(question, "answers", list, here, FORM)):
+            text = field(answer, "text", str, f"{here}.answers[{n}]", FORM)
+            start = field(answer, "answer_start", int, f"{here}.answers[{n}]", FORM)
             if not text.strip():
                 continue  # it says nothing
-            if not 0 <= start < max(1, len(context)):
-                raise UserError(
-                    f"{here}.answers[{n}]: answer_start {start} is not within the passage of "
-                    f"{len(context)} characters. Fix the question {key}."
-                )
             span, moved = locate(context, text, start)
             golds.append(context[slice(*span)] if span else text)
             if moved:
-                faults["moved_answers" if span else "lost_answers"].append(key)
+                faults["moved_answers" if span else "lost_answers"] += 1
             if span and span not in spans:
                 spans.append(span)
-        title = title if isinstance(title, str) and title else context
-        asked = field(question, "question", str, here)
-        parsed[key] = Example(key, title, asked, context, spans, golds)
+        asked = field(question, "question", str, here, FORM)
+        parsed[key] = Example(key, str(title or context), asked, context, spans, golds)
     if not parsed:
         raise UserError(f"{place} has no question. Add some: {FORM}.")
-    for name, keys in faults.items():
-        if keys:
-            shown = ", ".join(keys[:SHOWN]) + ", ..." * (len(keys) > SHOWN)
-            log.warning("%s: %d %s (%s)", place, len(keys), name.replace("_", " "), shown)
-    return list(parsed.values()), {name: len(keys) for name, keys in faults.items()}
+    if noted := ", ".join(f"{n} {name.replace('_', ' ')}" for name, n in faults.items() if n):
+        log.warning("%s: %s", place, noted)
+    return list(parsed.values()), faults
 
 
 def locate(context: str, text: str, start: int) -> tuple[tuple[int, int] | None, bool]:
     """The span of `text` without outer white space, nearest to `start`; and whether it is moved.
 
-    None if the passage lacks the text in any Unicode form. Of two at the same distance, the first.
+    None if the passage lacks the text. Of two at the same distance, the first.
     """
     start += len(text) - len(text.lstrip())
     text = text.strip()
-    if context.startswith(text, start):
+    if start >= 0 and context.startswith(text, start):
         return (start, start + len(text)), False
-    (whole, places), (wanted, _) = composed(context), composed(text)
-    starts = [match.start() for match in re.finditer(f"(?={re.escape(wanted)})", whole)]
-    spans = [(places[at], places[at + len(wanted)]) for at in starts]
-    if not spans:
-        return None, True
-    nearest = min(spans, key=lambda span: abs(span[0] - start))
-    return nearest, nearest[0] != start
-
-
-def composed(text: str) -> tuple[str, Sequence[int]]:
-    """The text with its accents composed (NFC), and where each of its characters stood in `text`.
-
-    The second has the text's end as well. So "é" is found whether it is one character or two.
-    """
-    if unicodedata.is_normalized("NFC", text):
-        return text, range(len(text) + 1)
-    marked = (i for i, character in enumerate(text) if not unicodedata.combining(character))
-    whole, places = "", []
-    for a, b in pairwise(sorted({0, *marked, len(text)})):  # a character and its accents
-        part = unicodedata.normalize("NFC", text[a:b])
-        whole += part
-        places += [min(a + i, b - 1) for i in range(len(part))]
-    return whole, [*places, len(text)]
+    starts = (at for at in range(len(context)) if context.startswith(text, at))
+    nearest = min(starts, key=lambda at: abs(at - start), default=None)
+    return None if nearest is None else (nearest, nearest + len(text)), True
 
 
 def split_files(folder: Path, split: str) -> list[Path]:
     """The `train*.json`, `dev*.json` (validation, valid, val, devel), `test*.json` of `folder`."""
-    names = SPLIT_NAMES[split]
-    return sorted({p for name in names for p in folder.glob(f"{name}*.json") if p.is_file()})
+    return sorted({p for name in SPLIT_NAMES[split] for p in folder.glob(f"{name}*.json")})
 
 
 def cut_dev(examples: list[Example]) -> tuple[list[Example], list[Example]]:

@@ -3,38 +3,25 @@
 A prediction is a `windows.Prediction`: the best answers, and how they compare with none.
 """
 
-import json
 import re
+from itertools import groupby, repeat
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from common import models
-from common.files import write_json
+from common.files import read_jsonl, write_json
 from common.task import Score
-from QA import bioasq_answers, windows
+from QA import bioasq, windows
 from QA import scores as official
-from QA.bioasq_answers import LENIENT, RECIPROCAL, STRICT
 from QA.data import HUB_ID, Data, Example, add_arguments, load, stratum
-from QA.probe import (
-    CONTROLS,
-    GAIN,
-    RANDOM,
-    attention_inputs,
-    controls,
-    probe_inputs,
-    probe_predictions,
-    probed,
-)
-from QA.scores import EXACT, F1
-from QA.windows import Prediction
+from QA.probe import CONTROLS, GAIN, RANDOM, controls, probe_inputs, probe_predictions, probed
+from QA.scores import EXACT, F1, mean
+from QA.windows import Prediction, encode
+from QA.windows import first_windows as attention_inputs
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-__all__ = ["CONTROLS", "add_arguments", "attention_inputs", "controls", "load", "probe_inputs",
-           "probe_predictions", "probed", "stratum"]  # fmt: skip
+__all__ = ["CONTROLS", "add_arguments", "attention_inputs", "controls", "encode", "load",
+           "probe_inputs", "probe_predictions", "probed", "stratum"]  # fmt: skip
 NAME, HEAD, DATASET = "QA", "span", "squad_v2"
 HUB_DATASET = (HUB_ID, "validation")
 NOTE = """\
@@ -43,19 +30,19 @@ Intervals resample passages, whose questions belong together; of BioASQ, questio
 ("majority") gives no answer, or, if all questions have one, the passage's first sentence."""
 DEFAULTS = {"model": "biom-electra-base", "max_length": 384}  # of the three scripts' flags
 SQUAD = (
-    Score("f1", "answers", official.mean(F1), "F1", by_layer=True),
-    Score("exact", "answers", official.mean(EXACT), "exact match", by_layer=True),
+    Score("f1", "answers", mean(F1), "F1", by_layer=True),
+    Score("exact", "answers", mean(EXACT), "exact match", by_layer=True),
 )
 BY_KIND = (
-    Score("f1_has_answer", "kinds", official.mean(F1, 1), "F1 (answerable)"),
-    Score("exact_has_answer", "kinds", official.mean(EXACT, 1), "exact match (answerable)"),
-    Score("f1_no_answer", "kinds", official.mean(F1, 0), "F1 (unanswerable)"),
-    Score("exact_no_answer", "kinds", official.mean(EXACT, 0), "exact match (unanswerable)"),
+    Score("f1_has_answer", "kinds", mean(F1, 1), "F1 (answerable)"),
+    Score("exact_has_answer", "kinds", mean(EXACT, 1), "exact match (answerable)"),
+    Score("f1_no_answer", "kinds", mean(F1, 0), "F1 (unanswerable)"),
+    Score("exact_no_answer", "kinds", mean(EXACT, 0), "exact match (unanswerable)"),
 )
 BIOASQ = (
-    Score("mrr", "ranks", bioasq_answers.mean(RECIPROCAL), "mean reciprocal rank", by_layer=True),
-    Score("strict", "ranks", bioasq_answers.mean(STRICT), "strict accuracy", by_layer=True),
-    Score("lenient", "ranks", bioasq_answers.mean(LENIENT), "lenient accuracy", by_layer=True),
+    Score("mrr", "ranks", mean(bioasq.RECIPROCAL), "mean reciprocal rank", by_layer=True),
+    Score("strict", "ranks", mean(bioasq.STRICT), "strict accuracy", by_layer=True),
+    Score("lenient", "ranks", mean(bioasq.LENIENT), "lenient accuracy", by_layer=True),
 )
 SCORES = (*SQUAD, *BY_KIND, *BIOASQ, GAIN, RANDOM)
 _SENTENCE = re.compile(r"\S.*?(?:[.!?](?=\s|$)|(?=\s*$))", re.DOTALL)
@@ -63,7 +50,7 @@ _SENTENCE = re.compile(r"\S.*?(?:[.!?](?=\s|$)|(?=\s*$))", re.DOTALL)
 
 def scores(data: Data) -> tuple[Score, ...]:
     """F1 and exact match, by kind of question if there are both; or BioASQ's three."""
-    if data.questions:
+    if data.in_bioasq:
         return BIOASQ
     kinds = ({bool(e.golds) for e in some} for s, some in data.splits.items() if s != "train")
     return SQUAD + BY_KIND if all(len(found) == 2 for found in kinds) else SQUAD
@@ -71,17 +58,7 @@ def scores(data: Data) -> tuple[Score, ...]:
 
 def probe_scores(data: Data) -> tuple[Score, ...]:
     """First the bits gained over a uniform guess; a random span beside the answer's scores."""
-    return (GAIN, *(BIOASQ if data.questions else SQUAD), RANDOM)
-
-
-def encode(
-    data: Data, examples: list[Example], tokenizer, max_length: int
-) -> tuple[list[dict], dict[str, int]]:
-    """The windows of all examples, see `QA.windows.encode`."""
-    encoded, counts = windows.encode(examples, tokenizer, max_length, data.doc_stride)
-    if data.questions:
-        counts["pairs"] = counts.pop("questions")
-    return encoded, counts
+    return (GAIN, *(BIOASQ if data.in_bioasq else SQUAD), RANDOM)
 
 
 def load_model(where: str, data: Data, keep_head: bool = False, **options):
@@ -90,27 +67,14 @@ def load_model(where: str, data: Data, keep_head: bool = False, **options):
     return model, tokenizer, not keep_head
 
 
-def n_labels(row: dict) -> int:
-    """One, the place; none if the answer is not in the passage."""
-    return int(row["labels"][0] >= 0)
-
-
-def logits(model, batch: dict) -> "Tensor":
-    """Scores of each token as the start and the end of the answer, `[batch, tokens, 2]`."""
-    import torch
-
-    outputs = model(**batch, use_cache=False)
-    return torch.stack([outputs.start_logits, outputs.end_logits], -1)
-
-
-def loss(model, batch: dict) -> "Tensor":
-    """The mean of start's and end's cross entropy over a window's tokens, summed over windows."""
+def loss(model, batch: dict):
+    """The cross entropy of start and of end over a window's tokens, summed: a torch scalar."""
     from torch.nn import functional as F
 
     inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
     padding = batch["attention_mask"][..., None] == 0
-    scores = logits(model, inputs).float().masked_fill(padding, -float("inf"))
-    return F.cross_entropy(scores, batch["labels"][:, :2], ignore_index=-100, reduction="sum") / 2
+    scores = models.logits(model, inputs).float().masked_fill(padding, -float("inf"))
+    return F.cross_entropy(scores, batch["labels"][:, :2], ignore_index=-100, reduction="sum")
 
 
 def predict(
@@ -120,45 +84,36 @@ def predict(
     """The best answers to each example, from all its windows."""
     from common.forward import predict_logits
 
-    outputs = predict_logits(model, encoded, batch_size, device, name, forward=logits)
-    by_example: list[tuple[list, list]] = [([], []) for _ in examples]
-    for row, output in zip(encoded, outputs, strict=True):
-        rows, own = by_example[row["example"]]
-        rows.append(row)
-        own.append(output)
+    outputs = predict_logits(model, encoded, batch_size, device, name)
+    windows_of = groupby(zip(encoded, outputs, strict=True), lambda pair: pair[0]["example"])
     return [
-        windows.answers(*own, example.context, data.with_null)
-        for example, own in zip(examples, by_example, strict=True)
+        windows.answers(*zip(*own, strict=True), examples[number].context, data.with_null)
+        for number, own in windows_of
     ]
 
 
-def rows(
-    data: Data, examples: dict[str, list[Example]], predictions: dict[str, list[Prediction]]
-) -> tuple[dict[str, list[dict]], dict[str, float]]:
-    """Rows of predictions.jsonl; the null threshold; the counts of what was corrected in files."""
-    if data.questions:
-        made = {
-            split: bioasq_answers.rows(data.questions[split], examples[split], predicted)
-            for split, predicted in predictions.items()
+def rows(data: Data, examples: dict[str, list], predictions: dict[str, list]) -> tuple[dict, dict]:
+    """Rows of predictions.jsonl; the counts of what was corrected in files, and the null threshold.
+
+    It is the one given, else the best of dev by F1, else 0; none if "no answer" is not compared.
+    """
+    if data.in_bioasq:
+        rows = {s: bioasq.rows(examples[s], own) for s, own in predictions.items()}
+        return rows, data.counts
+
+    def scored(threshold: float | None) -> dict[str, list[dict]]:
+        return {
+            split: list(map(official.row, examples[split], own, repeat(threshold)))
+            for split, own in predictions.items()
         }
-        return made, data.counts
-    threshold = _threshold(data, examples, predictions)
-    made = {split: _rows(examples[split], some, threshold) for split, some in predictions.items()}
-    return made, data.counts | ({} if threshold is None else {"null_threshold": threshold})
 
-
-def _threshold(data: Data, examples: dict, predictions: dict) -> float | None:
-    """The one given, else the best of dev by F1, else 0; None if "no answer" is not compared."""
-    compared = any(p.null_difference is not None for some in predictions.values() for p in some)
-    if not (data.with_null and compared):
-        return None
-    if data.null_threshold is not None or "dev" not in predictions:
-        return data.null_threshold or 0.0
-    return official.best_threshold(_rows(examples["dev"], predictions["dev"], None), "f1")[1]
-
-
-def _rows(examples: list[Example], predictions: list, threshold: float | None) -> list[dict]:
-    return [official.row(*pair, threshold) for pair in zip(examples, predictions, strict=True)]
+    rows, threshold = scored(None), data.null_threshold
+    differences = (row["null_difference"] for own in rows.values() for row in own)
+    if not data.with_null or all(difference is None for difference in differences):
+        return rows, data.counts
+    if threshold is None:
+        threshold = official.best_threshold(rows["dev"], "f1")[1] if "dev" in rows else 0.0
+    return scored(threshold), data.counts | {"null_threshold": threshold}
 
 
 def shared(example: Example) -> dict[str, str]:
@@ -177,9 +132,9 @@ def baseline(train: list[Example], examples: list[Example]) -> list[Prediction]:
 def count(rows: list[dict]) -> dict:
     """Tables of SQuAD's rows (by kind of question if there are both) or of BioASQ's; a probe's."""
     probed = rows and all("pointer" in row for row in rows)
-    tables = {"pointer": np.array([row["pointer"] for row in rows])} if probed else {}
+    tables = {"pointer": np.array([[row["pointer"]] for row in rows])} if probed else {}
     if rows and all("rank" in row for row in rows):
-        return tables | {"ranks": bioasq_answers.count(rows)}
+        return tables | {"ranks": bioasq.count(rows)}
     table = official.count(rows)
     both = all(table[:, kind, official.NUMBER].any() for kind in (0, 1))
     return tables | {"answers": table} | ({"kinds": table} if both else {})
@@ -195,8 +150,7 @@ def details(rows: list[dict]) -> dict[str, float]:
 def export(folder: Path, data: Data, write_submission: Path | None = None, **options) -> None:
     """--write_submission: the answers to the test split's questions as BioASQ takes them."""
     if write_submission:
-        lines = (folder / "predictions.jsonl").read_text(encoding="utf-8").splitlines()
-        answers = {row["id"]: row["answers"] for row in map(json.loads, lines)}
-        document = bioasq_answers.submission(data.questions["test"], answers)
-        write_json(write_submission, document)
+        write_submission.parent.mkdir(parents=True, exist_ok=True)
+        answers = {r["id"]: r["answers"] for r in read_jsonl(folder / "predictions.jsonl")}
+        write_json(write_submission, bioasq.submission(data.splits["test"], answers))
         print(f"submission: {write_submission}")

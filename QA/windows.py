@@ -4,14 +4,18 @@ Answers are spans of the passage's own characters. As in BERT's run_squad: overl
 20 best answers, at most 30 sub-words, and a score for "no answer", the lowest of all windows.
 """
 
+import html
 import math
-from collections import Counter
+import unicodedata
+from itertools import groupby
 from typing import NamedTuple
 
 import numpy as np
 
 from common.cli import UserError
-from QA.offsets import tokenize
+from common.texts import frame
+from QA.bioasq import Pair
+from QA.data import Data
 from QA.squad import Example
 
 MAX_QUESTION = 64  # sub-words; longer questions are cut
@@ -30,64 +34,100 @@ class Prediction(NamedTuple):
 
 def only(span: tuple[int, int] | None, probability: float = 1.0) -> Prediction:
     """The prediction of a probe or a baseline, which gives one answer or none."""
-    return Prediction([_entry(*span, probability)] if span else [], None)
+    places = [span] if span else []
+    return Prediction([{"start": a, "end": b, "probability": probability} for a, b in places], None)
 
 
-class Frame(NamedTuple):
-    """The special tokens around question and passage."""
+def tokenize(texts: list[str], tokenizer) -> list[tuple[list[int], np.ndarray]]:
+    """(ids, spans) of each text, without special tokens; equal texts share them.
 
-    head: list[int]
-    middle: list[int]
-    tail: list[int]
-    types: bool  # whether the model is told which of the two a token belongs to
-    null_first: bool  # whether "no answer" is read at the first token, else at the last
-
-
-def frame(tokenizer) -> Frame:
-    """BERT: `[CLS] question [SEP] passage [SEP]`; BioGPT: `</s> question </s> passage </s>`.
-
-    "No answer" is read at [CLS]; of a causal model at an end token after the passage.
+    `spans`, int32 `[ids, 2]`: first character and last + 1 of each sub-word, without white space at
+    either end; equal numbers where it stands for no character of its own. Ids are those of
+    `tokenizer(text, add_special_tokens=False)`; but for BioGPT "</s>" in a text is text.
     """
-    whole, bare = tokenizer("a", "a"), tokenizer("a", add_special_tokens=False)["input_ids"]
-    ids, n = whole["input_ids"], len(bare)
-    first, *_, second = (i for i in range(len(ids)) if ids[i : i + n] == bare)
-    head, middle, tail = ids[:first], ids[first + n : second], ids[second + n :]
-    null_first = tokenizer.cls_token_id is not None and head[:1] == [tokenizer.cls_token_id]
-    end = [tokenizer.eos_token_id]
-    if not null_first and tail[-1:] != end:
-        tail = tail + end
-    # RoBERTa has one type only; BioGPT's model does not read the types of its tokenizer.
-    read = "token_type_ids" in tokenizer.model_input_names
-    types = read and null_first and bool(whole["token_type_ids"][second])
-    return Frame(head, middle or end, tail, types, null_first)
+    different = list(dict.fromkeys(texts))
+    if different and tokenizer.is_fast:
+        encoded = tokenizer(
+            different, add_special_tokens=False, return_offsets_mapping=True, verbose=False
+        )
+        pairs = zip(encoded["input_ids"], encoded["offset_mapping"], strict=True)
+    else:
+        pairs = [_moses(text, tokenizer) for text in different]
+    known = {
+        text: (ids, np.array(_corrected(text, spans), np.int32).reshape(-1, 2))
+        for text, (ids, spans) in zip(different, pairs, strict=True)
+    }
+    return [known[text] for text in texts]
+
+
+def _corrected(text: str, spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Spans without the space that GPT-2's and Llama's sub-words contain, and with the accents
+    that lower-casing tokenizers strip."""
+    corrected, following = [], len(text)
+    for start, end in reversed(spans):
+        part = text[start:end]
+        start += len(part) - len(part.lstrip())
+        end = start + len(part.strip())
+        while start < end < following and unicodedata.category(text[end]) == "Mn":
+            end += 1
+        following = start if start < end else following
+        corrected.append((start, end))
+    return corrected[::-1]
+
+
+def _moses(text: str, tokenizer) -> tuple[list[int], list[tuple[int, int]]]:
+    """BioGPT's ids, and the characters of each sub-word, which its tokenizer does not give.
+
+    The tokens of its Moses step are searched in the text from left to right. A token that is not
+    found gets none, and the next one may skip it.
+    """
+    ids, spans, position, skip = [], [], 0, False
+    for token in tokenizer.moses_tokenize(text, tokenizer.lang):
+        raw = "-" if token == "@-@" else html.unescape(token)  # sacremoses has escaped it
+        pieces = tokenizer.bpe(token).split(" ")
+        ids += tokenizer.convert_tokens_to_ids(pieces)
+        at = text.find(raw, position)
+        skip = at < 0 or (bool(text[position:at].strip()) and not skip)
+        if skip:
+            spans += [(0, 0)] * len(pieces)
+            continue
+        position = at + len(raw)
+        lengths = [len(piece.removesuffix("</w>")) for piece in pieces]
+        if sum(lengths) == len(raw):  # else the pieces are those of an escape
+            ends = at + np.cumsum(lengths)
+            spans += zip(ends - lengths, ends, strict=True)
+        else:
+            spans += [(at, position)] * len(pieces)
+    return ids, spans
 
 
 def encode(
-    examples: list[Example], tokenizer, max_length: int, doc_stride: int
+    data: Data, examples: list[Example | Pair], tokenizer, max_length: int
 ) -> tuple[list[dict], dict[str, int]]:
     """Windows of all examples, in order, and counts.
 
+    BERT: `[CLS] question [SEP] passage [SEP]`, "no answer" is read at [CLS]; BioGPT: `</s> question
+    </s> passage </s>`, as of all causal models it is read at an end token after the passage.
     A window has `input_ids` (, `token_type_ids`); `example`, its number; `first`, where the passage
     begins in it; `spans`, `[sub-words of the passage, 2]` characters of each (see QA.offsets);
     `null`, the position of "no answer"; and `labels`, the first and last position of the answer, or
     twice `null` if it contains none whole, or twice -100 if the answer is not in the passage.
-    Neighbours share `doc_stride` sub-words. Raises UserError if there is no room for that.
+    Neighbours share `data.doc_stride` sub-words. Raises UserError if there is no room for that.
     """
-    head, middle, tail, types, null_first = frame(tokenizer)
+    doc_stride, unit = data.doc_stride, "pairs" if data.in_bioasq else "questions"
+    head, middle, tail, types = frame(tokenizer)
+    null_first, end = head[:1] == [tokenizer.cls_token_id], [tokenizer.eos_token_id]
+    tail = tail if null_first or tail[-1:] == end else tail + end
     most = max_length - len(head) - len(middle) - len(tail)  # for question and passage
-    if most < 2:
-        raise UserError(
-            f"--max_length {max_length} leaves no room for a passage. Use a larger one."
-        )
     questions = tokenize([example.question.strip() for example in examples], tokenizer)
     passages = tokenize([example.context for example in examples], tokenizer)
     limit = min(MAX_QUESTION, most // 2)
     room = most - min(limit, max((len(ids) for ids, _ in questions), default=0))
-    if doc_stride >= room:
+    if limit < 1 or doc_stride >= room:
         raise UserError(
-            f"--doc_stride {doc_stride} must be below the room for the passage: of --max_length "
-            f"{max_length}, {room} sub-words are left beside the longest question. Use a "
-            f"--doc_stride of at most {room - 1}, or a larger --max_length."
+            f"--max_length {max_length} leaves room for {max(0, room)} sub-words of the passage "
+            f"beside the longest question; it must be more than --doc_stride {doc_stride}. Use a "
+            "larger --max_length, or for fine-tuning a smaller --doc_stride."
         )
     names = ("truncated_questions", "empty_passages", "split_answers")
     windows, counts = [], dict.fromkeys(names, 0)
@@ -112,19 +152,17 @@ def encode(
         counts["truncated_questions"] += len(question) > limit
         counts["empty_passages"] += not ids
         counts["split_answers"] += any(answers) and not whole
-    return windows, {"questions": len(examples), "windows": len(windows), **counts}
+    return windows, {unit: len(examples), "windows": len(windows), **counts}
 
 
 def first_windows(
-    examples: list[Example], tokenizer, max_length: int
+    data: Data, examples: list[Example | Pair], tokenizer, max_length: int
 ) -> tuple[list[dict], dict[str, int]]:
     """The first window of each example, as `encode` makes them, and counts."""
-    windows, counts = encode(examples, tokenizer, max_length, 0)
-    sizes = Counter(row["example"] for row in windows)
-    first = {row["example"]: row for row in reversed(windows)}
-    cut = {name: counts[name] for name in ("questions", "truncated_questions", "empty_passages")}
-    rows = [first[i] for i in range(len(examples))]
-    return rows, cut | {"truncated_passages": sum(n > 1 for n in sizes.values())}
+    windows, counts = encode(data._replace(doc_stride=0), examples, tokenizer, max_length)
+    own = [[*rows] for _, rows in groupby(windows, lambda row: row["example"])]
+    del counts["windows"], counts["split_answers"]
+    return [rows[0] for rows in own], counts | {"truncated_passages": sum(len(x) > 1 for x in own)}
 
 
 def covering(spans: np.ndarray, characters: list[tuple[int, int]]) -> list[tuple[int, int] | None]:
@@ -173,12 +211,10 @@ def answers(
             break
     spans = list(kept.values())
     entries = sorted([*spans, *[(null, None, None)] * with_null], key=lambda entry: -entry[0])
-    weights = [math.exp(score - entries[0][0]) for score, _, _ in entries]
-    total = math.fsum(weights)
-    shares = (float(f"{weight / total:.6g}") for weight in weights)
-    n_best = [_entry(*entry[1:], share) for entry, share in zip(entries, shares, strict=True)]
+    ordered = np.array([score for score, *_ in entries])
+    shares = np.exp(ordered - ordered.max(initial=-np.inf))
+    n_best = [
+        {"start": start, "end": end, "probability": float(f"{share:.6g}")}
+        for (_, start, end), share in zip(entries, shares / shares.sum(), strict=True)
+    ]
     return Prediction(n_best, null - spans[0][0] if spans else None)
-
-
-def _entry(start: int | None, end: int | None, probability: float) -> dict:
-    return {"start": start, "end": end, "probability": probability}

@@ -16,6 +16,7 @@ SPLIT_NAMES = {  # the usual name of a split first
     "test": ("test",),
 }
 BOM = b"\xef\xbb\xbf"
+KINDS = {str: "a string", list: "a list", int: "a whole number"}  # of JSON's values
 
 
 def find_split(folder: Path, split: str, patterns: tuple[str, ...]) -> list[Path]:
@@ -113,6 +114,16 @@ def _parse(text: str, place: str, whole: bool):
         fault = "half a character, such as \\ud800 alone, NaN, or a number or brackets without end"
         raise UserError(f"{place} is not valid JSON ({fault}). Fix it.") from None
     return value
+
+
+def field(value, key: str, kind: type, place: str, form: str):
+    """`value[key]`, which must be a `kind`. Raises UserError: the place, and the form expected."""
+    if not isinstance(value, dict):
+        raise UserError(f"{place} is not a JSON object. Expected: {form}.")
+    if not isinstance(value.get(key), kind) or isinstance(value[key], bool):
+        wrong = f"is not {KINDS[kind]}" if key in value else "is missing"
+        raise UserError(f"{place}: {key!r} {wrong}. Expected: {form}.")
+    return value[key]
 
 
 def parquet(path: Path, fields: tuple[str, ...]) -> Iterator[tuple[str, dict]]:

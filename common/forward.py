@@ -84,20 +84,17 @@ def mean_loss(
     return sum(gather(device, {device.rank: sum(means)}).values()) / len(means)
 
 
-def predict_logits(
-    model, examples: list, batch_size: int, device, name: str, forward=logits
-) -> list[np.ndarray]:
+def predict_logits(model, examples: list, batch_size: int, device, name: str) -> list[np.ndarray]:
     """Every example's logits without dropout, in order: float32 `[labels]` or `[tokens, labels]`.
 
-    `forward(model, batch)` computes them. Raises UserError if they are not finite. An example
-    without tokens has `[0, labels]`.
+    Raises UserError if they are not finite. An example without tokens has `[0, labels]`.
     """
     lengths = [len(example["input_ids"]) for example in examples]
 
     def run(indices: list[int]) -> np.ndarray:
         batch = inputs([examples[i] for i in indices], model.config.pad_token_id, device)
         with device.autocast():
-            scores = forward(model, batch).float().cpu().numpy()
+            scores = logits(model, batch).float().cpu().numpy()
         if not np.isfinite(scores).all():
             raise UserError(f"the model's predictions are not numbers any more. {REMEDY}")
         return scores

@@ -163,15 +163,6 @@ def _result(folder: Path) -> tuple[str, Made]:
     return which, Made(where, config, about["labels"], length, settings, metrics)
 
 
-def text_fields(row: dict, names: Iterable[str], place: str, expected: str) -> list[str]:
-    """The texts in the fields `names` of a row. Raises UserError where one is missing."""
-    for name in names:
-        if not isinstance(row.get(name), str):
-            wrong = "is no text" if name in row else "is missing"
-            raise UserError(f"{place}: {name!r} {wrong}. Expected: {expected}.")
-    return [row[name] for name in names]
-
-
 @contextmanager
 def _opened(path: Path):
     """(binary file, its name in messages)."""

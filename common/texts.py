@@ -4,6 +4,15 @@ from common.cli import UserError
 from common.task import Examples, ProbeInputs
 
 
+def frame(tokenizer) -> tuple[list[int], list[int], list[int], bool]:
+    """The special tokens before, between and after two texts; whether it gives token types."""
+    bare, framed = tokenizer("a", add_special_tokens=False)["input_ids"], tokenizer("a", "a")
+    ids, n = framed["input_ids"], len(bare)
+    first, *_, second = (i for i in range(len(ids)) if ids[i : i + n] == bare)
+    middle = ids[first + n : second] or [tokenizer.eos_token_id]
+    return ids[:first], middle, ids[second + n :], "token_type_ids" in framed
+
+
 def encode_pairs(
     pairs: list[tuple[str, str]], tokenizer, max_length: int
 ) -> tuple[list[dict], dict]:
@@ -13,12 +22,7 @@ def encode_pairs(
     separator: `A <|endoftext|> B`. A pair that is too long loses tokens at the end of its longer
     side. Raises UserError if `max_length` leaves no room for a token of each.
     """
-    # The special tokens before, between and after the two texts: what is not a text's.
-    bare, framed = tokenizer("a", add_special_tokens=False)["input_ids"], tokenizer("a", "a")
-    whole, n = framed["input_ids"], len(bare)
-    at = [i for i in range(len(whole) - n + 1) if whole[i : i + n] == bare]
-    head, middle, tail = whole[: at[0]], whole[at[0] + n : at[-1]], whole[at[-1] + n :]
-    middle = middle or [tokenizer.eos_token_id]
+    head, middle, tail, types = frame(tokenizer)
     room = max_length - len(head) - len(middle) - len(tail)
     if room < 2:
         raise UserError(f"--max_length {max_length} leaves no room for a pair. Use a larger one.")
@@ -34,7 +38,7 @@ def encode_pairs(
         counts["truncated_tokens"] += over
         first, second = [*head, *a, *middle], [*b, *tail]
         encoded.append({"input_ids": first + second})
-        if "token_type_ids" in framed:
+        if types:
             encoded[-1]["token_type_ids"] = [0] * len(first) + [1] * len(second)
     return encoded, counts
 

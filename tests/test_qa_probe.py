@@ -14,7 +14,7 @@ from common.cli import UserError
 from common.device import choose_device
 from common.probes import POINTER
 from common.task import Pointers, evaluate
-from QA import bioasq, probe, squad, task, windows
+from QA import bioasq, probe, task, windows
 from tests.test_qa_task import PASSAGE, dataset, example
 
 CPU = choose_device("cpu", "fp32")
@@ -265,9 +265,8 @@ def test_bioasq_scores_questions_and_counts_bits_over_pairs(monkeypatch):
         {"id": "a", "type": "factoid", "body": "Which ?", "exact_answer": [["p53"]],
          "snippets": [{"text": "MDM2 or p53"}, {"text": "p53 it is ."}]},
     ]  # fmt: skip
-    questions, _ = bioasq.questions({"questions": listed}, "file")
-    pairs, _ = squad.parse(bioasq.to_squad(questions.values(), keep=True)[0], "file")
-    held = dataset(with_null=False, counts={}, questions={"test": questions})
+    pairs, _ = bioasq.parse({"file": {"questions": listed}})
+    held = dataset(with_null=False, counts={}, in_bioasq=True)
     one = np.full((3, 2), -1e9)
     one[2] = 0
     values = scored(

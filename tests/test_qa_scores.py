@@ -105,11 +105,12 @@ def test_means_and_best_thresholds_equal_trying_them_all(seed, ties):
         assert slow_mean(questions, threshold, which) == pytest.approx(found, abs=1e-12)
         best = [t for mean, t in zip(tried, possible, strict=True) if mean > found - 1e-12]
         assert threshold == min(best)
+        rows = rows_of(questions)
+        if not all(golds for _, golds, _ in questions) and values:
+            expected = slow_mean(questions, 0.0, which)
+            assert scores.details(rows)[f"{metric}_at_threshold_0"] == pytest.approx(expected)
         for threshold in (-1.0, 0.0, 0.5, rng.gauss(0, 2)):
             expected = slow_mean(questions, threshold, which)
-            assert scores.at_threshold(rows_of(questions), metric, threshold) == pytest.approx(
-                expected
-            )
             given = rows_of(questions, threshold)
             table = scores.count(given).sum(0)
             assert scores.mean(which + 1)(table) == pytest.approx(expected)
@@ -134,7 +135,9 @@ def test_the_search_begins_where_nothing_is_answered():
 def test_an_answer_is_given_where_the_difference_is_not_above_the_threshold():
     (row,) = rows_of([("p53", ["p53"], 0.5)], 0.5)
     assert (row["start"], row["end"], row["exact"], row["f1"]) == (7, 10, 1.0, 1.0)
+    one = row
     (row,) = rows_of([("p53", ["p53"], 0.5)], 0.499)
+    assert row["group"] == one["group"] != rows_of([("p54", [], 0.5)])[0]["group"]  # the passage's
     assert (row["start"], row["end"], row["exact"], row["span_exact"]) == (None, None, 0.0, 1.0)
 
 

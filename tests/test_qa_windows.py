@@ -10,7 +10,8 @@ import pytest
 
 from common.cli import UserError
 from common.models import load_config, load_tokenizer
-from QA import offsets, windows
+from QA import windows
+from QA.data import Data
 from QA.squad import Example
 from tests import tiny
 
@@ -60,6 +61,10 @@ def example(context, span=None, question="What is it ?", key="q"):
     return Example(key, "title", question, context, spans, [context[a:b] for a, b in spans])
 
 
+def encode(asked, tokenizer, max_length, stride):
+    return windows.encode(Data({}, [], True, doc_stride=stride), asked, tokenizer, max_length)
+
+
 def decoded(row, context):
     """The text that a window's labels stand for; None: no answer."""
     first, last = row["labels"]
@@ -76,7 +81,7 @@ def decoded(row, context):
 def test_ids_are_the_tokenizers_own(kind):
     # BioGPT's takes what reads like a special token for one, which in a passage it is not.
     texts = [*HARD[: -1 if kind == "biogpt" else None], *passages()[:200]]
-    found = offsets.tokenize(texts, tokenizer(kind))
+    found = windows.tokenize(texts, tokenizer(kind))
     own = tokenizer(kind)(texts, add_special_tokens=False)["input_ids"]
     assert [ids for ids, _ in found] == own
     assert all(spans.shape == (len(ids), 2) for ids, spans in found)
@@ -85,7 +90,7 @@ def test_ids_are_the_tokenizers_own(kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_spans_are_in_order_and_without_outer_blanks(kind):
     texts = [*HARD, *passages()[:200]]
-    for text, (_, spans) in zip(texts, offsets.tokenize(texts, tokenizer(kind)), strict=True):
+    for text, (_, spans) in zip(texts, windows.tokenize(texts, tokenizer(kind)), strict=True):
         held = spans[spans[:, 0] < spans[:, 1]]
         assert (np.diff(held[:, 0]) >= 0).all() and (np.diff(held[:, 1]) >= 0).all()
         assert all(text[a:b] == text[a:b].strip() for a, b in held)
@@ -102,7 +107,7 @@ def test_any_words_of_any_passage_come_back_byte_for_byte(kind):
             i = rng.randrange(len(words))
             j = min(len(words) - 1, i + rng.randint(0, 3))
             asked.append(example(text, (words[i][0], words[j][1])))
-    rows, counts = windows.encode(asked, tokenizer(kind), 2000, 128)
+    rows, counts = encode(asked, tokenizer(kind), 2000, 128)
     assert len(rows) == counts["windows"] == len(asked)
     assert counts["split_answers"] == 0
     for one, row in zip(asked, rows, strict=True):
@@ -113,7 +118,7 @@ def test_any_words_of_any_passage_come_back_byte_for_byte(kind):
 def test_an_answer_within_sub_words_is_covered_and_no_more(kind):
     rng = random.Random(2)
     for text in [*HARD, *passages(100)]:
-        ((_, spans),) = offsets.tokenize([text], tokenizer(kind))
+        ((_, spans),) = windows.tokenize([text], tokenizer(kind))
         start = rng.randrange(len(text))
         end = rng.randint(start + 1, len(text))
         if found := windows.covering(spans, [(start, end)])[0]:
@@ -126,7 +131,7 @@ def test_an_answer_within_sub_words_is_covered_and_no_more(kind):
 def test_biogpt_finds_its_way_back_after_a_token_that_is_not_in_the_text():
     text = "one DOTMULTI two p53 three"  # sacremoses' own mark for "."
     found = [text.index("p53"), text.index("p53") + 3]
-    rows, _ = windows.encode([example(text, found)], tokenizer("biogpt"), 60, 8)
+    rows, _ = encode([example(text, found)], tokenizer("biogpt"), 60, 8)
     assert decoded(rows[0], text) == "p53"
 
 
@@ -138,27 +143,28 @@ def test_biogpt_finds_its_way_back_after_a_token_that_is_not_in_the_text():
 def test_windows_are_the_librarys(kind, limit, stride):
     """As transformers' own, where it makes such windows (of causal ones they lack the end)."""
     tok = tokenizer(kind)
-    frame = windows.frame(tok)
+    null_first = tok.cls_token_id is not None
     texts = [*HARD, *passages(60)]
     asked = [example(text, question="Where is p53 ?") for text in texts]
-    rows, _ = windows.encode(asked, tok, limit, stride)
-    if tok.is_fast and frame.null_first:
+    rows, _ = encode(asked, tok, limit, stride)
+    if tok.is_fast and null_first:
         found = tok(
             [e.question for e in asked], texts, truncation="only_second", max_length=limit,
             stride=stride, return_overflowing_tokens=True, return_token_type_ids=True,
         )  # fmt: skip
         assert [row["input_ids"] for row in rows] == found["input_ids"]
         assert [row["example"] for row in rows] == found["overflow_to_sample_mapping"]
-        if frame.types:
+        if "token_type_ids" in tok.model_input_names:
             assert [row["token_type_ids"] for row in rows] == found["token_type_ids"]
     for number, text in enumerate(texts):
-        ids, _ = offsets.tokenize([text], tok)[0]
+        ids, _ = windows.tokenize([text], tok)[0]
         mine = [row for row in rows if row["example"] == number]
         joined = []
         for row in mine:
             part = row["input_ids"][row["first"] : row["first"] + len(row["spans"])]
             assert len(row["input_ids"]) <= limit
-            assert row["input_ids"][row["first"] + len(part) :] == frame.tail
+            end = tok.sep_token_id if null_first else tok.eos_token_id
+            assert row["input_ids"][row["first"] + len(part) :] == [end]
             assert not joined or joined[len(joined) - stride :] == part[:stride]
             joined += part[stride:] if joined else part
         assert joined == ids  # nothing lost, nothing doubled but the stride
@@ -167,7 +173,7 @@ def test_windows_are_the_librarys(kind, limit, stride):
 @pytest.mark.parametrize("kind", KINDS)
 def test_no_answer_lies_in_the_question_and_null_is_no_word(kind):
     tok = tokenizer(kind)
-    rows, _ = windows.encode([example(text) for text in passages(50)], tok, 40, 8)
+    rows, _ = encode([example(text) for text in passages(50)], tok, 40, 8)
     for row in rows:
         assert row["labels"] == [row["null"]] * 2
         inside = range(row["first"], row["first"] + len(row["spans"]))
@@ -184,7 +190,7 @@ def test_no_answer_is_lost_at_a_windows_border(kind, stride):
     tok = tokenizer(kind)
     asked = []
     for n, text in enumerate(passages(15)):
-        ((_, spans),) = offsets.tokenize([text], tok)
+        ((_, spans),) = windows.tokenize([text], tok)
         held = np.flatnonzero(spans[:, 0] < spans[:, 1])
         for i in held:
             for j in held[(held >= i) & (held < i + stride)][:: stride // 2]:
@@ -192,7 +198,7 @@ def test_no_answer_is_lost_at_a_windows_border(kind, stride):
                 ((first, last),) = windows.covering(spans, [span])
                 if (spans[first, 0], spans[last, 1]) == span:
                     asked.append(example(text, span, key=str(n)))
-    rows, counts = windows.encode(asked, tok, 44, stride)
+    rows, counts = encode(asked, tok, 44, stride)
     whole = {number: set() for number in range(len(asked))}
     for row in rows:
         text = decoded(row, asked[row["example"]].context)
@@ -210,20 +216,20 @@ def test_the_first_answer_that_a_window_holds_is_learned():
     text = " ".join(f"w{n}" for n in range(60))
     spans = [m.span() for m in re.finditer(r"w(5|30|55)\b", text)]
     one = Example("q", "t", "?", text, spans, [text[a:b] for a, b in spans])
-    rows, _ = windows.encode([one], tokenizer("bert"), 60, 5)
+    rows, _ = encode([one], tokenizer("bert"), 60, 5)
     found = [decoded(row, text) for row in rows]
     assert {"w5", "w30", "w55"} == set(found) - {None} and len(rows) > 3
 
 
 def test_an_answer_that_the_passage_lacks_is_not_learned_as_no_answer():
     one = Example("q", "t", "?", "no such thing", [], ["p53"])
-    (row,), _ = windows.encode([one], tokenizer("bert"), 60, 5)
+    (row,), _ = encode([one], tokenizer("bert"), 60, 5)
     assert row["labels"] == [-100, -100]
 
 
 def test_long_questions_are_cut_and_counted():
     long = example("The passage .", (4, 11), question="word " * 200)
-    (row,), counts = windows.encode([long], tokenizer("bert"), 200, 8)
+    (row,), counts = encode([long], tokenizer("bert"), 200, 8)
     assert counts["truncated_questions"] == 1
     assert row["first"] == 1 + windows.MAX_QUESTION + 1  # [CLS] question [SEP]
     assert decoded(row, long.context) == "passage"
@@ -232,7 +238,7 @@ def test_long_questions_are_cut_and_counted():
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("context", ["", "  \n ", "\u200b"])
 def test_a_passage_without_a_word_is_one_window_without_a_span(kind, context):
-    (row,), _ = windows.encode([example(context)], tokenizer(kind), 40, 8)
+    (row,), _ = encode([example(context)], tokenizer(kind), 40, 8)
     logits = np.zeros((len(row["input_ids"]), 2), np.float32)
     prediction = windows.answers([row], [logits], context, with_null=True)
     if not context.strip():
@@ -242,11 +248,11 @@ def test_a_passage_without_a_word_is_one_window_without_a_span(kind, context):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_stride_without_room_is_the_users_error(kind):
-    with pytest.raises(UserError, match="--doc_stride 38 must be below the room"):
-        windows.encode([example("a b c")], tokenizer(kind), 40, 38)
-    with pytest.raises(UserError, match="--max_length 3 leaves no room"):
-        windows.encode([example("a b c")], tokenizer(kind), 3, 0)
-    rows, _ = windows.encode([example("word " * 90)], tokenizer(kind), 64, 20)
+    with pytest.raises(UserError, match="more than --doc_stride 38"):
+        encode([example("a b c")], tokenizer(kind), 40, 38)
+    with pytest.raises(UserError, match="--max_length 3 leaves room for . sub-words"):
+        encode([example("a b c")], tokenizer(kind), 3, 0)
+    rows, _ = encode([example("word " * 90)], tokenizer(kind), 64, 20)
     assert len(rows) > 1
 
 
@@ -272,7 +278,7 @@ def test_answers_equal_brute_force_over_all_windows_and_spans(kind):
     rng = np.random.default_rng(0)
     tok = tokenizer(kind)
     for text in passages()[:25]:
-        rows, _ = windows.encode([example(text)], tok, 70, 16)
+        rows, _ = encode([example(text)], tok, 70, 16)
         logits = [rng.normal(0, 3, (len(row["input_ids"]), 2)).astype(np.float32) for row in rows]
         prediction = windows.answers(rows, logits, text, with_null=True)
         expected, null = brute_force(rows, logits, text)
@@ -292,7 +298,7 @@ def test_answers_equal_brute_force_over_all_windows_and_spans(kind):
 
 def test_of_equal_scores_the_first_in_the_passage_is_given():
     text = "b a c a " + "d " * 300
-    (row,), _ = windows.encode([example(text)], tokenizer("bert"), 400, 8)
+    (row,), _ = encode([example(text)], tokenizer("bert"), 400, 8)
     logits = np.zeros((len(row["input_ids"]), 2), np.float32)
     kept = windows.answers([row], [logits], text, with_null=False).n_best
     given = [text[e["start"] : e["end"]] for e in kept]
@@ -301,7 +307,7 @@ def test_of_equal_scores_the_first_in_the_passage_is_given():
 
 def test_a_text_that_stands_everywhere_leaves_room_for_others():
     text = "word " * 300 + "other"
-    (row,), _ = windows.encode([example(text)], tokenizer("bert"), 2000, 8)
+    (row,), _ = encode([example(text)], tokenizer("bert"), 2000, 8)
     logits = np.zeros((len(row["input_ids"]), 2), np.float32)
     logits[row["first"] : -2] = 9.0  # all but the last word
     kept = windows.answers([row], [logits], text, with_null=False).n_best

@@ -132,16 +132,18 @@ def mark_special(encoded: list[dict], tokenizer, config) -> None:
 def logits(model, batch: dict):
     """Scores before the softmax, `[batch, labels]`; of a token model `[batch, tokens, labels]`.
 
+    Of a span model `[batch, tokens, 2]`: each token as the start and as the end.
+
     A causal model's sequence is read at its last real token, which the attention mask shows. The
     library looks for the pad token instead, which a text may contain (GPT-2's is its end of text).
     """
     import torch
 
-    inner = families.without_adapters(model)
-    if not families.of(model.config).causal or not type(inner).__name__.endswith(
-        "ForSequenceClassification"
-    ):
-        return model(**batch, use_cache=False).logits
+    row, inner = families.of(model.config), families.without_adapters(model)
+    if not row.causal or not type(inner).__name__.endswith("ForSequenceClassification"):
+        outputs = model(**batch, use_cache=False)
+        spans = [outputs[key] for key in ("start_logits", "end_logits") if key in outputs]
+        return torch.stack(spans, -1) if spans else outputs.logits
     hidden = inner.base_model(**batch, use_cache=False).last_hidden_state
     last = batch["attention_mask"].sum(1) - 1
     return inner.score(hidden[torch.arange(len(last), device=last.device), last])

@@ -44,7 +44,7 @@ def prepare(args):
     from common.data_files import json_file
     from QA import squad
 
-    examples, _ = squad.parse(json_file(args.data), str(args.data))
+    examples, _ = squad.parse({str(args.data): json_file(args.data)})
     tokenizer = bench.word_pieces(
         sorted({e.context for e in examples} | {e.question for e in examples})
     )
@@ -59,6 +59,7 @@ def ours(args):
 
     from common import batching
     from common.device import choose_device
+    from common.training import losses
     from QA import data, task, windows
 
     model, tokenizer, examples = prepare(args)
@@ -68,7 +69,7 @@ def ours(args):
     encoded, _ = task.encode(held, examples, tokenizer, MAX_LENGTH)
     lengths = [len(row["input_ids"]) for row in encoded]
     batches = batching.epoch_batches(lengths, BATCH, 0, 0)[: args.batches]
-    seconds = bench.train(model, encoded, batches, flags, device, task.loss, task.n_labels)
+    seconds = bench.train(model, encoded, batches, flags, device, task.loss, losses.labels_in)
     trained = sum(map(len, batches))
 
     some = examples[: BATCH * args.batches]
