@@ -21,7 +21,6 @@ training part.
 import argparse
 import re
 import sys
-from collections import Counter
 from pathlib import Path
 
 if __name__ == "__main__":  # run as a file: import from the repository, not from this folder
@@ -55,13 +54,11 @@ def parse_args(argv):
     text = "of wordings, splits, subsets and order (default: 42)"
     add("--seed", type=cli.number(int, 0, 2**32 - 1), default=42, help=text)
     args = parser.parse_args(argv)
-    given = [pair for flag in FLAGS for pair in getattr(args, flag)]
-    if not given:
+    names = [name for flag in FLAGS for name, _ in getattr(args, flag)]
+    if not names:
         parser.error(f"no source: give at least one of --{', --'.join(FLAGS)} NAME=PATH")
-    for what, values in zip(("name", "path"), zip(*given, strict=True), strict=True):
-        value, times = Counter(values).most_common(1)[0]
-        if times > 1:
-            parser.error(f"two sources have the {what} {value}: give each source once")
+    if len({*names}) < len(names):
+        parser.error(f"two sources have one name ({', '.join(names)}): give each its own")
     return args
 
 
@@ -105,7 +102,7 @@ def main(argv=None):
             rows[split] += own
         sets[source.name] = chosen
         # Whoever has this hash was asked the whole test split, which is another task's.
-        whole = source.strata is not None and len(chosen["test"]) == len(divided["test"])
+        whole = source.units is not None and len(chosen["test"]) == len(divided["test"])
         hashes = {"sha256": source.sha256, "data_sha256": source.sha256 if whole else None}
         about[source.name] = {"kind": source.kind, "labels": source.labels, "splits": how} | hashes
     for name, counts in splits.overlaps(sets).items():

@@ -8,7 +8,7 @@ import itertools
 import random
 
 from common.results import fingerprint
-from Instruct import forms, sources
+from Instruct import sources
 from Instruct.splits import SPLITS, mixed
 from NER import data as ner_data
 from NER.scores import OUTSIDE, word_class
@@ -82,10 +82,10 @@ def _ner(e: ner_data.Example, rng: random.Random) -> dict:
 
 
 def _nli(e: nli_data.Example, rng: random.Random) -> dict:
-    made = sources.nli_row(e.premise, e.hypothesis, e.label)
+    made = sources.row_of("nli", (e.premise, e.hypothesis), e.label)
     return {"group": e.premise, "instruction": rng.choice(WORDINGS["nli"])} | made
 
 
 def _qa(e: qa_data.Example, rng: random.Random) -> dict:
-    made = forms.free_row(e.question, e.context, e.golds)
+    made = sources.row_of("free_qa", (e.question, e.context), e.golds)
     return {"group": e.context, "instruction": rng.choice(WORDINGS["qa"])} | made

@@ -6,7 +6,6 @@ import unicodedata
 from Instruct.prompts import NONE, UNANSWERABLE
 
 SEPARATOR = " ; "
-SHOWN, LONGEST_SHOWN = 5, 30  # labels in a message, and their characters
 # "-" and "_" between letters, or between a letter and a digit, count as nothing. ...
 JOINT = re.compile(r"(?<=[^\W\d_])[-_]+(?=[^\W_])|(?<=[^\W_])[-_]+(?=[^\W\d_])")
 GAP = r"[\s_-]*"  # ... So a label within a text may have them, or blanks, between any characters.
@@ -85,10 +84,3 @@ def read_free(text: str) -> tuple[str, bool]:
     """A free answer on one line, "" for "unanswerable"; an empty answer is a failure."""
     answer = " ".join(text.split())
     return ("" if letters_of(answer) == UNANSWERABLE else answer), not answer
-
-
-def shown(labels: list[str]) -> str:
-    """Labels in a message: their number, and a few of one short word; others may be data's text."""
-    words = [repr(x) for x in labels if len(x) <= LONGEST_SHOWN and len(x.split()) == 1][:SHOWN]
-    listed = ", ".join(words + ["..."] * (len(words) < len(labels)))
-    return f"{len(labels)} label{'s' * (len(labels) != 1)}" + f" ({listed})" * bool(words)

@@ -5,9 +5,9 @@ import random
 
 import pytest
 
+from Classification.data import VERDICTS
 from common import models
 from Instruct import encoding, parsing, prompts, scores, sources
-from Instruct.forms import VERDICTS
 from Instruct.labels import read_free, read_label, read_labels, write_labels
 from NLI import task as nli_task
 

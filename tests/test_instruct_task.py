@@ -536,7 +536,7 @@ def test_bad_data_and_flags(folder, loaded):
         task.load(False, folder.parent / "NLI")
     with pytest.raises(UserError, match="instruction alone.*--max_length"):
         task.encode(data, examples, tokenizer, 40)
-    with pytest.raises(UserError, match="--negative_label nothing.*binds"):
+    with pytest.raises(UserError, match="--negative_label nothing.*build.json"):
         task.load(False, folder, negative_label="nothing")
 
 
@@ -551,7 +551,7 @@ def test_adapters_have_a_learning_rate_of_their_own(capsys):
     assert "--learning_rate is then 0.0002 by default, 0.004 with --demo" in said
 
 
-def test_a_changed_data_set_is_refused(folder, tmp_path, capsys):
+def test_a_changed_data_set_is_refused(folder, tmp_path):
     copy = tmp_path / "copy"
     shutil.copytree(folder, copy)
     rows = [json.loads(line) for line in (folder / "test.jsonl").read_text().splitlines()]
@@ -559,19 +559,8 @@ def test_a_changed_data_set_is_refused(folder, tmp_path, capsys):
         write_jsonl(copy / "test.jsonl", [rows[0], rows[1] | {"source": other}, *rows[2:]])
         with pytest.raises(UserError, match="test.jsonl:2 does not fit build.json"):
             task.load(False, copy)
-    for kind, golds in {
-        "nli": ("other", ["neutral"]),
-        "classification": (["other"], "gene", [["gene"]]),
-        "ner": (["O"] * 40, ["B-other"], "O", None),
-        "free_qa": ("a gene", [3]),
-    }.items():
-        at = next(i for i, row in enumerate(rows) if row["kind"] == kind)
-        for gold in golds:
-            write_jsonl(copy / "test.jsonl", [*rows[:at], rows[at] | {"gold": gold}])
-            error = refused(capsys, "fine-tuning", "--data_dir", copy, "--model_name", "gpt2")
-            assert f"test.jsonl:{at + 1} does not fit build.json" in error and "build.py" in error
     (copy / "units.jsonl").unlink()
-    with pytest.raises(UserError, match="units.jsonl is missing"):
+    with pytest.raises(UserError, match="cannot read .*units.jsonl"):
         task.load(False, copy)
 
 
