@@ -151,7 +151,6 @@ def test_an_empty_text_is_no_answer_that_there_is_none():
     [
         [{"id": "1", "gold": "a", "predicted": "b"}],
         [row("a", "unknown", "a", "a")],
-        [row("a", "nli", "a", "a"), row("a", "qa", "a", "a")],
         [row("a", "ner", None, ["O"])],
         [row("a", "free_qa", None, None)],
     ],
