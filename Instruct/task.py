@@ -11,18 +11,16 @@ from common.cli import UserError, number
 from common.controls import DRAWS, by_rarest_word
 from common.subsample import permutation
 from common.task import Examples, ProbeInputs, Score
-from Instruct import encoding
+from common.training.losses import IGNORED
+from Instruct import encoding, parsing
 from Instruct import scores as scoring
-from Instruct.answering import predict
 from Instruct.data import Data, load
 from Instruct.encoding import encode
-from Instruct.labels import read_free
 from Instruct.prompts import LABEL_KINDS, SECOND
 from Instruct.scores import SCORES, count, details
-from Instruct.tuning import loss
 from NER.scores import OUTSIDE
 
-__all__ = ["SCORES", "count", "details", "encode", "load", "loss", "predict"]
+__all__ = ["SCORES", "count", "details", "encode", "load"]
 NAME, HEAD, DATASET = "Instruct", "causal", "medtuned"
 NOTE = """\
 An answer that cannot be parsed counts as wrong; the share of such answers stands beside the scores,
@@ -122,6 +120,52 @@ def n_labels(row: dict) -> int:
     return row["answer_tokens"]
 
 
+def loss(model, batch: dict):
+    """Cross entropy of the answers' tokens, summed: a scalar. See `common.task.Task.loss`.
+
+    The head reads only the states before labelled tokens: prompts are long and vocabularies large.
+    """
+    from torch.nn import functional as F
+
+    whole = model.get_base_model() if hasattr(model, "get_base_model") else model
+    inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
+    states = whole.base_model(**inputs, use_cache=False).last_hidden_state
+    wanted = batch["labels"][:, 1:]
+    asked = wanted != IGNORED
+    scores = whole.get_output_embeddings()(states[:, :-1][asked]).float()
+    if cap := getattr(whole.config, "final_logit_softcapping", None):  # Gemma 2's, after its head
+        scores = cap * (scores / cap).tanh()
+    return F.cross_entropy(scores, wanted[asked], reduction="sum")
+
+
+def predict(
+    model, tokenizer, data: Data, examples, encoded, batch_size: int, device, name: str
+) -> list[tuple]:
+    """(answer, parse_failure) of each prompt: generated and parsed, or the most likely label."""
+    from Instruct import generation
+
+    prompts, answers, written = [list(row["prompt"]) for row in encoded], {}, []
+    for source, about in data.sources.items():
+        own = [i for i, example in enumerate(examples) if example["source"] == source]
+        if data.decode == "generate" or about["kind"] not in LABEL_KINDS:
+            written += own
+            continue
+        asked, bar = [prompts[i] for i in own], f"{name} {source}"
+        ids = [encoding.answer_ids(tokenizer, label) for label in about["labels"]]
+        values = generation.log_likelihoods(model, asked, ids, batch_size, device, bar)
+        for i, row in zip(own, values, strict=True):
+            answers[i] = about["labels"][row.index(max(row))], False
+    written.sort()
+    most = [data.max_new_tokens or encoded[i]["room"] for i in written]
+    asked, ends = [prompts[i] for i in written], encoding.end_ids(model, tokenizer)
+    ids = generation.generate(model, asked, most, ends, batch_size, device, name)
+    for i, tokens in zip(written, ids, strict=True):
+        labels = data.sources[examples[i]["source"]]["labels"]
+        text = encoding.decode(tokenizer, tokens)
+        answers[i] = parsing.read(text, examples[i], labels, data.ner_form)
+    return [answers[i] for i in range(len(examples))]
+
+
 def rows(
     data: Data, examples: dict[str, list[dict]], predictions: dict[str, list[tuple]]
 ) -> tuple[dict[str, list[dict]], dict]:
@@ -146,17 +190,14 @@ def baseline(train: list[dict], examples: list[dict]) -> list[tuple]:
 
     Of equally frequent answers the first in alphabetical order: that of a subset is random.
     """
-    outputs: dict[str, Counter] = {}
-    answers: dict[tuple, tuple] = {}  # of a source and an output
-    for e in train:
-        outputs.setdefault(e["source"], Counter())[e["output"]] += 1
-        free = e["kind"] == "free_qa"
-        answers[e["source"], e["output"]] = read_free(e["output"]) if free else (e["gold"], False)
-    best = {source: max(sorted(own), key=own.get) for source, own in outputs.items()}
+    counts, best = Counter((e["source"], e["output"]) for e in train), {}
+    for e in sorted(train, key=lambda e: (-counts[e["source"], e["output"]], e["output"])):
+        first = next(iter(e["gold"]), "") if e["kind"] == "free_qa" else e["gold"]
+        best.setdefault(e["source"], (first, False))
     return [
         ([OUTSIDE] * len(e["gold"]), False)
         if e["kind"] == "ner"
-        else answers.get((e["source"], best.get(e["source"])), (None, True))  # it may lack there
+        else best.get(e["source"], (None, True))  # train may lack the source
         for e in examples
     ]
 

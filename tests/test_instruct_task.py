@@ -19,7 +19,7 @@ from common.files import save_model
 from common.models import adapters
 from common.task import evaluate
 from common.training import loop
-from Instruct import answering, build, encoding, generation, task, tuning
+from Instruct import build, encoding, generation, task
 from Instruct.labels import write_labels
 from Instruct.prompts import LABEL_KINDS
 from tests import tiny
@@ -107,7 +107,7 @@ def train(model, encoded, rate, steps, size):
         for i in range(0, len(order), size):
             batch = [encoded[k] for k in order[i : i + size]]
             padded = pad(batch, model.config.pad_token_id or 0)
-            loss = tuning.loss(model, padded) / sum(map(task.n_labels, batch))
+            loss = task.loss(model, padded) / sum(map(task.n_labels, batch))
             optimizer.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -141,13 +141,13 @@ def test_the_loss_is_that_of_single_answers(loaded):
         total = total - sum(logs[i - 1, ids[i]] for i in range(start, len(ids)))
     wanted = torch.autograd.grad(total, list(model.parameters()))
     for order in (encoded, encoded[::-1]):
-        loss = tuning.loss(model, pad(order, model.config.pad_token_id))
+        loss = task.loss(model, pad(order, model.config.pad_token_id))
         assert loss.item() == pytest.approx(total.item(), rel=1e-5)
     for one, other in zip(torch.autograd.grad(loss, list(model.parameters())), wanted, strict=True):
         torch.testing.assert_close(one, other, atol=1e-3, rtol=1e-3)
     labels = sum(row["answer_tokens"] for row in encoded)
     for size in (3, 100):
-        mean = forward.mean_loss(model, encoded, size, CPU, tuning.loss, task.n_labels)
+        mean = forward.mean_loss(model, encoded, size, CPU, task.loss, task.n_labels)
         assert mean == pytest.approx(total.item() / labels, rel=1e-5)
 
 
@@ -160,11 +160,11 @@ def test_epochs_are_compared_by_the_mean_of_the_sources(loaded):
     means = []
     for source in {*data.sources} - {"open"}:
         own = [row for row, group in zip(encoded, groups, strict=True) if group == source]
-        means.append(forward.mean_loss(model, own, 2, CPU, tuning.loss, task.n_labels))
-    loss = forward.mean_loss(model, encoded, 2, CPU, tuning.loss, task.n_labels, groups)
+        means.append(forward.mean_loss(model, own, 2, CPU, task.loss, task.n_labels))
+    loss = forward.mean_loss(model, encoded, 2, CPU, task.loss, task.n_labels, groups)
     assert loss == pytest.approx(np.mean(means), rel=1e-5)
     assert loss != pytest.approx(
-        forward.mean_loss(model, encoded, 2, CPU, tuning.loss, task.n_labels), rel=1e-4
+        forward.mean_loss(model, encoded, 2, CPU, task.loss, task.n_labels), rel=1e-4
     )
 
 
@@ -178,7 +178,7 @@ def test_what_a_prompt_s_tokens_are_is_not_learnt(loaded):
         states.append(output.last_hidden_state)
 
     hook = model.base_model.register_forward_hook(keep)
-    tuning.loss(model, pad(encoded, model.config.pad_token_id)).backward()
+    task.loss(model, pad(encoded, model.config.pad_token_id)).backward()
     hook.remove()
     pulled = states[0].grad.abs().sum(-1) > 0
     for row, places in zip(encoded, pulled, strict=True):
@@ -252,7 +252,7 @@ def test_the_most_likely_label_is_never_a_failure(loaded):
             batch = pad([{"input_ids": [*row["prompt"], *ids],
                           "labels": [-100] * len(row["prompt"]) + ids}], 0)  # fmt: skip
             with torch.no_grad():
-                values.append(tuning.loss(model, batch).item())
+                values.append(task.loss(model, batch).item())
         assert (answer, failed) == (labels[int(np.argmin(values))], False)
 
 
@@ -266,7 +266,7 @@ def test_a_miniature_memorises_every_kind(folder, tmp_path):
     encoded, _ = task.encode(data, examples, tokenizer, 512)
     assert len(examples) == 48
     train(model, encoded, 4e-3, 60, 16)
-    answers = answering.predict(model, tokenizer, data, examples, encoded, 16, CPU, "train")
+    answers = task.predict(model, tokenizer, data, examples, encoded, 16, CPU, "train")
     rows = task.rows(data, {"train": examples}, {"train": answers})[0]["train"]
     scores = evaluate(task, rows)
     assert scores["parse_failures"] == 0 and scores["mean"] > 0.95, scores
@@ -361,7 +361,7 @@ def test_frozen_weights_take_half_the_memory_in_bf16(adapted, folder):
     encoded, _ = task.encode(data, some_of_each(data, 1), tokenizer, 512)
     half = Device(torch.device("cpu"), "bf16")
     before, after = (
-        forward.mean_loss(model, encoded, 8, device, tuning.loss, task.n_labels)
+        forward.mean_loss(model, encoded, 8, device, task.loss, task.n_labels)
         for device in (CPU, half)
     )
     assert after == pytest.approx(before, rel=2e-2)
@@ -388,7 +388,7 @@ def test_adapters_resume_where_they_were_killed(folder, model_folder, tmp_path):
             losses = iter([3.0, 2.0, 2.5] if not killed else [3.0] if not attempt else [2.0, 2.5])
             try:
                 loop.fit(model, encoded, settings, CPU, lambda it=losses: {"loss": next(it)},
-                         "loss", where, loss=tuning.loss, n_labels=task.n_labels)  # fmt: skip
+                         "loss", where, loss=task.loss, n_labels=task.n_labels)  # fmt: skip
             except StopIteration:
                 assert killed and not attempt
         trained.append({name: p.detach().clone() for name, p in model.named_parameters()})
