@@ -19,6 +19,7 @@ training part.
 """
 
 import argparse
+import random
 import re
 import sys
 from pathlib import Path
@@ -31,12 +32,6 @@ from common.cli import UserError
 from Instruct import prompts, splits
 
 FLAGS = ("ner", "nli", "relation", "classification", "qa")
-README = """# An instruction data set
-
-Made by Instruct/build.py; `build.json` says from what. The texts, and models that were trained on
-them, keep the licences of their sources. Credentialed text (MedNLI, i2b2 and the like) stays on
-this disk: do not upload, share or commit this folder. The `.gitignore` keeps it out of git.
-"""
 
 
 def parse_args(argv):
@@ -86,7 +81,7 @@ def main(argv=None):
     fields = {e.document[0] for source in read for e in source.examples if e.document}
     if args.group_by and args.group_by not in fields:
         raise UserError(f"--group_by {args.group_by}: no row has this field. Check its name.")
-    sets, about, units = {}, {}, []
+    about, units = {}, []
     rows: dict[str, list[dict]] = {split: [] for split in splits.SPLITS}
     for source in read:
         divided, how = splits.divide(source, args.seed)
@@ -100,14 +95,11 @@ def main(argv=None):
             row["unit"] = unit
         for split, own in made.items():
             rows[split] += own
-        sets[source.name] = chosen
         # Whoever has this hash was asked the whole test split, which is another task's.
         whole = source.units is not None and len(chosen["test"]) == len(divided["test"])
         hashes = {"sha256": source.sha256, "data_sha256": source.sha256 if whole else None}
         about[source.name] = {"kind": source.kind, "labels": source.labels, "splits": how} | hashes
-    for name, counts in splits.overlaps(sets).items():
-        about[name]["prompts"] = {split: len(sets[name][split]) for split in splits.SPLITS}
-        about[name]["test_in_train"] = counts
+        about[source.name]["prompts"] = {split: len(chosen[split]) for split in splits.SPLITS}
     settings = {"seed": args.seed, "ner_form": args.ner_form, "prompt_form": "alpaca"}
     settings |= {"max_per_source": args.max_per_source, "group_by": args.group_by}
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -117,36 +109,31 @@ def main(argv=None):
             files.write_jsonl(folder / f"{split}.jsonl", splits.mixed(rows[split], args.seed))
         files.write_jsonl(folder / "units.jsonl", units)
         files.write_json(folder / "build.json", settings | {"sources": about})
-        (folder / "README.md").write_text(README, encoding="utf-8")
-        (folder / ".gitignore").write_text("*\n", encoding="utf-8")
+        (folder / ".gitignore").write_text("*\n", encoding="utf-8")  # it may be credentialed text
     report(about, out)
 
 
 def instruct(source, example, seed: int) -> dict:
-    """A row of the data set."""
+    """A row of the data set: the example, and a wording that its id and the seed decide."""
     row = example.row
     key, group = (f"{source.name}/{own}" for own in (example.id, example.group))
     quote = '"' * any({",", ";"} & {*label} for label in source.labels)
     labels = ", ".join(f"{quote}{label}{quote}" for label in source.labels)
     kind = row.get("type", "").replace("_", " ")
-    text = prompts.instruction(source.kind, source.answer, key, seed, type=kind, labels=labels)
+    wording = random.Random(f"{seed}-{key}").choice(prompts.WORDINGS[source.kind])
+    text = f"{wording} {prompts.ANSWERS[source.answer]}".strip().format(type=kind, labels=labels)
     about = {"id": key, "group": group, "source": source.name, "kind": source.kind}
     return about | {"instruction": text} | row
 
 
 def report(about: dict, out: Path) -> None:
-    """The final summary: prompts by source and split, what train and test share, what is next."""
+    """The final summary: prompts by source and split, and what is next."""
     import pandas as pd
 
     rows = [{"kind": of["kind"]} | of["prompts"] | {"cut": of["splits"]} for of in about.values()]
     table = pd.DataFrame(rows, index=list(about))
     table.loc["all"] = ["", *table[list(splits.SPLITS)].sum(), ""]
     print(table.to_string())
-    for name, of in about.items():
-        for whose, n in of["test_in_train"].items():
-            if n:
-                shared = f"{n} of {of['prompts']['test']} test prompts share a text"
-                print(f"{name}: {shared} with the train split of {whose}")
     print(f"instructions: {out}\nnext:    python Instruct/fine-tuning.py --data_dir {out}")
 
 

@@ -85,8 +85,8 @@ def prompt_ids(
         for words in reversed(parts):
             kept.insert(0, " ".join(words[:n]))
             n = max(0, n - len(words))
-        text = prompts.text(row | {"input": prompts.SECOND.join(kept)}, form)
-        return _ids(tokenizer, text, special=True)
+        about = {"instruction": row["instruction"], "input": prompts.SECOND.join(kept)}
+        return _ids(tokenizer, prompts.FORMS[form].format_map(about), special=True)
 
     words = kept = sum(map(len, parts))
     ids = first(kept)

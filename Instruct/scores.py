@@ -14,7 +14,6 @@ from common import scoring
 from common.task import Score
 from Instruct.prompts import LABEL_KINDS
 from NER import scores as ner
-from QA.scores import exact_and_f1
 
 
 def mean_ratio(sums: np.ndarray) -> np.ndarray:
@@ -115,11 +114,3 @@ def details(rows: list[dict]) -> dict[str, float]:
         for name, totals in zip(types, sums, strict=True):
             values[f"{source}_entity_f1_{name}"] = scoring.f1(totals)
     return {name: float(value) for name, value in values.items()}
-
-
-def free_score(answer: str, references: list[str], failed: bool) -> float:
-    """SQuAD's F1 of an answer: the best over its references; no answer where there are none.
-
-    Rajpurkar et al. 2018, evaluate-v2.0. An empty text, a parse failure, is not "no answer".
-    """
-    return 0.0 if failed else exact_and_f1(answer, references)[1]

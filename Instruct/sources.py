@@ -13,7 +13,7 @@ from common.cli import UserError, relative
 from common.data_files import find_split, json_file
 from common.results import fingerprint
 from Instruct import parsing, prompts
-from Instruct.labels import letters_of, read_free, write_labels
+from Instruct.parsing import letters_of, read_free, write_labels
 from Instruct.splits import together
 from NER import data as ner_data
 from NER.scores import OUTSIDE, word_class
@@ -78,11 +78,7 @@ def row_of(kind: str, texts: Iterable[str], gold: str | list[str]) -> dict:
     Gold: a label, a sorted list of labels, or the reference answers of a free answer, the first of
     which is the output. "unanswerable" is no reference answer itself.
     """
-    texts = list(map(labelled.one_line, texts))
-    asked = texts[0] if kind in ("relation", "classification") else prompts.question(*texts)
-    if kind == "nli":
-        asked = prompts.pair(*texts)
-    output = gold
+    asked, output = prompts.joined(kind, [*map(labelled.one_line, texts)]), gold
     if kind == "classification":
         output = write_labels(gold)
     if kind == "free_qa":
@@ -174,7 +170,11 @@ def _rows(flag: str, path: Path, group_by: str | None) -> Source:
     kind = flag if flag != "qa" or verdicts <= labelled.VERDICTS else "free_qa"
     examples, splits = [], {split: [] for split in there}
     for n, (place, split, row) in enumerate(rows):
-        own = _free(row, place, n) if kind == "free_qa" else labelled.example(kind, row, place, n)
+        if kind == "free_qa":
+            texts, answer = labelled.question_of(row, place), labelled.text_of(row, "answer", place)
+            own = labelled.Example(labelled.id_of(row, n), texts, (answer,), "")
+        else:
+            own = labelled.example(kind, row, place, n)
         several = kind in ("classification", "free_qa")
         made = row_of(kind, own.texts, [*own.labels] if several else own.labels[0])
         held = ("answer",) * bool(made["gold"]) if kind == "free_qa" else own.labels
@@ -190,12 +190,6 @@ def _rows(flag: str, path: Path, group_by: str | None) -> Source:
     units = labelled.units(splits["train"]) if {"train", "test"} <= there else None
     answer = "many" if kind == "classification" else "one"
     return Source(kind, answer, labels, examples, fingerprint(splits), units)
-
-
-def _free(row: dict, place: str, number: int) -> labelled.Example:
-    """A question with a free answer in the place of the labels."""
-    answer, key = labelled.text_of(row, "answer", place), labelled.id_of(row, number)
-    return labelled.Example(key, labelled.question_of(row, place), (answer,), "")
 
 
 def _check_labels(labels: list[str], examples: list[Example], path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Which examples of a source are train, dev and test; which of them are taken; what they share."""
+"""Which examples of a source are train, dev and test, and which of them are taken."""
 
 import random
 from collections import Counter
@@ -100,20 +100,6 @@ def limited(source, split: str, examples: list, most: int | None, seed: int) -> 
             chosen.add(unit)
             n += sizes[unit]
     return [e for e, number in zip(examples, numbers, strict=True) if number in chosen]
-
-
-def overlaps(sets: dict[str, dict[str, list]]) -> dict[str, dict[str, int]]:
-    """Of `{source: {split: examples}}`: {source: {"its own source": n, "other sources": n}}.
-
-    How many of its test prompts share a text with the train split of whom.
-    """
-    seen = {name: {t for e in own["train"] for t in e.texts if t} for name, own in sets.items()}
-    counts = {}
-    for name, divided in sets.items():
-        where = [{x for x in seen if not seen[x].isdisjoint(e.texts)} for e in divided["test"]]
-        own, others = sum(name in w for w in where), sum(bool(w - {name}) for w in where)
-        counts[name] = {"its own source": own, "other sources": others}
-    return counts
 
 
 def mixed(rows: list[dict], seed: int) -> list[dict]:

@@ -6,8 +6,8 @@ answer, and whether it could not be parsed.
 
 from collections import Counter
 
-from common import models
-from common.cli import UserError, number
+from common import cli, models
+from common.cli import UserError
 from common.controls import DRAWS, by_rarest_word
 from common.subsample import permutation
 from common.task import Examples, ProbeInputs, Score
@@ -19,6 +19,7 @@ from Instruct.encoding import encode
 from Instruct.prompts import LABEL_KINDS, SECOND
 from Instruct.scores import SCORES, count, details
 from NER.scores import OUTSIDE
+from QA.scores import exact_and_f1
 
 __all__ = ["SCORES", "count", "details", "encode", "load"]
 NAME, HEAD, DATASET = "Instruct", "causal", "medtuned"
@@ -48,7 +49,9 @@ def add_arguments(parser, step: str) -> None:
         return
     ways = ("generate", "likelihood")
     group.add_argument("--decode", choices=ways, default="generate", help=DECODE)
-    group.add_argument("--max_new_tokens", type=number(int, 1), metavar="N", help=MAX_NEW_TOKENS)
+    group.add_argument(
+        "--max_new_tokens", type=cli.number(int, 1), metavar="N", help=MAX_NEW_TOKENS
+    )
     text = "compute activations twice: less memory, about a third slower"
     group.add_argument("--gradient_checkpointing", action="store_true", help=text)
 
@@ -177,12 +180,18 @@ def rows(
 def row(data: Data, example: dict, prediction: tuple) -> dict:
     """One of them."""
     gold, (predicted, failed) = example["gold"], prediction
-    if example["kind"] == "free_qa":
-        gold, predicted = None, scoring.free_score(predicted, gold, failed)
+    if example["kind"] == "free_qa":  # SQuAD's F1, see QA/. A parse failure is not "no answer".
+        gold, predicted = None, 0.0 if failed else exact_and_f1(predicted, gold)[1]
     made = {key: example[key] for key in ("id", "group", "source", "kind")}
     made |= {"gold": gold, "predicted": predicted, "parse_failure": failed}
     of = data.sources[example["source"]]
     return made | ({"negative": of["negative"]} if "negative" in of else {})
+
+
+def shared(example: dict) -> dict[str, str]:
+    """What train and test should not both hold: the text, the passage, of a pair sentence 1."""
+    lines = example["input"].split("\n")
+    return {"texts": parsing.letters_of(lines[0 if example["kind"] == "nli" else -1])}
 
 
 def baseline(train: list[dict], examples: list[dict]) -> list[tuple]:
@@ -207,18 +216,17 @@ def controls(data: Data, splits: dict[str, list[dict]], seed: int) -> dict[str, 
 
     Of a pair, the word is sentence 2's. Each source has its own words and labels.
     """
-    drawn = {}  # of a source, by draw and split: the labels of its prompts in their order
+    labels = {}  # of a draw and a prompt's id
     for source in {e["source"] for e in splits["train"]}:
         own = {s: [e for e in some if e["source"] == source] for s, some in splits.items()}
         texts = {s: [e["input"].split(SECOND)[-1] for e in some] for s, some in own.items()}
-        drawn[source] = by_rarest_word(texts, [e["gold"] for e in own["train"]], seed)
-
-    def relabelled(split: str, draw: int) -> list[dict]:
-        left = {source: iter(labels[draw][split]) for source, labels in drawn.items()}
-        known = (e for e in splits[split] if e["source"] in left)
-        return [e | {"gold": next(left[e["source"]])} for e in known]
-
-    return {"control": [{s: relabelled(s, n) for s in splits} for n in range(DRAWS)]}
+        for n, drawn in enumerate(by_rarest_word(texts, [e["gold"] for e in own["train"]], seed)):
+            for s, some in own.items():
+                labels |= {(n, e["id"]): x for e, x in zip(some, drawn[s], strict=True)}
+    return {"control": [
+        {s: [e | {"gold": labels[n, e["id"]]} for e in some if (n, e["id"]) in labels]
+         for s, some in splits.items()} for n in range(DRAWS)
+    ]}  # fmt: skip
 
 
 def probed(examples: list[dict]) -> list[dict]:
@@ -236,31 +244,31 @@ def probe_inputs(
     import numpy as np
 
     names = [name for name, about in data.sources.items() if about["kind"] in LABEL_KINDS]
-    if not names:
-        kinds = ", ".join(LABEL_KINDS)
-        raise UserError(f"no source has an answer of one label ({kinds}): nothing can be probed.")
-    known = {e["source"] for e in targets["task"]["train"]}
-    if lacking := sorted({*names} - known):
+    lacking = {*names} - {e["source"] for e in targets["task"]["train"]}
+    if lacking or not names:
         raise UserError(
-            f"no training example of {', '.join(lacking)} is left for a probe. Give a larger "
+            f"a probe needs training examples of a source with one label ({', '.join(LABEL_KINDS)})"
+            f"; there are none of {', '.join(sorted(lacking)) or 'any'}. Give a larger "
             "--max_train_examples, or leave it out."
         )
-    encoded, counts, places = [], {}, {name: {} for name in names}
+    encoded, counts, start, sets, number = [], {}, {}, [], data.labels.index
     for split, examples in targets["task"].items():
         inputs, cut = attention_inputs(data, examples, tokenizer, max_length)
         counts |= {f"{split}_{key}": n for key, n in cut.items()}
-        for name in names:
-            own = [len(encoded) + i for i, e in enumerate(examples) if e["source"] == name]
-            places[name][split] = np.array(own, int)[:, None]
+        start[split] = len(encoded)
         encoded += inputs
     for one in encoded:
         one["units"] = [(len(one["input_ids"]) - 1, len(one["input_ids"]))]
-
-    def numbers(name: str, examples: list[dict]):
-        return np.array([data.labels.index(e["gold"]) for e in examples if e["source"] == name])
-
-    labels = {n: {t: numbers(n, own["train"]) for t, own in targets.items()} for n in names}
-    sets = [Examples(places[name], labels[name]) for name in names]
+    for name in names:
+        rows = {
+            s: np.array([start[s] + i for i, e in enumerate(own) if e["source"] == name], int)
+            for s, own in targets["task"].items()
+        }
+        labels = {
+            target: np.array([number(e["gold"]) for e in own["train"] if e["source"] == name])
+            for target, own in targets.items()
+        }
+        sets.append(Examples({s: own[:, None] for s, own in rows.items()}, labels))
     return ProbeInputs(encoded, sets, len(data.labels), counts, names)
 
 

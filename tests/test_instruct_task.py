@@ -20,7 +20,7 @@ from common.models import adapters
 from common.task import evaluate
 from common.training import loop
 from Instruct import build, encoding, generation, task
-from Instruct.labels import write_labels
+from Instruct.parsing import write_labels
 from Instruct.prompts import LABEL_KINDS
 from tests import tiny
 from tests.helpers import read_json, run_script, write_data, write_jsonl
@@ -478,12 +478,10 @@ def test_each_source_with_labels_has_a_probe_of_its_own(loaded):
     assert sorted(used) == list(range(len(inputs.encoded)))
     without = [e for e in splits["train"] if e["source"] != "links"]
     lacking = {"task": splits | {"train": without}}
-    with pytest.raises(UserError, match="no training example of links is left for a probe"):
+    with pytest.raises(UserError, match="there are none of links"):
         task.probe_inputs(data, lacking, tokenizer, 512, "last")
     free = {name: about for name, about in data.sources.items() if name == "open"}
-    with pytest.raises(
-        UserError, match=r"no source has an answer of one label \(nli, relation, qa"
-    ):
+    with pytest.raises(UserError, match=r"one label \(nli, relation, qa\); there are none of any"):
         task.probe_inputs(data._replace(sources=free), targets, tokenizer, 512, "last")
 
 
