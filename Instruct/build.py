@@ -29,7 +29,7 @@ if __name__ == "__main__":  # run as a file: import from the repository, not fro
 
 from common import cli
 from common.cli import UserError
-from Instruct import prompts, splits
+from Instruct import parsing, prompts, splits
 
 FLAGS = ("ner", "nli", "relation", "classification", "qa")
 
@@ -41,7 +41,7 @@ def parse_args(argv):
         add(f"--{flag}", action="append", default=[], metavar="NAME=PATH", type=named_path)
     add("--output_dir", type=Path, required=True, help="the folder to make")
     text = "NER answers: `word : B|I|O` for each word (tags, the default), or the list of names"
-    add("--ner_form", choices=prompts.NER_FORMS, default=prompts.NER_FORMS[0], help=text)
+    add("--ner_form", choices=tuple(parsing.FORMS), default="tags", help=text)
     text = "the field of relation, classification or QA rows that says which belong together"
     add("--group_by", metavar="FIELD", help=f"{text} (default: pmid, document_id)")
     text = "at most N prompts of a source in each split: whole sentences, pairs or documents"
@@ -85,7 +85,6 @@ def main(argv=None):
     rows: dict[str, list[dict]] = {split: [] for split in splits.SPLITS}
     for source in read:
         divided, how = splits.divide(source, args.seed)
-        splits.check(source, divided, how)
         most = args.max_per_source, args.seed
         chosen = {s: splits.limited(source, s, own, *most) for s, own in divided.items()}
         made = {s: [instruct(source, e, args.seed) for e in own] for s, own in chosen.items()}

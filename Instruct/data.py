@@ -22,7 +22,7 @@ class Data(NamedTuple):
     sources: dict[str, dict]
     units: dict[str, list[str]]  # {source: the stratum of each unit that subsets draw}
     form: str  # a key of prompts.FORMS
-    ner_form: str  # one of prompts.NER_FORMS
+    ner_form: str  # a key of parsing.FORMS
     decode: str = "generate"  # from here on: the flags of these names
     max_new_tokens: int | None = None
 

@@ -41,13 +41,9 @@ def encode(data, examples: list[dict], tokenizer, max_length: int) -> tuple[list
     bar = {"leave": False, "delay": 5, "dynamic_ncols": True, "disable": RANK > 0}
     for row in tqdm(examples, "tokenizing", **bar):  # some tokenizers take minutes
         answer = answer_ids(tokenizer, row["output"])
-        shown, cut, left = prompt_ids(tokenizer, row, data.form, max_length, partial(room, row))
-        if left < (longest[row["source"]] if row["kind"] in prompts.LABEL_KINDS else 1):
-            raise UserError(
-                f"example {row['id']}: its instruction alone has {len(shown)} tokens, the model "
-                f"sees {max_length} (its positions, or --max_length). Use a larger --max_length, a "
-                "model of more positions, or fewer and shorter labels."
-            )
+        least = longest[row["source"]] if row["kind"] in prompts.LABEL_KINDS else 1
+        limits = max_length, partial(room, row), least
+        shown, cut, left = prompt_ids(tokenizer, row, data.form, *limits)
         prompt = prompt_ids(tokenizer, row, data.form)[0] if cut else shown
         fits = len(prompt) + len(answer) <= max_length
         counts["cut_words"] += cut
@@ -71,12 +67,13 @@ def longest_answers(data, tokenizer) -> dict[str, int]:
 
 
 def prompt_ids(
-    tokenizer, row: dict, form: str, limit: float = math.inf, room: Callable = lambda n: 0
+    tokenizer, row: dict, form: str, limit: float = math.inf, room: Callable = lambda n: 0, least=0
 ) -> tuple[list[int], int, float]:
     """(tokens of a prompt, how many words of its input were cut, tokens left for its answer).
 
     As few words are cut as the `limit` allows for the prompt and the `room(n)` tokens of an answer
-    to `n` words: the last ones; of a pair those of sentence 1 first.
+    to `n` words: the last ones; of a pair those of sentence 1 first. UserError if the instruction
+    leaves no room for `least` tokens.
     """
     parts = [part.split(" ") for part in row["input"].split(prompts.SECOND)]
 
@@ -94,6 +91,11 @@ def prompt_ids(
         fitting = bisect.bisect_right(range(words), limit, key=lambda n: len(first(n)) + room(n))
         kept = max(0, fitting - 1)
         ids = first(kept)
+    if limit - len(ids) < least:
+        raise UserError(
+            f"{row['id']}: the instruction alone has {len(ids)} tokens, the model sees {limit} "
+            "(its positions, or --max_length). Make it shorter, or use a larger limit."
+        )
     return ids, words - kept, min(room(kept), limit - len(ids))
 
 

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterable, Iterator
 
-from common.cli import UserError, number
+from common.cli import number
 from common.data_files import json_row, stream
 from common.predict import text_fields
 from Instruct import encoding
@@ -27,7 +27,7 @@ def read(file: Iterable[bytes], name: str, form: str) -> Iterator[dict | None]:
             row = {"input": ""} | json_row(place, line)
             names = ("instruction", "input")
             texts = text_fields(row, names, place, EXPECTED)
-            yield {"place": place} | dict(zip(names, texts, strict=True))
+            yield {"id": place} | dict(zip(names, texts, strict=True))
 
 
 def answer(model, tokenizer, made, items: list[dict], args, device, name: str):
@@ -43,13 +43,8 @@ def answer(model, tokenizer, made, items: list[dict], args, device, name: str):
     room = min(about["least_room"], made.max_length // 2)
     prompts, cut_words = [], 0
     for item in items:
-        limits = about["prompt_form"], made.max_length, lambda _: room
-        ids, cut, left = encoding.prompt_ids(tokenizer, item, *limits)
-        if left < 1:
-            raise UserError(
-                f"{item['place']}: the instruction alone has {len(ids)} tokens, the model reads "
-                f"{made.max_length}. Make it shorter."
-            )
+        limits = about["prompt_form"], made.max_length, lambda _: room, 1
+        ids, cut, _ = encoding.prompt_ids(tokenizer, item, *limits)
         prompts.append(ids)
         cut_words += cut
     ends = encoding.end_ids(model, tokenizer)

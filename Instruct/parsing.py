@@ -170,9 +170,6 @@ def _places(wanted: list[str], name: str) -> list[tuple[int, int]]:
     return places
 
 
-# --- labels and free text -------------------------------------------------------------------------
-
-
 def read_label(text: str, labels: list[str]) -> tuple[str | None, bool]:
     """(The one label that `text` is, or else contains, False); (None, True) if there is none.
 
@@ -196,11 +193,6 @@ def read_label(text: str, labels: list[str]) -> tuple[str | None, bool]:
     return (held[0], False) if len(held) == 1 and not negated else (None, True)
 
 
-def write_labels(labels: list[str]) -> str:
-    """The answer of a prompt that may have several labels, or none."""
-    return SEPARATOR.join(labels) or NONE
-
-
 def read_labels(text: str, labels: list[str]) -> tuple[list[str], bool]:
     """The sorted labels that `text` lists, once each; whether most of its parts are no label."""
     line, known = text.replace("\n", ";"), {plain(label) for label in labels}
@@ -219,6 +211,9 @@ def read_free(text: str) -> tuple[str, bool]:
     return ("" if letters_of(answer) == UNANSWERABLE else answer), not answer
 
 
+FORMS = {"tags": (write_tags, read_tags), "list": (write_entities, read_entities)}  # of NER answers
+
+
 def read(text: str, row: dict, labels: list[str], ner_form: str = "tags"):
     """(prediction, parse_failure) of the answer `text` to a row of the data set.
 
@@ -227,8 +222,7 @@ def read(text: str, row: dict, labels: list[str], ner_form: str = "tags"):
     """
     if row["kind"] == "ner":
         words = row["input"].split(" ")
-        reader = {"tags": read_tags, "list": read_entities}[ner_form]
-        tags, failed = reader(text, words, row["type"])
+        tags, failed = FORMS[ner_form][1](text, words, row["type"])
         return ([OUTSIDE] * len(words) if failed else tags), failed
     if row["kind"] == "classification":
         listed, failed = read_labels(text, labels)

@@ -6,7 +6,6 @@ instruction and input are put into a prompt. `Instruct/parsing.py` writes and re
 
 # Kinds whose answer is one label of a known list.
 LABEL_KINDS = ("nli", "relation", "qa")
-NER_FORMS = ("tags", "list")  # of NER answers, see ANSWERS
 NONE = "none"  # the answer where nothing is to be listed
 SECOND = "\nSentence 2: "  # what begins the second sentence of an NLI input
 # What stands before each text of an input. A question comes first: a long input loses its end.

@@ -41,7 +41,7 @@ KINDS = {
 }
 
 
-def source_scores(rows: list[dict], brief: bool = False) -> tuple[Score, ...]:
+def parts(rows: list[dict], brief: bool = True) -> tuple[Score, ...]:
     """The scores of each source of `rows`, its main one first; of `count`'s tables.
 
     `brief`: only its main score and its parse failures.
@@ -102,12 +102,11 @@ def _tables(rows: list[dict], kind: str) -> dict[str, np.ndarray]:
 def details(rows: list[dict]) -> dict[str, float]:
     """All scores of all sources; of NER also precision, recall, and F1 a type."""
     tables = {name: table.sum(0) for name, table in count(rows).items()}
-    values = {score.name: score.value(tables[score.table]) for score in source_scores(rows)}
+    values = {score.name: score.value(tables[score.table]) for score in parts(rows, brief=False)}
     for source, kind in sources(rows).items():
         if kind != "ner":
             continue
-        own = [row["gold"] + row["predicted"] for row in rows if row["source"] == source]
-        types = sorted({ner.word_class(tag) for tags in own for tag in tags} - {ner.OUTSIDE})
+        types = ner.classes([row for row in rows if row["source"] == source])[1:]
         sums = tables[f"{source} answers"]
         values[f"{source}_entity_precision"] = scoring.precision(sums.sum(0))
         values[f"{source}_entity_recall"] = scoring.recall(sums.sum(0))

@@ -13,7 +13,7 @@ from common.cli import UserError, relative
 from common.data_files import find_split, json_file
 from common.results import fingerprint
 from Instruct import parsing, prompts
-from Instruct.parsing import letters_of, read_free, write_labels
+from Instruct.parsing import letters_of, read_free
 from Instruct.splits import together
 from NER import data as ner_data
 from NER.scores import OUTSIDE, word_class
@@ -55,9 +55,8 @@ class Source(NamedTuple):
 
 def read(flag: str, name: str, path: Path, ner_form: str, group_by: str | None) -> Source:
     """The source `name` in `path`, of the kind that `--<flag>` says. Raises UserError."""
-    if not path.exists() or (flag in ("ner", "nli") and not path.is_dir()):
-        wanted = "a folder" if flag in ("ner", "nli") else "a file or folder"
-        raise UserError(f"--{flag} {name}={path} is not {wanted}. Check the path.")
+    if not path.is_dir() and (flag in ("ner", "nli") or not path.exists()):
+        raise UserError(f"--{flag} {name}={path} is not there, or not a folder. Check the path.")
     if flag in ("ner", "nli"):
         source = _ner(path, ner_form) if flag == "ner" else _nli(path)
     elif flag == "qa" and (path.suffix == ".json" or squad.split_files(path, "train")):
@@ -80,7 +79,7 @@ def row_of(kind: str, texts: Iterable[str], gold: str | list[str]) -> dict:
     """
     asked, output = prompts.joined(kind, [*map(labelled.one_line, texts)]), gold
     if kind == "classification":
-        output = write_labels(gold)
+        output = parsing.SEPARATOR.join(gold) or prompts.NONE
     if kind == "free_qa":
         gold = [x for x in dict.fromkeys(map(labelled.one_line, gold)) if read_free(x)[0]]
         output = next(iter(gold), prompts.UNANSWERABLE)
@@ -94,7 +93,7 @@ def ner_row(words: list[str], tags: list[str], kind: str, form: str) -> dict:
     """
     words = ["_".join(word.split()) or "_" for word in words]
     gold = [tag if word_class(tag) == kind else OUTSIDE for tag in tags]
-    write = {"tags": parsing.write_tags, "list": parsing.write_entities}[form]
+    write, _ = parsing.FORMS[form]
     made = {"kind": "ner", "input": " ".join(words), "output": write(words, gold)}
     return made | {"gold": gold, "type": kind}
 
@@ -186,23 +185,17 @@ def _rows(flag: str, path: Path, group_by: str | None) -> Source:
     if kind == "free_qa":
         return Source(kind, "free", [], examples, fingerprint(splits))
     labels = sorted({label for e in examples for label in e.labels})
-    _check_labels(labels, examples, path)
+    by_answer = {e.row["output"]: e for e in examples}
+    lost = [
+        e.id for x, e in by_answer.items() if parsing.read(x, e.row, labels)[0] != e.row["gold"]
+    ]
+    if lost or len(labels) > MOST_LABELS:
+        at = f" (see example {lost[0]})" if lost else ""
+        raise UserError(
+            f"{path}: its {len(labels)} labels cannot be answers{at}. At most {MOST_LABELS} are "
+            "possible. They must differ in more than capitals, blanks, '-' and '_'. In lists they "
+            f"have no ';' and are not {prompts.NONE!r}: no label is an empty list. Free text: --qa."
+        )
     units = labelled.units(splits["train"]) if {"train", "test"} <= there else None
     answer = "many" if kind == "classification" else "one"
     return Source(kind, answer, labels, examples, fingerprint(splits), units)
-
-
-def _check_labels(labels: list[str], examples: list[Example], path: Path) -> None:
-    """Raises UserError for too many labels, and for answers that are read as other ones."""
-    if len(labels) > MOST_LABELS:
-        raise UserError(
-            f"{path} has {len(labels)} different labels; at most {MOST_LABELS} are possible, since "
-            "each instruction lists all. Leave out rare ones, or give free text with --qa."
-        )
-    for text, e in {e.row["output"]: e for e in examples}.items():
-        if parsing.read(text, e.row, labels) != (e.row["gold"], False):
-            raise UserError(
-                f"{path}: the answer of example {e.id} would be read as another one. Labels must "
-                "differ in more than capitals, blanks, '-' and '_'. Those of a list have no ';', "
-                f"and none of them is {prompts.NONE!r}: no label is an empty list."
-            )

@@ -8,7 +8,6 @@ from common.cli import UserError
 from common.subsample import permutation
 
 SPLITS = ("train", "dev", "test")
-CUT = "80/10/10"
 
 
 def together(examples: list) -> list[int]:
@@ -33,14 +32,29 @@ def divide(source, seed: int) -> tuple[dict[str, list], str]:
     """({split: examples}, in words where the splits come from).
 
     A source without dev gives a tenth of train, one with train alone or no splits is cut 80/10/10.
+    Raises UserError for an empty split, and for a label of a given split that train lacks.
     """
-    given = {split: [e for e in source.examples if e.split == split] for split in SPLITS}
-    key = f"{seed}-{source.name}"
-    if not given["dev"] and not given["test"]:
-        return cut(source.examples, ("test", "dev"), key), CUT
-    if given["train"] and not given["dev"]:
-        return given | cut(given["train"], ("dev",), key), "given; dev: a tenth of train"
-    return given, "given"
+    divided = {split: [e for e in source.examples if e.split == split] for split in SPLITS}
+    key, how = f"{seed}-{source.name}", "given"
+    if not divided["dev"] and not divided["test"]:
+        divided, how = cut(source.examples, ("test", "dev"), key), "80/10/10"
+    elif divided["train"] and not divided["dev"]:
+        divided |= cut(divided["train"], ("dev",), key)
+        how = "given; dev: a tenth of train"
+    known = {label for e in divided["train"] for label in e.labels}
+    for split in SPLITS:
+        if not divided[split]:
+            raise UserError(
+                f"source {source.name} has no {split} example (splits: {how}). Give more examples, "
+                "or the splits."
+            )
+        new = [e.id for e in divided[split] if not known.issuperset(e.labels)]
+        if new and how.startswith("given") and source.kind != "ner":  # of NER: a rare type
+            raise UserError(
+                f"source {source.name}: {len(new)} {split} examples ({new[0]}, ...) have labels "
+                "that train does not have. Leave them out, or divide the set again."
+            )
+    return divided, how
 
 
 def cut(examples: list, others: tuple[str, ...], key: str) -> dict[str, list]:
@@ -60,23 +74,6 @@ def cut(examples: list, others: tuple[str, ...], key: str) -> dict[str, list]:
     for example, number in zip(examples, numbers, strict=True):
         parts[where[number]].append(example)
     return parts
-
-
-def check(source, divided: dict[str, list], how: str) -> None:
-    """Raises UserError for an empty split, and for a label of a given split that train lacks."""
-    known = {label for e in divided["train"] for label in e.labels}
-    for split in SPLITS:
-        if not divided[split]:
-            raise UserError(
-                f"source {source.name} has no {split} example (splits: {how}). Give more examples, "
-                "or the splits."
-            )
-        new = [e.id for e in divided[split] if not known.issuperset(e.labels)]
-        if new and how != CUT and source.kind != "ner":  # of NER: a rare type
-            raise UserError(
-                f"source {source.name}: {len(new)} {split} examples ({new[0]}, ...) have labels "
-                "that train does not have. Leave them out, or divide the set again."
-            )
 
 
 def units(source, split: str, examples: list) -> tuple[list[str], list[int]]:

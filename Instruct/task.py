@@ -17,11 +17,11 @@ from Instruct import scores as scoring
 from Instruct.data import Data, load
 from Instruct.encoding import encode
 from Instruct.prompts import LABEL_KINDS, SECOND
-from Instruct.scores import SCORES, count, details
+from Instruct.scores import SCORES, count, details, parts
 from NER.scores import OUTSIDE
 from QA.scores import exact_and_f1
 
-__all__ = ["SCORES", "count", "details", "encode", "load"]
+__all__ = ["SCORES", "count", "details", "encode", "load", "parts"]
 NAME, HEAD, DATASET = "Instruct", "causal", "medtuned"
 NOTE = """\
 An answer that cannot be parsed counts as wrong; the share of such answers stands beside the scores,
@@ -66,11 +66,6 @@ def scores(data: Data) -> tuple[Score, ...]:
     hashes = {name: of["data_sha256"] for name, of in data.sources.items()}
     same = {f"{name}_{main}": (hashes[name], main) for name, main in mains.items() if hashes[name]}
     return SCORES + tuple(score._replace(same=same.get(score.name)) for score in chosen)
-
-
-def parts(rows: list[dict]) -> tuple[Score, ...]:
-    """Each source's main score, and its parse failures."""
-    return scoring.source_scores(rows, brief=True)
 
 
 def load_model(where: str, data: Data, gradient_checkpointing: bool = False, **others):

@@ -483,7 +483,7 @@ BAD = {
     "free text as label": (
         "relation",
         [relation(i, label=f"a {SECRET} {i}") for i in range(101)],
-        ["102 different labels", "--qa"],
+        ["102 labels", "At most 100", "--qa"],
     ),
     "labels no list": ("classification", [classification(0, labels=SECRET)], ["'labels'"]),
     "none as label": ("classification", [classification(0, labels=["None"])], ["empty list"]),
@@ -625,13 +625,13 @@ def test_bad_flags(tmp_path, capsys):
     for wrong in (path, f"={path}", "x=", f"a b={path}"):
         assert names(refused(capsys, "--relation", wrong, *out), "NAME=PATH", wrong)
     missing = tmp_path / "missing"
-    assert names(refused(capsys, "--qa", f"x={missing}", *out), missing, "not a file or folder")
+    assert names(refused(capsys, "--qa", f"x={missing}", *out), missing, "not there")
     for flag in ("--ner", "--nli"):  # a source of a wrong kind
         assert names(refused(capsys, flag, f"x={path}", *out), path, "not a folder")
     assert names(refused(capsys, "--ner", f"x={nli(tmp_path / 'nli')}", *out), "'tokens'")
     assert names(refused(capsys, "--nli", f"x={ner(tmp_path / 'ner')}", *out), "gold_label")
     assert names(refused(capsys, "--qa", f"x={path}", *out), "jsonl:1", "'question'")
-    assert names(refused(capsys, "--qa", f"x={tmp_path / 'empty'}", *out), "not a file")
+    assert names(refused(capsys, "--qa", f"x={tmp_path / 'empty'}", *out), "not there")
     assert names(refused(capsys, "--qa", f"x={tmp_path}", *out), "no train.jsonl", tmp_path)
     assert not (tmp_path / "out").exists()
 

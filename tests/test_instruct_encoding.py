@@ -87,7 +87,8 @@ def test_a_long_input_loses_its_end(loaded):
         longer = row | {"input": " ".join(f"w{i}" for i in range(300 - cut + 1))}
         assert len(ids) <= room
         assert len(encoding.prompt_ids(tokenizer, longer, "plain", 10_000)[0]) > room
-    assert encoding.prompt_ids(tokenizer, row, "plain", 3)[1] == 300  # the instruction stays
+    with pytest.raises(UserError, match="x:1: the instruction alone has"):  # it stays
+        encoding.prompt_ids(tokenizer, row | {"id": "x:1"}, "plain", 3)
 
 
 def test_a_long_pair_loses_words_of_its_first_sentence_first(loaded):
@@ -146,7 +147,7 @@ def test_an_instruction_that_leaves_no_room_for_a_label_is_told_at_once(loaded):
     bare = len(encoding.prompt_ids(tokenizer, row | {"input": prompts.SECOND}, "plain")[0])
     label = max(len(encoding.answer_ids(tokenizer, text)) for text in ("neutral", "entailment"))
     encoding.encode(data, [row], tokenizer, bare + label)
-    with pytest.raises(UserError, match=f"example 1: its instruction alone has {bare} tokens"):
+    with pytest.raises(UserError, match=f"1: the instruction alone has {bare} tokens"):
         encoding.encode(data, [row], tokenizer, bare + label - 1)
 
 
@@ -250,6 +251,6 @@ def test_a_new_prompt_is_not_cut_where_the_test_would_not_cut_it(loaded, monkeyp
         monkeypatch.setattr(
             generation, "generate", lambda _, ids, *more, shown=shown: shown.extend(ids) or ids
         )
-        item = {"place": "x:1"} | {k: row[k] for k in ("instruction", "input")}
+        item = {"id": "x:1"} | {k: row[k] for k in ("instruction", "input")}
         new_text.answer(model, tokenizer, made, [item], args, CPU, "new")
         assert shown == [list(wanted["prompt"])]

@@ -8,7 +8,7 @@ import pytest
 from Classification.data import VERDICTS
 from common import models
 from Instruct import encoding, parsing, prompts, sources
-from Instruct.parsing import read_free, read_label, read_labels, write_labels
+from Instruct.parsing import read_free, read_label, read_labels
 from NLI import task as nli_task
 from QA.scores import exact_and_f1
 
@@ -29,6 +29,10 @@ SENTENCES = [
 LABELS = ["AGONIST", "AGONIST-ACTIVATOR", "AGONIST-INHIBITOR", "no", "none", "not sure", "1", "0"]
 FREE = ["the IL-2 gene", "about 50 %, or 3.5", prompts.UNANSWERABLE]
 HALLMARKS = ["Cellular energetics", "Inducing angiogenesis", "Resisting cell death"]
+
+
+def write_labels(labels):
+    return sources.row_of("classification", ["text"], labels)["output"]
 
 
 def tags(letters, kind="protein"):

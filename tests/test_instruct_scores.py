@@ -119,7 +119,7 @@ def test_sources_stand_side_by_side():
     assert all(len(table) == len(rows) for table in tables.values())
     # What a bootstrap does: sums of resampled rows, several at once.
     weights = np.array([[1] * len(rows), [2] * len(rows)])
-    for score in (*scores.SCORES, *scores.source_scores(rows)):
+    for score in (*scores.SCORES, *scores.parts(rows, brief=False)):
         sums = np.tensordot(weights, tables[score.table], 1)
         assert score.value(sums) == pytest.approx([found[score.name]] * 2)
 
