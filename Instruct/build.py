@@ -59,11 +59,11 @@ def parse_args(argv):
 
 def named_path(text: str) -> tuple[str, Path]:
     """An argparse type: NAME=PATH."""
-    name, equals, path = text.partition("=")
-    if not (equals and path and re.fullmatch(r"[A-Za-z0-9][\w.-]*", name)):
+    match = re.fullmatch(r"([A-Za-z0-9][\w.-]*)=(.+)", text)
+    if not match:
         rule = "a name: letters, digits, '.', '_', '-'"
         raise argparse.ArgumentTypeError(f"{text!r} is not NAME=PATH ({rule})")
-    return name, Path(path).expanduser().absolute()
+    return match[1], Path(match[2]).expanduser().absolute()
 
 
 @cli.command
@@ -72,6 +72,8 @@ def main(argv=None):
     out = args.output_dir.expanduser().absolute()
     if out.exists():
         raise UserError(f"--output_dir {out} exists. Choose another, or delete it first.")
+
+    import pandas as pd
 
     from common import files
     from Instruct import sources
@@ -109,7 +111,11 @@ def main(argv=None):
         files.write_jsonl(folder / "units.jsonl", units)
         files.write_json(folder / "build.json", settings | {"sources": about})
         (folder / ".gitignore").write_text("*\n", encoding="utf-8")  # it may be credentialed text
-    report(about, out)
+    kinds = [{"kind": of["kind"]} | of["prompts"] | {"cut": of["splits"]} for of in about.values()]
+    table = pd.DataFrame(kinds, index=list(about))
+    table.loc["all"] = ["", *table[list(splits.SPLITS)].sum(), ""]
+    print(table.to_string())
+    print(f"instructions: {out}\nnext:    python Instruct/fine-tuning.py --data_dir {out}")
 
 
 def instruct(source, example, seed: int) -> dict:
@@ -123,17 +129,6 @@ def instruct(source, example, seed: int) -> dict:
     text = f"{wording} {prompts.ANSWERS[source.answer]}".strip().format(type=kind, labels=labels)
     about = {"id": key, "group": group, "source": source.name, "kind": source.kind}
     return about | {"instruction": text} | row
-
-
-def report(about: dict, out: Path) -> None:
-    """The final summary: prompts by source and split, and what is next."""
-    import pandas as pd
-
-    rows = [{"kind": of["kind"]} | of["prompts"] | {"cut": of["splits"]} for of in about.values()]
-    table = pd.DataFrame(rows, index=list(about))
-    table.loc["all"] = ["", *table[list(splits.SPLITS)].sum(), ""]
-    print(table.to_string())
-    print(f"instructions: {out}\nnext:    python Instruct/fine-tuning.py --data_dir {out}")
 
 
 if __name__ == "__main__":

@@ -41,8 +41,7 @@ def load(
     relations = [of for of in sources.values() if of["kind"] == "relation"]
     marked = [of for of in relations if negative_label in of["labels"]]
     if negative_label is not None and not marked:
-        said = "no relation source has this label. build.json lists their labels."
-        raise UserError(f"--negative_label {negative_label}: {said}")
+        raise UserError(f"--negative_label {negative_label}: no relation of build.json has it.")
     for of in marked:
         of["negative"] = negative_label
     single = [of for of in sources.values() if of["kind"] in prompts.LABEL_KINDS]

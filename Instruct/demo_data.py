@@ -15,15 +15,8 @@ from NLI import data as nli_data
 from NLI.task import stratum as nli_stratum
 from QA import data as qa_data
 
-FORM = "plain"  # of prompts
 NER_FORM = "tags"
-TYPES = ["DNA", "protein", "cell_type", "cell_line", "RNA"]
-LABELS = ["entailment", "contradiction", "neutral"]
-SETS = {  # name: kind, labels, data, strata, and the prompts of train, dev and test (None: all)
-    "demo-ner": ("ner", TYPES, ner_data, ner_data.stratum, (1500, 60, 250)),
-    "demo-nli": ("nli", LABELS, nli_data, nli_stratum, (1500, 90, None)),
-    "demo-qa": ("free_qa", [], qa_data, qa_data.stratum, (600, 60, None)),
-}
+TYPES = list(ner_data.STUDY_ORDER)
 WORDINGS = {
     "ner": ("Which {type} ?", "Find {type} .", "Is there {type} ?", "Show the {type} .",
             "Where is the {type} ?"),
@@ -34,28 +27,6 @@ WORDINGS = {
 }  # fmt: skip
 LONGEST = 14  # words of an NER sentence, each of which the answer repeats
 PRESENT = 0.75  # of the NER prompts ask for a type that their sentence has
-
-
-def read() -> tuple[dict[str, list[dict]], dict, dict[str, list[str]]]:
-    """(rows by split, build.json, the units' strata), as build.py makes them."""
-    rows: dict[str, list[dict]] = {split: [] for split in SPLITS}
-    about, units, first = {}, {}, {}  # first: the id of each group's first example
-    for name, (kind, labels, module, stratum, sizes) in SETS.items():
-        data = module.load(True, None)
-        same = fingerprint(data.splits) if sizes[-1] is None else None
-        about[name] = {"kind": kind, "labels": labels, "data_sha256": same}
-        units[name] = [str(stratum(e)) for e in data.splits["train"]]
-        for split, size in zip(SPLITS, sizes, strict=True):
-            numbered = enumerate(data.splits[split])
-            short = [(n, e) for n, e in numbered if len(getattr(e, "words", ())) <= LONGEST]
-            for i, (unit, e) in enumerate(short[:size]):
-                key = f"{name}-{split}-{i}"
-                made = {"id": key, "source": name, "kind": kind, "unit": unit, "group": key}
-                made |= MAKE[kind](e, random.Random(f"0-{key}"))
-                made["group"] = first.setdefault((name, made["group"]), key)
-                rows[split].append(made)
-    about = {"sources": about, "prompt_form": FORM, "ner_form": NER_FORM}
-    return {split: mixed(own, 0) for split, own in rows.items()}, about, units
 
 
 def _ner(e: ner_data.Example, rng: random.Random) -> dict:
@@ -75,4 +46,30 @@ def _qa(e: qa_data.Example, rng: random.Random) -> dict:
     return {"group": e.context, "instruction": rng.choice(WORDINGS["qa"])} | made
 
 
-MAKE = {"ner": _ner, "nli": _nli, "free_qa": _qa}
+SETS = {  # name: kind, labels, data, strata, rows, and the prompts of train, dev, test (None: all)
+    "demo-ner": ("ner", TYPES, ner_data, ner_data.stratum, _ner, (1500, 60, 250)),
+    "demo-nli": ("nli", nli_data.LABELS, nli_data, nli_stratum, _nli, (1500, 90, None)),
+    "demo-qa": ("free_qa", [], qa_data, qa_data.stratum, _qa, (600, 60, None)),
+}
+
+
+def read() -> tuple[dict[str, list[dict]], dict, dict[str, list[str]]]:
+    """(rows by split, build.json, the units' strata), as build.py makes them."""
+    rows: dict[str, list[dict]] = {split: [] for split in SPLITS}
+    about, units, first = {}, {}, {}  # first: the id of each group's first example
+    for name, (kind, labels, module, stratum, make, sizes) in SETS.items():
+        data = module.load(True, None)
+        same = fingerprint(data.splits) if sizes[-1] is None else None
+        about[name] = {"kind": kind, "labels": labels, "data_sha256": same}
+        units[name] = [str(stratum(e)) for e in data.splits["train"]]
+        for split, size in zip(SPLITS, sizes, strict=True):
+            numbered = enumerate(data.splits[split])
+            short = [(n, e) for n, e in numbered if len(getattr(e, "words", ())) <= LONGEST]
+            for i, (unit, e) in enumerate(short[:size]):
+                key = f"{name}-{split}-{i}"
+                made = {"id": key, "source": name, "kind": kind, "unit": unit, "group": key}
+                made |= make(e, random.Random(f"0-{key}"))
+                made["group"] = first.setdefault((name, made["group"]), key)
+                rows[split].append(made)
+    about = {"sources": about, "prompt_form": "plain", "ner_form": NER_FORM}
+    return {split: mixed(own, 0) for split, own in rows.items()}, about, units

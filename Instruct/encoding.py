@@ -23,11 +23,8 @@ def encode(data, examples: list[dict], tokenizer, max_length: int) -> tuple[list
 
     `input_ids` and `labels`: prompt and answer, never cut; only the answer is labelled.
     `answer_tokens`: the labels' number, 0 (not trained on) beyond `max_length` tokens. `prompt` is
-    cut so that `room` tokens are left for an answer. UserError without end token or room.
+    cut so that `room` tokens are left for an answer. UserError without room.
     """
-    if tokenizer.eos_token_id is None:
-        models = "Give another causal model: gpt2, biogpt, llama2-7b, ..."
-        raise UserError(f"the tokenizer has no end token, so answers would have no end. {models}")
     longest = longest_answers(data, tokenizer)
 
     def room(row: dict, n: int) -> int:
@@ -38,8 +35,8 @@ def encode(data, examples: list[dict], tokenizer, max_length: int) -> tuple[list
         return min(longest[row["source"]] + SLACK, max_length // 2)
 
     encoded, counts = [], {"prompts": len(examples), "too_long": 0, "cut_words": 0}
-    bar = {"leave": False, "delay": 5, "dynamic_ncols": True, "disable": RANK > 0}
-    for row in tqdm(examples, "tokenizing", **bar):  # some tokenizers take minutes
+    # Some tokenizers take minutes.
+    for row in tqdm(examples, "tokenizing", leave=False, delay=5, disable=RANK > 0):
         answer = answer_ids(tokenizer, row["output"])
         least = longest[row["source"]] if row["kind"] in prompts.LABEL_KINDS else 1
         limits = max_length, partial(room, row), least

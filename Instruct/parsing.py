@@ -61,11 +61,8 @@ def plain(text: str) -> str:
     return JOINT.sub("", normal(text))
 
 
-# --- tags: `IL-2 : B ; gene : I ; expression : O` ------------------------------------------------
-
-
 def write_tags(words: list[str], tags: list[str]) -> str:
-    """The answer of an NER prompt: each word and the letter of its tag."""
+    """The answer of an NER prompt, each word and its tag: `IL-2 : B ; gene : I ; binds : O`."""
     return SEPARATOR.join(f"{word} : {tag[0]}" for word, tag in zip(words, tags, strict=True))
 
 
@@ -110,9 +107,6 @@ def _aligned_letters(text: str, wanted: list[str]) -> list[str | None]:
         if places:
             letters[min(places, key=lambda i: abs(i - j))] = given[j]
     return letters
-
-
-# --- the list of entities ------------------------------------------------------------------------
 
 
 def write_entities(words: list[str], tags: list[str]) -> str:

@@ -7,8 +7,7 @@ The vector of the prompt's last token, and for each source whose answer is one l
 relations, yes/no/maybe) a probe. The model is frozen: pre-trained (--training_size 0), fine-tuned
 (after fine-tuning.py), or untrained (--untrained). Writes
 results/<dataset>/<model>/<size>/seed-<n>/probing/: config.json, layers.csv, layers.png,
-metrics.json; and layers_all_sizes.png of the model. After a kill the same command
-resumes.
+metrics.json; and layers_all_sizes.png of the model. After a kill the same command resumes.
 """
 
 import sys

@@ -9,11 +9,8 @@ LABEL_KINDS = ("nli", "relation", "qa")
 NONE = "none"  # the answer where nothing is to be listed
 SECOND = "\nSentence 2: "  # what begins the second sentence of an NLI input
 # What stands before each text of an input. A question comes first: a long input loses its end.
-PARTS = {
-    "nli": ("Sentence 1: ", "Sentence 2: "),
-    "qa": ("Question: ", "Passage: "),
-    "free_qa": ("Question: ", "Passage: "),
-}
+ASKED = ("Question: ", "Passage: ")
+PARTS = {"nli": ("Sentence 1: ", "Sentence 2: "), "qa": ASKED, "free_qa": ASKED}
 UNANSWERABLE = "unanswerable"  # the answer where a passage does not hold one
 
 # {type} is what an NER prompt asks for. No wording says how to write the answer: ANSWERS do.

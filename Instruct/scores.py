@@ -25,20 +25,15 @@ SCORES = (
     Score("mean", "main", mean_ratio, "mean over sources", by_layer=True),
     Score("parse_failures", "failures", mean_ratio, "parse failures"),
 )
-ACCURACY = ("accuracy", accuracy, "accuracy")
-MICRO = ("micro_f1", scoring.micro_f1, "micro F1")
 MACRO = ("macro_f1", scoring.macro_f1, "macro F1")
+ONE = (("accuracy", accuracy, "accuracy"), MACRO)
+SEVERAL = (("micro_f1", scoring.micro_f1, "micro F1"), MACRO)
 ENTITY = ("entity_f1", scoring.micro_f1, "entity F1")
 STRICT = ("entity_f1_strict", scoring.micro_f1, "strict F1")
+FREE = (("f1", mean_ratio, "token F1"),)
 # By kind: its scores, (name, value, title), the main one first.
-KINDS = {
-    "ner": (ENTITY, STRICT),
-    "nli": (ACCURACY, MACRO),
-    "relation": (MICRO, MACRO),
-    "classification": (MICRO, MACRO),
-    "qa": (ACCURACY, MACRO),
-    "free_qa": (("f1", mean_ratio, "token F1"),),
-}
+KINDS = {"ner": (ENTITY, STRICT), "nli": ONE, "qa": ONE, "free_qa": FREE}
+KINDS |= {"relation": SEVERAL, "classification": SEVERAL}
 
 
 def parts(rows: list[dict], brief: bool = True) -> tuple[Score, ...]:
@@ -94,7 +89,7 @@ def _tables(rows: list[dict], kind: str) -> dict[str, np.ndarray]:
         return {"answers": answers, "main": answers, "failures": failures}
     counts = ner.count(rows) if kind == "ner" else {"entities": count_labels(rows)[1]}
     right, predicted, gold = np.moveaxis(counts["entities"].sum(1, keepdims=True), -1, 0)
-    parts = (right, gold) if KINDS[kind][0] == ACCURACY else (2 * right, predicted + gold)
+    parts = (right, gold) if KINDS[kind] == ONE else (2 * right, predicted + gold)
     tables = {"answers": counts["entities"], "main": np.stack(parts, -1), "failures": failures}
     return tables | ({"strict": counts["strict"]} if kind == "ner" else {})
 
@@ -103,9 +98,7 @@ def details(rows: list[dict]) -> dict[str, float]:
     """All scores of all sources; of NER also precision, recall, and F1 a type."""
     tables = {name: table.sum(0) for name, table in count(rows).items()}
     values = {score.name: score.value(tables[score.table]) for score in parts(rows, brief=False)}
-    for source, kind in sources(rows).items():
-        if kind != "ner":
-            continue
+    for source in [name for name, kind in sources(rows).items() if kind == "ner"]:
         types = ner.classes([row for row in rows if row["source"] == source])[1:]
         sums = tables[f"{source} answers"]
         values[f"{source}_entity_precision"] = scoring.precision(sums.sum(0))

@@ -93,8 +93,7 @@ def ner_row(words: list[str], tags: list[str], kind: str, form: str) -> dict:
     """
     words = ["_".join(word.split()) or "_" for word in words]
     gold = [tag if word_class(tag) == kind else OUTSIDE for tag in tags]
-    write, _ = parsing.FORMS[form]
-    made = {"kind": "ner", "input": " ".join(words), "output": write(words, gold)}
+    made = {"kind": "ner", "input": " ".join(words), "output": parsing.FORMS[form][0](words, gold)}
     return made | {"gold": gold, "type": kind}
 
 
@@ -110,8 +109,8 @@ def _ner(folder: Path, form: str) -> Source:
                 row = ner_row(e.words, e.tags, kind, form)
                 held = (kind,) * any(tag != OUTSIDE for tag in row["gold"])
                 examples.append(Example(f"{e.id}-{kind}", split, n, row, held, e.id, texts))
-    strata = list(map(ner_data.stratum, data.splits["train"]))
-    units = strata, range(len(strata))
+    train = data.splits["train"]
+    units = list(map(ner_data.stratum, train)), range(len(train))
     return Source("ner", form, types, examples, fingerprint(data.splits), units)
 
 
@@ -125,8 +124,7 @@ def _nli(folder: Path) -> Source:
             row, premise = row_of("nli", (e.premise, e.hypothesis), e.label), letters_of(e.premise)
             about = row, (e.label,), premise, (premise,)
             examples.append(Example(e.id, None if alone else split, n, *about))
-    used = {e.row["gold"] for e in examples}
-    labels = [label for label in data.labels if label in used]
+    labels = [x for x in data.labels if any(x in e.labels for e in examples)]
     strata = list(map(nli_stratum, data.splits["train"]))
     units = None if alone else (strata, range(len(strata)))
     return Source("nli", "one", labels, examples, fingerprint(data.splits), units)
@@ -137,9 +135,8 @@ def _squad(path: Path) -> Source:
     file = squad.split_files(path, "train")[0] if path.is_dir() else path
     document, units = json_file(file), None
     if is_bioasq(document):
-        script = relative("QA", "bioasq.py")
-        convert = f"First convert each file to SQuAD's: python {script} FILE --output NEW.json"
-        raise UserError(f"{path} is in BioASQ form. {convert}")
+        convert = f"python {relative('QA', 'bioasq.py')} FILE --output NEW.json"
+        raise UserError(f"{path} is in BioASQ form. First convert each file to SQuAD's: {convert}")
     if path.is_dir():
         splits = qa_data.load(False, path).splits
         strata = [str(qa_data.stratum(e)) for e in splits["train"]]
@@ -185,10 +182,8 @@ def _rows(flag: str, path: Path, group_by: str | None) -> Source:
     if kind == "free_qa":
         return Source(kind, "free", [], examples, fingerprint(splits))
     labels = sorted({label for e in examples for label in e.labels})
-    by_answer = {e.row["output"]: e for e in examples}
-    lost = [
-        e.id for x, e in by_answer.items() if parsing.read(x, e.row, labels)[0] != e.row["gold"]
-    ]
+    rows = {e.row["output"]: e for e in examples}
+    lost = [e.id for x, e in rows.items() if parsing.read(x, e.row, labels)[0] != e.row["gold"]]
     if lost or len(labels) > MOST_LABELS:
         at = f" (see example {lost[0]})" if lost else ""
         raise UserError(

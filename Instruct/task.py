@@ -5,6 +5,7 @@ answer, and whether it could not be parsed.
 """
 
 from collections import Counter
+from operator import itemgetter
 
 from common import cli, models
 from common.cli import UserError
@@ -39,6 +40,12 @@ DECODE = """answers of one label: generated and parsed (generate, the default), 
 label (likelihood); answers of other kinds are always generated"""
 MAX_NEW_TOKENS = """most tokens of an answer (default: what the source's longest training answer
 needs, up to half of --max_length)"""
+
+
+# Epochs are compared by the mean of the sources: NER's answers have the most tokens by far.
+loss_group = itemgetter("source")
+# The answer's tokens and its end token; 0 where prompt and answer were too long.
+n_labels = itemgetter("answer_tokens")
 
 
 def add_arguments(parser, step: str) -> None:
@@ -93,29 +100,18 @@ def subset(data: Data, percentage: int, seed: int) -> list[int]:
         source: {*permutation(strata, seed)[: round(len(strata) * percentage / 100)]}
         for source, strata in data.units.items()
     }
-    rows = data.splits["train"]
-    places = [i for i, row in enumerate(rows) if row["unit"] in chosen[row["source"]]]
+    train = enumerate(data.splits["train"])
+    places = [i for i, row in train if row["unit"] in chosen[row["source"]]]
     if percentage and not places:
         remedy = "Choose a larger --training_size, or give more data."
         raise UserError(f"{percentage} % of the training data holds no prompt. {remedy}")
     return places
 
 
-def loss_group(example: dict) -> str:
-    """The source: else epochs would be compared by NER's answers, which have the most tokens."""
-    return example["source"]
-
-
 def stratum(example: dict) -> str:
     """What a part of the prompts is stratified by: source, and label or entity type."""
-    if example["kind"] in LABEL_KINDS:
-        return f"{example['source']} {example['gold']}"
-    return f"{example['source']} {example.get('type', '')}".strip()
-
-
-def n_labels(row: dict) -> int:
-    """The answer's tokens and its end token; 0 where prompt and answer were too long."""
-    return row["answer_tokens"]
+    own = example["gold"] if example["kind"] in LABEL_KINDS else example.get("type", "")
+    return f"{example['source']} {own}".strip()
 
 
 def loss(model, batch: dict):
@@ -211,17 +207,18 @@ def controls(data: Data, splits: dict[str, list[dict]], seed: int) -> dict[str, 
 
     Of a pair, the word is sentence 2's. Each source has its own words and labels.
     """
-    labels = {}  # of a draw and a prompt's id
+    drawn = {}  # of a source, by draw and split: the labels of its prompts in their order
     for source in {e["source"] for e in splits["train"]}:
         own = {s: [e for e in some if e["source"] == source] for s, some in splits.items()}
         texts = {s: [e["input"].split(SECOND)[-1] for e in some] for s, some in own.items()}
-        for n, drawn in enumerate(by_rarest_word(texts, [e["gold"] for e in own["train"]], seed)):
-            for s, some in own.items():
-                labels |= {(n, e["id"]): x for e, x in zip(some, drawn[s], strict=True)}
-    return {"control": [
-        {s: [e | {"gold": labels[n, e["id"]]} for e in some if (n, e["id"]) in labels]
-         for s, some in splits.items()} for n in range(DRAWS)
-    ]}  # fmt: skip
+        drawn[source] = by_rarest_word(texts, [e["gold"] for e in own["train"]], seed)
+
+    def relabelled(split: str, draw: int) -> list[dict]:
+        left = {source: iter(labels[draw][split]) for source, labels in drawn.items()}
+        known = [e for e in splits[split] if e["source"] in left]
+        return [e | {"gold": next(left[e["source"]])} for e in known]
+
+    return {"control": [{s: relabelled(s, n) for s in splits} for n in range(DRAWS)]}
 
 
 def probed(examples: list[dict]) -> list[dict]:
@@ -241,9 +238,9 @@ def probe_inputs(
     names = [name for name, about in data.sources.items() if about["kind"] in LABEL_KINDS]
     lacking = {*names} - {e["source"] for e in targets["task"]["train"]}
     if lacking or not names:
+        which = ", ".join(sorted(lacking)) or f"a kind with one label ({', '.join(LABEL_KINDS)})"
         raise UserError(
-            f"a probe needs training examples of a source with one label ({', '.join(LABEL_KINDS)})"
-            f"; there are none of {', '.join(sorted(lacking)) or 'any'}. Give a larger "
+            f"no training example of {which} is left for a probe. Give a larger "
             "--max_train_examples, or leave it out."
         )
     encoded, counts, start, sets, number = [], {}, {}, [], data.labels.index
