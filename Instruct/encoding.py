@@ -23,8 +23,11 @@ def encode(data, examples: list[dict], tokenizer, max_length: int) -> tuple[list
 
     `input_ids` and `labels`: prompt and answer, never cut; only the answer is labelled.
     `answer_tokens`: the labels' number, 0 (not trained on) beyond `max_length` tokens. `prompt` is
-    cut so that `room` tokens are left for an answer. UserError without room.
+    cut so that `room` tokens are left for an answer. UserError without end token or room.
     """
+    if tokenizer.eos_token_id is None:  # an encoder's, mostly
+        models = "Give another causal model: gpt2, biogpt, llama2-7b, ..."
+        raise UserError(f"the tokenizer has no end token, so answers would have no end. {models}")
     longest = longest_answers(data, tokenizer)
 
     def room(row: dict, n: int) -> int:

@@ -4,8 +4,7 @@ The wordings are this project's own. `Instruct/build.py` draws one for each exam
 instruction and input are put into a prompt. `Instruct/parsing.py` writes and reads the answers.
 """
 
-# Kinds whose answer is one label of a known list.
-LABEL_KINDS = ("nli", "relation", "qa")
+LABEL_KINDS = ("nli", "relation", "qa")  # their answer is one label of a known list
 NONE = "none"  # the answer where nothing is to be listed
 SECOND = "\nSentence 2: "  # what begins the second sentence of an NLI input
 # What stands before each text of an input. A question comes first: a long input loses its end.

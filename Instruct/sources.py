@@ -55,8 +55,6 @@ class Source(NamedTuple):
 
 def read(flag: str, name: str, path: Path, ner_form: str, group_by: str | None) -> Source:
     """The source `name` in `path`, of the kind that `--<flag>` says. Raises UserError."""
-    if not path.is_dir() and (flag in ("ner", "nli") or not path.exists()):
-        raise UserError(f"--{flag} {name}={path} is not there, or not a folder. Check the path.")
     if flag in ("ner", "nli"):
         source = _ner(path, ner_form) if flag == "ner" else _nli(path)
     elif flag == "qa" and (path.suffix == ".json" or squad.split_files(path, "train")):

@@ -625,13 +625,13 @@ def test_bad_flags(tmp_path, capsys):
     for wrong in (path, f"={path}", "x=", f"a b={path}"):
         assert names(refused(capsys, "--relation", wrong, *out), "NAME=PATH", wrong)
     missing = tmp_path / "missing"
-    assert names(refused(capsys, "--qa", f"x={missing}", *out), missing, "not there")
+    assert names(refused(capsys, "--qa", f"x={missing}", *out), missing, "cannot read")
     for flag in ("--ner", "--nli"):  # a source of a wrong kind
         assert names(refused(capsys, flag, f"x={path}", *out), path, "not a folder")
     assert names(refused(capsys, "--ner", f"x={nli(tmp_path / 'nli')}", *out), "'tokens'")
     assert names(refused(capsys, "--nli", f"x={ner(tmp_path / 'ner')}", *out), "gold_label")
     assert names(refused(capsys, "--qa", f"x={path}", *out), "jsonl:1", "'question'")
-    assert names(refused(capsys, "--qa", f"x={tmp_path / 'empty'}", *out), "not there")
+    assert names(refused(capsys, "--qa", f"x={tmp_path / 'empty'}", *out), "cannot read")
     assert names(refused(capsys, "--qa", f"x={tmp_path}", *out), "no train.jsonl", tmp_path)
     assert not (tmp_path / "out").exists()
 

@@ -516,11 +516,14 @@ def test_bad_models(folder, model_folder, tmp_path, capsys, checkpoint):
         error = refused(capsys, step, *data, *out, "--model_name", checkpoint("bert"),
                         "--training_size", 0)  # fmt: skip
         assert "causal" in error
-    path = tmp_path / "other" / "config.json"
-    shutil.copytree(model_folder("llama3"), path.parent)
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"model_type": "bloom"}))
-    error = refused(capsys, "fine-tuning", *data, *out, "--lora", "--model_name", path.parent)
-    assert "is a 'bloom' model" in error
+    for name, change in (("endless", {"eos_token": None}), ("other", {"model_type": "bloom"})):
+        file = "tokenizer_config.json" if name == "endless" else "config.json"
+        shutil.copytree(model_folder("llama3"), tmp_path / name)
+        content = json.loads((tmp_path / name / file).read_text()) | change
+        (tmp_path / name / file).write_text(json.dumps(content))
+        error = refused(capsys, "fine-tuning", *data, *out, "--lora",
+                        "--model_name", tmp_path / name)  # fmt: skip
+        assert ("no end token" if name == "endless" else "is a 'bloom' model") in error
     assert not (tmp_path / "out").exists()
 
 
