@@ -44,10 +44,7 @@ def divide(source, seed: int) -> tuple[dict[str, list], str]:
     known = {label for e in divided["train"] for label in e.labels}
     for split in SPLITS:
         if not divided[split]:
-            raise UserError(
-                f"source {source.name} has no {split} example (splits: {how}). Give more examples, "
-                "or the splits."
-            )
+            raise UserError(f"source {source.name} has no {split} example ({how}). Give it some.")
         new = [e.id for e in divided[split] if not known.issuperset(e.labels)]
         if new and how.startswith("given") and source.kind != "ner":  # of NER: a rare type
             raise UserError(

@@ -5,7 +5,6 @@ answer, and whether it could not be parsed.
 """
 
 from collections import Counter
-from operator import itemgetter
 
 from common import cli, models
 from common.cli import UserError
@@ -40,12 +39,6 @@ DECODE = """answers of one label: generated and parsed (generate, the default), 
 label (likelihood); answers of other kinds are always generated"""
 MAX_NEW_TOKENS = """most tokens of an answer (default: what the source's longest training answer
 needs, up to half of --max_length)"""
-
-
-# Epochs are compared by the mean of the sources: NER's answers have the most tokens by far.
-loss_group = itemgetter("source")
-# The answer's tokens and its end token; 0 where prompt and answer were too long.
-n_labels = itemgetter("answer_tokens")
 
 
 def add_arguments(parser, step: str) -> None:
@@ -103,9 +96,18 @@ def subset(data: Data, percentage: int, seed: int) -> list[int]:
     train = enumerate(data.splits["train"])
     places = [i for i, row in train if row["unit"] in chosen[row["source"]]]
     if percentage and not places:
-        remedy = "Choose a larger --training_size, or give more data."
-        raise UserError(f"{percentage} % of the training data holds no prompt. {remedy}")
+        raise UserError(f"{percentage} % of train holds no prompt. Use a larger --training_size.")
     return places
+
+
+def loss_group(example: dict) -> str:
+    """The source: else epochs would be compared by NER's answers, which have the most tokens."""
+    return example["source"]
+
+
+def n_labels(row: dict) -> int:
+    """The answer's tokens and its end token; 0 where prompt and answer were too long."""
+    return row["answer_tokens"]
 
 
 def stratum(example: dict) -> str:
