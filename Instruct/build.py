@@ -19,9 +19,9 @@ training part.
 """
 
 import argparse
+import random
 import re
 import sys
-from collections import Counter
 from pathlib import Path
 
 if __name__ == "__main__":  # run as a file: import from the repository, not from this folder
@@ -29,15 +29,9 @@ if __name__ == "__main__":  # run as a file: import from the repository, not fro
 
 from common import cli
 from common.cli import UserError
-from Instruct import prompts, splits
+from Instruct import parsing, prompts, splits
 
 FLAGS = ("ner", "nli", "relation", "classification", "qa")
-README = """# An instruction data set
-
-Made by Instruct/build.py; `build.json` says from what. The texts, and models that were trained on
-them, keep the licences of their sources. Credentialed text (MedNLI, i2b2 and the like) stays on
-this disk: do not upload, share or commit this folder. The `.gitignore` keeps it out of git.
-"""
 
 
 def parse_args(argv):
@@ -47,7 +41,7 @@ def parse_args(argv):
         add(f"--{flag}", action="append", default=[], metavar="NAME=PATH", type=named_path)
     add("--output_dir", type=Path, required=True, help="the folder to make")
     text = "NER answers: `word : B|I|O` for each word (tags, the default), or the list of names"
-    add("--ner_form", choices=prompts.NER_FORMS, default=prompts.NER_FORMS[0], help=text)
+    add("--ner_form", choices=tuple(parsing.FORMS), default="tags", help=text)
     text = "the field of relation, classification or QA rows that says which belong together"
     add("--group_by", metavar="FIELD", help=f"{text} (default: pmid, document_id)")
     text = "at most N prompts of a source in each split: whole sentences, pairs or documents"
@@ -55,23 +49,21 @@ def parse_args(argv):
     text = "of wordings, splits, subsets and order (default: 42)"
     add("--seed", type=cli.number(int, 0, 2**32 - 1), default=42, help=text)
     args = parser.parse_args(argv)
-    given = [pair for flag in FLAGS for pair in getattr(args, flag)]
-    if not given:
+    names = [name for flag in FLAGS for name, _ in getattr(args, flag)]
+    if not names:
         parser.error(f"no source: give at least one of --{', --'.join(FLAGS)} NAME=PATH")
-    for what, values in zip(("name", "path"), zip(*given, strict=True), strict=True):
-        value, times = Counter(values).most_common(1)[0]
-        if times > 1:
-            parser.error(f"two sources have the {what} {value}: give each source once")
+    if len({*names}) < len(names):
+        parser.error(f"two sources have one name ({', '.join(names)}): give each its own")
     return args
 
 
 def named_path(text: str) -> tuple[str, Path]:
     """An argparse type: NAME=PATH."""
-    name, equals, path = text.partition("=")
-    if not (equals and path and re.fullmatch(r"[A-Za-z0-9][\w.-]*", name)):
+    match = re.fullmatch(r"([A-Za-z0-9][\w.-]*)=(.+)", text)
+    if not match:
         rule = "a name: letters, digits, '.', '_', '-'"
         raise argparse.ArgumentTypeError(f"{text!r} is not NAME=PATH ({rule})")
-    return name, Path(path).expanduser().absolute()
+    return match[1], Path(match[2]).expanduser().absolute()
 
 
 @cli.command
@@ -81,6 +73,8 @@ def main(argv=None):
     if out.exists():
         raise UserError(f"--output_dir {out} exists. Choose another, or delete it first.")
 
+    import pandas as pd
+
     from common import files
     from Instruct import sources
 
@@ -89,11 +83,10 @@ def main(argv=None):
     fields = {e.document[0] for source in read for e in source.examples if e.document}
     if args.group_by and args.group_by not in fields:
         raise UserError(f"--group_by {args.group_by}: no row has this field. Check its name.")
-    sets, about, units = {}, {}, []
+    about, units = {}, []
     rows: dict[str, list[dict]] = {split: [] for split in splits.SPLITS}
     for source in read:
         divided, how = splits.divide(source, args.seed)
-        splits.check(source, divided, how)
         most = args.max_per_source, args.seed
         chosen = {s: splits.limited(source, s, own, *most) for s, own in divided.items()}
         made = {s: [instruct(source, e, args.seed) for e in own] for s, own in chosen.items()}
@@ -103,14 +96,11 @@ def main(argv=None):
             row["unit"] = unit
         for split, own in made.items():
             rows[split] += own
-        sets[source.name] = chosen
         # Whoever has this hash was asked the whole test split, which is another task's.
-        whole = source.strata is not None and len(chosen["test"]) == len(divided["test"])
+        whole = source.units is not None and len(chosen["test"]) == len(divided["test"])
         hashes = {"sha256": source.sha256, "data_sha256": source.sha256 if whole else None}
         about[source.name] = {"kind": source.kind, "labels": source.labels, "splits": how} | hashes
-    for name, counts in splits.overlaps(sets).items():
-        about[name]["prompts"] = {split: len(sets[name][split]) for split in splits.SPLITS}
-        about[name]["test_in_train"] = counts
+        about[source.name]["prompts"] = {split: len(chosen[split]) for split in splits.SPLITS}
     settings = {"seed": args.seed, "ner_form": args.ner_form, "prompt_form": "alpaca"}
     settings |= {"max_per_source": args.max_per_source, "group_by": args.group_by}
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -120,37 +110,25 @@ def main(argv=None):
             files.write_jsonl(folder / f"{split}.jsonl", splits.mixed(rows[split], args.seed))
         files.write_jsonl(folder / "units.jsonl", units)
         files.write_json(folder / "build.json", settings | {"sources": about})
-        (folder / "README.md").write_text(README, encoding="utf-8")
-        (folder / ".gitignore").write_text("*\n", encoding="utf-8")
-    report(about, out)
+        (folder / ".gitignore").write_text("*\n", encoding="utf-8")  # it may be credentialed text
+    kinds = [{"kind": of["kind"]} | of["prompts"] | {"cut": of["splits"]} for of in about.values()]
+    table = pd.DataFrame(kinds, index=list(about))
+    table.loc["all"] = ["", *table[list(splits.SPLITS)].sum(), ""]
+    print(table.to_string())
+    print(f"instructions: {out}\nnext:    python Instruct/fine-tuning.py --data_dir {out}")
 
 
 def instruct(source, example, seed: int) -> dict:
-    """A row of the data set."""
+    """A row of the data set: the example, and a wording that its id and the seed decide."""
     row = example.row
     key, group = (f"{source.name}/{own}" for own in (example.id, example.group))
     quote = '"' * any({",", ";"} & {*label} for label in source.labels)
     labels = ", ".join(f"{quote}{label}{quote}" for label in source.labels)
     kind = row.get("type", "").replace("_", " ")
-    text = prompts.instruction(source.kind, source.answer, key, seed, type=kind, labels=labels)
+    wording = random.Random(f"{seed}-{key}").choice(prompts.WORDINGS[source.kind])
+    text = f"{wording} {prompts.ANSWERS[source.answer]}".strip().format(type=kind, labels=labels)
     about = {"id": key, "group": group, "source": source.name, "kind": source.kind}
     return about | {"instruction": text} | row
-
-
-def report(about: dict, out: Path) -> None:
-    """The final summary: prompts by source and split, what train and test share, what is next."""
-    import pandas as pd
-
-    rows = [{"kind": of["kind"]} | of["prompts"] | {"cut": of["splits"]} for of in about.values()]
-    table = pd.DataFrame(rows, index=list(about))
-    table.loc["all"] = ["", *table[list(splits.SPLITS)].sum(), ""]
-    print(table.to_string())
-    for name, of in about.items():
-        for whose, n in of["test_in_train"].items():
-            if n:
-                shared = f"{n} of {of['prompts']['test']} test prompts share a text"
-                print(f"{name}: {shared} with the train split of {whose}")
-    print(f"instructions: {out}\nnext:    python Instruct/fine-tuning.py --data_dir {out}")
 
 
 if __name__ == "__main__":

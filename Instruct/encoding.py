@@ -25,23 +25,17 @@ def encode(data, examples: list[dict], tokenizer, max_length: int) -> tuple[list
     `answer_tokens`: the labels' number, 0 (not trained on) beyond `max_length` tokens. `prompt` is
     cut so that `room` tokens are left for an answer. UserError without end token or room.
     """
-    if tokenizer.eos_token_id is None:
+    if tokenizer.eos_token_id is None:  # an encoder's, mostly
         models = "Give another causal model: gpt2, biogpt, llama2-7b, ..."
         raise UserError(f"the tokenizer has no end token, so answers would have no end. {models}")
     known = rooms(data, tokenizer)
     encoded, counts = [], {"prompts": len(examples), "too_long": 0, "cut_words": 0}
-    bar = {"leave": False, "delay": 5, "dynamic_ncols": True, "disable": RANK > 0}
-    for row in tqdm(examples, "tokenizing", **bar):  # some tokenizers take minutes
+    # Some tokenizers take minutes.
+    for row in tqdm(examples, "tokenizing", leave=False, delay=5, disable=RANK > 0):
         answer = answer_ids(tokenizer, row["output"])
+        least = known[row["source"]] - SLACK if row["kind"] in prompts.LABEL_KINDS else 1
         own = partial(room, tokenizer, row, known[row["source"]], max_length)
-        shown, cut, left = prompt_ids(tokenizer, row, data.form, max_length, own)
-        needed = known[row["source"]] - SLACK if row["kind"] in prompts.LABEL_KINDS else 1
-        if left < needed:
-            raise UserError(
-                f"example {row['id']}: its instruction alone has {len(shown)} tokens, the model "
-                f"sees {max_length} (its positions, or --max_length). Use a larger --max_length, a "
-                "model of more positions, or fewer and shorter labels."
-            )
+        shown, cut, left = prompt_ids(tokenizer, row, data.form, max_length, own, least)
         prompt = prompt_ids(tokenizer, row, data.form)[0] if cut else shown
         fits = len(prompt) + len(answer) <= max_length
         counts["cut_words"] += cut
@@ -79,12 +73,13 @@ def room(tokenizer, row: dict, most: int | None, max_length: int, n: int) -> int
 
 
 def prompt_ids(
-    tokenizer, row: dict, form: str, limit: float = math.inf, room: Callable = lambda n: 0
+    tokenizer, row: dict, form: str, limit: float = math.inf, room: Callable = lambda n: 0, least=0
 ) -> tuple[list[int], int, float]:
     """(tokens of a prompt, how many words of its input were cut, tokens left for its answer).
 
     As few words are cut as the `limit` allows for the prompt and the `room(n)` tokens of an answer
-    to `n` words: the last ones; of a pair those of sentence 1 first.
+    to `n` words: the last ones; of a pair those of sentence 1 first. UserError if the instruction
+    leaves no room for `least` tokens.
     """
     parts = [part.split(" ") for part in row["input"].split(prompts.SECOND)]
 
@@ -93,8 +88,8 @@ def prompt_ids(
         for words in reversed(parts):
             kept.insert(0, " ".join(words[:n]))
             n = max(0, n - len(words))
-        text = prompts.text(row | {"input": prompts.SECOND.join(kept)}, form)
-        return _ids(tokenizer, text, special=True)
+        about = {"instruction": row["instruction"], "input": prompts.SECOND.join(kept)}
+        return _ids(tokenizer, prompts.FORMS[form].format_map(about), special=True)
 
     words = kept = sum(map(len, parts))
     ids = first(kept)
@@ -102,6 +97,11 @@ def prompt_ids(
         fitting = bisect.bisect_right(range(words), limit, key=lambda n: len(first(n)) + room(n))
         kept = max(0, fitting - 1)
         ids = first(kept)
+    if limit - len(ids) < least:
+        raise UserError(
+            f"{row['id']}: the instruction alone has {len(ids)} tokens, the model sees {limit} "
+            "(its positions, or --max_length). Make it shorter, or use a larger limit."
+        )
     return ids, words - kept, min(room(kept), limit - len(ids))
 
 

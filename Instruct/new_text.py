@@ -31,7 +31,7 @@ def read(file: Iterable[bytes], name: str, form: str) -> Iterator[dict | None]:
             row = {"input": ""} | json_row(place, line)
             names = ("instruction", "input")
             texts = {name: field(row, name, str, place, EXPECTED) for name in names}
-            yield {"place": place} | texts
+            yield {"id": place} | texts
 
 
 def answer(model, tokenizer, made, items: list[dict], args, device, name: str):
@@ -44,21 +44,15 @@ def answer(model, tokenizer, made, items: list[dict], args, device, name: str):
     known = made.config.instruct["rooms"]
     if args.source not in (None, *known):
         raise UserError(f"--source {args.source}: the model knows {', '.join(known)}.")
+    form = made.config.instruct["prompt_form"]
     rooms = [known[args.source]] if args.source else [*known.values()]
     asked = args.max_new_tokens or made.settings.get("max_new_tokens")
     prompts, longest, cut_words = [], [], 0
     for item in items:
         each = [partial(encoding.room, tokenizer, item, most, made.max_length) for most in rooms]
         # No prompt of an unknown source is cut that its own source might leave whole.
-        limits = made.max_length, lambda n, each=each: min(room(n) for room in each)
-        ids, cut, left = encoding.prompt_ids(
-            tokenizer, item, made.config.instruct["prompt_form"], *limits
-        )
-        if left < 1:
-            raise UserError(
-                f"{item['place']}: the instruction alone has {len(ids)} tokens, the model reads "
-                f"{made.max_length}. Make it shorter."
-            )
+        limits = form, made.max_length, lambda n, each=each: min(room(n) for room in each), 1
+        ids, cut, _ = encoding.prompt_ids(tokenizer, item, *limits)
         kept = len(item["input"].split(" ")) - cut
         most = max(room(kept) for room in each)
         longest.append(asked or min(most, made.max_length - len(ids)))

@@ -1,9 +1,9 @@
 r"""Answers as text: how each kind is written, and how a model's answer is read.
 
 Tokenizers do not keep every character: BioGPT's drops newlines and moves blanks (`yes , no` becomes
-`yes, no`). So an answer is one line, and text is compared as `normal`, labels as `plain` (see
-`Instruct/labels.py`). The strict form of `write_*` is tried first, then a forgiving one. What is
-not read is `O` or no label. If that is more than half, the answer is a `parse_failure`.
+`yes, no`). So an answer is one line, and text is compared as `normal`, labels as `plain`. The
+strict form of `write_*` is tried first, then a forgiving one. What is not read is `O` or no label.
+If that is more than half, the answer is a `parse_failure`.
 
 The entity list `IL-2 gene ; CD28 @2` has the names in their order. `@2`, their second place in the
 sentence, stands where the order alone would give another one, and after punctuation, which is the
@@ -12,12 +12,13 @@ list's otherwise. A `\` stands before `;`, `,`, `@`, `\` in a name. Without a `;
 
 import difflib
 import re
+import unicodedata
 from itertools import accumulate
 
-from Instruct.labels import SEPARATOR, letters_of, most, normal, read_free, read_label, read_labels
-from Instruct.prompts import NONE
+from Instruct.prompts import NONE, UNANSWERABLE
 from NER.scores import OUTSIDE, entities
 
+SEPARATOR = " ; "
 # A word's tag, `: B` or `: B-protein`, and what separates it from the next word. Before another
 # colon it is the end of a word, as in `HLA:B : O`.
 TAG = re.compile(r" ?: ?([bio])(?:-[^\s;,]*)?(?! ?:)(?=[ ;,.]|$) ?[;,.]? ?", re.IGNORECASE)
@@ -26,13 +27,42 @@ PIECE, BY_COMMA = re.compile(r"(?:\\.|[^;\\])+"), re.compile(r"(?:\\.|[^,\\])+")
 NUMBERED = re.compile(r"((?:\\.|[^\\])+)@(\d+)")  # not where the "@" belongs to the name
 # A name that is listed with a number or dash, quotes, or a full stop.
 LISTED = re.compile(r"(?:\(?\d+[.)]|[-*\u2022])?[\"'\u201c\u2018]*(.+?)[\"'\u201d\u2019]*\.?")
+# "-" and "_" between letters, or between a letter and a digit, count as nothing. ...
+JOINT = re.compile(r"(?<=[^\W\d_])[-_]+(?=[^\W_])|(?<=[^\W_])[-_]+(?=[^\W\d_])")
+GAP = r"[\s_-]*"  # ... So a label within a text may have them, or blanks, between any characters.
+# What must not stand around it: a part of the same word; around a number a sign or decimal point.
+BEFORE, AFTER = r"(?<![^\W_])(?<![^\W_][-_])", r"(?![-_]*[^\W_])(?![.,]\d)"
+BEFORE_NUMBER = r"(?<![-+\u2212])(?<![-+\u2212]\s)(?<!\d[.,])"
+CLAUSE = 100  # characters before a label, at most, in which a negation counts
+NEGATION = re.compile(r"(?:\b(?:not?|non|never|neither|nor|without|cannot)\b|n ?['\u2019] ?t\b)"
+                      r"[^.,;:!?|]*$")  # fmt: skip
 
 
-# --- tags: `IL-2 : B ; gene : I ; expression : O` ------------------------------------------------
+def normal(text: str, between: str = "") -> str:
+    """Composed text (NFC) without blanks and capitals: what survives every tokenizer.
+
+    `between`: what stands in place of blanks.
+    """
+    return between.join(unicodedata.normalize("NFC", text).split()).casefold()
+
+
+def letters_of(text: str) -> str:
+    """`normal` text without punctuation."""
+    return re.sub(r"[\W_]", "", normal(text))
+
+
+def most(lost: int, n: int) -> bool:
+    """Whether more than half could not be read, or there was nothing to read."""
+    return 2 * lost > n or not n
+
+
+def plain(text: str) -> str:
+    """`normal` text without "-" and "_" but in signs, ranges of numbers and mere punctuation."""
+    return JOINT.sub("", normal(text))
 
 
 def write_tags(words: list[str], tags: list[str]) -> str:
-    """The answer of an NER prompt: each word and the letter of its tag."""
+    """The answer of an NER prompt, each word and its tag: `IL-2 : B ; gene : I ; binds : O`."""
     return SEPARATOR.join(f"{word} : {tag[0]}" for word, tag in zip(words, tags, strict=True))
 
 
@@ -77,9 +107,6 @@ def _aligned_letters(text: str, wanted: list[str]) -> list[str | None]:
         if places:
             letters[min(places, key=lambda i: abs(i - j))] = given[j]
     return letters
-
-
-# --- the list of entities ------------------------------------------------------------------------
 
 
 def write_entities(words: list[str], tags: list[str]) -> str:
@@ -137,6 +164,50 @@ def _places(wanted: list[str], name: str) -> list[tuple[int, int]]:
     return places
 
 
+def read_label(text: str, labels: list[str]) -> tuple[str | None, bool]:
+    """(The one label that `text` is, or else contains, False); (None, True) if there is none.
+
+    A label within a longer label of the text (AGONIST in AGONIST-ACTIVATOR) does not count. A
+    negated label ("not entailment") does not say what the answer is.
+    """
+    by_text = {plain(label): label for label in labels}
+    if (label := by_text.get(plain(text))) is not None:
+        return label, False
+    line, held, negated = normal(text, " "), [], False
+    for label in sorted(labels, key=len, reverse=True):
+        inner = GAP.join(map(re.escape, re.findall(r"\d+|.", plain(label))))
+        pattern = f"{BEFORE_NUMBER * label[0].isdigit()}{BEFORE}{inner}{AFTER}"
+        end = 0  # of the match before: "no no" does not negate itself
+        for match in re.finditer(pattern, line):
+            before = max(end, match.start() - CLAUSE)
+            negated |= bool(NEGATION.search(line, before, match.start()))
+            end = match.end()
+        held += [label] * (end > 0)
+        line = re.sub(pattern, "|", line)
+    return (held[0], False) if len(held) == 1 and not negated else (None, True)
+
+
+def read_labels(text: str, labels: list[str]) -> tuple[list[str], bool]:
+    """The sorted labels that `text` lists, once each; whether most of its parts are no label."""
+    line, known = text.replace("\n", ";"), {plain(label) for label in labels}
+    by_comma = ";" not in line and not any("," in label for label in labels)
+    parts = line.split("," if by_comma else ";")
+    parts = [part for part in parts if letters_of(part) or plain(part) in known]
+    if len(parts) == 1 and letters_of(parts[0]) == NONE and plain(parts[0]) not in known:
+        return [], False
+    read = [label for label, failed in (read_label(part, labels) for part in parts) if not failed]
+    return sorted({*read}), most(len(parts) - len(read), len(parts))
+
+
+def read_free(text: str) -> tuple[str, bool]:
+    """A free answer on one line, "" for "unanswerable"; an empty answer is a failure."""
+    answer = " ".join(text.split())
+    return ("" if letters_of(answer) == UNANSWERABLE else answer), not answer
+
+
+FORMS = {"tags": (write_tags, read_tags), "list": (write_entities, read_entities)}  # of NER answers
+
+
 def read(text: str, row: dict, labels: list[str], ner_form: str = "tags"):
     """(prediction, parse_failure) of the answer `text` to a row of the data set.
 
@@ -145,8 +216,7 @@ def read(text: str, row: dict, labels: list[str], ner_form: str = "tags"):
     """
     if row["kind"] == "ner":
         words = row["input"].split(" ")
-        reader = {"tags": read_tags, "list": read_entities}[ner_form]
-        tags, failed = reader(text, words, row["type"])
+        tags, failed = FORMS[ner_form][1](text, words, row["type"])
         return ([OUTSIDE] * len(words) if failed else tags), failed
     if row["kind"] == "classification":
         listed, failed = read_labels(text, labels)

@@ -4,14 +4,12 @@ The wordings are this project's own. `Instruct/build.py` draws one for each exam
 instruction and input are put into a prompt. `Instruct/parsing.py` writes and reads the answers.
 """
 
-import random
-
-KINDS = ("ner", "nli", "relation", "classification", "qa", "free_qa")
-# Kinds whose answer is one label of a known list.
-LABEL_KINDS = ("nli", "relation", "qa")
-NER_FORMS = ("tags", "list")  # of NER answers, see ANSWERS
+LABEL_KINDS = ("nli", "relation", "qa")  # their answer is one label of a known list
 NONE = "none"  # the answer where nothing is to be listed
 SECOND = "\nSentence 2: "  # what begins the second sentence of an NLI input
+# What stands before each text of an input. A question comes first: a long input loses its end.
+ASKED = ("Question: ", "Passage: ")
+PARTS = {"nli": ("Sentence 1: ", "Sentence 2: "), "qa": ASKED, "free_qa": ASKED}
 UNANSWERABLE = "unanswerable"  # the answer where a passage does not hold one
 
 # {type} is what an NER prompt asks for. No wording says how to write the answer: ANSWERS do.
@@ -76,6 +74,7 @@ ANSWERS = {
     "passage": "Use the words of the passage.",
     "squad": f"Use the words of the passage, or write {UNANSWERABLE} if it has no answer.",
 }
+# Prompts. They end in a colon, without a blank, which some tokenizers would glue to an answer.
 FORMS = {
     "alpaca": "Below is an instruction that describes a task, paired with an input that provides "
     "further context. Write a response that appropriately completes the request.\n\n"
@@ -84,29 +83,7 @@ FORMS = {
 }
 
 
-def instruction(kind: str, answer: str, key: str, seed: int, **values: str) -> str:
-    """A wording for an example of `kind`, and how to write its answer (a key of ANSWERS).
-
-    A pure function of its arguments: `key`, the example's id, decides which wording. `values` fill
-    in {type} and {labels}.
-    """
-    drawn = random.Random(f"{seed}-{key}").choice(WORDINGS[kind])
-    return f"{drawn} {ANSWERS[answer]}".strip().format(**values)
-
-
-def pair(first: str, second: str) -> str:
-    """The input of an NLI example."""
-    return f"Sentence 1: {first}{SECOND}{second}"
-
-
-def question(asked: str, passage: str = "") -> str:
-    """The input of a QA example. The question comes first: a long input loses its end."""
-    return f"Question: {asked}\nPassage: {passage}" if passage else f"Question: {asked}"
-
-
-def text(row: dict, form: str = "alpaca") -> str:
-    """The prompt of an example (`instruction`, `input`): it ends in a colon, without a blank.
-
-    Some tokenizers would glue a blank at its end to the answer's first word.
-    """
-    return FORMS[form].format(instruction=row["instruction"], input=row["input"])
+def joined(kind: str, texts: list[str]) -> str:
+    """The input of an example: each of its texts on a line; one that is empty is left out."""
+    names = PARTS.get(kind, ("",))
+    return "\n".join(name + text for name, text in zip(names, texts, strict=True) if text)

@@ -14,7 +14,6 @@ from common import scoring
 from common.task import Score
 from Instruct.prompts import LABEL_KINDS
 from NER import scores as ner
-from QA.scores import exact_and_f1
 
 
 def mean_ratio(sums: np.ndarray) -> np.ndarray:
@@ -26,114 +25,84 @@ SCORES = (
     Score("mean", "main", mean_ratio, "mean over sources", by_layer=True),
     Score("parse_failures", "failures", mean_ratio, "parse failures"),
 )
-ACCURACY = ("accuracy", accuracy, "accuracy")
-MICRO = ("micro_f1", scoring.micro_f1, "micro F1")
 MACRO = ("macro_f1", scoring.macro_f1, "macro F1")
+ONE = (("accuracy", accuracy, "accuracy"), MACRO)
+SEVERAL = (("micro_f1", scoring.micro_f1, "micro F1"), MACRO)
 ENTITY = ("entity_f1", scoring.micro_f1, "entity F1")
 STRICT = ("entity_f1_strict", scoring.micro_f1, "strict F1")
+FREE = (("f1", mean_ratio, "token F1"),)
 # By kind: its scores, (name, value, title), the main one first.
-KINDS = {
-    "ner": (ENTITY, STRICT),
-    "nli": (ACCURACY, MACRO),
-    "relation": (MICRO, MACRO),
-    "classification": (MICRO, MACRO),
-    "qa": (ACCURACY, MACRO),
-    "free_qa": (("f1", mean_ratio, "token F1"),),
-}
+KINDS = {"ner": (ENTITY, STRICT), "nli": ONE, "qa": ONE, "free_qa": FREE}
+KINDS |= {"relation": SEVERAL, "classification": SEVERAL}
 
 
-def source_scores(rows: list[dict], brief: bool = False) -> tuple[Score, ...]:
+def parts(rows: list[dict], brief: bool = True) -> tuple[Score, ...]:
     """The scores of each source of `rows`, its main one first; of `count`'s tables.
 
     `brief`: only its main score and its parse failures.
     """
     made = []
-    for number, (source, kind) in enumerate(sources(rows).items()):
-        for place, (name, value, title) in enumerate(KINDS[kind][: 1 if brief else None]):
+    for source, kind in sources(rows).items():
+        for name, value, title in KINDS[kind][: 1 if brief else None]:
             table = f"{source} {'strict' if name.endswith('_strict') else 'answers'}"
-            probed = kind in LABEL_KINDS and place == 0
+            probed = kind in LABEL_KINDS and name == KINDS[kind][0][0]
             made.append(Score(f"{source}_{name}", table, value, f"{source} {title}", probed))
-
-        def failures(sums, number=number):
-            return scoring.ratio(sums[..., number, 0], sums[..., number, 1])
-
         name, title = f"{source}_parse_failures", f"{source} parse failures"
-        made.append(Score(name, "failures", failures, title))
+        made.append(Score(name, f"{source} failures", mean_ratio, title))
     return tuple(made)
 
 
 def sources(rows: list[dict]) -> dict[str, str]:
-    """`{source: kind}` in the order of their names. Raises ValueError for rows of another task."""
-    try:
-        pairs = {(row["source"], row["kind"]) for row in rows}
-    except (KeyError, TypeError):
-        raise ValueError("the rows are no predictions of Instruct") from None
-    if len(pairs) > len(dict(pairs)) or {kind for _, kind in pairs} - set(KINDS):
-        raise ValueError("a source has two kinds, or an unknown one")
-    return dict(sorted(pairs))
+    """`{source: kind}` in the order of their names."""
+    return dict(sorted({(row["source"], row["kind"]) for row in rows}))
 
 
 def count(rows: list[dict]) -> dict[str, np.ndarray]:
     """What each example adds: `{table: array [examples, ...]}`, zeros in another source's tables.
 
     "main" and "failures" `[examples, sources, 2]`: numerator and denominator of the source's main
-    score, and of its share of parse failures. "<source> answers" (of NER entities, and also
-    "<source> strict") `[examples, classes, 3]` = right, predicted, gold, without a relation's
-    negative class; of free answers `[examples, 1, 2]` = score, 1.
+    score, and of its share of parse failures; "<source> main" and "<source> failures" are one of
+    them. "<source> answers" (of NER entities, and also "<source> strict") `[examples, classes, 3]`
+    = right, predicted, gold, without a relation's negative class; of free answers
+    `[examples, 1, 2]` = score, 1. Raises ValueError for rows of another task.
     """
-    kinds = sources(rows)
-    tables = {name: np.zeros((len(rows), len(kinds), 2)) for name in ("main", "failures")}
-    for number, (source, kind) in enumerate(kinds.items()):
-        indices = [i for i, row in enumerate(rows) if row["source"] == source]
-        mine = [rows[i] for i in indices]
-        try:
-            counted = _tables(mine, kind)
-        except (KeyError, TypeError, AttributeError):
-            raise ValueError(f"the rows are no predictions of kind {kind}") from None
-        for name, counts in counted.items():
-            table = tables[f"{source} {name}"] = np.zeros((len(rows), *counts.shape[1:]))
-            table[indices] = counts
-        total = counted["answers"].sum(1)
-        if KINDS[kind][0] == ACCURACY:
-            total = total[:, [0, 2]]
-        elif kind != "free_qa":
-            total = np.stack([2 * total[:, 0], total[:, 1] + total[:, 2]], -1)
-        tables["main"][indices, number] = total
-        failures = [(bool(row["parse_failure"]), 1) for row in mine]
-        tables["failures"][indices, number] = failures
+    tables: dict[str, np.ndarray] = {}
+    try:
+        kinds = sources(rows)
+        for source, kind in kinds.items():
+            places = [i for i, row in enumerate(rows) if row["source"] == source]
+            for name, counts in _tables([rows[i] for i in places], kind).items():
+                table = tables[f"{source} {name}"] = np.zeros((len(rows), *counts.shape[1:]))
+                table[places] = counts
+    except (KeyError, TypeError, AttributeError):
+        raise ValueError("the rows are no predictions of Instruct") from None
+    for name in ("main", "failures"):
+        tables[name] = np.concatenate([tables[f"{source} {name}"] for source in kinds], 1)
     return tables
 
 
 def _tables(rows: list[dict], kind: str) -> dict[str, np.ndarray]:
     """The tables of one source's rows."""
+    failures = np.array([[[bool(row["parse_failure"]), 1]] for row in rows], float)
     if kind == "free_qa":
-        return {"answers": np.array([[[float(row["predicted"]), 1.0]] for row in rows])}
-    if kind == "ner":
-        counts = ner.count(rows)
-        return {"answers": counts["entities"], "strict": counts["strict"]}
-    return {"answers": count_labels(rows)[1]}
+        answers = np.array([[[float(row["predicted"]), 1.0]] for row in rows])
+        return {"answers": answers, "main": answers, "failures": failures}
+    counts = ner.count(rows) if kind == "ner" else {"entities": count_labels(rows)[1]}
+    right, predicted, gold = np.moveaxis(counts["entities"].sum(1, keepdims=True), -1, 0)
+    parts = (right, gold) if KINDS[kind] == ONE else (2 * right, predicted + gold)
+    tables = {"answers": counts["entities"], "main": np.stack(parts, -1), "failures": failures}
+    return tables | ({"strict": counts["strict"]} if kind == "ner" else {})
 
 
 def details(rows: list[dict]) -> dict[str, float]:
     """All scores of all sources; of NER also precision, recall, and F1 a type."""
     tables = {name: table.sum(0) for name, table in count(rows).items()}
-    values = {score.name: score.value(tables[score.table]) for score in source_scores(rows)}
-    for source, kind in sources(rows).items():
-        if kind != "ner":
-            continue
-        own = [row["gold"] + row["predicted"] for row in rows if row["source"] == source]
-        types = sorted({ner.word_class(tag) for tags in own for tag in tags} - {ner.OUTSIDE})
+    values = {score.name: score.value(tables[score.table]) for score in parts(rows, brief=False)}
+    for source in [name for name, kind in sources(rows).items() if kind == "ner"]:
+        types = ner.classes([row for row in rows if row["source"] == source])[1:]
         sums = tables[f"{source} answers"]
         values[f"{source}_entity_precision"] = scoring.precision(sums.sum(0))
         values[f"{source}_entity_recall"] = scoring.recall(sums.sum(0))
         for name, totals in zip(types, sums, strict=True):
             values[f"{source}_entity_f1_{name}"] = scoring.f1(totals)
     return {name: float(value) for name, value in values.items()}
-
-
-def free_score(answer: str, references: list[str], failed: bool) -> float:
-    """SQuAD's F1 of an answer: the best over its references; no answer where there are none.
-
-    Rajpurkar et al. 2018, evaluate-v2.0. An empty text, a parse failure, is not "no answer".
-    """
-    return 0.0 if failed else exact_and_f1(answer, references)[1]

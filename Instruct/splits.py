@@ -1,15 +1,12 @@
-"""Which examples of a source are train, dev and test; which of them are taken; what they share."""
+"""Which examples of a source are train, dev and test, and which of them are taken."""
 
-import logging
 import random
-from collections import Counter, defaultdict
+from collections import Counter
 
+from Classification.data import units as group_units
 from common.cli import UserError
 from common.subsample import permutation
-from Instruct.labels import shown
-from NER.scores import OUTSIDE
 
-log = logging.getLogger(__name__)
 SPLITS = ("train", "dev", "test")
 
 
@@ -35,14 +32,26 @@ def divide(source, seed: int) -> tuple[dict[str, list], str]:
     """({split: examples}, in words where the splits come from).
 
     A source without dev gives a tenth of train, one with train alone or no splits is cut 80/10/10.
+    Raises UserError for an empty split, and for a label of a given split that train lacks.
     """
-    given = {split: [e for e in source.examples if e.split == split] for split in SPLITS}
-    key = f"{seed}-{source.name}"
-    if not given["dev"] and not given["test"]:
-        return cut(source.examples, ("test", "dev"), key), "80/10/10"
-    if given["train"] and not given["dev"]:
-        return given | cut(given["train"], ("dev",), key), "given; dev: a tenth of train"
-    return given, "given"
+    divided = {split: [e for e in source.examples if e.split == split] for split in SPLITS}
+    key, how = f"{seed}-{source.name}", "given"
+    if not divided["dev"] and not divided["test"]:
+        divided, how = cut(source.examples, ("test", "dev"), key), "80/10/10"
+    elif divided["train"] and not divided["dev"]:
+        divided |= cut(divided["train"], ("dev",), key)
+        how = "given; dev: a tenth of train"
+    known = {label for e in divided["train"] for label in e.labels}
+    for split in SPLITS:
+        if not divided[split]:
+            raise UserError(f"source {source.name} has no {split} example ({how}). Give it some.")
+        new = [e.id for e in divided[split] if not known.issuperset(e.labels)]
+        if new and how.startswith("given") and source.kind != "ner":  # of NER: a rare type
+            raise UserError(
+                f"source {source.name}: {len(new)} {split} examples ({new[0]}, ...) have labels "
+                "that train does not have. Leave them out, or divide the set again."
+            )
+    return divided, how
 
 
 def cut(examples: list, others: tuple[str, ...], key: str) -> dict[str, list]:
@@ -64,51 +73,16 @@ def cut(examples: list, others: tuple[str, ...], key: str) -> dict[str, list]:
     return parts
 
 
-def answers(kind: str, row: dict) -> set[str]:
-    """What an answer holds: the label or labels, the entity type, or that there is an answer."""
-    if kind == "ner":
-        return {row["type"]} if any(tag != OUTSIDE for tag in row["gold"]) else set()
-    if kind == "free_qa":
-        return {"answer"} if row["gold"] else set()
-    return {row["gold"]} if isinstance(row["gold"], str) else {*row["gold"]}
-
-
-def check(source, divided: dict[str, list], how: str) -> None:
-    """Raises UserError for an empty split, and for a label of a given split that train lacks."""
-    seen = {
-        split: set().union(*(answers(source.kind, e.row) for e in examples))
-        for split, examples in divided.items()
-    }
-    for split in SPLITS:
-        if not divided[split]:
-            raise UserError(
-                f"source {source.name} has no {split} example (splits: {how}). Give more examples, "
-                "or the splits."
-            )
-        unknown = sorted(seen[split] - seen["train"]) if how.startswith("given") else []
-        if unknown and source.kind == "ner":  # a rare type, or a slip
-            text = "source %s has entities of %s in %s, but none in train"
-            log.warning(text, source.name, shown(unknown), split)
-        elif unknown:
-            raise UserError(
-                f"source {source.name} has {shown(unknown)} in {split} that train does not have. "
-                "Leave out these examples, or divide the set again."
-            )
-
-
 def units(source, split: str, examples: list) -> tuple[list[str], list[int]]:
     """What subsets draw: (the stratum of each unit, the number of each example's unit).
 
-    In training data that another task divides alike, its examples (`Source.strata`). Else a unit is
+    In training data that another task divides alike, that task's (`Source.units`). Else a unit is
     a group, its stratum what its answers hold.
     """
-    if split == "train" and source.strata is not None:
-        return source.strata, [e.unit for e in examples]
-    held: dict[str, set] = defaultdict(set)
-    for e in examples:
-        held[e.group] |= answers(source.kind, e.row)
-    number = {group: i for i, group in enumerate(held)}
-    return ["+".join(sorted(own)) for own in held.values()], [number[e.group] for e in examples]
+    if split != "train" or source.units is None:
+        return group_units(examples)
+    strata, numbers = source.units
+    return strata, [numbers[e.number] for e in examples]
 
 
 def limited(source, split: str, examples: list, most: int | None, seed: int) -> list:
@@ -120,23 +94,6 @@ def limited(source, split: str, examples: list, most: int | None, seed: int) -> 
             chosen.add(unit)
             n += sizes[unit]
     return [e for e, number in zip(examples, numbers, strict=True) if number in chosen]
-
-
-def overlaps(sets: dict[str, dict[str, list]]) -> dict[str, dict[str, int]]:
-    """Of `{source: {split: examples}}`: {source: {"its own source": n, "other sources": n}}.
-
-    How many of its test prompts share a text with the train split of whom.
-    """
-    seen: dict[str, set[str]] = defaultdict(set)  # the sources whose train has a text
-    for name, divided in sets.items():
-        for text in {text for e in divided["train"] for text in e.texts}:
-            seen[text].add(name)
-    counts = {}
-    for name, divided in sets.items():
-        where = [set().union(*(seen.get(t, ()) for t in e.texts if t)) for e in divided["test"]]
-        own, others = sum(name in w for w in where), sum(bool(w - {name}) for w in where)
-        counts[name] = {"its own source": own, "other sources": others}
-    return counts
 
 
 def mixed(rows: list[dict], seed: int) -> list[dict]:

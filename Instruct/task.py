@@ -6,23 +6,22 @@ answer, and whether it could not be parsed.
 
 from collections import Counter
 
-from common import models
-from common.cli import UserError, number
+from common import cli, models
+from common.cli import UserError
 from common.controls import DRAWS, by_rarest_word
 from common.subsample import permutation
 from common.task import Examples, ProbeInputs, Score
-from Instruct import encoding
+from common.training.losses import IGNORED
+from Instruct import encoding, parsing
 from Instruct import scores as scoring
-from Instruct.answering import predict
 from Instruct.data import Data, load
 from Instruct.encoding import encode
-from Instruct.labels import read_free
 from Instruct.prompts import LABEL_KINDS, SECOND
-from Instruct.scores import SCORES, count, details
-from Instruct.tuning import loss
+from Instruct.scores import SCORES, count, details, parts
 from NER.scores import OUTSIDE
+from QA.scores import exact_and_f1
 
-__all__ = ["SCORES", "count", "details", "encode", "load", "loss", "predict"]
+__all__ = ["SCORES", "count", "details", "encode", "load", "parts"]
 NAME, HEAD, DATASET = "Instruct", "causal", "medtuned"
 NOTE = """\
 An answer that cannot be parsed counts as wrong; the share of such answers stands beside the scores,
@@ -50,7 +49,9 @@ def add_arguments(parser, step: str) -> None:
         return
     ways = ("generate", "likelihood")
     group.add_argument("--decode", choices=ways, default="generate", help=DECODE)
-    group.add_argument("--max_new_tokens", type=number(int, 1), metavar="N", help=MAX_NEW_TOKENS)
+    group.add_argument(
+        "--max_new_tokens", type=cli.number(int, 1), metavar="N", help=MAX_NEW_TOKENS
+    )
     text = "compute activations twice: less memory, about a third slower"
     group.add_argument("--gradient_checkpointing", action="store_true", help=text)
 
@@ -65,11 +66,6 @@ def scores(data: Data) -> tuple[Score, ...]:
     hashes = {name: of["data_sha256"] for name, of in data.sources.items()}
     same = {f"{name}_{main}": (hashes[name], main) for name, main in mains.items() if hashes[name]}
     return SCORES + tuple(score._replace(same=same.get(score.name)) for score in chosen)
-
-
-def parts(rows: list[dict]) -> tuple[Score, ...]:
-    """Each source's main score, and its parse failures."""
-    return scoring.source_scores(rows, brief=True)
 
 
 def load_model(where: str, data: Data, gradient_checkpointing: bool = False, **others):
@@ -96,11 +92,10 @@ def subset(data: Data, percentage: int, seed: int) -> list[int]:
         source: {*permutation(strata, seed)[: round(len(strata) * percentage / 100)]}
         for source, strata in data.units.items()
     }
-    rows = data.splits["train"]
-    places = [i for i, row in enumerate(rows) if row["unit"] in chosen[row["source"]]]
+    train = enumerate(data.splits["train"])
+    places = [i for i, row in train if row["unit"] in chosen[row["source"]]]
     if percentage and not places:
-        remedy = "Choose a larger --training_size, or give more data."
-        raise UserError(f"{percentage} % of the training data holds no prompt. {remedy}")
+        raise UserError(f"{percentage} % of train holds no prompt. Use a larger --training_size.")
     return places
 
 
@@ -109,16 +104,61 @@ def loss_group(example: dict) -> str:
     return example["source"]
 
 
-def stratum(example: dict) -> str:
-    """What a part of the prompts is stratified by: source, and label or entity type."""
-    if example["kind"] in LABEL_KINDS:
-        return f"{example['source']} {example['gold']}"
-    return f"{example['source']} {example.get('type', '')}".strip()
-
-
 def n_labels(row: dict) -> int:
     """The answer's tokens and its end token; 0 where prompt and answer were too long."""
     return row["answer_tokens"]
+
+
+def stratum(example: dict) -> str:
+    """What a part of the prompts is stratified by: source, and label or entity type."""
+    own = example["gold"] if example["kind"] in LABEL_KINDS else example.get("type", "")
+    return f"{example['source']} {own}".strip()
+
+
+def loss(model, batch: dict):
+    """Cross entropy of the answers' tokens, summed: a scalar. See `common.task.Task.loss`.
+
+    The head reads only the states before labelled tokens: prompts are long and vocabularies large.
+    """
+    from torch.nn import functional as F
+
+    whole = model.get_base_model() if hasattr(model, "get_base_model") else model
+    inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
+    states = whole.base_model(**inputs, use_cache=False).last_hidden_state
+    wanted = batch["labels"][:, 1:]
+    asked = wanted != IGNORED
+    scores = whole.get_output_embeddings()(states[:, :-1][asked]).float()
+    if cap := getattr(whole.config, "final_logit_softcapping", None):  # Gemma 2's, after its head
+        scores = cap * (scores / cap).tanh()
+    return F.cross_entropy(scores, wanted[asked], reduction="sum")
+
+
+def predict(
+    model, tokenizer, data: Data, examples, encoded, batch_size: int, device, name: str
+) -> list[tuple]:
+    """(answer, parse_failure) of each prompt: generated and parsed, or the most likely label."""
+    from Instruct import generation
+
+    prompts, answers, written = [list(row["prompt"]) for row in encoded], {}, []
+    for source, about in data.sources.items():
+        own = [i for i, example in enumerate(examples) if example["source"] == source]
+        if data.decode == "generate" or about["kind"] not in LABEL_KINDS:
+            written += own
+            continue
+        asked, bar = [prompts[i] for i in own], f"{name} {source}"
+        ids = [encoding.answer_ids(tokenizer, label) for label in about["labels"]]
+        values = generation.log_likelihoods(model, asked, ids, batch_size, device, bar)
+        for i, row in zip(own, values, strict=True):
+            answers[i] = about["labels"][row.index(max(row))], False
+    written.sort()
+    most = [data.max_new_tokens or encoded[i]["room"] for i in written]
+    asked, ends = [prompts[i] for i in written], encoding.end_ids(model, tokenizer)
+    ids = generation.generate(model, asked, most, ends, batch_size, device, name)
+    for i, tokens in zip(written, ids, strict=True):
+        labels = data.sources[examples[i]["source"]]["labels"]
+        text = encoding.decode(tokenizer, tokens)
+        answers[i] = parsing.read(text, examples[i], labels, data.ner_form)
+    return [answers[i] for i in range(len(examples))]
 
 
 def rows(
@@ -132,12 +172,18 @@ def rows(
 def row(data: Data, example: dict, prediction: tuple) -> dict:
     """One of them."""
     gold, (predicted, failed) = example["gold"], prediction
-    if example["kind"] == "free_qa":
-        gold, predicted = None, scoring.free_score(predicted, gold, failed)
+    if example["kind"] == "free_qa":  # SQuAD's F1, see QA/. A parse failure is not "no answer".
+        gold, predicted = None, 0.0 if failed else exact_and_f1(predicted, gold)[1]
     made = {key: example[key] for key in ("id", "group", "source", "kind")}
     made |= {"gold": gold, "predicted": predicted, "parse_failure": failed}
     of = data.sources[example["source"]]
     return made | ({"negative": of["negative"]} if "negative" in of else {})
+
+
+def shared(example: dict) -> dict[str, str]:
+    """What train and test should not both hold: the text, the passage, of a pair sentence 1."""
+    lines = example["input"].split("\n")
+    return {"texts": parsing.letters_of(lines[0 if example["kind"] == "nli" else -1])}
 
 
 def baseline(train: list[dict], examples: list[dict]) -> list[tuple]:
@@ -145,17 +191,14 @@ def baseline(train: list[dict], examples: list[dict]) -> list[tuple]:
 
     Of equally frequent answers the first in alphabetical order: that of a subset is random.
     """
-    outputs: dict[str, Counter] = {}
-    answers: dict[tuple, tuple] = {}  # of a source and an output
-    for e in train:
-        outputs.setdefault(e["source"], Counter())[e["output"]] += 1
-        free = e["kind"] == "free_qa"
-        answers[e["source"], e["output"]] = read_free(e["output"]) if free else (e["gold"], False)
-    best = {source: max(sorted(own), key=own.get) for source, own in outputs.items()}
+    counts, best = Counter((e["source"], e["output"]) for e in train), {}
+    for e in sorted(train, key=lambda e: (-counts[e["source"], e["output"]], e["output"])):
+        first = next(iter(e["gold"]), "") if e["kind"] == "free_qa" else e["gold"]
+        best.setdefault(e["source"], (first, False))
     return [
         ([OUTSIDE] * len(e["gold"]), False)
         if e["kind"] == "ner"
-        else answers.get((e["source"], best.get(e["source"])), (None, True))  # it may lack there
+        else best.get(e["source"], (None, True))  # train may lack the source
         for e in examples
     ]
 
@@ -173,7 +216,7 @@ def controls(data: Data, splits: dict[str, list[dict]], seed: int) -> dict[str, 
 
     def relabelled(split: str, draw: int) -> list[dict]:
         left = {source: iter(labels[draw][split]) for source, labels in drawn.items()}
-        known = (e for e in splits[split] if e["source"] in left)
+        known = [e for e in splits[split] if e["source"] in left]
         return [e | {"gold": next(left[e["source"]])} for e in known]
 
     return {"control": [{s: relabelled(s, n) for s in splits} for n in range(DRAWS)]}
@@ -194,31 +237,31 @@ def probe_inputs(
     import numpy as np
 
     names = [name for name, about in data.sources.items() if about["kind"] in LABEL_KINDS]
-    if not names:
-        kinds = ", ".join(LABEL_KINDS)
-        raise UserError(f"no source has an answer of one label ({kinds}): nothing can be probed.")
-    known = {e["source"] for e in targets["task"]["train"]}
-    if lacking := sorted({*names} - known):
+    lacking = {*names} - {e["source"] for e in targets["task"]["train"]}
+    if lacking or not names:
+        which = ", ".join(sorted(lacking)) or f"a kind with one label ({', '.join(LABEL_KINDS)})"
         raise UserError(
-            f"no training example of {', '.join(lacking)} is left for a probe. Give a larger "
+            f"no training example of {which} is left for a probe. Give a larger "
             "--max_train_examples, or leave it out."
         )
-    encoded, counts, places = [], {}, {name: {} for name in names}
+    encoded, counts, start, sets, number = [], {}, {}, [], data.labels.index
     for split, examples in targets["task"].items():
         inputs, cut = attention_inputs(data, examples, tokenizer, max_length)
         counts |= {f"{split}_{key}": n for key, n in cut.items()}
-        for name in names:
-            own = [len(encoded) + i for i, e in enumerate(examples) if e["source"] == name]
-            places[name][split] = np.array(own, int)[:, None]
+        start[split] = len(encoded)
         encoded += inputs
     for one in encoded:
         one["units"] = [(len(one["input_ids"]) - 1, len(one["input_ids"]))]
-
-    def numbers(name: str, examples: list[dict]):
-        return np.array([data.labels.index(e["gold"]) for e in examples if e["source"] == name])
-
-    labels = {n: {t: numbers(n, own["train"]) for t, own in targets.items()} for n in names}
-    sets = [Examples(places[name], labels[name]) for name in names]
+    for name in names:
+        rows = {
+            s: np.array([start[s] + i for i, e in enumerate(own) if e["source"] == name], int)
+            for s, own in targets["task"].items()
+        }
+        labels = {
+            target: np.array([number(e["gold"]) for e in own["train"] if e["source"] == name])
+            for target, own in targets.items()
+        }
+        sets.append(Examples({s: own[:, None] for s, own in rows.items()}, labels))
     return ProbeInputs(encoded, sets, len(data.labels), counts, names)
 
 

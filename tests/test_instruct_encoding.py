@@ -19,15 +19,16 @@ from Instruct import (
     new_text,
     parsing,
     prompts,
-    scores,
     sources,
 )
 from NLI import task as nli_task
 from QA import task as qa_task
+from QA.scores import exact_and_f1
 
 CPU = Device(torch.device("cpu"), "fp32")
+PAIR = "Sentence 1: The patient has a fever .\nSentence 2: The patient is well ."
 ROW = {"kind": "nli", "instruction": "How do they relate?", "output": "neutral", "gold": "neutral",
-       "input": prompts.pair("The patient has a fever .", "The patient is well .")}  # fmt: skip
+       "input": PAIR}  # fmt: skip
 
 
 @pytest.fixture(params=["gpt2", "biogpt", "llama"])
@@ -68,7 +69,7 @@ def test_a_prompt_and_its_answer_are_the_tokens_of_both(form, loaded):
     _, tokenizer = loaded
     ids, cut, _ = encoding.prompt_ids(tokenizer, ROW, form, 10_000)
     answer = encoding.answer_ids(tokenizer, ROW["output"])
-    text = prompts.text(ROW, form)
+    text = prompts.FORMS[form].format_map(ROW)
     assert cut == 0 and ids == tokenizer(text)["input_ids"]
     assert ids + answer == tokenizer(f"{text} neutral")["input_ids"] + [tokenizer.eos_token_id]
     assert text.endswith(":") and encoding.decode(tokenizer, answer) == "neutral"
@@ -86,16 +87,18 @@ def test_a_long_input_loses_its_end(loaded):
         longer = row | {"input": " ".join(f"w{i}" for i in range(300 - cut + 1))}
         assert len(ids) <= room
         assert len(encoding.prompt_ids(tokenizer, longer, "plain", 10_000)[0]) > room
-    assert encoding.prompt_ids(tokenizer, row, "plain", 3)[1] == 300  # the instruction stays
+    with pytest.raises(UserError, match="x:1: the instruction alone has"):  # it stays
+        encoding.prompt_ids(tokenizer, row | {"id": "x:1"}, "plain", 3)
 
 
 def test_a_long_pair_loses_words_of_its_first_sentence_first(loaded):
     _, tokenizer = loaded
     first, second = ([f"{x}{i}" for i in range(n)] for x, n in (("a", 60), ("b", 40)))
-    row = ROW | {"input": prompts.pair(" ".join(first), " ".join(second))}
+    row = ROW | {"input": prompts.joined("nli", [" ".join(first), " ".join(second)])}
     whole = len(encoding.prompt_ids(tokenizer, row, "plain")[0])
     for n in (1, 30, 70):
-        kept = row | {"input": prompts.pair(" ".join(first[: 60 - n]), " ".join(second[: 102 - n]))}
+        pair = [" ".join(first[: 60 - n]), " ".join(second[: 102 - n])]
+        kept = row | {"input": prompts.joined("nli", pair)}
         if n == 70:  # "Sentence 1:" goes, too
             kept = row | {"input": prompts.SECOND + " ".join(second[: 40 - 8])}
         wanted = encoding.prompt_ids(tokenizer, kept, "plain")[0]
@@ -144,7 +147,7 @@ def test_an_instruction_that_leaves_no_room_for_a_label_is_told_at_once(loaded):
     bare = len(encoding.prompt_ids(tokenizer, row | {"input": prompts.SECOND}, "plain")[0])
     label = max(len(encoding.answer_ids(tokenizer, text)) for text in ("neutral", "entailment"))
     encoding.encode(data, [row], tokenizer, bare + label)
-    with pytest.raises(UserError, match=f"example 1: its instruction alone has {bare} tokens"):
+    with pytest.raises(UserError, match=f"1: the instruction alone has {bare} tokens"):
         encoding.encode(data, [row], tokenizer, bare + label - 1)
 
 
@@ -165,13 +168,13 @@ def test_the_demo_is_short_and_reads_back(loaded):
     ids = [row["id"] for rows in splits.values() for row in rows]
     assert len(set(ids)) == len(ids)
     for row in splits["train"][::20] + splits["test"][::5]:
-        about = demo_data.ABOUT[row["source"]]
-        assert row["kind"] == about["kind"]
+        kind, labels, *_ = demo_data.SETS[row["source"]]
+        assert row["kind"] == kind
         decoded = encoding.decode(tokenizer, encoding.answer_ids(tokenizer, row["output"]))
         for text in (row["output"], decoded):
-            found = parsing.read(text, row, about["labels"], demo_data.NER_FORM)
+            found = parsing.read(text, row, labels, demo_data.NER_FORM)
             if row["kind"] == "free_qa":
-                assert scores.free_score(found[0], row["gold"], found[1]) == 1
+                assert exact_and_f1(found[0], row["gold"])[1] == 1 and not found[1]
             else:
                 assert found == (row["gold"], False)
 
@@ -200,7 +203,7 @@ def test_from_rows_to_answers(loaded):
     together = generation.generate(model, ids, [12] * len(ids), ends, 8, CPU, "test")
     for row, prompt, found in zip(rows, ids, together, strict=True):
         assert generation.generate(model, [prompt], [12], ends, 1, CPU, "test") == [found]
-        labels = demo_data.ABOUT[row["source"]]["labels"]
+        _, labels, *_ = demo_data.SETS[row["source"]]
         answer, failed = parsing.read(encoding.decode(tokenizer, found), row, labels)
         assert len(answer) == len(row["gold"]) if row["kind"] == "ner" else failed == (not answer)
 
@@ -234,7 +237,7 @@ def test_a_new_prompt_is_not_cut_where_the_test_would_not_cut_it(loaded, monkeyp
     free = {"kind": "free_qa", "source": "long", "id": "l", "output": "word " * 60, "gold": ["x"]}
     data = some_data([*rows, ROW | free], "nli", ["neutral"])
     data.sources["long"] = {"kind": "free_qa", "labels": []}
-    pair = prompts.pair(" ".join(f"w{i}" for i in range(40)), "The patient is well .")
+    pair = prompts.joined("nli", [" ".join(f"w{i}" for i in range(40)), "The patient is well ."])
     row = rows[0] | {"input": pair}
     bare = len(encoding.prompt_ids(tokenizer, row, "plain")[0])
     for limit, cut in ((bare + 40, 0), (bare - 10, 1)):
@@ -252,7 +255,7 @@ def asked_of(model, tokenizer, data, row, limit, source, monkeypatch):
     monkeypatch.setattr(
         generation, "generate", lambda _, ids, most, *more: asked.extend((ids[0], most[0])) or ids
     )
-    item = {"place": "x:1"} | {k: row[k] for k in ("instruction", "input")}
+    item = {"id": "x:1"} | {k: row[k] for k in ("instruction", "input")}
     _, counts = new_text.answer(model, tokenizer, made, [item], args, CPU, "new")
     return asked, counts
 

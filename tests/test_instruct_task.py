@@ -19,8 +19,7 @@ from common.files import save_model
 from common.models import adapters
 from common.task import evaluate
 from common.training import loop
-from Instruct import answering, build, encoding, generation, task, tuning
-from Instruct.labels import write_labels
+from Instruct import build, encoding, generation, task
 from Instruct.prompts import LABEL_KINDS
 from tests import tiny
 from tests.helpers import read_json, run_script, write_data, write_jsonl
@@ -107,7 +106,7 @@ def train(model, encoded, rate, steps, size):
         for i in range(0, len(order), size):
             batch = [encoded[k] for k in order[i : i + size]]
             padded = pad(batch, model.config.pad_token_id or 0)
-            loss = tuning.loss(model, padded) / sum(map(task.n_labels, batch))
+            loss = task.loss(model, padded) / sum(map(task.n_labels, batch))
             optimizer.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -141,13 +140,13 @@ def test_the_loss_is_that_of_single_answers(loaded):
         total = total - sum(logs[i - 1, ids[i]] for i in range(start, len(ids)))
     wanted = torch.autograd.grad(total, list(model.parameters()))
     for order in (encoded, encoded[::-1]):
-        loss = tuning.loss(model, pad(order, model.config.pad_token_id))
+        loss = task.loss(model, pad(order, model.config.pad_token_id))
         assert loss.item() == pytest.approx(total.item(), rel=1e-5)
     for one, other in zip(torch.autograd.grad(loss, list(model.parameters())), wanted, strict=True):
         torch.testing.assert_close(one, other, atol=1e-3, rtol=1e-3)
     labels = sum(row["answer_tokens"] for row in encoded)
     for size in (3, 100):
-        mean = forward.mean_loss(model, encoded, size, CPU, tuning.loss, task.n_labels)
+        mean = forward.mean_loss(model, encoded, size, CPU, task.loss, task.n_labels)
         assert mean == pytest.approx(total.item() / labels, rel=1e-5)
 
 
@@ -160,11 +159,11 @@ def test_epochs_are_compared_by_the_mean_of_the_sources(loaded):
     means = []
     for source in {*data.sources} - {"open"}:
         own = [row for row, group in zip(encoded, groups, strict=True) if group == source]
-        means.append(forward.mean_loss(model, own, 2, CPU, tuning.loss, task.n_labels))
-    loss = forward.mean_loss(model, encoded, 2, CPU, tuning.loss, task.n_labels, groups)
+        means.append(forward.mean_loss(model, own, 2, CPU, task.loss, task.n_labels))
+    loss = forward.mean_loss(model, encoded, 2, CPU, task.loss, task.n_labels, groups)
     assert loss == pytest.approx(np.mean(means), rel=1e-5)
     assert loss != pytest.approx(
-        forward.mean_loss(model, encoded, 2, CPU, tuning.loss, task.n_labels), rel=1e-4
+        forward.mean_loss(model, encoded, 2, CPU, task.loss, task.n_labels), rel=1e-4
     )
 
 
@@ -178,7 +177,7 @@ def test_what_a_prompt_s_tokens_are_is_not_learnt(loaded):
         states.append(output.last_hidden_state)
 
     hook = model.base_model.register_forward_hook(keep)
-    tuning.loss(model, pad(encoded, model.config.pad_token_id)).backward()
+    task.loss(model, pad(encoded, model.config.pad_token_id)).backward()
     hook.remove()
     pulled = states[0].grad.abs().sum(-1) > 0
     for row, places in zip(encoded, pulled, strict=True):
@@ -255,7 +254,7 @@ def test_the_most_likely_label_is_never_a_failure(loaded):
             batch = pad([{"input_ids": [*row["prompt"], *ids],
                           "labels": [-100] * len(row["prompt"]) + ids}], 0)  # fmt: skip
             with torch.no_grad():
-                values.append(tuning.loss(model, batch).item())
+                values.append(task.loss(model, batch).item())
         assert (answer, failed) == (labels[int(np.argmin(values))], False)
 
 
@@ -269,7 +268,7 @@ def test_a_miniature_memorises_every_kind(folder, tmp_path):
     encoded, _ = task.encode(data, examples, tokenizer, 512)
     assert len(examples) == 48
     train(model, encoded, 4e-3, 60, 16)
-    answers = answering.predict(model, tokenizer, data, examples, encoded, 16, CPU, "train")
+    answers = task.predict(model, tokenizer, data, examples, encoded, 16, CPU, "train")
     rows = task.rows(data, {"train": examples}, {"train": answers})[0]["train"]
     scores = evaluate(task, rows)
     assert scores["parse_failures"] == 0 and scores["mean"] > 0.95, scores
@@ -364,7 +363,7 @@ def test_frozen_weights_take_half_the_memory_in_bf16(adapted, folder):
     encoded, _ = task.encode(data, some_of_each(data, 1), tokenizer, 512)
     half = Device(torch.device("cpu"), "bf16")
     before, after = (
-        forward.mean_loss(model, encoded, 8, device, tuning.loss, task.n_labels)
+        forward.mean_loss(model, encoded, 8, device, task.loss, task.n_labels)
         for device in (CPU, half)
     )
     assert after == pytest.approx(before, rel=2e-2)
@@ -391,7 +390,7 @@ def test_adapters_resume_where_they_were_killed(folder, model_folder, tmp_path):
             losses = iter([3.0, 2.0, 2.5] if not killed else [3.0] if not attempt else [2.0, 2.5])
             try:
                 loop.fit(model, encoded, settings, CPU, lambda it=losses: {"loss": next(it)},
-                         "loss", where, loss=tuning.loss, n_labels=task.n_labels)  # fmt: skip
+                         "loss", where, loss=task.loss, n_labels=task.n_labels)  # fmt: skip
             except StopIteration:
                 assert killed and not attempt
         trained.append({name: p.detach().clone() for name, p in model.named_parameters()})
@@ -414,7 +413,7 @@ def test_the_majority_is_the_most_frequent_training_answer(folder):
         elif not outputs:
             assert (example["source"], answer, failed) == ("links", None, True)
         else:
-            text = write_labels(answer) if isinstance(answer, list) else answer
+            text = (" ; ".join(answer) or "none") if isinstance(answer, list) else answer
             assert outputs.count(text) == max(map(outputs.count, outputs)) and not failed
     scores = evaluate(task, task.rows(data, {"test": test}, {"test": found})[0]["test"])
     assert scores["links_micro_f1"] == 0 and scores["links_parse_failures"] == 1
@@ -484,9 +483,7 @@ def test_each_source_with_labels_has_a_probe_of_its_own(loaded):
     with pytest.raises(UserError, match="no training example of links is left for a probe"):
         task.probe_inputs(data, lacking, tokenizer, 512, "last")
     free = {name: about for name, about in data.sources.items() if name == "open"}
-    with pytest.raises(
-        UserError, match=r"no source has an answer of one label \(nli, relation, qa"
-    ):
+    with pytest.raises(UserError, match=r"a kind with one label \(nli, relation, qa\)"):
         task.probe_inputs(data._replace(sources=free), targets, tokenizer, 512, "last")
 
 
@@ -539,7 +536,7 @@ def test_bad_data_and_flags(folder, loaded):
         task.load(False, folder.parent / "NLI")
     with pytest.raises(UserError, match="instruction alone.*--max_length"):
         task.encode(data, examples, tokenizer, 40)
-    with pytest.raises(UserError, match="--negative_label nothing.*binds"):
+    with pytest.raises(UserError, match="--negative_label nothing.*build.json"):
         task.load(False, folder, negative_label="nothing")
 
 
@@ -554,7 +551,7 @@ def test_adapters_have_a_learning_rate_of_their_own(capsys):
     assert "--learning_rate is then 0.0002 by default, 0.004 with --demo" in said
 
 
-def test_a_changed_data_set_is_refused(folder, tmp_path, capsys):
+def test_a_changed_data_set_is_refused(folder, tmp_path):
     copy = tmp_path / "copy"
     shutil.copytree(folder, copy)
     rows = [json.loads(line) for line in (folder / "test.jsonl").read_text().splitlines()]
@@ -562,19 +559,8 @@ def test_a_changed_data_set_is_refused(folder, tmp_path, capsys):
         write_jsonl(copy / "test.jsonl", [rows[0], rows[1] | {"source": other}, *rows[2:]])
         with pytest.raises(UserError, match="test.jsonl:2 does not fit build.json"):
             task.load(False, copy)
-    for kind, golds in {
-        "nli": ("other", ["neutral"]),
-        "classification": (["other"], "gene", [["gene"]]),
-        "ner": (["O"] * 40, ["B-other"], "O", None),
-        "free_qa": ("a gene", [3]),
-    }.items():
-        at = next(i for i, row in enumerate(rows) if row["kind"] == kind)
-        for gold in golds:
-            write_jsonl(copy / "test.jsonl", [*rows[:at], rows[at] | {"gold": gold}])
-            error = refused(capsys, "fine-tuning", "--data_dir", copy, "--model_name", "gpt2")
-            assert f"test.jsonl:{at + 1} does not fit build.json" in error and "build.py" in error
     (copy / "units.jsonl").unlink()
-    with pytest.raises(UserError, match="units.jsonl is missing"):
+    with pytest.raises(UserError, match="cannot read .*units.jsonl"):
         task.load(False, copy)
 
 

@@ -19,8 +19,8 @@ from common import cli, files, forward, models
 from common.device import Device, choose_device, set_seed
 from common.models import adapters
 from common.training import loop, resume
-from Instruct import generation, tuning
-from Instruct.task import n_labels
+from Instruct import generation
+from Instruct import task as instruct
 from tests import test_training, tiny
 from tests.test_torchrun import start
 
@@ -90,7 +90,7 @@ def train(case, root, folder, device, save_minutes=10.0, stop=None):
         return done
 
     def dev():
-        loss = forward.mean_loss(model, rows(9, 2), 2, device, tuning.loss, n_labels)
+        loss = forward.mean_loss(model, rows(9, 2), 2, device, instruct.loss, instruct.n_labels)
         epoch = -(-len(calls) // 5) - 1
         return {"loss": loss + 10 * epoch * (best is not None)}
 
@@ -101,8 +101,8 @@ def train(case, root, folder, device, save_minutes=10.0, stop=None):
         patch.setattr(loop.Trainer, "train_on", stopping)
         patch.setattr(loop, "LOG_EVERY", 1)
         state, totals = loop.fit(
-            model, rows(21, 1), settings, device, dev, "loss", folder, loss=tuning.loss,
-            n_labels=n_labels,
+            model, rows(21, 1), settings, device, dev, "loss", folder, loss=instruct.loss,
+            n_labels=instruct.n_labels,
         )  # fmt: skip
     prompts = [row["prompt"] for row in rows(7, 3)]
     answers = generation.generate(model, prompts, [2, 9, 4, 6, 1, 7, 3], {2}, 2, device, "")
@@ -124,7 +124,7 @@ def overflow(root, device):
     """A single gradient of one process overflows: none takes the step, all lower the scale."""
     model, _ = causal(root / "llama3")
     device = device._replace(precision="fp16")
-    trainer = loop.Trainer(model, SETTINGS, device, tuning.loss)
+    trainer = loop.Trainer(model, SETTINGS, device, instruct.loss)
     before = [p.full_tensor().clone() for p in trainer.parameters]
 
     def spoil(loss):  # the first of the sums, after the backward pass
@@ -155,7 +155,7 @@ def main(argv):
         for folder in ("killed", "begun", "damaged"):
             train("full", root, root / folder, device)
         if device.rank:
-            tuning.loss = full
+            instruct.loss = full
         train("full", root, root / "full", device)
     else:  # a signal comes to the second process alone; all save and stop
         train("full", root, root / "signalled", device, stop=terminate)

@@ -64,7 +64,8 @@ def prepare(args):
     from Instruct import prompts, task
 
     data = task.load(False, args.data_dir)
-    texts = (prompts.text(row) + row["output"] for row in data.splits["train"][::20])
+    form = prompts.FORMS["alpaca"]
+    texts = (form.format_map(row) + row["output"] for row in data.splits["train"][::20])
     pieces = ByteLevelBPETokenizer()
     pieces.train_from_iterator(texts, VOCABULARY[args.model], show_progress=False,
                                special_tokens=["<|endoftext|>"])  # fmt: skip
