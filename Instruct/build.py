@@ -83,13 +83,14 @@ def main(argv=None):
     fields = {e.document[0] for source in read for e in source.examples if e.document}
     if args.group_by and args.group_by not in fields:
         raise UserError(f"--group_by {args.group_by}: no row has this field. Check its name.")
-    about, units = {}, []
+    sets, about, units = {}, {}, []
     rows: dict[str, list[dict]] = {split: [] for split in splits.SPLITS}
     for source in read:
         divided, how = splits.divide(source, args.seed)
         most = args.max_per_source, args.seed
         chosen = {s: splits.limited(source, s, own, *most) for s, own in divided.items()}
         made = {s: [instruct(source, e, args.seed) for e in own] for s, own in chosen.items()}
+        sets[source.name] = chosen
         strata, numbers = splits.units(source, "train", chosen["train"])
         units.append({"source": source.name, "strata": strata})
         for row, unit in zip(made["train"], numbers, strict=True):
@@ -101,6 +102,8 @@ def main(argv=None):
         hashes = {"sha256": source.sha256, "data_sha256": source.sha256 if whole else None}
         about[source.name] = {"kind": source.kind, "labels": source.labels, "splits": how} | hashes
         about[source.name]["prompts"] = {split: len(chosen[split]) for split in splits.SPLITS}
+    for name, counts in splits.overlaps(sets).items():
+        about[name]["test_in_train"] = counts
     settings = {"seed": args.seed, "ner_form": args.ner_form, "prompt_form": "alpaca"}
     settings |= {"max_per_source": args.max_per_source, "group_by": args.group_by}
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -115,6 +118,10 @@ def main(argv=None):
     table = pd.DataFrame(kinds, index=list(about))
     table.loc["all"] = ["", *table[list(splits.SPLITS)].sum(), ""]
     print(table.to_string())
+    for name, of in about.items():
+        for whose, n in of["test_in_train"].items():
+            shared = f"{n} of {of['prompts']['test']} test prompts share a text"
+            print(f"{name}: {shared} with the train split of {whose}\n" * bool(n), end="")
     print(f"instructions: {out}\nnext:    python Instruct/fine-tuning.py --data_dir {out}")
 
 

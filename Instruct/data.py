@@ -60,7 +60,10 @@ def _read(folder: Path) -> tuple[dict[str, list[dict]], dict, dict[str, list[str
     splits: dict[str, list[dict]] = {split: [] for split in SPLITS}
     for split, rows in splits.items():
         for place, row in jsonl(folder / f"{split}.jsonl", FIELDS):
-            if row["source"] not in [*about["sources"]]:
-                raise UserError(f"{place} does not fit build.json: its source is not there. {make}")
+            of = about["sources"].get(row["source"], {"kind": ""})
+            single = row["kind"] in prompts.LABEL_KINDS
+            if of["kind"] != row["kind"] or single and row["gold"] not in of["labels"]:
+                fault = "its source, kind or gold is not there"
+                raise UserError(f"{place} does not fit build.json: {fault}. {make}")
             rows.append(row)
     return splits, about, units

@@ -1,7 +1,7 @@
 """Which examples of a source are train, dev and test, and which of them are taken."""
 
 import random
-from collections import Counter
+from collections import Counter, defaultdict
 
 from Classification.data import units as group_units
 from common.cli import UserError
@@ -94,6 +94,23 @@ def limited(source, split: str, examples: list, most: int | None, seed: int) -> 
             chosen.add(unit)
             n += sizes[unit]
     return [e for e, number in zip(examples, numbers, strict=True) if number in chosen]
+
+
+def overlaps(sets: dict[str, dict[str, list]]) -> dict[str, dict[str, int]]:
+    """Of `{source: {split: examples}}`: {source: {"its own source": n, "other sources": n}}.
+
+    How many of its test prompts share a text with the train split of whom.
+    """
+    seen: dict[str, set[str]] = defaultdict(set)  # the sources whose train has a text
+    for name, divided in sets.items():
+        for text in {text for e in divided["train"] for text in e.texts if text}:
+            seen[text].add(name)
+    counts = {}
+    for name, divided in sets.items():
+        where = [set().union(*(seen.get(text, ()) for text in e.texts)) for e in divided["test"]]
+        own, others = sum(name in w for w in where), sum(bool(w - {name}) for w in where)
+        counts[name] = {"its own source": own, "other sources": others}
+    return counts
 
 
 def mixed(rows: list[dict], seed: int) -> list[dict]:

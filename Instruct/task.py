@@ -180,12 +180,6 @@ def row(data: Data, example: dict, prediction: tuple) -> dict:
     return made | ({"negative": of["negative"]} if "negative" in of else {})
 
 
-def shared(example: dict) -> dict[str, str]:
-    """What train and test should not both hold: the text, the passage, of a pair sentence 1."""
-    lines = example["input"].split("\n")
-    return {"texts": parsing.letters_of(lines[0 if example["kind"] == "nli" else -1])}
-
-
 def baseline(train: list[dict], examples: list[dict]) -> list[tuple]:
     """The source's most frequent training answer, for every prompt; of NER no entity.
 

@@ -30,6 +30,7 @@ from common.data_files import field, json_file
 from common.files import write_json
 from common.scoring import ratio
 from QA import demo_data
+from QA.squad import composed
 
 FORM = '{"questions": [{"id", "type", "body", "snippets": [{"text"}], "exact_answer"}]}'
 ANSWERS, LONGEST = 5, 100  # answers that BioASQ takes; characters of one
@@ -94,7 +95,7 @@ def _pairs(question: dict, place: str) -> list[Pair]:
     snippets = field({"snippets": []} | question, "snippets", list, place, FORM)
     synonyms, pairs = _synonyms(question.get("exact_answer")), []
     for n, snippet in enumerate(snippets or [{"text": ""}]):
-        text = field(snippet, "text", str, f"{place}.snippets[{n}]", FORM)
+        text = composed(field(snippet, "text", str, f"{place}.snippets[{n}]", FORM))
         spans = occurrences(text, synonyms)
         golds = [text[start:end] for start, end in spans]
         pairs.append(Pair(f"{key}_{n + 1:03d}", key, body, text, spans, golds, n, synonyms))
@@ -105,7 +106,7 @@ def _synonyms(answer) -> list[str]:
     """Of a string, a list, or a list of lists (one an entity); each once, blank ones left out."""
     entities = answer if isinstance(answer, list) else [answer]
     parts = (entity if isinstance(entity, list) else [entity] for entity in entities)
-    synonyms = (x for part in parts for x in part if isinstance(x, str) and x.strip())
+    synonyms = (composed(x) for part in parts for x in part if isinstance(x, str) and x.strip())
     return list(dict.fromkeys(synonyms))
 
 

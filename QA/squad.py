@@ -5,6 +5,7 @@ The text may be as confidential as BioASQ's: messages name files, places and ids
 
 import logging
 import random
+import unicodedata
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -62,7 +63,8 @@ def hub_rows(table: Iterable[dict], place: str) -> Iterator[tuple]:
 def examples(rows: Iterable[tuple], place: str) -> tuple[list[Example], dict[str, int]]:
     """The examples of `rows`, and counts of what is corrected or left out.
 
-    An answer whose offset is wrong is moved to the nearest occurrence; one that the passage does
+    Texts are read in one Unicode form (NFC): an accent is one character in passage and answer. An
+    answer whose offset is wrong is moved to the nearest occurrence; one that the passage does
     not contain is lost; of equal ids the first is kept.
     """
     faults, parsed = dict.fromkeys(("moved_answers", "lost_answers", "duplicate_ids"), 0), {}
@@ -71,10 +73,11 @@ def examples(rows: Iterable[tuple], place: str) -> tuple[list[Example], dict[str
         if key in parsed:
             faults["duplicate_ids"] += 1
             continue
-        spans, golds = [], []
+        (raw, context), spans, golds = (context, composed(context)), [], []
         for n, answer in enumerate(field(question, "answers", list, here, FORM)):
-            text = field(answer, "text", str, f"{here}.answers[{n}]", FORM)
+            text = composed(field(answer, "text", str, f"{here}.answers[{n}]", FORM))
             start = field(answer, "answer_start", int, f"{here}.answers[{n}]", FORM)
+            start = len(composed(raw[:start])) if start > 0 else start
             if not text.strip():
                 continue  # it says nothing
             span, moved = locate(context, text, start)
@@ -90,6 +93,11 @@ def examples(rows: Iterable[tuple], place: str) -> tuple[list[Example], dict[str
     if noted := ", ".join(f"{n} {name.replace('_', ' ')}" for name, n in faults.items() if n):
         log.warning("%s: %s", place, noted)
     return list(parsed.values()), faults
+
+
+def composed(text: str) -> str:
+    """The text with each accent in one character with its letter (NFC)."""
+    return unicodedata.normalize("NFC", text)
 
 
 def locate(context: str, text: str, start: int) -> tuple[tuple[int, int] | None, bool]:

@@ -266,7 +266,7 @@ def test_a_new_prompt_of_a_known_source_has_the_room_of_the_test(loaded, monkeyp
     model, tokenizer = loaded
     words = " ".join(f"w{i}" for i in range(60))
     rows = {
-        "s": ROW | {"id": "s", "source": "s", "input": prompts.pair(words, "Well .")},
+        "s": ROW | {"id": "s", "source": "s", "input": prompts.joined("nli", [words, "Well ."])},
         "long": {"kind": "free_qa", "source": "long", "id": "l", "output": "word " * 60,
                  "gold": ["x"], "instruction": "Answer.", "input": words},
         "ner": {"kind": "ner", "source": "ner", "id": "n", "output": "w : O", "gold": ["O"] * 60,

@@ -55,6 +55,19 @@ def test_an_answer_is_where_it_says_or_nearby(text, start, span, moved):
     assert squad.locate("The p53 is a  p53 .", text, start) == (span, moved)
 
 
+def test_passages_and_answers_are_read_in_one_unicode_form():
+    """An offset counts the passage's characters as it was given; a score compares equal forms."""
+    composed, apart = "Sjögren", "Sjo\u0308gren"
+    for text, context in ((apart, f"a Café: {composed} ."), (composed, f"a Cafe\u0301: {apart} .")):
+        start = context.index("Sj")
+        answer = {"text": text, "answer_start": start}
+        question = {"id": "1", "question": "?", "answers": [answer]}
+        document = {"data": [{"paragraphs": [{"context": context, "qas": [question]}]}]}
+        (parsed,), counts = squad.parse({"x.json": document})
+        assert parsed.context == f"a Café: {composed} ." and parsed.golds == [composed]
+        assert parsed.answers == [(8, 15)] and not any(counts.values())
+
+
 def test_what_is_mended_is_counted_and_named(caplog):
     found, counts = parse(
         asked("exact", ("p53", 17)), asked("moved", ("p53", 20)), asked("lost", ("MDM2", 3)),
