@@ -6,13 +6,13 @@ training. The test splits of NLI and QA are whole: the report shows the encoders
 
 import random
 
+from common import task as contract
 from common.results import fingerprint
 from Instruct import sources
 from Instruct.splits import SPLITS, mixed
 from NER import data as ner_data
 from NER.scores import OUTSIDE, word_class
 from NLI import data as nli_data
-from NLI.task import stratum as nli_stratum
 from QA import data as qa_data
 
 NER_FORM = "tags"
@@ -38,38 +38,39 @@ def _ner(e: ner_data.Example, rng: random.Random) -> dict:
 
 def _nli(e: nli_data.Example, rng: random.Random) -> dict:
     made = sources.row_of("nli", (e.premise, e.hypothesis), e.label)
-    return {"group": e.premise, "instruction": rng.choice(WORDINGS["nli"])} | made
+    return {"instruction": rng.choice(WORDINGS["nli"])} | made
 
 
 def _qa(e: qa_data.Example, rng: random.Random) -> dict:
     made = sources.row_of("free_qa", (e.question, e.context), e.golds)
-    return {"group": e.context, "instruction": rng.choice(WORDINGS["qa"])} | made
+    return {"instruction": rng.choice(WORDINGS["qa"])} | made
 
 
-SETS = {  # name: kind, labels, data, strata, rows, and the prompts of train, dev, test (None: all)
-    "demo-ner": ("ner", TYPES, ner_data, ner_data.stratum, _ner, (1500, 60, 250)),
-    "demo-nli": ("nli", nli_data.LABELS, nli_data, nli_stratum, _nli, (1500, 90, None)),
-    "demo-qa": ("free_qa", [], qa_data, qa_data.stratum, _qa, (600, 60, None)),
+SETS = {  # name: kind, labels, task, rows, and the prompts of train, dev, test (None: all)
+    "demo-ner": ("ner", TYPES, "NER", _ner, (1500, 60, 250)),
+    "demo-nli": ("nli", nli_data.LABELS, "NLI", _nli, (1500, 90, None)),
+    "demo-qa": ("free_qa", [], "QA", _qa, (600, 60, None)),
 }
 
 
 def read() -> tuple[dict[str, list[dict]], dict, dict[str, list[str]]]:
     """(rows by split, build.json, the units' strata), as build.py makes them."""
     rows: dict[str, list[dict]] = {split: [] for split in SPLITS}
-    about, units, first = {}, {}, {}  # first: the id of each group's first example
-    for name, (kind, labels, module, stratum, make, sizes) in SETS.items():
-        data = module.load(True, None)
+    about, units = {}, {}
+    for name, (kind, labels, owner, make, sizes) in SETS.items():
+        task = contract.load(owner)
+        data = task.load(True, None)
+        groups = sources.groups_of(task, data)
         same = fingerprint(data.splits) if sizes[-1] is None else None
         about[name] = {"kind": kind, "labels": labels, "data_sha256": same}
-        units[name] = [str(stratum(e)) for e in data.splits["train"]]
+        units[name] = [str(task.stratum(e)) for e in data.splits["train"]]
         for split, size in zip(SPLITS, sizes, strict=True):
             numbered = enumerate(data.splits[split])
             short = [(n, e) for n, e in numbered if len(getattr(e, "words", ())) <= LONGEST]
             for i, (unit, e) in enumerate(short[:size]):
                 key = f"{name}-{split}-{i}"
-                made = {"id": key, "source": name, "kind": kind, "unit": unit, "group": key}
-                made |= make(e, random.Random(f"0-{key}"))
-                made["group"] = first.setdefault((name, made["group"]), key)
-                rows[split].append(made)
+                group = f"{name}/{groups[split][unit]}"
+                made = {"id": key, "source": name, "kind": kind, "unit": unit, "group": group}
+                rows[split].append(made | make(e, random.Random(f"0-{key}")))
     about = {"sources": about, "prompt_form": "plain", "ner_form": NER_FORM}
     return {split: mixed(own, 0) for split, own in rows.items()}, about, units

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from Classification import data as labelled
+from common import task as contract
 from common.cli import UserError, relative
 from common.data_files import find_split, json_file
 from common.results import fingerprint
@@ -57,16 +58,29 @@ def read(flag: str, name: str, path: Path, ner_form: str, group_by: str | None) 
     """The source `name` in `path`, of the kind that `--<flag>` says. Raises UserError."""
     if flag in ("ner", "nli"):
         source = _ner(path, ner_form) if flag == "ner" else _nli(path)
+        owner = flag.upper()
     elif flag == "qa" and (path.suffix == ".json" or squad.split_files(path, "train")):
-        source = _squad(path)
+        source, owner = _squad(path), "QA"
     else:
-        source = _rows(flag, path, group_by)
+        source, owner = _rows(flag, path, group_by), "Classification"
     examples = source.examples
     if len({e.id for e in examples}) < len(examples):  # NLI/ and QA/ allow that
         examples = [e._replace(id=f"{e.id}-{n}") for n, e in enumerate(examples)]
     first: dict[Hashable, str] = {}  # a group is called by the id of its first example
     examples = [e._replace(group=first.setdefault(e.group, e.id)) for e in examples]
+    if source.units is not None:  # as that task calls it, whose models stand beside ours
+        task = contract.load(owner)
+        groups = groups_of(task, task.load(False, path))
+        examples = [e._replace(group=groups[e.split][e.number]) for e in examples]
     return source._replace(name=name, examples=examples)
+
+
+def groups_of(task, data) -> dict[str, list[str]]:
+    """{split: the group of each of its examples} in a task's own predictions.jsonl."""
+    train = data.splits["train"]
+    guesses = {split: task.baseline(train, some) for split, some in data.splits.items()}
+    rows, _ = task.rows(data, data.splits, guesses)
+    return {split: [row.get("group", row["id"]) for row in own] for split, own in rows.items()}
 
 
 def row_of(kind: str, texts: Iterable[str], gold: str | list[str]) -> dict:

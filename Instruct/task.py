@@ -64,7 +64,11 @@ def scores(data: Data) -> tuple[Score, ...]:
     chosen = parts([{"source": name, "kind": of["kind"]} for name, of in data.sources.items()])
     mains = {name: scoring.KINDS[of["kind"]][0][0] for name, of in data.sources.items()}
     hashes = {name: of["data_sha256"] for name, of in data.sources.items()}
-    same = {f"{name}_{main}": (hashes[name], main) for name, main in mains.items() if hashes[name]}
+    same = {
+        f"{name}_{main}": (hashes[name], main, f"{name}/")
+        for name, main in mains.items()
+        if hashes[name]
+    }
     return SCORES + tuple(score._replace(same=same.get(score.name)) for score in chosen)
 
 

@@ -31,8 +31,9 @@ class Score(NamedTuple):
     highest: float | None = 1.0  # None: it has no fixed upper end
     of_probes: bool = False  # only probes have it: `scores` leaves it out, `probe_scores` has it
     # Of one of the data set's parts, where another task's models are asked the same test examples:
-    # the hash of that task's data, and the name of its score that measures the same.
-    same: tuple[str, str] | None = None
+    # the hash of that task's data, the name of its score that measures the same, and how our rows'
+    # groups begin, which go on as that task's.
+    same: tuple[str, str, str] | None = None
 
 
 class Data(NamedTuple):

@@ -147,7 +147,7 @@ def test_it_stands_beside_instruct_in_the_report(form, file, tmp_path):
     build.main([flag, f"x={file}", "--output_dir", str(tmp_path / "built")])
     own, tuned = data.load(False, file), instruct.load(False, tmp_path / "built")
     same = {score.name: score.same for score in instruct.scores(tuned) if score.same}
-    ((name, (sha256, theirs)),) = same.items()
+    ((name, (sha256, theirs, _)),) = same.items()
     assert name == f"x_{theirs}" and theirs in {score.name for score in TASK.scores(own)}
     answers = {e.id: e.labels for e in own.splits["test"]}
     answers["test-0"], answers["test-3"] = answers["test-1"], answers["test-2"]  # two mistakes

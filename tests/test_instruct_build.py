@@ -266,8 +266,12 @@ def test_a_tenth_is_the_tenth_of_the_task_that_reads_the_set(seed, most, tmp_pat
             {row["group" if name == "NER" else "id"] for row in rows if row["source"] == name}
             for rows in (chosen, data.splits["train"])
         )
-        if name == "NER":  # its group is called by the sentence's first prompt
-            found, held = ({key.rsplit("-", 1)[0] for key in keys} for keys in (found, held))
+        # Intervals resample what that task resamples, under its names.
+        asked = own.splits["test"]
+        rows, _ = task.rows(own, {"test": asked}, {"test": task.baseline(asked, asked)})
+        groups = {f"{name}/{row.get('group', row['id'])}" for row in rows["test"]}
+        tested = {row["group"] for row in data.splits["test"] if row["source"] == name}
+        assert tested == groups or most and tested < groups
         assert found == {*ids} & held and (most or found == {*ids}), name
         assert most is None or seed != 42 or found == {*ids}  # of the seed of both, nothing is lost
     whole = instruct.subset(data, 100, seed)
@@ -351,7 +355,7 @@ def test_fields_that_say_nothing(tmp_path):
 
 
 def test_prompts_that_belong_together_have_a_group(every, tmp_path):
-    """A sentence's of NER, a passage's, a document's; called by an example's id, not by a text."""
+    """A sentence's of NER, a passage's, a document's; not called by a text."""
     documents = [relation(i, id=f"d{i}", pmid=f"{SECRET} {i // 3}") for i in range(60)]
     text = ("<< A >> binds [[ B ]] {n} and C", "<< A >> binds B {n} and [[ C ]]")
     marked = [relation(i, id=f"m{i}", text=text[i % 2].format(n=i // 2)) for i in range(60)]
@@ -368,11 +372,11 @@ def test_prompts_that_belong_together_have_a_group(every, tmp_path):
         "marked": lambda row: int(row["id"].split("/m")[1]) // 2,  # one text, two pairs in it
         "squad": lambda row: row["input"].split("Passage: ")[1],
     }
-    for source, same in shared.items():
-        own = by_source(rows, source)
-        pairs = {(row["group"], same(row)) for row in own}
-        assert len(pairs) == len({row["group"] for row in own}) == len({*map(same, own)})
-        assert {row["group"] for row in own} <= {row["id"] for row in own}
+    for rows in made(tmp_path / "out")[0].values():
+        for source, same in shared.items():
+            own = by_source(rows, source)
+            pairs = {(row["group"], same(row)) for row in own}
+            assert len(pairs) == len({row["group"] for row in own}) == len({*map(same, own)})
 
 
 def test_every_part_of_a_split_has_all_sources(tmp_path):
@@ -522,7 +526,7 @@ def test_a_label_that_train_has_not(split, tmp_path, capsys):
     rows.append(relation(70, split=split, label="NEW"))
     path = write(tmp_path / "r.jsonl", rows)
     message = refused(capsys, "--relation", f"x={path}", "--output_dir", tmp_path / "out")
-    assert f"3 {split} examples (r60, ...) have labels that train does not have" in message
+    assert f"{path}:61: no train example has 1 of its labels" in message
 
 
 def question(answers, **more):

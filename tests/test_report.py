@@ -377,9 +377,9 @@ def test_groups_of_examples_are_resampled_whole(tmp_path):
 
 def test_encoders_stand_beside_where_they_were_asked_the_same(tmp_path):
     """Those of another task, by the hash of the data; but no untrained head."""
-    answers = [{"id": str(i), "source": "pairs", "kind": "nli", "gold": "neutral",
-                "predicted": "neutral" if i < 60 else None, "parse_failure": i >= 60}
-               for i in range(80)]  # fmt: skip
+    answers = [{"id": str(i), "group": f"pairs/{i}", "source": "pairs", "kind": "nli",
+                "gold": "neutral", "predicted": "neutral" if i < 60 else None,
+                "parse_failure": i >= 60} for i in range(80)]  # fmt: skip
     values = {f"test_{start}{name}": 0.75 for start in ("", "majority_") for name in
               ("mean", "parse_failures", "pairs_accuracy", "pairs_parse_failures")}  # fmt: skip
     values |= {name: 0.25 for name in values if "failures" in name}
@@ -391,7 +391,7 @@ def test_encoders_stand_beside_where_they_were_asked_the_same(tmp_path):
         fine_tuned(tmp_path / "NLI", "NLI", dataset, model, size, inputs={"data": sha})
     wanted = metrics(tmp_path / "NLI" / "here" / "bert" / "100" / "seed-42" / "fine-tuning")
     config = json.loads((folder / "config.json").read_text())
-    for same in ({}, {"pairs_accuracy": ["same", "accuracy"]}):
+    for same in ({}, {"pairs_accuracy": ["same", "accuracy", "pairs/"]}):
         files.write_json(folder / "config.json", config | {"same_test": same})
         assert report.main(["--tasks", "Instruct", "--output_dir", str(tmp_path)]) == 0
         found = table(tmp_path / "Instruct" / "medtuned" / "report", "scores_parts")
@@ -408,6 +408,36 @@ def test_encoders_stand_beside_where_they_were_asked_the_same(tmp_path):
         assert value == wanted and (wanted - low, high - wanted) == pytest.approx(
             (1.96 * (0.75 * 0.25 / 80) ** 0.5,) * 2, abs=0.02
         )
+
+
+@pytest.mark.parametrize("wrong", (0, 3))
+def test_models_of_two_tasks_are_compared_in_pairs(tmp_path, wrong):
+    """On the examples that both have, by the names of their groups, whatever the order."""
+    theirs = fine_tuned(tmp_path / "NLI", "NLI", "here", "bert", 100, inputs={"data": "same"})
+    read = files.read_jsonl(theirs / "predictions.jsonl")
+    answers = [row | {"source": "pairs", "kind": "nli", "parse_failure": False, "group":
+               f"pairs/{row['id']}"} for row in read[::-1]]  # fmt: skip
+    right = [row for row in answers if row["gold"] == row["predicted"]]
+    for row in right[:wrong]:
+        row |= {"predicted": None, "parse_failure": True}
+    answers += [row | {"source": "more", "group": f"more/{i}"} for i, row in enumerate(answers[:9])]
+    values = {f"test_{start}{name}": 0.75 for start in ("", "majority_") for name in
+              ("mean", "pairs_accuracy", "more_accuracy")}  # fmt: skip
+    where = tmp_path / "Instruct", "Instruct", "medtuned", "gpt2", 100, 42, "fine-tuning"
+    folder, _ = made.write(*where, values, {"data": "own"})
+    files.write_jsonl(folder / "predictions.jsonl", answers)
+    config = json.loads((folder / "config.json").read_text())
+    same = {"same_test": {"pairs_accuracy": ["same", "accuracy", "pairs/"]}}
+    files.write_json(folder / "config.json", config | same)
+    assert report.main(["--tasks", "Instruct", "--output_dir", str(tmp_path)]) == 0
+    (row,) = table(tmp_path / "Instruct" / "medtuned" / "report", "differences_tasks")
+    assert (row["a"], row["b"]) == ("gpt2, 100 % on pairs_accuracy", "bert (NLI), 100 %")
+    low, value, high = (float(row[f"a minus b{part}"]) for part in (" low", "", " high"))
+    assert value == pytest.approx(-wrong / 60)
+    # Of pairs, only those count in which the two differ.
+    half = 1.96 * (wrong / 60 * (1 - wrong / 60) / 60) ** 0.5
+    assert (value - low, high - value) == pytest.approx((half, half), abs=0.015)
+    assert low == high == 0 if not wrong else high <= 0
 
 
 def refused(capsys, *argv):

@@ -72,9 +72,13 @@ def write(grid, output_dir: Path | None, style: Path | None) -> Path:
     names = [name for name in task.find() if same and name != grid.task.NAME]
     for other in (other for name in names for other in grids(output_dir, name)):
         there = {result.config["inputs"].get("data") for result in other.results}
-        for score, (data, theirs) in same.items():
+        for score, (data, theirs, start) in same.items():
             if data in there:
-                grid.others.setdefault(score, []).append((other, theirs))
+                own = {
+                    group.removeprefix(start) for group in grid.groups if group.startswith(start)
+                }
+                beside = other, theirs, own == {*other.groups}
+                grid.others.setdefault(score, []).append(beside)
     downstream, *inside = (step.sections(grid) for step in STEPS.values())
     sections = [*downstream, across.differences(grid), *chain(*inside), across.link(grid)]
     counts = [f"{step} {sum(r.step == step for r in grid.results)}" for step in STEPS]

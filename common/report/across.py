@@ -1,6 +1,6 @@
 """The sections about all steps: tests between scores, and their link to what is measured inside."""
 
-from itertools import combinations
+from itertools import combinations, product
 
 from common.report import statistics
 from common.report.drawing import Line, Panel, model_look
@@ -10,27 +10,52 @@ from common.steps import STEPS
 
 
 def differences(grid: Grid) -> Section:
-    """Paired bootstrap tests on the main score: of models at a size, and of sizes of a model."""
+    """Paired bootstrap tests: of models at a size and sizes of a model, on the main score; and of a
+    model and another task's at a size, on the part of the test examples that both have."""
+    main, title = grid.main.name, f"test {grid.main.title}"
     models, sizes = list(combinations(grid.models, 2)), list(combinations(grid.trained, 2))
     pairs = {
-        "models": [((a, size), (b, size)) for size in grid.trained for a, b in models],
-        "sizes": [((model, b), (model, a)) for model in grid.models for a, b in sizes],
+        f"{title} between models": [
+            ((grid, a, size, main), (grid, b, size, main))
+            for size in grid.trained
+            for a, b in models
+        ],
+        f"{title} between sizes": [
+            ((grid, model, b, main), (grid, model, a, main))
+            for model in grid.models
+            for a, b in sizes
+        ],
+        "the scores of parts between tasks": [
+            ((grid, a, size, score), (other, b, size, theirs))
+            for score, others in grid.others.items()
+            for other, theirs, paired in others
+            if paired
+            for size, a, b in product(grid.trained, grid.models, other.models)
+        ],
     }
     made = []
-    for name, cells in pairs.items():
+    for caption, cells in pairs.items():
         rows = []
-        for a, b in cells:
-            samples = [grid.samples(DOWNSTREAM, *cell, f"test_{grid.main.name}") for cell in (a, b)]
+        for sides in cells:
+            samples = [s.samples(DOWNSTREAM, model, n, f"test_{key}") for s, model, n, key in sides]
             if None not in samples:
                 *difference, p = statistics.paired_difference(*samples)
-                row = {side: f"{model}, {size} %" for side, (model, size) in (("a", a), ("b", b))}
+                row = {side: _named(grid, *cell) for side, cell in zip("ab", sides, strict=True)}
                 rows.append(row | {"a minus b": Estimate(*difference), "p": p})
         adjusted = statistics.holm([row["p"] for row in rows])
         rows = [row | {"p (Holm)": p} for row, p in zip(rows, adjusted, strict=True)]
-        caption = f"differences in test {grid.main.title} between {name}, paired bootstrap"
-        caption += f", Holm's correction over {len(rows)} tests"
-        made += tables(grid, f"differences_{name}", caption, rows)
+        name = f"differences_{caption.split()[-1]}"
+        caption = (
+            f"differences in {caption}, paired bootstrap, Holm's correction over {len(rows)} tests"
+        )
+        made += tables(grid, name, caption, rows)
     return Section("Differences", "", tables=made)
+
+
+def _named(grid: Grid, source: Grid, model: str, size: int, score: str) -> str:
+    """A side of a test, in words."""
+    part = f" on {score}" * (score != grid.main.name and source is grid)
+    return f"{model}{f' ({source.task.NAME})' * (source is not grid)}, {size} %{part}"
 
 
 def link(grid: Grid) -> Section:

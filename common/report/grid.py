@@ -101,8 +101,9 @@ class Grid:
         self.models = [m for m in MODELS if m in models] + sorted(models - set(MODELS))
         self.sizes = sorted({result.size for result in self.results} - {UNTRAINED})
         self.trained = [size for size in self.sizes if size]
-        # Grids of other tasks with the same test examples, and their score: by a score of this one.
-        self.others: dict[str, list[tuple[Grid, str]]] = {}
+        # By a score of this task: grids of others with the same test examples, their score, and
+        # whether they have the same groups.
+        self.others: dict[str, list[tuple[Grid, str, bool]]] = {}
 
     def names(self, step: str) -> list[str]:
         """Of a step and its variants: those that have results."""
@@ -191,7 +192,10 @@ class Grid:
                     ends = [ends[end] for end in ends if result.metrics[end] == layer]
                     keys = {f"test_{main.name}{end}": main for end in ends}
                     keys[f"{result.step}_layer_{layer}"] = main
-                result.systems += [(key, counts[s.table], s.value) for key, s in keys.items()]
+                same = result.config.get("same_test", {})
+                for key, s in keys.items():  # (..., how the groups of its part begin)
+                    *_, start = same.get(s.name, [""])
+                    result.systems.append((key, start, counts[s.table], s.value))
         except (ValueError, LookupError, TypeError, AttributeError):
             raise ValueError("predictions.jsonl is damaged") from None
 
@@ -213,7 +217,12 @@ class Grid:
         """Score all results of a step on the same resamples of their test examples."""
         for name in dict.fromkeys(result.name for result in self.results):
             keys = [(r, *system) for r in self.results if r.name == name for system in r.systems]
-            groups = next((result.groups for result, *_ in keys), None)
-            samples = statistics.resample([system for _, _, *system in keys], groups=groups)
-            for (result, key, *_), own in zip(keys, samples, strict=True):
-                result.resampled[key] = own
+            # Of a part its groups alone: the draws are those of the task that has the same.
+            for part in dict.fromkeys(start for _, _, start, *_ in keys):
+                own = [key for key in keys if key[2] == part]
+                drawn = [i for i, group in enumerate(own[0][0].groups) if group.startswith(part)]
+                groups = [own[0][0].groups[i] for i in drawn]
+                systems = [(n[drawn] if part else n, value) for *_, n, value in own]
+                samples = statistics.resample(systems, groups=groups)
+                for (result, key, *_), sample in zip(own, samples, strict=True):
+                    result.resampled[key] = sample

@@ -23,7 +23,7 @@ def resample(systems, resamples: int = RESAMPLES, seed: int = 0, groups=None) ->
         return []
     tables = {id(counts): counts.astype(float) for counts, _ in systems}  # scores share a table
     if groups is not None:
-        number = {group: i for i, group in enumerate(dict.fromkeys(groups))}
+        number = {group: i for i, group in enumerate(sorted({*groups}))}
         for key, counts in tables.items():
             tables[key] = np.zeros((len(number), *counts.shape[1:]))
             np.add.at(tables[key], [number[group] for group in groups], counts)

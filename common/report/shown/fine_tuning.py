@@ -59,7 +59,7 @@ def sections(grid) -> list:
     measured = dict.fromkeys(key for result in grid.results for key in result.metrics)
     parts = [key for key in measured if key.startswith(MAJORITY) and key not in known]
     for name in (key.removeprefix(MAJORITY) for key in parts):
-        for source, score in [(grid, name), *grid.others.get(name, [])]:
+        for source, score, _ in [(grid, name, True), *grid.others.get(name, [])]:
             task = "" if source is grid else f" ({source.task.NAME})"
             for model in source.models:
                 row = {"score": name, "model": f"{model}{task}"}
