@@ -56,6 +56,5 @@ def shown(frame: pd.DataFrame) -> pd.DataFrame:
 if __name__ == "__main__":
     for name in TABLES:
         table = shown(pd.read_csv(HERE / f"{name}.csv"))
-        print(
-            f"`docs/results/{name}.csv`\n\n{table.to_markdown(index=False, disable_numparse=True)}\n"
-        )
+        text = table.to_markdown(index=False, disable_numparse=True)
+        print(f"`docs/results/{name}.csv`\n\n{text}\n")
