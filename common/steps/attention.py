@@ -119,16 +119,12 @@ def compare(begun, pending: dict, configs: dict) -> dict:
         totals |= peak_memory(device)
         # The seconds of the call, a share each.
         share = (time.perf_counter() - started) / len(pending)
-        made = {
-            cell: write(cell, similarities[cell], totals | {"seconds": share}) for cell in pending
-        }
-    for cell in made:  # when all are there: a figure shows the other sizes, too
-        draw(cell.folder, task)
-    return made
+        totals |= {"seconds": share}
+        return {cell: write(cell, similarities[cell], totals, task) for cell in pending}
 
 
-def write(cell, similarity, totals: dict) -> dict:
-    """Write one size's result; returns its metrics."""
+def write(cell, similarity, totals: dict, task) -> dict:
+    """Write one size's result and its figures; returns its metrics."""
     rows, metrics = [], {}
     for metric, mean in similarity.mean.items():
         for name, values in ((metric, mean), (f"{metric}_std", similarity.std[metric])):
@@ -145,6 +141,7 @@ def write(cell, similarity, totals: dict) -> dict:
         for layer, value in enumerate(values)
     ]
     write_csv(cell.partial / "cka.csv", rows)
+    draw(cell.partial, task)
     cosines = numbered(similarity.mean["cosine"])
     if compared := [pair for pair in cosines if pair[1] == pair[1]]:  # NaN: a head never compared
         (layer, head), value = min(compared, key=lambda pair: pair[1])
