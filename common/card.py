@@ -22,7 +22,6 @@ def write(ready, source, cell, config: dict, metrics: dict, folder: Path) -> Non
     """
     import transformers
     from huggingface_hub import EvalResult, ModelCard, ModelCardData
-    from jinja2 import Template
 
     task, args, kind = ready.call.task, ready.call.args, PIPELINES[ready.call.task.HEAD]
     public, split = (None, "test") if args.demo or args.data_dir else task.HUB_DATASET
@@ -46,10 +45,9 @@ def write(ready, source, cell, config: dict, metrics: dict, folder: Path) -> Non
     )  # fmt: skip
     head = ready.model.config.architectures[0]  # as it was saved: sharding renames the class
     words = [Path(w).name if os.path.isabs(w) else w for w in shlex.split(config["command"])]
-    text = Path(__file__).with_suffix(".md").read_text(encoding="utf-8")
-    template = Template(text, trim_blocks=True, keep_trailing_newline=True)
-    content = template.render(
-        card_data=header.to_yaml(),
+    card = ModelCard.from_template(
+        header,
+        template_path=Path(__file__).with_suffix(".md"),
         name=name,
         base=base,
         cell=cell,
@@ -62,4 +60,4 @@ def write(ready, source, cell, config: dict, metrics: dict, folder: Path) -> Non
         demo=args.demo,
         public=public,
     )
-    ModelCard(content).save(folder / "README.md")
+    card.save(folder / "README.md")
