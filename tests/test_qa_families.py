@@ -1,4 +1,4 @@
-"""Every model family through QA's three steps, BioGPT's own span model included.
+"""Every model family through QA's steps, BioGPT's own span model included.
 
 The checkpoints are miniatures in the real file layouts, see tests/test_families.py.
 """
@@ -41,6 +41,10 @@ def test_a_family_goes_through_all_steps(family, checkpoint, tmp_path, monkeypat
     layers = pd.read_csv(cell / "probing" / "layers.csv")
     n_layers = json.loads((model / "config.json").read_text()).get("num_hidden_layers", 1)
     assert set(layers["layer"]) == set(range(n_layers + 1))
+    run("attention", *base, "--training_sizes", "100")
+    run("ablation", *base, "--training_size", 100)
+    whole = cell / "ablation" / "predictions" / "most_changed-0.jsonl"
+    assert whole.read_text() == (cell / "fine-tuning" / "predictions.jsonl").read_text()
     run("attention", *base, "--training_sizes", "100", "--drop_special")
     heads = pd.read_csv(cell / "attention-drop_special" / "heads.csv")
     cosine = heads[heads["metric"] == "cosine"]["value"]
