@@ -43,7 +43,11 @@ def draw(folder: Path, task) -> None:
         look = {"color": color, "marker": ".", "linewidth": width, "label": names[name]}
         lines.append(Line(curves["dev", name]["epoch"], curves["dev", name]["value"], look))
     rows = [[Panel(losses, "training loss", "epoch", "loss (nats)")]]
-    rows += [[Panel(lines, "dev", "epoch", "score or loss")]] if lines else []
+    rows += (
+        [[Panel(lines, "dev", "epoch", names["loss"] if dev == ["loss"] else "score")]]
+        if lines
+        else []
+    )
     titles = [f"{task.NAME} fine-tuning on {result.size} % of the training data", result.title]
     drawing.draw(folder, "learning_curve", titles, rows)
 
