@@ -41,12 +41,9 @@ def tables(path: Path) -> str:
     which, sep = path / f"*{kind}" if path.is_dir() else path, r"\t" if kind == ".tsv" else ","
     read = f"pd.read_csv(f, sep='{sep}', dtype=str, keep_default_na=False)"
     made = f"{read}.to_json(f[:-3] + 'jsonl', orient='records', lines=True)"
-    told = (
-        "\nCSV and TSV are not read. Name the columns like the fields in the task's README.md, and "
-        "convert the files:\n"
-        f"""  python -c "import glob, pandas as pd; [{made} for f in glob.glob('{which}')]\""""
-    )
-    return told if kind else ""
+    made = f"import glob, pandas as pd; [{made} for f in glob.glob('{which}')]"
+    told = " CSV and TSV are not read. Name the columns like the fields (see README.md of the task)"
+    return f'{told} and convert the files: python -c "{made}"' if kind else ""
 
 
 def check_folder(folder: Path) -> None:

@@ -142,7 +142,7 @@ def test_missing_cells_are_shown_as_missing(tmp_path):
     assert re.search(r"\| biobert \| – \| 0\.\d{3} \[.*?\] \| 0\.300 \|", text)
     assert re.search(r"\| biobert \| 100 % \| 2 (\| 0\.\d{3} ){2}\| 0\.100 \|", text)
     assert "| biobert, 10 %" not in text  # a row without any value
-    assert "over 1 tests" in text and "differences_sizes.csv" in text
+    assert "correction: 1." in text and "differences_sizes.csv" in text
     assert not (folder / "attention.png").exists() and "attention.png" not in text
     row = table(folder, "scores_accuracy")[0]
     assert "30 %" not in row and row["10 %"] != ""  # what no model has is no column

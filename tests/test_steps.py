@@ -132,7 +132,7 @@ def test_probing_and_attention_write_what_the_design_says(task, tmp_path, checkp
     assert place.run("probing", "--training_size", 30, "--controls") == 0
     assert place.run("attention", "--training_sizes", "30,0") == 0
     shown = capsys.readouterr().out
-    assert "finished earlier" in shown and "2 results, 0 new" in shown
+    assert "finished earlier" in shown and "0 of 2 results are new" in shown
     assert contents(tmp_path / "out") == before
 
 
