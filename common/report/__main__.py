@@ -85,11 +85,11 @@ def write(grid, output_dir: Path | None, style: Path | None) -> Path:
     seeds = ", ".join(map(str, sorted({result.seed for result in grid.results})))
     notes = [f"Finished results: {', '.join(counts)}; seeds: {seeds}."]
     if n := len(grid.groups):
-        notes[0] += f" Test examples: {n}, resampled as {len(set(grid.groups))} groups."
-    if grid.folder.name == "demo":
-        notes.append(
-            "Demo: generated text and miniature models. The scores say nothing about real models."
+        notes[0] += (
+            f" Test examples: {n}; intervals resample {len(set(grid.groups))} groups of them."
         )
+    if grid.folder.name == "demo":
+        notes.append("Demo: generated text and miniature models. It says nothing about real ones.")
     with replacing(grid.folder / "report") as folder:
         folder.mkdir()
         page.write(folder, grid.title, notes, grid.problems, sections, style)

@@ -76,7 +76,7 @@ def sections(grid) -> list:
     weak = [r for r in tuned if not above_majority(r.metrics, grid.main.name)]
     if names := ", ".join(dict.fromkeys(f"{r.model} ({r.size} %)" for r in weak)):
         text += f"\n{ADVICE.format(names)}\n"
-    curves = page.Section("Learning curves", "", _learning_curves(grid))
+    curves = page.Section("Learning curves", "", _learning_curves(grid) if grid.sizes[1:] else None)
     return [page.Section("Downstream scores", text, tables=tables), curves]
 
 
