@@ -114,7 +114,7 @@ def run(call, new_text: NewText) -> None:
             cut.update(counts)
     notes = {"empty": empty} | cut
     noted = "".join(f", {n} {name.replace('_', ' ')}" for name, n in notes.items() if n)
-    log.info("%s, %s: inputs: %d%s", call.task.NAME, title, total, noted)
+    log.info("%s, %s: %d inputs%s", call.task.NAME, title, total, noted)
 
 
 def find(call) -> tuple[str, Made]:

@@ -173,7 +173,7 @@ def test_models_no_better_than_the_majority_get_advice(tmp_path):
         (folder / "metrics.json").write_text(json.dumps(metrics(folder) | values))
     assert report.main(["--tasks", "NLI", "--output_dir", str(tmp_path)]) == 0
     text = page(tmp_path / "demo" / "report")
-    said = "No better than the majority line on dev: bert (10 %), gpt2 (10 %). Give more"
+    said = "No better than the majority class on dev: bert (10 %), gpt2 (10 %). Try more"
     assert text.count("No better") == text.count(said) == 1
 
 

@@ -399,7 +399,7 @@ def test_a_model_no_better_than_the_majority_gets_advice(place, capsys):
     ):
         file.write_text(json.dumps(there | change))
         place.run("fine-tuning")
-        said = "No better than the majority line on dev: this model. Give more --num_train_epochs"
+        said = "No better than the majority class on dev: this model. Try more --num_train_epochs"
         assert (said in capsys.readouterr().out) == advised
 
 

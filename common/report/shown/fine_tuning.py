@@ -8,7 +8,7 @@ from common.report.drawing import Line, Panel
 NAME, MAJORITY = "fine-tuning", "test_majority_"
 
 ADVICE = """\
-No better than the majority line on dev: {}. Give more --num_train_epochs, another --learning_rate,
+No better than the majority class on dev: {}. Try more --num_train_epochs, another --learning_rate,
 or more data."""
 
 
