@@ -46,7 +46,7 @@ def main(argv=None):
     if not reports:
         raise cli.UserError(
             f"no finished results of {args.dataset or 'any data set'} in "
-            f"{args.output_dir or '<TASK>/results'}. Make some, e.g.:\n"
+            f"{args.output_dir or '<TASK>/results'}. Check the flags, or make some:\n"
             f"  python {cli.relative(tasks[0], 'fine-tuning.py')} --demo --training_size 30"
         )
     print("reports:", *(f"{path} and report.html" for path in reports.values()), sep="\n  ")
@@ -85,9 +85,11 @@ def write(grid, output_dir: Path | None, style: Path | None) -> Path:
     seeds = ", ".join(map(str, sorted({result.seed for result in grid.results})))
     notes = [f"Finished results: {', '.join(counts)}; seeds: {seeds}."]
     if n := len(grid.groups):
-        notes[0] += f" Test examples: {n}, resampled as {len(set(grid.groups))} groups."
+        notes[0] += (
+            f" Test examples: {n}; intervals resample {len(set(grid.groups))} groups of them."
+        )
     if grid.folder.name == "demo":
-        notes.append("Demo: generated text and miniature models. It says nothing of real ones.")
+        notes.append("Demo: generated text and miniature models. It says nothing about real ones.")
     with replacing(grid.folder / "report") as folder:
         folder.mkdir()
         page.write(folder, grid.title, notes, grid.problems, sections, style)

@@ -172,7 +172,7 @@ def summarize(call, cells: list, metrics: dict, n_new: int) -> None:
     """Print how far each size's attention has moved, where it lies, and what comes next."""
     first = cells[0]
     about = f"{first.model} on {first.dataset}, seed {first.seed}"
-    print(f"\n{first.task} attention, {about}: {n_new} of {len(cells)} new")
+    print(f"\n{first.task} attention, {about}: {n_new} of {len(cells)} results are new")
     for cell in cells:
         own = metrics[cell]
         which = "untrained encoder" if cell.size == UNTRAINED else f"{cell.size} %"
