@@ -371,8 +371,8 @@ def test_groups_of_examples_are_resampled_whole(tmp_path):
     widths = [float(row["30 % high"]) - float(row["30 % low"])
               for folder in (one, many) for row in table(folder, "scores_accuracy")]  # fmt: skip
     assert widths[1] > 1.8 * widths[0]
-    assert "Test examples: 120; intervals resample 20 groups of them." in page(many)
-    assert "Test examples: 120; intervals resample 120 groups of them." in page(one)
+    assert "Test examples: 120 in 20 groups, which intervals resample." in page(many)
+    assert "Test examples: 120." in page(one)
 
 
 def test_encoders_stand_beside_where_they_were_asked_the_same(tmp_path):

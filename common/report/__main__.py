@@ -84,10 +84,9 @@ def write(grid, output_dir: Path | None, style: Path | None) -> Path:
     counts = [f"{step} {sum(r.step == step for r in grid.results)}" for step in STEPS]
     seeds = ", ".join(map(str, sorted({result.seed for result in grid.results})))
     notes = [f"Finished results: {', '.join(counts)}; seeds: {seeds}."]
-    if n := len(grid.groups):
-        notes[0] += (
-            f" Test examples: {n}; intervals resample {len(set(grid.groups))} groups of them."
-        )
+    n, groups = len(grid.groups), len(set(grid.groups))
+    of = f" in {groups} groups, which intervals resample" * (groups < n)
+    notes[0] += f" Test examples: {n}{of}." if n else ""
     if grid.folder.name == "demo":
         notes.append("Demo: generated text and miniature models. It says nothing about real ones.")
     with replacing(grid.folder / "report") as folder:
