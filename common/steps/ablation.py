@@ -264,7 +264,7 @@ def summarize(call, cell, metrics: dict, state: str) -> None:
     print(f"\n{cell.task} ablation, {cell.title()}, {metrics['test_examples']} examples: {state}")
     print(f"{main.title} of the whole model {score:.4f}, of the majority baseline {level:.4f}")
     unit = "% of all heads" if call.args.parts == HEADS else "layers"
-    print(f"mean of each curve, and at how many {unit} half of the gain is lost:")
+    print(f"mean of each curve; {unit} after which half of the gain is lost:")
     for key, lost in metrics.items():
         if key.startswith("half_lost_"):
             order = key.removeprefix("half_lost_")
