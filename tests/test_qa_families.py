@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 from common.models import families
+from common.steps import ablation
 from tests.test_families import KINDS, cases, draw_nothing
 from tests.test_qa_scripts import SHORT, predictions, read, run, write_squad
 
@@ -42,6 +43,7 @@ def test_a_family_goes_through_all_steps(family, checkpoint, tmp_path, monkeypat
     n_layers = json.loads((model / "config.json").read_text()).get("num_hidden_layers", 1)
     assert set(layers["layer"]) == set(range(n_layers + 1))
     run("attention", *base, "--training_sizes", "100")
+    monkeypatch.setattr(ablation, "DRAWS", 2)
     run("ablation", *base, "--training_size", 100)
     whole = cell / "ablation" / "predictions" / "most_changed-0.jsonl"
     assert whole.read_text() == (cell / "fine-tuning" / "predictions.jsonl").read_text()
