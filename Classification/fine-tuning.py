@@ -1,11 +1,7 @@
 """Fine-tune a model to label texts with a percentage of the training data, and score it.
 
-    python fine-tuning.py --training_size 30 --model_name biobert --data_dir FILE
-    python fine-tuning.py --demo --training_size 30 --model_name biobert
-
-Writes results/<dataset>/<model>/<size>/seed-<n>/fine-tuning/: config.json, checkpoint/,
-history.csv, steps.csv, learning_curve.png, predictions.jsonl, metrics.json. After a kill the same
-command resumes.
+python fine-tuning.py --training_size 30 --model_name biobert --data_dir FILE
+python fine-tuning.py --demo --training_size 30 --model_name biobert
 """
 
 import sys

@@ -4,9 +4,7 @@
     python probing.py --demo --training_size 30 --model_name biobert --controls
 
 The encoder is frozen: pre-trained (--training_size 0), fine-tuned (after fine-tuning.py), or
-untrained (--untrained). The probe trains on the whole training split. Writes
-results/<dataset>/<model>/<size>/seed-<n>/probing/: config.json, layers.csv, layers.png,
-metrics.json. After a kill the same command resumes.
+untrained (--untrained). The probe trains on the whole training split.
 """
 
 import sys

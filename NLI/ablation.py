@@ -4,10 +4,7 @@
     python ablation.py --demo --training_size 30 --model_name biobert
     python ablation.py --demo --training_size 30 --model_name biobert --parts layers
 
-It needs what fine-tuning.py and attention.py have made at that size. It writes
-results/<dataset>/<model>/<size>/seed-<n>/ablation/: config.json, ablation.csv, importance.csv,
-ablation.png, predictions/ (a file for each group of heads), metrics.json. After a kill the same
-command resumes.
+It needs what fine-tuning.py and attention.py have made at that size.
 """
 
 import sys

@@ -14,19 +14,9 @@ if __name__ == "__main__":  # run as a file: import from the repository, not fro
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from common import cli, predict, task
-from NLI import new_text
 
 TASK = task.load("NLI")
-
-
-def parse_args(argv=None):
-    return predict.parse_args(TASK, new_text, __doc__, argv)
-
-
-@cli.command
-def main(argv=None):
-    predict.run(parse_args(argv), new_text)
-
+parse_args, main = cli.script(predict, TASK, __doc__)
 
 if __name__ == "__main__":
     sys.exit(main())
