@@ -112,7 +112,7 @@ def _aligned_letters(text: str, wanted: list[str]) -> list[str | None]:
 def write_entities(words: list[str], tags: list[str]) -> str:
     """The answer of an NER prompt: the entities of `tags`, or "none"."""
     wanted, names, last = [normal(word) for word in words], [], 0
-    for _, start, end in sorted(entities(tags), key=lambda span: span[1]):
+    for _, start, end in sorted(entities(tuple(tags)), key=lambda span: span[1]):
         places = _places(wanted, "".join(wanted[start:end]))
         name = ESCAPED.sub(r"\\\g<0>", " ".join(words[start:end]))
         first = next(p for p in places if p[0] >= last)

@@ -178,7 +178,7 @@ def test_entities_are_those_of_the_run(made, tmp_path, kind):
             ends = [0]
             for word in sentence["tokens"]:
                 ends.append(ends[-1] + len(word) + 1)
-            wanted = sorted((ends[a], ends[b] - 1, k) for k, a, b in entities(tags))
+            wanted = sorted((ends[a], ends[b] - 1, k) for k, a, b in entities(tuple(tags)))
             assert [(e["start"], e["end"], e["type"]) for e in row["entities"]] == wanted
             assert all(e["text"] == text[e["start"] : e["end"]] for e in row["entities"])
 
