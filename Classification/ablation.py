@@ -13,11 +13,10 @@ from pathlib import Path
 if __name__ == "__main__":  # run as a file: import from the repository, not from this folder
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from common import cli, task
+from common import cli
 from common.steps import ablation
 
-TASK = task.load("Classification")
-parse_args, main = cli.script(ablation, TASK, __doc__)
+parse_args, main = cli.script(ablation, "Classification", __doc__)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -13,10 +13,9 @@ from pathlib import Path
 if __name__ == "__main__":  # run as a file: import from the repository, not from this folder
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from common import cli, predict, task
+from common import cli, predict
 
-TASK = task.load("Classification")
-parse_args, main = cli.script(predict, TASK, __doc__)
+parse_args, main = cli.script(predict, "Classification", __doc__)
 
 if __name__ == "__main__":
     sys.exit(main())

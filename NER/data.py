@@ -33,12 +33,8 @@ class Data(NamedTuple):
 
 def add_arguments(parser, step: str) -> None:
     """The flag that only this task's scripts have."""
-    parser.add_argument(
-        "--label_scheme",
-        choices=("io", "iob2"),
-        default="io",
-        help="classes to learn: O and the entity types (io, the study's), or B-/I- tags (iob2)",
-    )
+    text = "classes to learn: O and the entity types (io, the study's), or B-/I- tags (iob2)"
+    parser.add_argument("--label_scheme", choices=("io", "iob2"), default="io", help=text)
 
 
 def load(demo: bool, data_dir: Path | None, label_scheme: str = "io") -> Data:

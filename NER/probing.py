@@ -13,13 +13,12 @@ from pathlib import Path
 if __name__ == "__main__":  # run as a file: import from the repository, not from this folder
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from common import cli, task
+from common import cli
 from common.steps import probing
 
-TASK = task.load("NER")
 PROBES = ("bilstm-crf", "linear")
 POOLINGS = ("mean", "first", "last")
-parse_args, main = cli.script(probing, TASK, __doc__, probes=PROBES, poolings=POOLINGS)
+parse_args, main = cli.script(probing, "NER", __doc__, probes=PROBES, poolings=POOLINGS)
 
 if __name__ == "__main__":
     sys.exit(main())

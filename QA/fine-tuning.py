@@ -13,12 +13,11 @@ from pathlib import Path
 if __name__ == "__main__":  # run as a file: import from the repository, not from this folder
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from common import cli, task
+from common import cli
 from common.steps import fine_tuning
 
-TASK = task.load("QA")
 DEMO = {"learning_rate": 1e-3, "num_train_epochs": 5}  # what miniatures need
-parse_args, main = cli.script(fine_tuning, TASK, __doc__, demo=DEMO)
+parse_args, main = cli.script(fine_tuning, "QA", __doc__, demo=DEMO)
 
 if __name__ == "__main__":
     sys.exit(main())

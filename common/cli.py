@@ -111,8 +111,11 @@ def command(main):
     return guarded
 
 
-def script(step, task, doc: str, **settings) -> tuple[Callable, Callable]:
+def script(step, name: str, doc: str, **settings) -> tuple[Callable, Callable]:
     """(parse_args, main) of a task's script for a step; `settings`: those of its `parse_args`."""
+    from common import task as contract
+
+    task = contract.load(name)
 
     def parse_args(argv: list[str] | None = None):
         return step.parse_args(task, doc, argv, **settings)
