@@ -153,15 +153,10 @@ def read_entities(text: str, words: list[str], kind: str) -> tuple[list[str], bo
 
 def _places(wanted: list[str], name: str) -> list[tuple[int, int]]:
     """Where the words of `name` (normal) stand among the words: (first, last + 1), in order."""
-    places = []
-    for start in range(len(wanted) if name else 0):
-        end, joined = start, ""
-        while end < len(wanted) and len(joined) < len(name):
-            joined += wanted[end]
-            end += 1
-        if joined == name:
-            places.append((start, end))
-    return places
+    text, numbers = "".join(wanted), range(len(wanted) + 1)
+    word = dict(zip(accumulate(map(len, wanted), initial=0), numbers, strict=True))  # by character
+    starts = [start for start in word if name and text.startswith(name, start)]
+    return [(word[a], word[a + len(name)]) for a in starts if a + len(name) in word]
 
 
 def read_label(text: str, labels: list[str]) -> tuple[str | None, bool]:

@@ -557,7 +557,7 @@ def test_a_changed_data_set_is_refused(folder, tmp_path):
     rows = [json.loads(line) for line in (folder / "test.jsonl").read_text().splitlines()]
     for other in ("unknown", ["other"]):
         write_jsonl(copy / "test.jsonl", [rows[0], rows[1] | {"source": other}, *rows[2:]])
-        with pytest.raises(UserError, match="test.jsonl:2 does not fit build.json"):
+        with pytest.raises(UserError, match="test.jsonl:2: build.json has no such source"):
             task.load(False, copy)
     (copy / "units.jsonl").unlink()
     with pytest.raises(UserError, match="cannot read .*units.jsonl"):
