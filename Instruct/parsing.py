@@ -21,7 +21,7 @@ from NER.scores import OUTSIDE, entities
 SEPARATOR = " ; "
 # A word's tag, `: B` or `: B-protein`, and what separates it from the next word. Before another
 # colon it is the end of a word, as in `HLA:B : O`.
-TAG = re.compile(r" ?: ?([bio])(?:-[^\s;,]*)?(?! ?:)(?=[ ;,.]|$) ?[;,.]? ?", re.IGNORECASE)
+TAG = re.compile(r" ?: ?([bioBIO])(?:-[^\s;,]*)?(?! ?:)(?=[ ;,.]|$) ?[;,.]? ?")
 ESCAPED = re.compile(r"[\\;,@]")
 PIECE, BY_COMMA = re.compile(r"(?:\\.|[^;\\])+"), re.compile(r"(?:\\.|[^,\\])+")
 NUMBERED = re.compile(r"((?:\\.|[^\\])+)@(\d+)")  # not where the "@" belongs to the name
