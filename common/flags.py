@@ -20,7 +20,6 @@ HOW = {
     "input", "input_form", "output", "output_dir", "overwrite", "device", "save_minutes",
     "keep_features", "tensorboard",
 }  # fmt: skip
-MODEL = "biobert"  # where none is given and the task has no other
 LORA = "lora"  # of a model that was fine-tuned with adapters, in the names of its results
 # A result of its own, in a folder beside the default's.
 VARIANT = (
@@ -119,8 +118,9 @@ def command(script: str, values: dict) -> str:
 
 def add_common_arguments(
     parser: Parser,
-    model: str = MODEL,
+    model: str = "biobert",
     max_length: int = 512,
+    batch_size: int = 16,
     demo_precision: str = "auto",
 ) -> None:
     """Model, data, output and machine: the flags of all scripts that make a result."""
@@ -139,7 +139,7 @@ def add_common_arguments(
     group.add_argument(
         "--overwrite", action="store_true", help="make a finished result again and replace it"
     )
-    add_machine(parser, demo_precision)
+    add_machine(parser, batch_size, demo_precision)
 
 
 def add_model_and_data(parser: Parser, model: str):
@@ -164,12 +164,12 @@ def add_model_and_data(parser: Parser, model: str):
     return group
 
 
-def add_machine(parser: Parser, demo_precision: str = "auto") -> None:
+def add_machine(parser: Parser, batch_size: int, demo_precision: str = "auto") -> None:
     """Seed, batch size, device and precision."""
     group = parser.add_argument_group("machine")
     add = group.add_argument
     add("--seed", type=number(int, 0, 2**32 - 1), default=SEED, help=f"(default: {SEED})")
-    add("--batch_size", type=number(int, 1), default=16, help="(default: 16)")
+    add("--batch_size", type=number(int, 1), default=batch_size, help=f"(default: {batch_size})")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps ...")
     shown = "auto" if demo_precision == "auto" else f"auto; {demo_precision} with --demo"
     add(

@@ -67,7 +67,7 @@ def of(task) -> NewText:
 def parse_args(task, doc: str, argv) -> flags.Call:
     """The call of a task's predict.py; `doc` is its help."""
     parser, new_text = Parser(doc), of(task)
-    group = flags.add_model_and_data(parser, task.DEFAULTS.get("model", flags.MODEL))
+    group = flags.add_model_and_data(parser, task.DEFAULTS.get("model", "biobert"))
     text = "the percentage that the model was fine-tuned on (default: 100, or if there is none, "
     text += "the model itself: a checkpoint, or another one that was fine-tuned on such a task)"
     flags.add_training_size(group, None, text)
@@ -83,7 +83,7 @@ def parse_args(task, doc: str, argv) -> flags.Call:
     add("--input_form", choices=tuple(new_text.FORMS), help=text)
     add("--output", type=Path, metavar="FILE", help="(default: standard output)")
     add("--overwrite", action="store_true", help="replace FILE of --output")
-    flags.add_machine(parser)
+    flags.add_machine(parser, batch_size=16)
     new_text.add_arguments(parser)
     return flags.parse(task, "predict", parser, argv)
 
