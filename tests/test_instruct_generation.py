@@ -80,17 +80,6 @@ def test_generation_stops_at_the_last_position(model):
     assert [len(ids) for ids in found] == [3, 1, 0, 0]
 
 
-def test_generation_equals_the_library(model):
-    prompts = some_prompts(6)
-    settings = transformers.GenerationConfig(
-        do_sample=False, max_new_tokens=12, eos_token_id=sorted(ENDS), pad_token_id=1
-    )
-    found = generation.generate(model, prompts, [12] * 6, ENDS, 3, CPU, "test")
-    for prompt, ids in zip(prompts, found, strict=True):
-        out = model.generate(torch.tensor([prompt]), generation_config=settings)[0].tolist()
-        assert [token for token in out[len(prompt) :] if token not in ENDS] == ids
-
-
 def test_likelihoods_equal_a_slow_loop(model):
     prompts, rng = some_prompts(), random.Random(1)
     answers = [[rng.randrange(VOCABULARY) for _ in range(n)] for n in (1, 4, 2, 7, 1, 3)]

@@ -278,7 +278,6 @@ def test_bad_files(tmp_path, capsys, checkpoint, fault):
             ("--doc_stride", "120", "--max_length", "100"),
             ("--max_length 100", "--doc_stride 120"),
         ),
-        ("bert", ("--max_length", "4"), ("--max_length 4", "room")),
         ("bert", ("--keep_head", *SHORT), ("no span head", "--keep_head")),
         ("albert", ("--layer_decay", "0.8", *SHORT), ("--layer_decay 0.8", "ALBERT")),
         ("bert", ("--write_submission", "x.json"), ("--write_submission", "BioASQ")),
