@@ -239,6 +239,8 @@ FAULTS = {
     "no id": (spoiled("train.json", without_id), ("train.json", "data[1].paragraphs[0].qas[0]",
                                                   "'id' is missing", "Expected")),
     "an empty file": (lambda folder: (folder / "dev.json").write_text(""), ("dev.json", "empty")),
+    "broken JSON": (lambda folder: (folder / "dev.json").write_text("{,}"), ("dev.json:1:2",)),
+    "no questions": (spoiled("test.json", lambda d: {"data": []}), ("test.json", "no question")),
     "no train file": (lambda folder: (folder / "train.json").unlink(),
                       ("no train file", "participants-area.bioasq.org", "--demo")),
     "two forms": (spoiled("test.json", lambda d: demo_data.bioasq()["test"]),

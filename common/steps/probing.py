@@ -16,8 +16,8 @@ from common.files import read_csv, read_jsonl, write_csv, write_jsonl
 from common.report.shown.probing import NAME, draw, link_measures, read, sections
 
 __all__ = ["link_measures", "read", "sections"]
-ORDER, NEEDS, SIZES = 2, ("fine-tuning",), "training_size"
 FILES = "probing/: layers.csv, layers.png"
+ORDER, NEEDS, SIZES = 2, ("fine-tuning",), "training_size"
 TASK, MAJORITY = "task", "majority"  # the first is a target of a probe, as controls are
 
 
