@@ -12,10 +12,6 @@ FIELDS = ("text",), ("question", "context")
 EXPECTED = " or ".join(json.dumps(dict.fromkeys(names, "...")) for names in FIELDS)
 
 
-def add_arguments(parser) -> None:
-    """No flags of its own."""
-
-
 def read(file: Iterable[bytes], name: str, form: str) -> Iterator[tuple[str, ...] | None]:
     """The text of each line, or its question and context."""
     for place, line in stream(file, name):

@@ -4,9 +4,7 @@
     python probing.py --demo --training_size 30 --model_name biobert --controls
 
 The encoder is frozen: pre-trained (--training_size 0), fine-tuned (after fine-tuning.py), or
-untrained (--untrained). The probe trains on the whole training split. Writes
-results/<dataset>/<model>/<size>/seed-<n>/probing/: config.json, layers.csv, layers.png,
-metrics.json. After a kill the same command resumes.
+untrained (--untrained). The probe trains on the whole training split.
 """
 
 import sys
@@ -15,13 +13,12 @@ from pathlib import Path
 if __name__ == "__main__":  # run as a file: import from the repository, not from this folder
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from common import cli, task
+from common import cli
 from common.steps import probing
 
-TASK = task.load("Classification")
 PROBES = ("svc", "linear")
 POOLINGS = ("mean", "cls", "last")
-parse_args, main = cli.script(probing, TASK, __doc__, probes=PROBES, poolings=POOLINGS)
+parse_args, main = cli.script(probing, "Classification", __doc__, probes=PROBES, poolings=POOLINGS)
 
 if __name__ == "__main__":
     sys.exit(main())

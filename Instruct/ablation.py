@@ -4,10 +4,7 @@
     python ablation.py --demo --training_size 30 --model_name biogpt
     python ablation.py --demo --training_size 30 --model_name biogpt --parts layers
 
-It needs what fine-tuning.py and attention.py have made at that size. It writes
-results/<dataset>/<model>/<size>/seed-<n>/ablation/: config.json, ablation.csv, importance.csv,
-ablation.png, predictions/ (a file for each group of heads), metrics.json. After a kill the same
-command resumes.
+It needs what fine-tuning.py and attention.py have made at that size.
 """
 
 import sys
@@ -16,11 +13,10 @@ from pathlib import Path
 if __name__ == "__main__":  # run as a file: import from the repository, not from this folder
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from common import cli, task
+from common import cli
 from common.steps import ablation
 
-TASK = task.load("Instruct")
-parse_args, main = cli.script(ablation, TASK, __doc__, **TASK.DEFAULTS)
+parse_args, main = cli.script(ablation, "Instruct", __doc__)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -60,10 +60,9 @@ def _read(folder: Path) -> tuple[dict[str, list[dict]], dict, dict[str, list[str
     splits: dict[str, list[dict]] = {split: [] for split in SPLITS}
     for split, rows in splits.items():
         for place, row in jsonl(folder / f"{split}.jsonl", FIELDS):
-            of = about["sources"].get(str(row["source"]), {"kind": ""})
-            single = row["kind"] in prompts.LABEL_KINDS
-            if of["kind"] != row["kind"] or single and row["gold"] not in of["labels"]:
-                fault = "its source, kind or gold is not there"
-                raise UserError(f"{place} does not fit build.json: {fault}. {make}")
+            of = about["sources"].get(str(row["source"]), {})
+            known = row["kind"] not in prompts.LABEL_KINDS or row["gold"] in of.get("labels", ())
+            if of.get("kind") != row["kind"] or not known:
+                raise UserError(f"{place}: its source, kind or gold is not in build.json. {make}")
             rows.append(row)
     return splits, about, units

@@ -1,7 +1,6 @@
 """Prompts and answers as tokens, tokenized apart: a prompt always has the same ids."""
 
 import bisect
-import heapq
 import math
 from array import array
 from collections.abc import Callable
@@ -57,7 +56,7 @@ def rooms(data, tokenizer) -> dict[str, int | None]:
         outputs[row["source"]].add(row["output"])
     known = {}
     for name, some in outputs.items():
-        longest = heapq.nlargest(LONGEST, some, len)
+        longest = sorted(some, key=len)[-LONGEST:]
         known[name] = max(len(answer_ids(tokenizer, text)) for text in longest) + SLACK
         if data.sources[name]["kind"] == "ner" and data.ner_form == "tags":
             known[name] = None

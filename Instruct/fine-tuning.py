@@ -4,9 +4,7 @@
     python fine-tuning.py --data_dir medtuned --model_name llama2-7b --lora
     python fine-tuning.py --demo --training_size 100 --model_name biogpt
 
-build.py makes the instructions. Writes results/<dataset>/<model>/<size>/seed-<n>/fine-tuning/:
-config.json, checkpoint/, history.csv, learning_curve.png, predictions.jsonl, metrics.json. After a
-kill the same command resumes.
+build.py makes the instructions.
 """
 
 import sys
@@ -15,12 +13,11 @@ from pathlib import Path
 if __name__ == "__main__":  # run as a file: import from the repository, not from this folder
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from common import cli, task
+from common import cli
 from common.steps import fine_tuning
 
-TASK = task.load("Instruct")
 DEMO = {"learning_rate": 3e-3, "num_train_epochs": 6}  # what miniatures need
-parse_args, main = cli.script(fine_tuning, TASK, __doc__, demo=DEMO, **TASK.DEFAULTS)
+parse_args, main = cli.script(fine_tuning, "Instruct", __doc__, demo=DEMO)
 
 if __name__ == "__main__":
     sys.exit(main())

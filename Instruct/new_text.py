@@ -14,9 +14,7 @@ EXPECTED = json.dumps({"instruction": "...", "input": "..."}) + "; the input may
 
 def add_arguments(parser) -> None:
     """How long an answer may be."""
-    text = (
-        "whose prompts these are, as the training's; they get its answers' room (default: unknown)"
-    )
+    text = "the source of these prompts: they get the room of its answers (default: unknown)"
     parser.add_argument("--source", metavar="NAME", help=text)
     text = "tokens of an answer, at most (default: as in the fine-tuning run)"
     parser.add_argument("--max_new_tokens", type=number(int, 1), metavar="N", help=text)

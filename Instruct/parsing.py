@@ -21,7 +21,7 @@ from NER.scores import OUTSIDE, entities
 SEPARATOR = " ; "
 # A word's tag, `: B` or `: B-protein`, and what separates it from the next word. Before another
 # colon it is the end of a word, as in `HLA:B : O`.
-TAG = re.compile(r" ?: ?([bio])(?:-[^\s;,]*)?(?! ?:)(?=[ ;,.]|$) ?[;,.]? ?", re.IGNORECASE)
+TAG = re.compile(r" ?: ?([bioBIO])(?:-[^\s;,]*)?(?! ?:)(?=[ ;,.]|$) ?[;,.]? ?")
 ESCAPED = re.compile(r"[\\;,@]")
 PIECE, BY_COMMA = re.compile(r"(?:\\.|[^;\\])+"), re.compile(r"(?:\\.|[^,\\])+")
 NUMBERED = re.compile(r"((?:\\.|[^\\])+)@(\d+)")  # not where the "@" belongs to the name
@@ -112,7 +112,7 @@ def _aligned_letters(text: str, wanted: list[str]) -> list[str | None]:
 def write_entities(words: list[str], tags: list[str]) -> str:
     """The answer of an NER prompt: the entities of `tags`, or "none"."""
     wanted, names, last = [normal(word) for word in words], [], 0
-    for _, start, end in sorted(entities(tags), key=lambda span: span[1]):
+    for _, start, end in sorted(entities(tuple(tags)), key=lambda span: span[1]):
         places = _places(wanted, "".join(wanted[start:end]))
         name = ESCAPED.sub(r"\\\g<0>", " ".join(words[start:end]))
         first = next(p for p in places if p[0] >= last)
@@ -153,15 +153,10 @@ def read_entities(text: str, words: list[str], kind: str) -> tuple[list[str], bo
 
 def _places(wanted: list[str], name: str) -> list[tuple[int, int]]:
     """Where the words of `name` (normal) stand among the words: (first, last + 1), in order."""
-    places = []
-    for start in range(len(wanted) if name else 0):
-        end, joined = start, ""
-        while end < len(wanted) and len(joined) < len(name):
-            joined += wanted[end]
-            end += 1
-        if joined == name:
-            places.append((start, end))
-    return places
+    text, numbers = "".join(wanted), range(len(wanted) + 1)
+    word = dict(zip(accumulate(map(len, wanted), initial=0), numbers, strict=True))  # by character
+    starts = [start for start in word if name and text.startswith(name, start)]
+    return [(word[a], word[a + len(name)]) for a in starts if a + len(name) in word]
 
 
 def read_label(text: str, labels: list[str]) -> tuple[str | None, bool]:

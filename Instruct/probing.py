@@ -5,9 +5,7 @@
 
 The vector of the prompt's last token, and for each source whose answer is one label (NLI,
 relations, yes/no/maybe) a probe. The model is frozen: pre-trained (--training_size 0), fine-tuned
-(after fine-tuning.py), or untrained (--untrained). Writes
-results/<dataset>/<model>/<size>/seed-<n>/probing/: config.json, layers.csv, layers.png,
-metrics.json. After a kill the same command resumes.
+(after fine-tuning.py), or untrained (--untrained).
 """
 
 import sys
@@ -16,15 +14,12 @@ from pathlib import Path
 if __name__ == "__main__":  # run as a file: import from the repository, not from this folder
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from common import cli, task
+from common import cli
 from common.steps import probing
 
-TASK = task.load("Instruct")
 PROBES = ("svc", "linear")
 POOLINGS = ("last",)
-parse_args, main = cli.script(
-    probing, TASK, __doc__, probes=PROBES, poolings=POOLINGS, **TASK.DEFAULTS
-)
+parse_args, main = cli.script(probing, "Instruct", __doc__, probes=PROBES, poolings=POOLINGS)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -19,7 +19,6 @@ from Instruct.splits import together
 from NER import data as ner_data
 from NER.scores import OUTSIDE, word_class
 from NLI import data as nli_data
-from NLI.task import stratum as nli_stratum
 from QA import data as qa_data
 from QA import squad
 from QA.bioasq import is_bioasq
@@ -48,10 +47,10 @@ class Source(NamedTuple):
     labels: list[str]  # all that occur; of NER its entity types; of free answers none
     examples: list[Example]
     sha256: str  # of all that was read; what the results of its own task call this data
-    # If another task divides the data in the same way: what that task's subsets draw, (the stratum
-    # of each unit, the unit of each of its training examples).
-    units: tuple[list[str], Sequence[int]] | None = None
+    alike: bool = False  # whether the task that reads this data too divides it in the same way
     name: str = ""
+    # If alike, what subsets draw: a stratum a unit, and the unit of each training example.
+    units: tuple[list[str], Sequence[int]] | None = None
 
 
 def read(flag: str, name: str, path: Path, ner_form: str, group_by: str | None) -> Source:
@@ -68,17 +67,19 @@ def read(flag: str, name: str, path: Path, ner_form: str, group_by: str | None) 
         examples = [e._replace(id=f"{e.id}-{n}") for n, e in enumerate(examples)]
     first: dict[Hashable, str] = {}  # a group is called by the id of its first example
     examples = [e._replace(group=first.setdefault(e.group, e.id)) for e in examples]
-    if source.units is not None:  # as that task calls it, whose models stand beside ours
+    if source.alike:  # groups and units are that task's, whose models stand beside ours
         task = contract.load(owner)
-        groups = groups_of(task, task.load(False, path))
+        data = task.load(False, path)
+        groups, train = groups_of(task, data), data.splits["train"]
         examples = [e._replace(group=groups[e.split][e.number]) for e in examples]
+        each = [str(task.stratum(e)) for e in train], range(len(train))
+        source = source._replace(units=labelled.units(train) if owner == "Classification" else each)
     return source._replace(name=name, examples=examples)
 
 
 def groups_of(task, data) -> dict[str, list[str]]:
     """{split: the group of each of its examples} in a task's own predictions.jsonl."""
-    train = data.splits["train"]
-    guesses = {split: task.baseline(train, some) for split, some in data.splits.items()}
+    guesses = {s: task.baseline(data.splits["train"], own) for s, own in data.splits.items()}
     rows, _ = task.rows(data, data.splits, guesses)
     return {split: [row.get("group", row["id"]) for row in own] for split, own in rows.items()}
 
@@ -121,9 +122,7 @@ def _ner(folder: Path, form: str) -> Source:
                 row = ner_row(e.words, e.tags, kind, form)
                 held = (kind,) * any(tag != OUTSIDE for tag in row["gold"])
                 examples.append(Example(f"{e.id}-{kind}", split, n, row, held, e.id, texts))
-    train = data.splits["train"]
-    units = list(map(ner_data.stratum, train)), range(len(train))
-    return Source("ner", form, types, examples, fingerprint(data.splits), units)
+    return Source("ner", form, types, examples, fingerprint(data.splits), alike=True)
 
 
 def _nli(folder: Path) -> Source:
@@ -137,22 +136,18 @@ def _nli(folder: Path) -> Source:
             about = row, (e.label,), premise, (premise,)
             examples.append(Example(e.id, None if alone else split, n, *about))
     labels = [x for x in data.labels if any(x in e.labels for e in examples)]
-    strata = list(map(nli_stratum, data.splits["train"]))
-    units = None if alone else (strata, range(len(strata)))
-    return Source("nli", "one", labels, examples, fingerprint(data.splits), units)
+    return Source("nli", "one", labels, examples, fingerprint(data.splits), not alone)
 
 
 def _squad(path: Path) -> Source:
     """Questions to passages: a file, or a folder as QA/ reads and divides it."""
     file = squad.split_files(path, "train")[0] if path.is_dir() else path
-    document, units = json_file(file), None
+    document = json_file(file)
     if is_bioasq(document):
         convert = f"python {relative('QA', 'bioasq.py')} FILE --output NEW.json"
         raise UserError(f"{path} is in BioASQ form. First convert each file to SQuAD's: {convert}")
     if path.is_dir():
         splits = qa_data.load(False, path).splits
-        strata = [str(qa_data.stratum(e)) for e in splits["train"]]
-        units = strata, range(len(strata))
     else:
         splits = {None: squad.parse({str(file): document})[0]}
     examples = []
@@ -162,7 +157,7 @@ def _squad(path: Path) -> Source:
             about = row, ("answer",) * bool(row["gold"]), e.context, (letters_of(e.context),)
             examples.append(Example(e.id, split, n, *about, ("title", e.title)))
     answer = "passage" if all(e.labels for e in examples) else "squad"
-    return Source("free_qa", answer, [], examples, fingerprint(splits), units)
+    return Source("free_qa", answer, [], examples, fingerprint(splits), path.is_dir())
 
 
 def _rows(flag: str, path: Path, group_by: str | None) -> Source:
@@ -203,6 +198,5 @@ def _rows(flag: str, path: Path, group_by: str | None) -> Source:
             "possible. They must differ in more than capitals, blanks, '-' and '_'. In lists they "
             f"have no ';' and are not {prompts.NONE!r}: no label is an empty list. Free text: --qa."
         )
-    units = labelled.units(splits["train"]) if {"train", "test"} <= there else None
     answer = "many" if kind == "classification" else "one"
-    return Source(kind, answer, labels, examples, fingerprint(splits), units)
+    return Source(kind, answer, labels, examples, fingerprint(splits), {"train", "test"} <= there)

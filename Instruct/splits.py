@@ -1,7 +1,7 @@
 """Which examples of a source are train, dev and test, and which of them are taken."""
 
 import random
-from collections import Counter, defaultdict
+from collections import Counter
 
 from Classification.data import units as group_units
 from common.cli import UserError
@@ -32,7 +32,7 @@ def divide(source, seed: int) -> tuple[dict[str, list], str]:
     """({split: examples}, in words where the splits come from).
 
     A source without dev gives a tenth of train, one with train alone or no splits is cut 80/10/10.
-    Raises UserError for an empty split, and for a label of a given split that train lacks.
+    Raises UserError for an empty split.
     """
     divided = {split: [e for e in source.examples if e.split == split] for split in SPLITS}
     key, how = f"{seed}-{source.name}", "given"
@@ -41,16 +41,9 @@ def divide(source, seed: int) -> tuple[dict[str, list], str]:
     elif divided["train"] and not divided["dev"]:
         divided |= cut(divided["train"], ("dev",), key)
         how = "given; dev: a tenth of train"
-    known = {label for e in divided["train"] for label in e.labels}
     for split in SPLITS:
         if not divided[split]:
             raise UserError(f"source {source.name} has no {split} example ({how}). Give it some.")
-        new = [e.id for e in divided[split] if not known.issuperset(e.labels)]
-        if new and how.startswith("given") and source.kind != "ner":  # of NER: a rare type
-            raise UserError(
-                f"source {source.name}: {len(new)} {split} examples ({new[0]}, ...) have labels "
-                "that train does not have. Leave them out, or divide the set again."
-            )
     return divided, how
 
 
@@ -101,15 +94,16 @@ def overlaps(sets: dict[str, dict[str, list]]) -> dict[str, dict[str, int]]:
 
     How many of its test prompts share a text with the train split of whom.
     """
-    seen: dict[str, set[str]] = defaultdict(set)  # the sources whose train has a text
-    for name, divided in sets.items():
-        for text in {text for e in divided["train"] for text in e.texts if text}:
-            seen[text].add(name)
+    train = {
+        name: {text for e in divided["train"] for text in e.texts if text}
+        for name, divided in sets.items()
+    }
     counts = {}
     for name, divided in sets.items():
-        where = [set().union(*(seen.get(text, ()) for text in e.texts)) for e in divided["test"]]
-        own, others = sum(name in w for w in where), sum(bool(w - {name}) for w in where)
-        counts[name] = {"its own source": own, "other sources": others}
+        others = set().union(*(own for other, own in train.items() if other != name))
+        seen = {"its own source": train[name], "other sources": others}
+        test = [e.texts for e in divided["test"]]
+        counts[name] = {w: sum(not s.isdisjoint(own) for own in test) for w, s in seen.items()}
     return counts
 
 

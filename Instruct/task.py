@@ -43,17 +43,15 @@ needs, up to half of --max_length)"""
 
 def add_arguments(parser, step: str) -> None:
     """What the answers' scores depend on, and of fine-tuning also how it is done."""
-    group = parser.add_argument_group("instructions")
-    group.add_argument("--negative_label", metavar="LABEL", help=NEGATIVE)
+    add = parser.add_argument_group("instructions").add_argument
+    add("--negative_label", metavar="LABEL", help=NEGATIVE)
     if step != "fine-tuning":
         return
     ways = ("generate", "likelihood")
-    group.add_argument("--decode", choices=ways, default="generate", help=DECODE)
-    group.add_argument(
-        "--max_new_tokens", type=cli.number(int, 1), metavar="N", help=MAX_NEW_TOKENS
-    )
+    add("--decode", choices=ways, default="generate", help=DECODE)
+    add("--max_new_tokens", type=cli.number(int, 1), metavar="N", help=MAX_NEW_TOKENS)
     text = "compute activations twice: less memory, about a third slower"
-    group.add_argument("--gradient_checkpointing", action="store_true", help=text)
+    add("--gradient_checkpointing", action="store_true", help=text)
 
 
 def scores(data: Data) -> tuple[Score, ...]:
@@ -62,13 +60,11 @@ def scores(data: Data) -> tuple[Score, ...]:
     A source's score is that of the same name in the task that reads its kind.
     """
     chosen = parts([{"source": name, "kind": of["kind"]} for name, of in data.sources.items()])
-    mains = {name: scoring.KINDS[of["kind"]][0][0] for name, of in data.sources.items()}
-    hashes = {name: of["data_sha256"] for name, of in data.sources.items()}
-    same = {
-        f"{name}_{main}": (hashes[name], main, f"{name}/")
-        for name, main in mains.items()
-        if hashes[name]
-    }
+    same = {}
+    for name, of in data.sources.items():
+        main = scoring.KINDS[of["kind"]][0][0]
+        if of["data_sha256"]:
+            same[f"{name}_{main}"] = of["data_sha256"], main, f"{name}/"
     return SCORES + tuple(score._replace(same=same.get(score.name)) for score in chosen)
 
 

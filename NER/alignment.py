@@ -1,9 +1,8 @@
-"""Words to sub-words and back: which token carries a word's label, and what was cut."""
+"""Words to sub-words: which tokens each word has, and what was cut."""
 
 import functools
 
 from common.cli import UserError
-from NER.scores import OUTSIDE
 
 
 class WordTokenizer:
@@ -62,20 +61,6 @@ def encode(sentences: list[list[str]], tokenizer, max_length: int) -> tuple[list
         counts["empty_words"] += read.count(None)
         counts["empty_sentences"] += not words
     return encoded, counts
-
-
-def token_labels(example: dict, labels: list[int]) -> list[int]:
-    """A word's label on its first sub-word, -100 on every other token. `labels`: one a word."""
-    tokens = [-100] * len(example["input_ids"])
-    for span, label in zip(example["words"], labels, strict=True):
-        if span:
-            tokens[span[0]] = label
-    return tokens
-
-
-def word_labels(example: dict, token_predictions, names: list[str]) -> list[str]:
-    """The label at each word's first sub-word; `O` where the model saw nothing of the word."""
-    return [names[token_predictions[span[0]]] if span else OUTSIDE for span in example["words"]]
 
 
 def units(example: dict, pooling: str) -> list[tuple[int, int]]:

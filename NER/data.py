@@ -12,7 +12,7 @@ from NER.scores import OUTSIDE, word_class
 HUB_ID, HUB_REVISION = "tner/bionlp2004", "refs/convert/parquet"
 STUDY_ORDER = ("DNA", "protein", "cell_type", "cell_line", "RNA")
 # By number: dataset/label.json of tner/bionlp2004. Its parquet files hold the numbers alone.
-BIONLP2004 = [OUTSIDE, *(f"{prefix}-{kind}" for kind in STUDY_ORDER for prefix in "BI")]
+BIONLP2004 = dict(enumerate([OUTSIDE, *(f"{p}-{kind}" for kind in STUDY_ORDER for p in "BI")]))
 
 
 class Example(NamedTuple):
@@ -33,12 +33,8 @@ class Data(NamedTuple):
 
 def add_arguments(parser, step: str) -> None:
     """The flag that only this task's scripts have."""
-    parser.add_argument(
-        "--label_scheme",
-        choices=("io", "iob2"),
-        default="io",
-        help="classes to learn: O and the entity types (io, the study's), or B-/I- tags (iob2)",
-    )
+    text = "classes to learn: O and the entity types (io, the study's), or B-/I- tags (iob2)"
+    parser.add_argument("--label_scheme", choices=("io", "iob2"), default="io", help=text)
 
 
 def load(demo: bool, data_dir: Path | None, label_scheme: str = "io") -> Data:
@@ -46,22 +42,19 @@ def load(demo: bool, data_dir: Path | None, label_scheme: str = "io") -> Data:
 
     `label_scheme`: "io" or "iob2". Raises UserError if the data are not available or invalid.
     """
-    declared = None
     if demo:
         made = demo_data.splits()
         rows = {split: [(row["tokens"], row["tags"]) for row in made[split]] for split in made}
     elif data_dir:
-        rows, declared = read_folder(data_dir)
-    else:
-        rows = _from_hub()
+        rows = read_folder(data_dir)
+    else:  # the Hub's parquet conversion: `datasets` refuses the set's loading script
+        tables = load_dataset(HUB_ID, ("train", "dev", "test"), FIELDS, HUB_REVISION)
+        rows = {split: list(sentences(tables[split], BIONLP2004)) for split in tables}
     splits = {
-        split: [Example(f"{split}-{i}", words, tags) for i, (words, tags) in enumerate(sentences)]
-        for split, sentences in rows.items()
+        split: [Example(f"{split}-{i}", words, tags) for i, (words, tags) in enumerate(own)]
+        for split, own in rows.items()
     }
-    # label.json may also declare types that no split has, and bare types ("DNA").
-    types = {tag[2:] if tag[:2] in ("B-", "I-") else tag for tag in declared or ()}
-    types |= {word_class(tag) for own in splits.values() for e in own for tag in e.tags}
-    types.discard(OUTSIDE)
+    types = {word_class(tag) for own in splits.values() for e in own for tag in e.tags} - {OUTSIDE}
     if not types:
         raise UserError(f"{data_dir}: no entity in any split, only O. Add sentences with entities.")
     ordered = [kind for kind in STUDY_ORDER if kind in types]
@@ -69,16 +62,6 @@ def load(demo: bool, data_dir: Path | None, label_scheme: str = "io") -> Data:
     if label_scheme == "iob2":
         ordered = [f"{prefix}-{kind}" for kind in ordered for prefix in "BI"]
     return Data(splits, [OUTSIDE, *ordered], label_scheme == "iob2")
-
-
-def _from_hub() -> dict[str, list[tuple[list[str], list[str]]]]:
-    """BioNLP2004 from the Hub's parquet conversion; `datasets` refuses its loading script."""
-    by_id = dict(enumerate(BIONLP2004))
-    splits = {}
-    for split, rows in load_dataset(HUB_ID, ("train", "dev", "test"), FIELDS, HUB_REVISION).items():
-        placed = [(f"{HUB_ID}, {split}, row {number}", row) for number, row in enumerate(rows, 1)]
-        splits[split] = list(sentences(placed, by_id))
-    return splits
 
 
 def stratum(example: Example) -> str:

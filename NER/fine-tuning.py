@@ -1,11 +1,7 @@
 """Fine-tune a model on NER with a percentage of the training data, and score it.
 
-    python fine-tuning.py --training_size 30 --model_name biobert
-    python fine-tuning.py --demo --training_size 30 --model_name biobert
-
-Writes results/<dataset>/<model>/<size>/seed-<n>/fine-tuning/: config.json, checkpoint/,
-history.csv, steps.csv, learning_curve.png, predictions.jsonl, metrics.json. After a kill the same
-command resumes.
+python fine-tuning.py --training_size 30 --model_name biobert
+python fine-tuning.py --demo --training_size 30 --model_name biobert
 """
 
 import sys
@@ -14,12 +10,11 @@ from pathlib import Path
 if __name__ == "__main__":  # run as a file: import from the repository, not from this folder
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from common import cli, task
+from common import cli
 from common.steps import fine_tuning
 
-TASK = task.load("NER")
 DEMO = {"learning_rate": 1e-3, "num_train_epochs": 5}  # what miniatures need
-parse_args, main = cli.script(fine_tuning, TASK, __doc__, demo=DEMO)
+parse_args, main = cli.script(fine_tuning, "NER", __doc__, demo=DEMO)
 
 if __name__ == "__main__":
     sys.exit(main())

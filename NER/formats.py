@@ -11,18 +11,18 @@ from NER.scores import OUTSIDE, to_iob2
 PATTERNS = ("{}.jsonl", "{}.json", "{}.parquet", "{}-*.parquet", "{}/*.parquet")
 PATTERNS += ("{}.conll", "{}.iob2", "{}.iob", "{}.bio", "{}.tsv", "{}.txt")
 FIELDS = ("tokens", "tags")
+LABEL_MAP = 'Write one such as {"O": 0, "B-protein": 1, ...}'
 # Lines between the documents of CoNLL 2003 and of JNLPBA.
 DOCUMENT_LINES = ("-DOCSTART-", "###MEDLINE:")
 
 
-def read_folder(folder: Path) -> tuple[dict[str, list[tuple[list, list]]], dict[str, int] | None]:
-    """The splits of `folder`, as (words, names of tags), and label.json if there is one.
+def read_folder(folder: Path) -> dict[str, list[tuple[list, list]]]:
+    """The splits of `folder`, as (words, names of tags).
 
     Raises UserError, which names file and line, for whatever cannot be read.
     """
     check_folder(folder)
-    names = _read_label_json(folder / "label.json")
-    by_id = {number: name for name, number in names.items()} if names else None
+    by_id = _read_label_json(folder / "label.json")
     splits = {}
     for split in ("train", "dev", "test"):
         files = find_split(folder, split, PATTERNS)
@@ -35,7 +35,7 @@ def read_folder(folder: Path) -> tuple[dict[str, list[tuple[list, list]]], dict[
         splits[split] = list(sentences(rows, by_id))
         if not splits[split]:
             raise UserError(f"{files[0]} holds no sentence. Put the {split} examples there.")
-    return splits, names
+    return splits
 
 
 def _read(path: Path) -> Iterator[tuple[str, dict]]:
@@ -75,33 +75,27 @@ def _iob2(tags: list[str], place: str) -> list[str]:
 
 
 def _name(tag, by_id: dict[int, str] | None, place: str) -> str:
-    if isinstance(tag, str):
-        if by_id and tag not in by_id.values():
-            known = ", ".join(sorted(by_id.values()))
-            raise UserError(f"{place}: unknown tag {tag!r}; label.json has {known}.")
+    """A tag, which is given as its name or as its number."""
+    if isinstance(tag, str) and (not by_id or tag in by_id.values()):
         return tag
-    if isinstance(tag, bool) or not isinstance(tag, int):
-        raise UserError(f"{place}: tag {tag!r} is neither a number nor a name. Fix that example.")
-    if by_id is None:
-        raise UserError(
-            f"{place}: tags are numbers, but there is no label.json beside the file. Write one: "
-            '{"O": 0, "B-protein": 1, ...}'
-        )
-    if tag not in by_id:
-        known = ", ".join(f"{number} {name}" for number, name in sorted(by_id.items()))
-        raise UserError(f"{place}: tag {tag} is not in the label map ({known}).")
-    return by_id[tag]
+    if type(tag) is int and by_id and tag in by_id:
+        return by_id[tag]
+    if not by_id:
+        raise UserError(f"{place}: tag {tag!r} is no name, and there is no label.json. {LABEL_MAP}")
+    known = ", ".join(f"{number} {name}" for number, name in sorted(by_id.items()))
+    raise UserError(f"{place}: tag {tag!r} is not in the label map ({known}).")
 
 
-def _read_label_json(path: Path) -> dict[str, int] | None:
+def _read_label_json(path: Path) -> dict[int, str] | None:
     if not path.exists():
         return None
     names = json_file(path)
     if not isinstance(names, dict) or any(type(number) is not int for number in names.values()):
-        raise UserError(f'{path} must map names to numbers: {{"O": 0, "B-protein": 1, ...}}')
-    if len(set(names.values())) < len(names):
+        raise UserError(f"{path} does not map names to numbers. {LABEL_MAP}")
+    by_id = {number: name for name, number in names.items()}
+    if len(by_id) < len(names):
         raise UserError(f"{path}: two names have the same number. Give each its own.")
-    return names
+    return by_id
 
 
 def columns(lines: Iterable[tuple[str, str]]) -> Iterator[list[tuple[str, list[str]]]]:

@@ -72,7 +72,7 @@ def answer(model, tokenizer, made, items: list[Sentence], args, device, name: st
 
 def _entities(item: Sentence, tags: list[str]) -> list[dict]:
     answers = []
-    for kind, first, last in sorted(entities(tags), key=lambda entity: entity[1]):
+    for kind, first, last in sorted(entities(tuple(tags)), key=lambda entity: entity[1]):
         start, end = item.spans[first][0], item.spans[last - 1][1]
         answers.append({"start": start, "end": end, "type": kind, "text": item.text[start:end]})
     return answers

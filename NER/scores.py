@@ -37,18 +37,14 @@ def to_iob2(classes: list[str]) -> list[str]:
     ]
 
 
-def entities(tags: list[str], strict: bool = False) -> frozenset[tuple[str, int, int]]:
+# Each layer's probe and each epoch is scored against the same gold tags, several times over.
+@functools.lru_cache(maxsize=2**14)
+def entities(tags: tuple[str, ...], strict: bool = False) -> frozenset[tuple[str, int, int]]:
     """The (type, first word, last word + 1) of each entity in a sentence's IOB2 tags.
 
     seqeval's default, which is conlleval's: an `I-` that continues nothing begins an entity.
     `strict`, seqeval's strict IOB2: only `B-` begins one.
     """
-    return _entities(tuple(tags), strict)
-
-
-# Each layer's probe and each epoch is scored against the same gold tags, several times over.
-@functools.lru_cache(maxsize=2**14)
-def _entities(tags: tuple[str, ...], strict: bool) -> frozenset[tuple[str, int, int]]:
     from seqeval.metrics.sequence_labeling import get_entities
     from seqeval.scheme import IOB2, Entities
 
@@ -89,7 +85,7 @@ def count(rows: list[dict]) -> dict:
     }
     tables = {}
     for table, items in read.items():
-        sides = [[items(row[side]) for row in rows] for side in ("gold", "predicted")]
+        sides = [[items(tuple(row[side])) for row in rows] for side in ("gold", "predicted")]
         tables[table] = scoring.count(sides, names if table == "words" else names[1:])
     return tables
 

@@ -2,6 +2,7 @@
 
 import random
 from collections import Counter
+from itertools import repeat
 
 from common.task import ProbeInputs, Sequences
 from NER import alignment
@@ -20,10 +21,16 @@ default) join two adjacent entities of one type. So even perfect predictions sco
 def encode(
     data: Data, examples: list[Example], tokenizer, max_length: int
 ) -> tuple[list[dict], dict]:
-    """Of each sentence `input_ids`, `labels` (one a token) and `words`; and the counts."""
+    """Of each sentence `input_ids`, `words` and `labels`, one a token; and the counts.
+
+    A word's label is on its first sub-word, -100 on every other token.
+    """
     encoded, counts = alignment.encode([e.words for e in examples], tokenizer, max_length)
     for example, row in zip(examples, encoded, strict=True):
-        row["labels"] = alignment.token_labels(row, label_numbers(data, example))
+        row["labels"] = [-100] * len(row["input_ids"])
+        for span, label in zip(row["words"], label_numbers(data, example), strict=True):
+            if span:
+                row["labels"][span[0]] = label
     return encoded, counts
 
 
@@ -44,14 +51,15 @@ def predict(
 
 def decode(data: Data, encoded: list[dict], logits: list) -> list[list[str]]:
     """IOB2 tags of each sentence's words, from the logits `[tokens, labels]` of each."""
-    return [
-        tags(data, alignment.word_labels(row, values.argmax(-1), data.labels))
-        for row, values in zip(encoded, logits, strict=True)
-    ]
+    read = [[start for start, _ in alignment.units(row, "first")] for row in encoded]
+    numbers = [values.argmax(-1)[own] for values, own in zip(logits, read, strict=True)]
+    return list(map(tags, repeat(data), encoded, numbers))
 
 
-def tags(data: Data, classes: list[str]) -> list[str]:
-    """IOB2 tags of a sentence, from its words' classes."""
+def tags(data: Data, row: dict, numbers) -> list[str]:
+    """IOB2 tags of a sentence: the labels of the words that the model saw, in order; else `O`."""
+    left = iter(numbers)
+    classes = [data.labels[next(left)] if span else OUTSIDE for span in row["words"]]
     return classes if data.iob2 else to_iob2(classes)
 
 
@@ -124,9 +132,4 @@ def probe_predictions(
     data: Data, examples: list[Example], inputs: ProbeInputs, target: str, split: str, found: list
 ) -> list[list[str]]:
     """IOB2 tags of all words, from the label numbers of those that are units; else `O`."""
-    predicted = []
-    for row, numbers in zip(inputs.notes[split], found[0], strict=True):
-        left = iter(numbers)
-        classes = [data.labels[next(left)] if span else OUTSIDE for span in row["words"]]
-        predicted.append(tags(data, classes))
-    return predicted
+    return list(map(tags, repeat(data), inputs.notes[split], found[0]))

@@ -12,10 +12,6 @@ NAMES = ("premise", "hypothesis"), ("sentence1", "sentence2")
 EXPECTED = " or ".join(json.dumps(dict.fromkeys(names, "...")) for names in NAMES)
 
 
-def add_arguments(parser) -> None:
-    """No flags of its own."""
-
-
 def read(file: Iterable[bytes], name: str, form: str) -> Iterator[tuple[str, str] | None]:
     """The premise and the hypothesis of each line."""
     for place, line in stream(file, name):

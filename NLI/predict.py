@@ -13,20 +13,9 @@ from pathlib import Path
 if __name__ == "__main__":  # run as a file: import from the repository, not from this folder
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from common import cli, predict, task
-from NLI import new_text
+from common import cli, predict
 
-TASK = task.load("NLI")
-
-
-def parse_args(argv=None):
-    return predict.parse_args(TASK, new_text, __doc__, argv)
-
-
-@cli.command
-def main(argv=None):
-    predict.run(parse_args(argv), new_text)
-
+parse_args, main = cli.script(predict, "NLI", __doc__)
 
 if __name__ == "__main__":
     sys.exit(main())

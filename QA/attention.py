@@ -4,10 +4,7 @@
     python attention.py --demo --training_sizes 10,30 --model_name biobert --controls
 
 The same inputs (the test split) go through the pre-trained encoder and through those that
-fine-tuning.py made of it. For each size it writes
-results/<dataset>/<model>/<size>/seed-<n>/attention/: config.json, heads.csv, heads.png,
-cka.csv, metrics.json; with --controls the same for an untrained encoder, in
-random/seed-<n>/attention/.
+fine-tuning.py made of it.
 """
 
 import sys
@@ -16,11 +13,10 @@ from pathlib import Path
 if __name__ == "__main__":  # run as a file: import from the repository, not from this folder
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from common import cli, task
+from common import cli
 from common.steps import attention
 
-TASK = task.load("QA")
-parse_args, main = cli.script(attention, TASK, __doc__, **TASK.DEFAULTS)
+parse_args, main = cli.script(attention, "QA", __doc__)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -70,7 +70,7 @@ def load(
         parsed, in_bioasq = _read_folder(data_dir)
     else:
         tables = load_dataset(HUB_ID, ("train", "dev"), FIELDS)
-        parsed = {s: squad.examples(squad.hub_rows(tables[s], HUB_ID), HUB_ID) for s in tables}
+        parsed = {s: squad.examples(squad.hub_rows(tables[s]), HUB_ID) for s in tables}
         parsed["test"] = parsed.pop("dev")  # its validation split is our test split
     splits = {split: examples for split, (examples, _) in parsed.items()}
     if "dev" not in splits:

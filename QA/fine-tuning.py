@@ -4,10 +4,7 @@
     python fine-tuning.py --demo --training_size 30 --model_name biobert
     python fine-tuning.py --data_dir bioasq --model_name CHECKPOINT --keep_head
 
-The last goes on from a checkpoint of SQuAD 2.0 with BioASQ's questions. Writes
-results/<dataset>/<model>/<size>/seed-<n>/fine-tuning/: config.json, checkpoint/,
-history.csv, learning_curve.png, predictions.jsonl, metrics.json. After a kill the same command
-resumes.
+The last goes on from a checkpoint of SQuAD 2.0 with BioASQ's questions.
 """
 
 import sys
@@ -16,12 +13,11 @@ from pathlib import Path
 if __name__ == "__main__":  # run as a file: import from the repository, not from this folder
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from common import cli, task
+from common import cli
 from common.steps import fine_tuning
 
-TASK = task.load("QA")
 DEMO = {"learning_rate": 1e-3, "num_train_epochs": 5}  # what miniatures need
-parse_args, main = cli.script(fine_tuning, TASK, __doc__, demo=DEMO, **TASK.DEFAULTS)
+parse_args, main = cli.script(fine_tuning, "QA", __doc__, demo=DEMO)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -12,10 +12,6 @@ FORMS = {"jsonl": ()}
 EXPECTED = '{"id": "...", "question": "...", "context": "..."}; the id may be missing'
 
 
-def add_arguments(parser) -> None:
-    """No flags of its own."""
-
-
 def read(file: Iterable[bytes], name: str, form: str) -> Iterator[Example | None]:
     """A question a line."""
     for number, (place, line) in enumerate(stream(file, name), 1):

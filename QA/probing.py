@@ -6,8 +6,7 @@
 Question and passage go through the frozen encoder together: the pre-trained one (--training_size
 0), a fine-tuned one (after fine-tuning.py), or an untrained one (--untrained). The probe trains on
 all questions of the training split that have an answer; with --controls also on questions of other
-passages. Writes results/<dataset>/<model>/<size>/seed-<n>/probing/: config.json, layers.csv,
-layers.png, metrics.json. After a kill the same command resumes.
+passages.
 """
 
 import sys
@@ -16,15 +15,12 @@ from pathlib import Path
 if __name__ == "__main__":  # run as a file: import from the repository, not from this folder
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from common import cli, task
+from common import cli
 from common.steps import probing
 
-TASK = task.load("QA")
 PROBES = ("pointer",)
 POOLINGS = ("mean",)  # of a word's sub-words
-parse_args, main = cli.script(
-    probing, TASK, __doc__, probes=PROBES, poolings=POOLINGS, **TASK.DEFAULTS
-)
+parse_args, main = cli.script(probing, "QA", __doc__, probes=PROBES, poolings=POOLINGS)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -52,12 +52,12 @@ def _rows(documents: dict[str, Any]) -> Iterator[tuple]:
                     yield f"{passage}.qas[{k}]", article.get("title"), context, question
 
 
-def hub_rows(table: Iterable[dict], place: str) -> Iterator[tuple]:
+def hub_rows(table: Iterable[tuple[str, dict]]) -> Iterator[tuple]:
     """As `_rows`, of the Hub's table, whose answers are {"text": [...], "answer_start": [...]}."""
-    for i, row in enumerate(table):
+    for place, row in table:
         pairs = zip(row["answers"]["text"], row["answers"]["answer_start"], strict=True)
         answers = [{"text": text, "answer_start": start} for text, start in pairs]
-        yield f"{place}, row {i}", row["title"], row["context"], row | {"answers": answers}
+        yield place, row["title"], row["context"], row | {"answers": answers}
 
 
 def examples(rows: Iterable[tuple], place: str) -> tuple[list[Example], dict[str, int]]:

@@ -109,7 +109,7 @@ def encode(
     BERT: `[CLS] question [SEP] passage [SEP]`, "no answer" is read at [CLS]; BioGPT: `</s> question
     </s> passage </s>`, as of all causal models it is read at an end token after the passage.
     A window has `input_ids` (, `token_type_ids`); `example`, its number; `first`, where the passage
-    begins in it; `spans`, `[sub-words of the passage, 2]` characters of each (see QA.offsets);
+    begins in it; `spans`, `[sub-words of the passage, 2]` characters of each (see `tokenize`);
     `null`, the position of "no answer"; and `labels`, the first and last position of the answer, or
     twice `null` if it contains none whole, or twice -100 if the answer is not in the passage.
     Neighbours share `data.doc_stride` sub-words. Raises UserError if there is no room for that.

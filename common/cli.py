@@ -13,6 +13,7 @@ import math
 import os
 import signal
 import sys
+import textwrap
 import threading
 import time
 from collections.abc import Callable
@@ -110,8 +111,11 @@ def command(main):
     return guarded
 
 
-def script(step, task, doc: str, **settings) -> tuple[Callable, Callable]:
+def script(step, name: str, doc: str, **settings) -> tuple[Callable, Callable]:
     """(parse_args, main) of a task's script for a step; `settings`: those of its `parse_args`."""
+    from common import task as contract
+
+    task = contract.load(name)
 
     def parse_args(argv: list[str] | None = None):
         return step.parse_args(task, doc, argv, **settings)
@@ -131,7 +135,14 @@ def _raise_at_sigterm() -> None:
 class Parser(argparse.ArgumentParser):
     """`argparse`, with one line for an error and the script's docstring as its help."""
 
-    def __init__(self, doc: str):
+    def __init__(self, doc: str, writes: str = ""):
+        """`writes`: for the help, the folder and the files of a step's result."""
+        if writes:
+            where = f"results/<dataset>/<model>/<size>/seed-<n>/{writes}"
+            text = (
+                f"Writes {where}, config.json, metrics.json. After a kill the same command resumes."
+            )
+            doc += "\n" + textwrap.fill(text, 100)
         script = sys.argv[0]  # as it is typed from where the user is
         super().__init__(
             prog=os.path.relpath(script) if script.endswith(".py") else None,

@@ -19,21 +19,22 @@ PATTERNS = ("{}.parquet", "{}-*.parquet", "{}/*.parquet", "*/{}-*.parquet", "*/{
 
 def load_dataset(
     hub_id: str, splits: tuple[str, ...], fields: tuple[str, ...], revision: str | None = None
-) -> dict[str, list[dict]]:
-    """`{split: rows}` of a data set's parquet files; `splits` are among "train", "dev", "test".
+) -> dict[str, list[tuple[str, dict]]]:
+    """`{split: [(place, row)]}` of a data set's parquet files.
 
-    A row has the `fields`. Raises UserError if the files are not available or cannot be read.
-    `datasets.load_dataset` would ask the Hub about cached files, too.
+    `splits` are among "train", "dev", "test"; a row has the `fields`. Raises UserError if the files
+    are not available or cannot be read. `datasets.load_dataset` would ask the Hub about cached
+    files, too.
     """
     from huggingface_hub import snapshot_download
 
-    def load(**options) -> dict[str, list[dict]]:
+    def load(**options) -> dict[str, list[tuple[str, dict]]]:
         options |= {"repo_type": "dataset", "revision": revision, "allow_patterns": "*.parquet"}
         folder = Path(snapshot_download(hub_id, **options))
         files = {split: find_split(folder, split, PATTERNS) for split in splits}
         if not all(files.values()):
             raise FileNotFoundError(f"a split is missing in {folder}")  # an interrupted download
-        return {s: [row for path in files[s] for _, row in parquet(path, fields)] for s in splits}
+        return {s: [pair for path in files[s] for pair in parquet(path, fields)] for s in splits}
 
     return cached_or_download(hub_id, load, "dataset", revision)
 

@@ -1,5 +1,6 @@
 """Use a fine-tuned model on new text: an input in, a line out, a part at a time."""
 
+import importlib
 import json
 import logging
 import os
@@ -31,14 +32,14 @@ class Made(NamedTuple):
 
 
 class NewText(Protocol):
-    """What a task's predict.py needs besides `common.task.Task`: a module with these names."""
+    """What predict.py needs besides `common.task.Task`: the names of a task's `new_text.py`."""
 
     # The forms of the input, each with the endings of its files. The first is also the form of
     # files of other endings, and of the standard input.
     FORMS: dict[str, tuple[str, ...]]
 
     def add_arguments(self, parser) -> None:
-        """Add the flags that only this task's predict.py has."""
+        """Add the flags that only this task's predict.py has; it may be left out."""
 
     def read(self, file: Iterable[bytes], name: str, form: str) -> Iterator[Any]:
         """Yield an item for each input of an open binary file, or None for an empty line.
@@ -56,10 +57,17 @@ class NewText(Protocol):
         """
 
 
-def parse_args(task, new_text: NewText, doc: str, argv, model: str = "biobert", batch_size=16):
+def of(task) -> NewText:
+    """The task's module."""
+    module = importlib.import_module(f"{task.NAME}.new_text")
+    vars(module).setdefault("add_arguments", lambda parser: None)
+    return module
+
+
+def parse_args(task, doc: str, argv) -> flags.Call:
     """The call of a task's predict.py; `doc` is its help."""
-    parser = Parser(doc)
-    group = flags.add_model_and_data(parser, model)
+    parser, new_text = Parser(doc), of(task)
+    group = flags.add_model_and_data(parser, task.DEFAULTS.get("model", "biobert"))
     text = "the percentage that the model was fine-tuned on (default: 100, or if there is none, "
     text += "the model itself: a checkpoint, or another one that was fine-tuned on such a task)"
     flags.add_training_size(group, None, text)
@@ -75,12 +83,12 @@ def parse_args(task, new_text: NewText, doc: str, argv, model: str = "biobert", 
     add("--input_form", choices=tuple(new_text.FORMS), help=text)
     add("--output", type=Path, metavar="FILE", help="(default: standard output)")
     add("--overwrite", action="store_true", help="replace FILE of --output")
-    flags.add_machine(parser, batch_size)
+    flags.add_machine(parser, batch_size=16)
     new_text.add_arguments(parser)
     return flags.parse(task, "predict", parser, argv)
 
 
-def run(call, new_text: NewText) -> None:
+def run(call) -> None:
     """Answer what `--input` holds with the model that the flags name; an output for each input.
 
     Nothing but the outputs is written to the standard output. Raises UserError; a file of --output
@@ -88,7 +96,7 @@ def run(call, new_text: NewText) -> None:
     """
     from common.device import choose_device
 
-    args, (title, made) = call.args, find(call)
+    args, new_text, (title, made) = call.args, of(call.task), find(call)
     fitting = (form for form, ends in new_text.FORMS.items() if args.input.suffix in ends)
     form = args.input_form or next(fitting, next(iter(new_text.FORMS)))
     total, empty, cut = 0, 0, Counter()

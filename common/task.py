@@ -183,6 +183,7 @@ def defaults(task) -> dict[str, Any]:
         "NOTE": "",  # what readers of the scores must know, for the report's page
         # The public set on the Hub that is read without --data_dir, and its split that is `test`.
         "HUB_DATASET": (None, "test"),
+        "DEFAULTS": {},  # of the scripts' flags that differ, see `flags.add_common_arguments`
         "IN_STUDY": False,  # whether `common.study` runs it when no --tasks are given
         "CONTROLS": ("control",),  # the names of what `controls` gives
         # A step's flags of the task are settings; "write_..." asks for a file, see `export`.

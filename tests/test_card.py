@@ -51,7 +51,7 @@ def logits(model, tokenizer):
 def test_the_card_of_public_data(tuned, tmp_path, monkeypatch, checkpoint):
     """The header goes through the Hub's own reader and back; the code loads the model."""
     splits = {"train": 20, "dev": 6, "test": 8}
-    rows = {s: [ner_row(i, {"dev": "validation"}.get(s, s)) for i in range(n)]
+    rows = {s: [("a row", ner_row(i, {"dev": "validation"}.get(s, s))) for i in range(n)]
             for s, n in splits.items()}  # fmt: skip
     monkeypatch.setattr(ner_data, "load_dataset", lambda *given: rows)
     folder = tuned("NER")

@@ -61,8 +61,8 @@ def squad(hub_id=SQUAD):
     """The rows of both splits, and what was printed meanwhile."""
     err = io.StringIO()
     with contextlib.redirect_stderr(err):
-        rows = client.load_dataset(hub_id, ("train", "dev"), tuple(SQUAD_ROWS["train"][0]))
-    return rows, err.getvalue()
+        tables = client.load_dataset(hub_id, ("train", "dev"), tuple(SQUAD_ROWS["train"][0]))
+    return {split: [row for _, row in table] for split, table in tables.items()}, err.getvalue()
 
 
 def warm_up():

@@ -194,20 +194,6 @@ def test_the_demo_asks_the_encoders_test_splits():
         assert mine == [gold(example) for example in data.splits["test"]]
 
 
-def test_from_rows_to_answers(loaded):
-    """What an untuned model writes may be anything; it is read, and equal one by one."""
-    model, tokenizer = loaded
-    rows = [row for row in demo_data.read()[0]["test"] if len(row["input"]) < 60][::25]
-    ids = [encoding.prompt_ids(tokenizer, row, "plain", 110)[0] for row in rows]
-    ends = {tokenizer.eos_token_id}
-    together = generation.generate(model, ids, [12] * len(ids), ends, 8, CPU, "test")
-    for row, prompt, found in zip(rows, ids, together, strict=True):
-        assert generation.generate(model, [prompt], [12], ends, 1, CPU, "test") == [found]
-        _, labels, *_ = demo_data.SETS[row["source"]]
-        answer, failed = parsing.read(encoding.decode(tokenizer, found), row, labels)
-        assert len(answer) == len(row["gold"]) if row["kind"] == "ner" else failed == (not answer)
-
-
 def test_what_ends_an_answer(loaded):
     """A chat model may name several tokens; what is no special token of its tokenizer is none."""
     model, tokenizer = loaded

@@ -132,13 +132,10 @@ def free_score(answer, references, failed):
 @pytest.mark.parametrize(
     "answer, references, value",
     [
-        ("The IL-2 gene.", ["il2 gene"], 1),
         ("gene", ["the IL-2 gene", "a protein"], 2 / 3),
         ("", [], 1),
         ("gene", [], 0),
         ("", ["gene"], 0),
-        ("b a a", ["a a c"], 0),
-        ("the", ["the"], 1),
     ],
 )
 def test_free_answers_as_squad_scores_them(answer, references, value):

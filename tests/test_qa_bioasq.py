@@ -259,14 +259,7 @@ def test_the_command_converts(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
-    [
-        (b"", "is empty"),
-        (b"{", "not valid JSON"),
-        (b"\xff\xfe", "not UTF-8"),
-        (b'{"data": []}', "not in BioASQ form"),
-        (b'{"questions": [{"type": "factoid", "id": "1", "body": "\\ud800"}]}', "half a character"),
-    ],
+    ("content", "said"), [(b"{", "not valid JSON"), (b'{"data": []}', "not in BioASQ form")]
 )
 def test_a_file_that_cannot_be_converted(tmp_path, capsys, content, said):
     source, out = tmp_path / "in.json", tmp_path / "out.json"

@@ -14,7 +14,7 @@ from common.cli import UserError
 from common.device import choose_device
 from common.probes import POINTER
 from common.task import Pointers, evaluate
-from QA import bioasq, probe, task, windows
+from QA import bioasq, probe, task
 from tests.test_qa_task import PASSAGE, dataset, example
 
 CPU = choose_device("cpu", "fp32")
@@ -134,19 +134,6 @@ def test_words_and_places():
     assert probe.place(asked, spans[:7]) is None  # the window ends within the answer
     assert probe.place(example("q", None), spans) is None
     assert probe.place(example("q", "L-", context), spans) == (0, 1)
-
-
-def test_the_best_span_is_that_of_all():
-    rng = np.random.default_rng(0)
-    for n in (1, 2, 31, 50):
-        scores = rng.normal(size=(n, 2)) * 3
-        sums = {
-            (i, j): scores[i, 0] + scores[j, 1]
-            for i in range(n)
-            for j in range(i, min(n, i + windows.MAX_ANSWER))
-        }
-        first, length = divmod(windows.span_scores(scores).argmax(), windows.MAX_ANSWER)
-        assert (first, first + length) == max(sums, key=sums.get)
 
 
 def many(n=60, seed=0):

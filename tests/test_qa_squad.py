@@ -106,10 +106,10 @@ def test_is_impossible_is_not_needed_and_does_not_count():
 def test_rows_of_the_hub_are_read_as_files_are():
     parts = {"context": "The p53 .", "title": "T", "question": "What ?"}
     rows = [
-        {"id": "a", "answers": {"text": ["p53"], "answer_start": [4]}} | parts,
-        {"id": "b", "answers": {"text": [], "answer_start": []}} | parts,
+        ("row 1", {"id": "a", "answers": {"text": ["p53"], "answer_start": [4]}} | parts),
+        ("row 2", {"id": "b", "answers": {"text": [], "answer_start": []}} | parts),
     ]
-    found, counts = squad.examples(squad.hub_rows(rows, "squad_v2"), "squad_v2")
+    found, counts = squad.examples(squad.hub_rows(rows), "squad_v2")
     assert [(e.id, e.title, e.answers, e.golds) for e in found] == [
         ("a", "T", [(4, 7)], ["p53"]), ("b", "T", [], [])
     ]  # fmt: skip

@@ -473,10 +473,11 @@ from common import flags, results
 from common.cli import Parser
 
 NAME, ORDER, NEEDS, SIZES = "counting", 4, ("fine-tuning",), "training_size"
+FILES = "counting/"
 
 
 def parse_args(task, doc, argv):
-    parser = Parser(doc)
+    parser = Parser(doc, FILES)
     flags.add_common_arguments(parser)
     group = parser.add_argument_group("counting")
     flags.add_training_size(group, 30, "which model")

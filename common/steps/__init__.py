@@ -4,8 +4,9 @@ A step is a module with these names:
 
 NAME, ORDER     its name (of the scripts and the results), and its place among the steps
 NEEDS           the steps whose results it reads
+FILES           its results' folder and files, for the help of its scripts
 SIZES           the flag that takes its training sizes: training_size, or training_sizes for several
-parse_args(task, doc, argv, **...)   a script's call, see `common.flags.Call`
+parse_args(task, doc, argv, ...)   a script's call, see `common.flags.Call`
 run(call)       make the result, or show the finished one
 calls(sizes, controls)   how the study runs it for a model: [(sizes, flags)], a pair for each call
 cells(begun)    the cells of a call's results, if they are not one for each of its sizes

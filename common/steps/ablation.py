@@ -15,13 +15,14 @@ IN_STUDY = False  # unless it is named: it costs many passes
 HEADS, LAYERS, PREDICTIONS = "heads", "layers", "predictions"
 DRAWS = 20  # so that p can be below 0.05
 SAMPLE = 1000  # training examples for the means and the importance
+FILES = "ablation/: ablation.csv, importance.csv, ablation.png, predictions/"
 CONSTANTS = {"draws": DRAWS, "sample": SAMPLE, "importance": "Michel et al. 2019, per example"}
 
 
-def parse_args(task, doc: str, argv, **defaults) -> flags.Call:
-    """The call of a task's ablation.py; `doc` is its help, `defaults` as in fine_tuning."""
-    parser = Parser(doc)
-    flags.add_common_arguments(parser, **defaults)
+def parse_args(task, doc: str, argv) -> flags.Call:
+    """The call of a task's ablation.py; `doc` is its help."""
+    parser = Parser(doc, FILES)
+    flags.add_common_arguments(parser, **task.DEFAULTS)
     group = parser.add_argument_group("ablation")
     flags.add_training_size(group, 100, "which fine-tuned model (default: 100)")
     add = group.add_argument
@@ -252,9 +253,8 @@ def whole(ready, values: dict) -> dict:
 
     task, data, test = ready.task, ready.data, {"test": ready.examples}
     level = majority_scores(task, data, ready.train, test)["test"]
-    metrics = {f"test_{name}": value for name, value in values.items()}
-    metrics |= {f"test_majority_{name}": value for name, value in level.items()}
-    return metrics | {"test_examples": len(ready.examples)}
+    both = values | {f"majority_{name}": value for name, value in level.items()}
+    return {f"test_{name}": x for name, x in both.items()} | {"test_examples": len(ready.examples)}
 
 
 def summarize(call, cell, metrics: dict, state: str) -> None:

@@ -13,13 +13,14 @@ from common.report.shown.attention import NAME, draw, link_measures, read, secti
 
 __all__ = ["link_measures", "read", "sections"]
 ORDER, NEEDS, SIZES = 3, ("fine-tuning",), "training_sizes"
+FILES = "attention/: heads.csv, heads.png, cka.csv"
 CONSTANTS = {"average": "mean over examples of each head's measure, real tokens only"}
 
 
-def parse_args(task, doc: str, argv, **defaults) -> flags.Call:
-    """The call of a task's attention.py; `doc` is its help, `defaults` as in fine_tuning."""
-    parser = Parser(doc)
-    flags.add_common_arguments(parser, **defaults)
+def parse_args(task, doc: str, argv) -> flags.Call:
+    """The call of a task's attention.py; `doc` is its help."""
+    parser = Parser(doc, FILES)
+    flags.add_common_arguments(parser, **task.DEFAULTS)
     add = parser.add_argument_group("attention").add_argument
     add(
         "--training_sizes",

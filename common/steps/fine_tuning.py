@@ -10,6 +10,7 @@ from common.report.shown.fine_tuning import ADVICE, NAME, above_majority, draw, 
 
 __all__ = ["read", "sections"]
 ORDER, NEEDS, SIZES = 1, (), "training_size"
+FILES = "fine-tuning/: checkpoint/, history.csv, steps.csv, learning_curve.png, predictions.jsonl"
 # What identifies a result besides the flags.
 CONSTANTS = {
     "optimizer": "AdamW",
@@ -24,14 +25,13 @@ LORA_RATES, LORA_RANK = (2e-4, 4e-3), 16
 OF_CAUSAL = {"selection": "first epoch with the lowest dev loss, a mean over the task's groups"}
 
 
-def parse_args(task, doc: str, argv, *, demo: dict, **defaults) -> flags.Call:
+def parse_args(task, doc: str, argv, *, demo: dict) -> flags.Call:
     """The call of a task's fine-tuning.py; `doc` is its help.
 
-    `demo`: the defaults that differ for miniature models; `defaults`: those of
-    `flags.add_common_arguments` that differ for this task.
+    `demo`: the defaults that differ for miniature models.
     """
-    parser = Parser(doc)
-    flags.add_common_arguments(parser, **defaults)
+    parser = Parser(doc, FILES)
+    flags.add_common_arguments(parser, **task.DEFAULTS)
     group = parser.add_argument_group("fine-tuning")
     flags.add_training_size(
         group,

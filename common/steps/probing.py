@@ -16,17 +16,18 @@ from common.files import read_csv, read_jsonl, write_csv, write_jsonl
 from common.report.shown.probing import NAME, draw, link_measures, read, sections
 
 __all__ = ["link_measures", "read", "sections"]
+FILES = "probing/: layers.csv, layers.png"
 ORDER, NEEDS, SIZES = 2, ("fine-tuning",), "training_size"
 TASK, MAJORITY = "task", "majority"  # the first is a target of a probe, as controls are
 
 
-def parse_args(task, doc: str, argv, *, probes: tuple, poolings: tuple, **defaults) -> flags.Call:
+def parse_args(task, doc: str, argv, *, probes: tuple, poolings: tuple) -> flags.Call:
     """The call of a task's probing.py; `doc` is its help.
 
-    `probes`, `poolings`: those of the task, the default (the study's) first; `defaults`: of
-    `flags.add_common_arguments`, those that differ."""
-    parser = Parser(doc)
-    flags.add_common_arguments(parser, **defaults)
+    `probes`, `poolings`: those of the task, the default (the study's) first.
+    """
+    parser = Parser(doc, FILES)
+    flags.add_common_arguments(parser, **task.DEFAULTS)
     group = parser.add_argument_group("probing")
     text = "which encoder: fine-tuned on this percentage (10, 30, 50, 100), or 0, the pre-trained"
     flags.add_training_size(group, 0, text + " (default: 0)")
