@@ -20,6 +20,7 @@ from common import models
 from common.cli import RANK, ROOT, UNTRAINED, UserError, from_here
 from common.files import read_json, write_json
 
+ABOUT = ("task", "dataset", "model", "training_size", "seed")  # in every row of a result's tables
 EARLIER = "finished earlier; --overwrite repeats it"  # how a summary calls it
 PARTIAL, REPLACED, WORK = ".partial", ".replaced", "work"
 # The metrics that are no numbers.
@@ -59,8 +60,7 @@ class Cell(NamedTuple):
     @property
     def about(self) -> dict:
         """What stands in every row of its tables."""
-        names = ("task", "dataset", "model", "training_size", "seed")
-        return dict(zip(names, self[1:6], strict=True))
+        return dict(zip(ABOUT, self[1:6], strict=True))
 
     def title(self) -> str:
         """Which cell this is, in words."""

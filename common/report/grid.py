@@ -1,7 +1,7 @@
 """Reads the results of one task on one data set; names what it leaves out, and why.
 
-A cell is a model at a size in a step or a variant of one, by its folder's name (`probing-linear`).
-Its results differ in the seed.
+A cell is a model at a size in a step or a variant of one (`probing-linear`). Its results differ in
+the seed.
 """
 
 import logging
@@ -13,10 +13,11 @@ import numpy as np
 from common import results
 from common.cli import UNTRAINED
 from common.files import read_csv, read_json, read_jsonl
+from common.flags import LORA
 from common.models import MODELS
 from common.report import statistics
 from common.report.page import Estimate
-from common.steps import STEPS, split
+from common.steps import STEPS
 
 log = logging.getLogger(__name__)
 # Models may be trained as suits them; what is measured inside must be measured alike in all.
@@ -34,15 +35,17 @@ class Result:
     """What the files of a result say; its folder may be unfinished (`.partial`)."""
 
     def __init__(self, folder: Path):
-        self.folder, self.file = folder, folder.name.removesuffix(results.PARTIAL)
-        self.step, self.tuned, self.variant = split(self.file)
-        self.name = "-".join(filter(None, (self.step, self.variant)))
-        seed, size, self.model, self.dataset = (folder.parents[i].name for i in range(4))
-        self.model += "+LoRA" * bool(self.tuned)  # a model of its own
-        self.seed = int(seed.removeprefix("seed-"))
-        self.size = int(size) if size.isdigit() else size
+        self.folder = folder
         self.config, self.metrics = (read_json(folder / f"{n}.json") for n in ("config", "metrics"))
-        self.title = f"{self.model} on {self.dataset}, seed {self.seed}"  # of its figures
+        config = self.config if isinstance(self.config, dict) else {}
+        about = map(config.get, (*results.ABOUT, "step", "variant"))
+        self.cell = results.Cell(folder.parents[4], *about)
+        self.size, self.seed, self.step = self.cell.size, self.cell.seed, self.cell.step
+        parts = [self.step, *(self.cell.variant or "").split("-")]
+        self.tuned = LORA if LORA in parts else ""
+        self.name = "-".join(part for part in parts if part not in (None, "", LORA))
+        self.model = f"{self.cell.model}{'+LoRA' * bool(self.tuned)}"  # a model of its own
+        self.title = f"{self.model} on {self.cell.dataset}, seed {self.seed}"  # of its figures
         # What predictions.jsonl says: (metrics' key, counts, score) each; an id an example.
         self.systems, self.groups = [], []
         self.resampled = {}  # by metrics' key: see `statistics.resample`
@@ -53,11 +56,8 @@ class Result:
             raise ValueError("not finished")
         if name := results.damaged(self.config, self.metrics):
             raise ValueError(f"{name} is missing or damaged")
-        model = self.folder.parents[2].name
-        where = {"dataset": self.dataset, "model": model, "training_size": self.size}
-        for key, value in (where | {"seed": self.seed}).items():
-            if self.config.get(key) != value:
-                raise ValueError(f"config.json is of {key} {self.config.get(key)}")
+        if self.cell.folder != self.folder:
+            raise ValueError(f"config.json is of {self.cell.title()}")
         for needed in STEPS[self.step].NEEDS:
             needed = "-".join(filter(None, (needed, self.tuned)))
             there = read_json(self.folder.parent / needed / "metrics.json")
@@ -164,8 +164,8 @@ class Grid:
     def _read(self, folder: Path) -> Result | None:
         """The result in a folder, with what its step and its predictions say; None of others."""
         result = Result(folder)
-        task = result.config.get("task") if isinstance(result.config, dict) else None
-        if not result.step or task not in (None, self.task.NAME):
+        known = result.cell.task in (None, self.task.NAME) and result.step in (None, *STEPS)
+        if not (known and folder.is_dir()):
             return None
         try:
             result.check().metrics.update(STEPS[result.step].read(result, self.task))

@@ -17,8 +17,6 @@ sections(grid)           what the report shows of it, see `common.report`
 import importlib
 import pkgutil
 
-from common.flags import LORA
-
 _modules = [importlib.import_module(f"{__name__}.{m.name}") for m in pkgutil.iter_modules(__path__)]
 STEPS = {module.NAME: module for module in sorted(_modules, key=lambda module: module.ORDER)}
 
@@ -28,14 +26,3 @@ def following(name: str):
     names = list(STEPS)
     later = names[names.index(name) + 1 :]
     return STEPS[later[0]] if later else None
-
-
-def split(folder: str) -> tuple[str, str, str]:
-    """Step, kind of fine-tuning and variant of a result's folder.
-
-    `probing-lora-linear` -> probing, lora, linear; `probing-linear` -> probing, "", linear.
-    """
-    step = next((name for name in STEPS if folder == name or folder.startswith(f"{name}-")), "")
-    variant = folder[len(step) + 1 :] if step else ""
-    tuned = LORA if variant.split("-")[0] == LORA else ""
-    return step, tuned, variant.removeprefix(tuned).removeprefix("-")

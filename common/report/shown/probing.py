@@ -33,7 +33,8 @@ def _control(result, task, ending: str = ""):
     """The result of the control labels, beside that of the task's."""
     from common.report.grid import Result
 
-    return Result(result.folder.with_name(f"{result.file}-{task.CONTROLS[0]}{ending}"))
+    folder = result.cell.folder
+    return Result(folder.with_name(f"{folder.name}-{task.CONTROLS[0]}{ending}"))
 
 
 def _by_layer(result, metric: str) -> tuple[dict, float | None]:
