@@ -1,6 +1,7 @@
 """What a model is called: short names, Hub ids, local folders, the demo's miniatures."""
 
 import hashlib
+import json
 import re
 from contextlib import suppress
 from dataclasses import dataclass
@@ -12,35 +13,8 @@ from common.files import read_json
 from common.models import adapters, loading
 
 # The name on the command line -> the repository on the Hub.
-ENCODERS = {
-    "bert": "bert-base-cased",
-    "biobert": "dmis-lab/biobert-v1.1",
-    "pubmedbert": "microsoft/BiomedNLP-BiomedBERT-base-uncased-abstract",
-    "roberta-base": "FacebookAI/roberta-base",
-    "electra-base": "google/electra-base-discriminator",
-    "electra-large": "google/electra-large-discriminator",
-    "albert-base": "albert/albert-base-v2",
-    "biom-electra-base": "sultan/BioM-ELECTRA-Base-Discriminator",
-    "biom-electra-large": "sultan/BioM-ELECTRA-Large-Discriminator",
-    "biom-bert-large": "sultan/BioM-BERT-PubMed-PMC-Large",
-    "biom-albert-xxlarge": "sultan/BioM-ALBERT-xxlarge",
-    "modernbert-base": "answerdotai/ModernBERT-base",
-    "bioclinical-modernbert-base": "thomas-sounack/BioClinical-ModernBERT-base",
-    "bioclinical-modernbert-large": "thomas-sounack/BioClinical-ModernBERT-large",
-    "deberta-v3-base": "microsoft/deberta-v3-base",
-    "deberta-v3-large": "microsoft/deberta-v3-large",
-    "xlm-roberta-base": "FacebookAI/xlm-roberta-base",
-}
-CAUSAL = {
-    "gpt2": "gpt2-medium",
-    "biogpt": "microsoft/biogpt",
-    "gemma-3-1b": "google/gemma-3-1b-it",
-    "pythia-410m": "EleutherAI/pythia-410m",
-    "llama2-7b": "meta-llama/Llama-2-7b-chat-hf",
-    "llama2-13b": "meta-llama/Llama-2-13b-chat-hf",
-    "medtuned-7b": "nlpie/Llama2-MedTuned-7b",
-    "medtuned-13b": "nlpie/Llama2-MedTuned-13b",
-}
+NAMES = json.loads(Path(__file__).with_name("names.json").read_text(encoding="utf-8"))
+ENCODERS, CAUSAL = NAMES["encoders"], NAMES["causal"]
 MODELS = ENCODERS | CAUSAL
 STUDY = ("bert", "biobert", "gpt2", "biogpt")  # the study's four models
 MINIATURES = tuple(name for name in MODELS if name in miniatures.DOMAINS)  # available with --demo
