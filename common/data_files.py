@@ -56,7 +56,13 @@ def lines(path: Path) -> Iterator[tuple[str, str]]:
 
     Raises UserError for a file that cannot be read, is not UTF-8, or holds no text at all.
     """
-    return stream(io.BytesIO(_read(path)), str(path))
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}.") from None
+    if not raw.removeprefix(BOM).strip():
+        raise UserError(f"{path} is empty. Put the examples there.")
+    return stream(io.BytesIO(raw), str(path))
 
 
 def stream(file: Iterable[bytes], name: str) -> Iterator[tuple[str, str]]:
@@ -147,13 +153,3 @@ def parquet(path: Path, fields: tuple[str, ...]) -> Iterator[tuple[str, dict]]:
             raise UserError(f"cannot read {path}: {reason}") from None
     for number, row in enumerate(rows, 1):
         yield f"{path}, row {number}", row
-
-
-def _read(path: Path) -> bytes:
-    try:
-        raw = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}.") from None
-    if not raw.removeprefix(BOM).strip():
-        raise UserError(f"{path} is empty. Put the examples there.")
-    return raw

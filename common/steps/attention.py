@@ -7,7 +7,7 @@ import time
 from contextlib import ExitStack
 
 from common import checkpoints, flags, models, results, summary
-from common.cli import UNTRAINED, Parser, UserError, number
+from common.cli import TRAINING_SIZES, UNTRAINED, Parser, UserError, list_of, number
 from common.files import write_csv
 from common.report.shown.attention import NAME, draw, link_measures, read, sections
 
@@ -21,15 +21,10 @@ def parse_args(task, doc: str, argv, **defaults) -> flags.Call:
     parser = Parser(doc)
     flags.add_common_arguments(parser, **defaults)
     add = parser.add_argument_group("attention").add_argument
-    add(
-        "--training_sizes",
-        "--training_size",
-        type=flags.size_list,
-        default=[10, 30, 50, 100],
-        metavar="SIZES",
-        help="the fine-tuned models to compare with the pre-trained one, e.g. 10,30 (default: "
-        "10,30,50,100); 0 compares it with itself",
-    )
+    text = "the fine-tuned models to compare with the pre-trained one, e.g. 10,30 (default: "
+    text += "10,30,50,100); 0 compares it with itself"
+    options = {"default": [10, 30, 50, 100], "metavar": "SIZES", "help": text}
+    add("--training_sizes", "--training_size", type=list_of(int, TRAINING_SIZES), **options)
     text = "also compare with an untrained encoder: unrelated models can score high, too"
     add("--controls", action="store_true", help=text)
     text = "leave out special tokens and a causal model's first, and renormalise"
@@ -48,16 +43,12 @@ def calls(sizes: tuple, controls: bool) -> list[tuple]:
 
 
 def cells(begun) -> list:
-    """The cells of a call's results."""
     args = begun.call.args
     return [begun.cell(size) for size in [*args.training_sizes, *[UNTRAINED] * args.controls]]
 
 
 def run(call) -> None:
-    """The same inputs through all encoders; the pre-trained one runs once beside the others.
-
-    Sizes that are finished stay as they are. Raises UserError.
-    """
+    """The same inputs through all encoders; sizes that are finished stay as they are."""
     args, begun = call.args, results.begin(call)
     if args.split not in begun.data.splits:
         raise UserError(f"the data set has no {args.split} split. Choose another --split.")
@@ -118,13 +109,11 @@ def compare(begun, pending: dict, configs: dict) -> dict:
         totals = counts | {"parameters": pretrained.num_parameters(), "split": args.split}
         totals |= peak_memory(device)
         # The seconds of the call, a share each.
-        share = (time.perf_counter() - started) / len(pending)
-        totals |= {"seconds": share}
+        totals["seconds"] = (time.perf_counter() - started) / len(pending)
         return {cell: write(cell, similarities[cell], totals, task) for cell in pending}
 
 
 def write(cell, similarity, totals: dict, task) -> dict:
-    """Write one size's result and its figures; returns its metrics."""
     rows, metrics = [], {}
     for metric, mean in similarity.mean.items():
         for name, values in ((metric, mean), (f"{metric}_std", similarity.std[metric])):
@@ -147,13 +136,7 @@ def write(cell, similarity, totals: dict, task) -> dict:
         (layer, head), value = min(compared, key=lambda pair: pair[1])
         most = {"layer": layer, "head": head, "cosine": float(value)}
         metrics |= summary.prefixed("most_changed", most)
-    counts = {
-        "examples": similarity.n,
-        "skipped_examples": similarity.skipped,
-        "empty_rows": similarity.empty_rows,
-        "cka_examples": similarity.cka_examples,
-    }
-    return results.finish(cell, totals | counts | metrics, 0.0)
+    return results.finish(cell, totals | similarity.counts | metrics, 0.0)
 
 
 def mean_of(values) -> float | None:
@@ -169,7 +152,6 @@ def numbered(values) -> list[tuple]:
 
 
 def summarize(call, cells: list, metrics: dict, n_new: int) -> None:
-    """Print how far each size's attention has moved, where it lies, and what comes next."""
     first = cells[0]
     about = f"{first.model} on {first.dataset}, seed {first.seed}"
     print(f"\n{first.task} attention, {about}: {n_new} of {len(cells)} new")
