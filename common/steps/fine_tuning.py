@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 
 from common import card, flags, results, summary
 from common.cli import RANK, UNTRAINED, Parser, UserError, number
-from common.report.shown.fine_tuning import ADVICE, NAME, above_majority, draw, read, sections
+from common.report.shown.fine_tuning import ADVICE, NAME, above_majority, draw, sections
 
-__all__ = ["read", "sections"]
+__all__ = ["sections"]
 ORDER, NEEDS, SIZES = 1, (), "training_size"
 # What identifies a result besides the flags.
 CONSTANTS = {
@@ -33,12 +33,10 @@ def parse_args(task, doc: str, argv, *, demo: dict, **defaults) -> flags.Call:
     parser = Parser(doc)
     flags.add_common_arguments(parser, **defaults)
     group = parser.add_argument_group("fine-tuning")
-    flags.add_training_size(
-        group,
-        100,
+    text = (
         "percentage of the training data, one of 0, 10, 30, 50, 100 (default: 100); 0 scores the "
-        "untrained head",
     )
+    flags.add_training_size(group, 100, text + "untrained head")
 
     def add(flag, kind, default, text):
         shown = f"{default}; {demo[flag]} with --demo" if flag in demo else f"{default}"
@@ -52,17 +50,13 @@ def parse_args(task, doc: str, argv, *, demo: dict, **defaults) -> flags.Call:
     add("weight_decay", number(float, 0), 0.01, "of weights; biases and norms have none")
     add("max_grad_norm", positive, 1.0, "gradients are clipped to this norm")
     add("save_minutes", number(float, 0), 10.0, "also save the state so often, to resume")
-    group.add_argument(
-        "--tensorboard",
-        action="store_true",
-        help="also write event files (pip install tensorboard)",
+    text = "also write event files (pip install tensorboard)"
+    group.add_argument("--tensorboard", action="store_true", help=text)
+    text = "layer-wise learning-rate decay: the rate times this for each layer below the head, "
+    text += (
+        "embeddings lowest (default: as published for the model: ELECTRA 0.8, large 0.9; else 1)"
     )
-    group.add_argument(
-        "--layer_decay",
-        type=number(float, 0, 1, open_low=True),
-        help="layer-wise learning-rate decay: the rate times this for each layer below the head, "
-        "embeddings lowest (default: as published for the model: ELECTRA 0.8, large 0.9; else 1)",
-    )
+    group.add_argument("--layer_decay", type=number(float, 0, 1, open_low=True), help=text)
     text = "of the adapters (default: {}); --learning_rate is then {} by default, {} with --demo"
     text = text.format(LORA_RANK, *LORA_RATES)
     group.add_argument("--lora_rank", type=number(int, 1), help=f"of --lora: the rank {text}")
@@ -77,15 +71,11 @@ def parse_args(task, doc: str, argv, *, demo: dict, **defaults) -> flags.Call:
 
 
 def calls(sizes: tuple, controls: bool) -> list[tuple]:
-    """A call for each size."""
     return [((size,), []) for size in sizes if size != UNTRAINED]
 
 
 def run(call) -> None:
-    """Fine-tune on `training_size` % of the data, or show the finished result.
-
-    Raises UserError for whatever the user can fix.
-    """
+    """Fine-tune on `training_size` % of the data, or show the finished result."""
     task, begun = call.task, results.begin(call)
     cell, scores = begun.cell(call.args.training_size), task.scores(begun.data)
     by_loss = task.HEAD == "causal"
@@ -117,7 +107,6 @@ class Prepared(NamedTuple):
     subset: dict
 
     def predict(self, split: str) -> list:
-        """The model's predictions of a split."""
         about = self.data, self.examples[split], self.encoded[split]
         where = self.call.args.batch_size, self.device, split
         return self.call.task.predict(self.model, self.tokenizer, *about, *where)
@@ -173,10 +162,6 @@ def make(call, cell, config: dict, begun) -> dict:
     from common.models import families
 
     started, args = time.perf_counter(), call.args
-    if args.tensorboard:
-        from common.training import loop
-
-        loop.check_tensorboard()
     device = choose_device(args.device, args.precision, torchrun=True)
     ready = prepare(begun, device)
     size = len(ready.examples["train"])
@@ -204,12 +189,13 @@ def train(ready: Prepared, cell, folder: Path, layer_decay: float) -> dict:
     from common import files
     from common.training import loop, resume
 
-    task, device = ready.call.task, ready.device
+    task, args, device = ready.call.task, ready.call.args, ready.device
     by_loss = task.HEAD == "causal"
+    own = {name: getattr(args, name) for name in loop.Settings._fields if name != "layer_decay"}
     state, totals = loop.fit(
         ready.model,
         ready.encoded["train"],
-        training_settings(ready.call.args, layer_decay),
+        loop.Settings(**own, layer_decay=layer_decay),
         device,
         ready.dev_scores,
         "loss" if by_loss else task.scores(ready.data)[0].name,
@@ -222,22 +208,19 @@ def train(ready: Prepared, cell, folder: Path, layer_decay: float) -> dict:
     if device.rank:
         return {}
     saved = files.save_model(folder / "checkpoint", ready.model, ready.tokenizer, weights)
-    files.write_csv(folder / "history.csv", history_rows(cell.about, state.history))
+    rows = [
+        cell.about | {"epoch": epoch, "split": split, "metric": metric, "value": value}
+        for epoch, measured in enumerate(state.history, 1)
+        for split, values in measured.items()
+        for metric, value in values.items()
+    ]
+    files.write_csv(folder / "history.csv", rows)
     files.write_csv(folder / "steps.csv", [cell.about | row for row in state.steps])
     draw(folder, task)
     return totals | {"checkpoint_sha256": saved}
 
 
-def training_settings(args, layer_decay: float):
-    """The values of the flags that the training loop needs."""
-    from common.training.loop import Settings
-
-    own = {name: getattr(args, name) for name in Settings._fields if name != "layer_decay"}
-    return Settings(**own, layer_decay=layer_decay)
-
-
 def score(ready: Prepared, folder: Path) -> dict:
-    """Predict dev and test, write the predictions; returns all scores, counts and baselines."""
     from common import files
     from common.task import evaluate, in_train, majority_scores
 
@@ -257,18 +240,7 @@ def score(ready: Prepared, folder: Path) -> dict:
     return metrics | summary.prefixed("train", ready.counts["train"])
 
 
-def history_rows(about: dict, history: list[dict]) -> list[dict]:
-    """Rows of history.csv, one measurement each, from `{split: {metric: value}}` of each epoch."""
-    return [
-        about | {"epoch": epoch, "split": split, "metric": metric, "value": value}
-        for epoch, measured in enumerate(history, 1)
-        for split, values in measured.items()
-        for metric, value in values.items()
-    ]
-
-
 def summarize(call, cell, metrics: dict, scores, state: str) -> None:
-    """Print what was trained on what, its scores, where it lies, what comes next."""
     examples = f"{metrics['train_examples']} training examples"
     print(f"\n{cell.task} fine-tuning, {cell.title()}, {examples}: {state}")
     if not metrics["trained"] and not metrics["new_head"]:
@@ -290,9 +262,9 @@ def summarize(call, cell, metrics: dict, scores, state: str) -> None:
     print(summary.score_table(metrics, scores))
     if not above_majority(metrics, scores[0].name):
         print(ADVICE.format("this model"))
-    if cut := {k: n for k, n in metrics.items() if n and any(part in k for part in CUT)}:
-        print("truncated:", ", ".join(f"{n} {key.replace('_', ' ')}" for key, n in cut.items()))
-    if seen := {key: n for key, n in metrics.items() if n and key.endswith("_in_train")}:
-        print("also in train:", ", ".join(f"{n} {k.removesuffix('_in_train').replace('_', ' ')}"
-                                          for k, n in seen.items()))  # fmt: skip
+    for title, parts in (("truncated", CUT), ("also in train", ("_in_train",))):
+        counts = {key: n for key, n in metrics.items() if n and any(part in key for part in parts)}
+        told = (f"{n} {key.removesuffix('_in_train')}" for key, n in counts.items())
+        if counts:
+            print(f"{title}: {', '.join(told).replace('_', ' ')}")
     print(f"results: {cell.folder}\nnext:    {summary.next_command(call, cell)}")
