@@ -168,7 +168,9 @@ class Grid:
         if not (known and folder.is_dir()):
             return None
         try:
-            result.check().metrics.update(STEPS[result.step].read(result, self.task))
+            result.check()
+            if hasattr(step := STEPS[result.step], "read"):
+                result.metrics.update(step.read(result, self.task))
             if (folder / "predictions.jsonl").is_file():
                 self._read_predictions(result)
         except ValueError as reason:

@@ -10,8 +10,9 @@ run(call)       make the result, or show the finished one
 calls(sizes, controls)   how the study runs it for a model: [(sizes, flags)], a pair for each call
 cells(begun)    the cells of a call's results, if they are not one for each of its sizes
 draw(folder, task)       the figures of a result, from its CSV alone
-read(result, task)       further metrics of a result for the report, from its CSV
+read(result, task)       further metrics of a result for the report, from its CSV, if there are any
 sections(grid)           what the report shows of it, see `common.report`
+link_measures(grid)      {measure: {(model, size): value}} that the score is correlated with, if any
 """
 
 import importlib
@@ -19,10 +20,3 @@ import pkgutil
 
 _modules = [importlib.import_module(f"{__name__}.{m.name}") for m in pkgutil.iter_modules(__path__)]
 STEPS = {module.NAME: module for module in sorted(_modules, key=lambda module: module.ORDER)}
-
-
-def following(name: str):
-    """The step after this one; None after the last."""
-    names = list(STEPS)
-    later = names[names.index(name) + 1 :]
-    return STEPS[later[0]] if later else None

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from common import checkpoints, flags, models, probes, results, summary
 from common.cli import UNTRAINED, Parser, UserError, number
-from common.files import read_csv, read_jsonl, write_csv, write_jsonl
+from common.files import read_jsonl, write_csv, write_jsonl
 from common.report.shown.probing import NAME, draw, link_measures, read, sections
 
 __all__ = ["link_measures", "read", "sections"]
@@ -72,7 +72,6 @@ def chosen_layers(text: str, n_layers: int) -> list[int]:
 
 
 def calls(sizes: tuple, controls: bool) -> list[tuple]:
-    """A call for each size, with controls also one for an untrained encoder."""
     own = ["--controls"] * controls
     untrained = [((UNTRAINED,), ["--untrained", *own])] if controls else []
     return untrained + [((size,), own) for size in sizes if size != UNTRAINED]
@@ -86,18 +85,12 @@ class Target(NamedTuple):
     config: dict
 
 
-def beside(cell: results.Cell, target: str) -> results.Cell:
-    """The cell of a target's result, for the cell of the task's."""
-    name = target if target != TASK else ""
-    return cell._replace(variant="-".join(filter(None, (cell.variant, name))))
-
-
 def cells(begun) -> list[results.Cell]:
-    """The cells of a call's results: the task's, and those of the controls."""
     args = begun.call.args
     cell = begun.cell(UNTRAINED if args.untrained else args.training_size)
     controls = begun.call.task.CONTROLS if args.controls else ()
-    return [beside(cell, target) for target in (TASK, *controls)]
+    variants = ["-".join(filter(None, (cell.variant, name))) for name in controls]
+    return [cell, *(cell._replace(variant=variant) for variant in variants)]
 
 
 def run(call) -> None:
@@ -262,7 +255,8 @@ def best_layer(by_layer: dict[int, dict], metric: str) -> int:
 
 
 def summarize(call, cell, metrics: dict[str, dict], scores, state: str) -> None:
-    """Print which layer tells most, where the results lie, what comes next."""
+    from common.report.grid import Result
+
     main, own = scores[0], metrics[TASK]
     probe = f"{call.args.probe} probe trained on {own['train_examples']} examples"
     print(f"\n{cell.task} probing, {cell.title()}, {probe}: {state}")
@@ -271,11 +265,8 @@ def summarize(call, cell, metrics: dict[str, dict], scores, state: str) -> None:
     which = "best layer on dev" if by_dev else "last layer (no dev split to choose one by)"
     print(f"{which}: {best}; 0 is the embeddings, {last} the last one probed")
     print(summary.score_table(own, scores))
-    reference, *_ = call.task.CONTROLS  # the first control
-    if reference in metrics:
-        rows = read_csv(beside(cell, reference).folder / "layers.csv")
-        rows = rows[(rows["split"] == "test") & (rows["metric"] == main.name)]
-        rows = rows[(rows["probe"] != MAJORITY) & (rows["layer"] == best)]
-        selectivity = own[f"test_{main.name}"] - rows["value"].item()
-        print(f"selectivity on test ({main.title} minus that of {reference!r}): {selectivity:.4f}")
+    if len(metrics) > 1:
+        gain = read(Result(cell.folder), call.task)["selectivity"]
+        control = call.task.CONTROLS[0]
+        print(f"selectivity on test ({main.title} minus that of {control!r}): {gain:.4f}")
     print(f"results: {cell.folder}\nnext:    {summary.next_command(call, cell)}")

@@ -111,6 +111,5 @@ def sections(grid) -> list:
 
 
 def link_measures(grid) -> dict[str, dict]:
-    """`{measure: {(model, size): value}}`: what the downstream score is correlated with."""
     titles = "attention change (1 - mean cosine)", "change of states (1 - mean CKA)"
     return {title: grid.by_cell(NAME, key) for title, key in zip(titles, CHANGES, strict=True)}

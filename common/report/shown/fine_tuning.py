@@ -18,11 +18,6 @@ def above_majority(metrics: dict, score: str) -> bool:
     return not metrics.get("trained") or None in levels or levels[0] > levels[1]
 
 
-def read(result, task) -> dict[str, float]:
-    """No values besides metrics.json."""
-    return {}
-
-
 def draw(folder: Path, task) -> None:
     """learning_curve: training loss, and dev scores or loss, from history.csv and steps.csv."""
     from common.report.grid import Result

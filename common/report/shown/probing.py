@@ -30,7 +30,6 @@ def read(result, task) -> dict[str, float]:
 
 
 def _control(result, task, ending: str = ""):
-    """The result of the control labels, beside that of the task's."""
     from common.report.grid import Result
 
     folder = result.cell.folder
@@ -95,7 +94,6 @@ def _compared(grid):
 
 
 def link_measures(grid) -> dict[str, dict]:
-    """`{measure: {(model, size): value}}`: what the downstream score is correlated with."""
     main = _compared(grid)
     return {
         f"probe, best layer: {main.title}": grid.by_cell(NAME, f"test_{main.name}"),
