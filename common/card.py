@@ -16,9 +16,9 @@ PIPELINES = {
 
 
 def write(ready, source, cell, config: dict, metrics: dict, folder: Path) -> None:
-    """Write the card into the folder of a checkpoint. Of a path it has the last part alone.
+    """Write the card of `ready`, see `common.steps.fine_tuning.Prepared`, made from `source`.
 
-    `ready`: the model, see `common.steps.fine_tuning.Prepared`; `source`: what it was made from.
+    Of a path it has the last part alone.
     """
     import transformers
     from huggingface_hub import EvalResult, ModelCard, ModelCardData

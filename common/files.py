@@ -61,7 +61,6 @@ def write_json(path: Path, value: dict) -> None:
 
 
 def read_jsonl(path: Path) -> list[dict]:
-    """The objects of a file that `write_jsonl` wrote."""
     return [loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
 
 

@@ -155,7 +155,6 @@ def itself(task, source) -> tuple[str, Made] | None:
 
 
 def _result(folder: Path) -> tuple[str, Made]:
-    """`find` of a result of fine-tuning."""
     (about, metrics), where = results.read(folder), str(folder / "checkpoint")
     config, settings = models.load_config(where), about["settings"]
     length = min(settings["max_length"], families.positions(config))
@@ -165,7 +164,6 @@ def _result(folder: Path) -> tuple[str, Made]:
 
 @contextmanager
 def _opened(path: Path):
-    """(binary file, its name in messages)."""
     if str(path) == "-":
         yield sys.stdin.buffer, "standard input"
         return

@@ -103,7 +103,6 @@ def of(config) -> Family:
 
 
 def check(model_type: str, where: str) -> None:
-    """Raise UserError, with the reason, if the table has no such family."""
     if model_type not in TABLE:
         raise UserError(f"{where} is a {model_type!r} model. {_refusal(model_type)}")
 
@@ -190,5 +189,4 @@ def without_adapters(model):
 
 
 def encoder_of(model):
-    """The encoder within a task model."""
     return without_adapters(model).base_model
