@@ -2,8 +2,7 @@
 
 from common import results, steps
 from common.cli import UNTRAINED, UserError
-
-TUNING = "fine-tuning"
+from common.results import TUNING
 
 
 def existing(call, cells: list) -> dict:

@@ -22,6 +22,7 @@ from common.files import read_json, write_json
 
 ABOUT = ("task", "dataset", "model", "training_size", "seed")  # in every row of a result's tables
 EARLIER = "finished earlier; --overwrite repeats it"  # how a summary calls it
+TUNING = "fine-tuning"  # the step whose results have checkpoints
 PARTIAL, REPLACED, WORK = ".partial", ".replaced", "work"
 # The metrics that are no numbers.
 WORDS = {"task", "dataset", "model", "training_size", "split", "checkpoint_sha256"}

@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from common import checkpoints, flags, models, results, summary
 from common.cli import TRAINING_SIZES, UNTRAINED, Parser, UserError, list_of, number
 from common.files import write_csv
+from common.models import families
 from common.report.shown.attention import NAME, draw, link_measures, read, sections
 
 __all__ = ["link_measures", "read", "sections"]
@@ -67,7 +68,6 @@ def compare(begun, pending: dict, configs: dict) -> dict:
     """Compare the encoders of `pending`, {cell: checkpoint}, with the pre-trained one; metrics."""
     from common import attention_maps
     from common.device import choose_device, peak_memory, set_seed, shrink_frozen
-    from common.models import families
 
     started, task, args = time.perf_counter(), begun.call.task, begun.call.args
     data, base = begun.data, begun.source.where()

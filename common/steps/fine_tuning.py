@@ -4,9 +4,11 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from common import card, flags, results, summary
+from common import card, files, flags, results, subsample, summary
 from common.cli import RANK, UNTRAINED, Parser, UserError, number
+from common.models import adapters, families
 from common.report.shown.fine_tuning import ADVICE, NAME, above_majority, draw, sections
+from common.task import evaluate, in_train, majority_scores
 
 __all__ = ["sections"]
 ORDER, NEEDS, SIZES = 1, (), "training_size"
@@ -114,7 +116,6 @@ class Prepared(NamedTuple):
     def dev_scores(self) -> dict:
         """The scores by which epochs are compared, of a causal model the loss; {} without dev."""
         from common import forward
-        from common.task import evaluate
 
         task, some = self.call.task, {"dev": self.examples.get("dev")}
         if some["dev"] is None:
@@ -129,9 +130,7 @@ class Prepared(NamedTuple):
 
 def prepare(begun, device) -> Prepared:
     """Take the subset, load the model, encode all splits."""
-    from common import subsample
     from common.device import set_seed
-    from common.models import adapters, families
 
     call, data, where = begun.call, begun.data, begun.source.where()
     task, args = call.task, call.args
@@ -159,7 +158,6 @@ def prepare(begun, device) -> Prepared:
 def make(call, cell, config: dict, begun) -> dict:
     """Train, score, and write the result; returns its metrics."""
     from common.device import choose_device, peak_memory
-    from common.models import families
 
     started, args = time.perf_counter(), call.args
     device = choose_device(args.device, args.precision, torchrun=True)
@@ -186,7 +184,6 @@ def make(call, cell, config: dict, begun) -> dict:
 
 def train(ready: Prepared, cell, folder: Path, layer_decay: float) -> dict:
     """Fine-tune, and write the checkpoint and how training went; returns its totals."""
-    from common import files
     from common.training import loop, resume
 
     task, args, device = ready.call.task, ready.call.args, ready.device
@@ -221,9 +218,6 @@ def train(ready: Prepared, cell, folder: Path, layer_decay: float) -> dict:
 
 
 def score(ready: Prepared, folder: Path) -> dict:
-    from common import files
-    from common.task import evaluate, in_train, majority_scores
-
     task, data, examples = ready.call.task, ready.data, ready.examples
     scored = {split: examples[split] for split in ("dev", "test") if split in examples}
     predicted = {split: ready.predict(split) for split in scored}

@@ -10,10 +10,13 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import NamedTuple
 
-from common import checkpoints, flags, models, probes, results, summary
+from common import checkpoints, flags, models, probes, results, subsample, summary
 from common.cli import UNTRAINED, Parser, UserError, number
 from common.files import read_jsonl, write_csv, write_jsonl
+from common.models import families
+from common.report.result import Result
 from common.report.shown.probing import NAME, draw, link_measures, read, sections
+from common.task import evaluate, majority_scores
 
 __all__ = ["link_measures", "read", "sections"]
 ORDER, NEEDS, SIZES = 2, ("fine-tuning",), "training_size"
@@ -114,9 +117,7 @@ def run(call) -> None:
 
 def make(call, targets: list[Target], data, where: str) -> dict[str, dict]:
     """Probe all targets on features that are computed once; returns the metrics of each."""
-    from common import subsample
     from common.device import choose_device, peak_memory, set_seed
-    from common.models import families
 
     started, task, args = time.perf_counter(), call.task, call.args
     device = choose_device(args.device, args.precision)
@@ -185,8 +186,6 @@ class Scores:
 
     def add(self, layer: int, predictions: dict[str, dict[str, list]]) -> None:
         """Score a layer's probes, `{draw: {split: [the predictions of each set]}}`."""
-        from common.task import evaluate
-
         by_draw, kept = defaultdict(list), []
         for name, examples in self.draws.items():
             for split, predicted in predictions[name].items():
@@ -203,8 +202,6 @@ class Scores:
         """Write layers.csv, one measurement a row, the task's predictions, and the metrics, which
         are returned: `<split>_<score>` at the best layer, `<split>_<score>_last_layer`, and the
         majority baseline's; `totals`."""
-        from common.task import majority_scores
-
         cell, examples = self.target.cell, next(iter(self.draws.values()))
         scored = [split for split in ("dev", "test") if split in examples]
         guessed = [
@@ -255,8 +252,6 @@ def best_layer(by_layer: dict[int, dict], metric: str) -> int:
 
 
 def summarize(call, cell, metrics: dict[str, dict], scores, state: str) -> None:
-    from common.report.grid import Result
-
     main, own = scores[0], metrics[TASK]
     probe = f"{call.args.probe} probe trained on {own['train_examples']} examples"
     print(f"\n{cell.task} probing, {cell.title()}, {probe}: {state}")

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from common.report import drawing, page
 from common.report.drawing import Line, Panel
+from common.report.result import Result
 
 NAME, MAJORITY = "fine-tuning", "test_majority_"
 
@@ -20,8 +21,6 @@ def above_majority(metrics: dict, score: str) -> bool:
 
 def draw(folder: Path, task) -> None:
     """learning_curve: training loss, and dev scores or loss, from history.csv and steps.csv."""
-    from common.report.grid import Result
-
     result = Result(folder)
     history, steps = result.table("history.csv"), result.table("steps.csv")
     curves = dict(iter(history.groupby(["split", "metric"], sort=False)))
