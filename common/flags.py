@@ -149,7 +149,7 @@ def add_machine(parser: Parser, batch_size: int, demo_precision: str = "auto") -
     parser.fallbacks["precision"] = ("auto", demo_precision)
 
 
-def add_training_size(group, default: int, text: str) -> None:
+def add_training_size(group, default: int, text: str, sizes: tuple = TRAINING_SIZES) -> None:
     """`--training_size`; the plural is understood if it is one size."""
 
     def one(text: str) -> int:
@@ -160,7 +160,7 @@ def add_training_size(group, default: int, text: str) -> None:
         return int(text)
 
     one.__name__ = "int"  # argparse's word for what it wants
-    options = {"type": one, "choices": TRAINING_SIZES, "default": default, "metavar": "SIZE"}
+    options = {"type": one, "choices": sizes, "default": default, "metavar": "SIZE"}
     group.add_argument("--training_size", "--training_sizes", help=text, **options)
 
 

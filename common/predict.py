@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from common import checkpoints, files, flags, models, results
-from common.cli import Parser, UserError, relative
+from common.cli import TRAINING_SIZES, Parser, UserError, relative
 from common.models import families
 
 CHUNK = 1000  # inputs that are in memory: enough that a batch's have about one length
@@ -62,7 +62,7 @@ def parse_args(task, new_text: NewText, doc: str, argv, model: str = "biobert", 
     group = flags.add_model_and_data(parser, model)
     text = "the percentage that the model was fine-tuned on (default: 100, or if there is none, "
     text += "the model itself: a checkpoint, or another one that was fine-tuned on such a task)"
-    flags.add_training_size(group, None, text)
+    flags.add_training_size(group, None, text, TRAINING_SIZES[1:])
     text = "root of the results with the model (default: results/ in the task folder)"
     group.add_argument("--output_dir", type=Path, help=text)
     add = parser.add_argument_group("input and output").add_argument
@@ -123,11 +123,6 @@ def find(call) -> tuple[str, Made]:
     Raises UserError if there is none. The message has the command that makes it.
     """
     args, size = call.args, call.args.training_size
-    if size == 0:
-        raise UserError(
-            "--training_size 0 is the model without training: there is no checkpoint of it. Give "
-            "10, 30, 50 or 100."
-        )
     source = models.source(args.model_name, args.demo)
     cell = results.Begun(call, source, None, {}).cell(size or 100)
     there = cell._replace(step=checkpoints.TUNING).folder.is_dir()
