@@ -149,10 +149,7 @@ def _sums(models: list, batch: dict, kept, device: Device, states: list, places:
 
     before, sums = list(maps(models[0], states[0])), []
     for other, own in zip(models[1:], states[1:], strict=True):
-        if other is models[0]:  # it is compared with itself
-            after, own[rows] = before, states[0][rows]
-        else:
-            after = maps(other, own)
+        after = maps(other, own)
         by_layer = [head_metrics(p, q, kept) for p, q in zip(before, after, strict=True)]
         values = torch.stack(by_layer, 2).cpu().double().numpy()  # one transfer, which waits
         counted = np.broadcast_to(values[-1] > 0, values.shape)  # an example without rows is not

@@ -16,10 +16,7 @@ PIPELINES = {
 
 
 def write(ready, source, cell, config: dict, metrics: dict, folder: Path) -> None:
-    """Write the card of `ready`, see `common.steps.fine_tuning.Prepared`, made from `source`.
-
-    Of a path it has the last part alone.
-    """
+    """Write the card of `ready`, a `fine_tuning.Prepared` made from `source`; it holds no path."""
     import transformers
     from huggingface_hub import EvalResult, ModelCard, ModelCardData
 

@@ -118,10 +118,7 @@ def run(call, new_text: NewText) -> None:
 
 
 def find(call) -> tuple[str, Made]:
-    """What the fine-tuned model that the flags name is called, and how it was made.
-
-    Raises UserError if there is none. The message has the command that makes it.
-    """
+    """What the model that the flags name is called, and how it was made. UserError without it."""
     args, size = call.args, call.args.training_size
     source = models.source(args.model_name, args.demo)
     cell = results.Begun(call, source, None, {}).cell(size or 100)

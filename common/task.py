@@ -135,10 +135,7 @@ class Task(Protocol):
         """
 
     def controls(self, data: Data, splits: dict[str, list], seed: int) -> dict[str, list[dict]]:
-        """`{target: [splits of each draw]}`: labels or inputs that tell nothing about the task.
-
-        The targets are `CONTROLS`.
-        """
+        """`{one of CONTROLS: [splits of each draw]}`: what tells nothing about the task."""
 
     def probe_inputs(
         self, data: Data, targets: dict[str, dict], tokenizer, max_length: int, pooling: str

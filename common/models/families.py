@@ -140,10 +140,7 @@ def positions(config) -> int:
 
 
 def layer_decay(config, given: float | None) -> float:
-    """The layer-wise decay of the learning rate: `given`, or as published; 1 means none.
-
-    Raises UserError for a decay other than 1 if the layers share their weights.
-    """
+    """`given`, or as published; 1 is none. UserError if layers that share weights shall decay."""
     row = of(config)
     if row.shared_layers and given not in (None, 1.0):
         raise UserError(

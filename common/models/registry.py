@@ -4,8 +4,8 @@ import hashlib
 import json
 import re
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from common.cli import ROOT, UserError, did_you_mean
 from common.demo import miniatures
@@ -27,8 +27,7 @@ def fits(head: str, name: str) -> bool:
     return head != "causal" or name not in ENCODERS
 
 
-@dataclass(frozen=True)
-class Source:
+class Source(NamedTuple):
     """The model that a command names."""
 
     name: str  # a key of MODELS, a Hub id, or a local folder as an absolute path
@@ -43,10 +42,7 @@ class Source:
         return MODELS.get(self.name, self.name)
 
     def identity(self) -> str | None:
-        """A hash of a local model's files; with adapters, also of the model that they adapt.
-
-        None for a model of the Hub: its name identifies it.
-        """
+        """A hash of a local model's files, and of what adapters adapt; None for one of the Hub."""
         if self.demo:
             return miniatures.folder_of(self.name, CACHE).name
         if self.name in MODELS or not Path(self.name).is_dir():
@@ -62,10 +58,7 @@ class Source:
 
 
 def source(name: str, demo: bool = False) -> Source:
-    """The model that `--model_name` (and `--demo`) means.
-
-    Raises UserError for anything that is no short name, model folder or Hub id.
-    """
+    """What `--model_name` and `--demo` mean. UserError for no short name, folder or Hub id."""
     if demo and name not in MINIATURES:
         near, able = did_you_mean(name, MINIATURES) or ".", ", ".join(MINIATURES)
         raise UserError(

@@ -37,10 +37,7 @@ def predict_layers(
 
 
 def workers(probe, features: dict, sets: list[Examples]) -> int:
-    """How many layers run at a time: one per core, together in half of this process's memory.
-
-    Raises UserError if the memory does not hold one layer.
-    """
+    """How many layers run at a time, in half of the memory. UserError if it does not hold one."""
     width = max((vectors.shape[1] for vectors in features.values()), default=0)
     needed = max(
         probe.memory(

@@ -22,10 +22,7 @@ log = logging.getLogger(__name__)
 
 
 class Grid:
-    """The results of `task` (its module) in a data set's folder.
-
-    `problems`: which results are left out, and why.
-    """
+    """The results of `task` in a data set's folder; `problems`: which are left out, and why."""
 
     def __init__(self, dataset: Path, task):
         self.folder, self.task, self.title = dataset, task, f"{task.NAME} on {dataset.name}"
