@@ -153,16 +153,14 @@ def number(kind, low, high=math.inf, open_low=False):
     """An argparse type: an `int` or `float` between `low` and `high`."""
 
     def parse(text: str):
-        try:
+        with contextlib.suppress(ValueError):
             value = kind(text)
-        except ValueError:
-            value = math.nan
-        if not (low < value if open_low else low <= value) or not value <= high:
-            least = f"above {low}" if open_low else f"of at least {low}"
-            most = f" and at most {high}" if high != math.inf else ""
-            name = "a whole number" if kind is int else "a number"
-            raise argparse.ArgumentTypeError(f"{text!r} is not {name} {least}{most}")
-        return value
+            if (low < value if open_low else low <= value) and value <= high:
+                return value
+        least = f"above {low}" if open_low else f"of at least {low}"
+        most = f" and at most {high}" if high != math.inf else ""
+        name = "a whole number" if kind is int else "a number"
+        raise argparse.ArgumentTypeError(f"{text!r} is not {name} {least}{most}")
 
     return parse
 

@@ -53,19 +53,20 @@ def run(call) -> None:
     args, begun = call.args, results.begin(call)
     if args.split not in begun.data.splits:
         raise UserError(f"the data set has no {args.split} split. Choose another --split.")
-    configs, metrics, wheres = {}, {}, {}
+    new, metrics = {}, {}
     for cell, made in checkpoints.find(begun, cells(begun)).items():
-        wheres[cell], checkpoint = made or (None, None)
-        configs[cell] = begun.config(cell, CONSTANTS, checkpoint)
-        metrics[cell] = results.finished(cell, configs[cell], args.overwrite)
-    pending = [cell for cell in cells(begun) if metrics[cell] is None]
-    if pending:
-        metrics |= compare(begun, {cell: wheres[cell] for cell in pending}, configs)
-    summarize(call, cells(begun), metrics, len(pending))
+        where, checkpoint = made or (None, None)
+        config = begun.config(cell, CONSTANTS, checkpoint)
+        metrics[cell] = results.finished(cell, config, args.overwrite)
+        if metrics[cell] is None:
+            new[cell] = where, config
+    if new:
+        metrics |= compare(begun, new)
+    summarize(call, metrics, len(new))
 
 
-def compare(begun, pending: dict, configs: dict) -> dict:
-    """Compare the encoders of `pending`, {cell: checkpoint}, with the pre-trained one; metrics."""
+def compare(begun, new: dict) -> dict:
+    """Compare `new`, {cell: (checkpoint, config)}, with the pre-trained encoder; their metrics."""
     from common import attention_maps
     from common.device import choose_device, peak_memory, set_seed, shrink_frozen
 
@@ -83,20 +84,20 @@ def compare(begun, pending: dict, configs: dict) -> dict:
         if cell.size == UNTRAINED:
             set_seed(args.seed)  # the untrained encoder that probing --untrained has, too
             encoder, _ = models.load_encoder(base, "eager", random_init=True)
-        elif pending[cell] is None:  # size 0: the pre-trained model itself
+        elif new[cell][0] is None:  # size 0: the pre-trained model itself
             return pretrained
         else:
-            encoder, _ = models.load_encoder(str(pending[cell]), "eager")
+            encoder, _ = models.load_encoder(str(new[cell][0]), "eager")
         shrink_frozen(encoder, device)  # before the next one is loaded
         return encoder
 
     similarities = {}
     with ExitStack() as stack:
-        for cell in pending:
-            configs[cell]["environment"] |= device.describe()
-            configs[cell]["settings"]["precision"] = device.precision
-            stack.enter_context(results.making(cell, configs[cell]))
-        for group in attention_maps.groups(list(pending), pretrained, device):
+        for cell, (_, config) in new.items():
+            config["environment"] |= device.describe()
+            config["settings"]["precision"] = device.precision
+            stack.enter_context(results.making(cell, config))
+        for group in attention_maps.groups(list(new), pretrained, device):
             similarities |= attention_maps.compare(
                 pretrained,
                 {cell: load(cell) for cell in group},
@@ -109,8 +110,8 @@ def compare(begun, pending: dict, configs: dict) -> dict:
         totals = counts | {"parameters": pretrained.num_parameters(), "split": args.split}
         totals |= peak_memory(device)
         # The seconds of the call, a share each.
-        totals["seconds"] = (time.perf_counter() - started) / len(pending)
-        return {cell: write(cell, similarities[cell], totals, task) for cell in pending}
+        totals["seconds"] = (time.perf_counter() - started) / len(new)
+        return {cell: write(cell, similarities[cell], totals, task) for cell in new}
 
 
 def write(cell, similarity, totals: dict, task) -> dict:
@@ -151,12 +152,11 @@ def numbered(values) -> list[tuple]:
     return [((n + 1, m + 1), values[n, m]) for n in range(layers) for m in range(heads)]
 
 
-def summarize(call, cells: list, metrics: dict, n_new: int) -> None:
-    first = cells[0]
+def summarize(call, metrics: dict, n_new: int) -> None:
+    first = next(iter(metrics))
     about = f"{first.model} on {first.dataset}, seed {first.seed}"
-    print(f"\n{first.task} attention, {about}: {n_new} of {len(cells)} new")
-    for cell in cells:
-        own = metrics[cell]
+    print(f"\n{first.task} attention, {about}: {n_new} of {len(metrics)} new")
+    for cell, own in metrics.items():
         which = "untrained encoder" if cell.size == UNTRAINED else f"{cell.size} %"
         line = f"{which:>18}: "
         if "most_changed_head" in own:
@@ -164,5 +164,5 @@ def summarize(call, cells: list, metrics: dict, n_new: int) -> None:
             line += "layer {most_changed_layer}, head {most_changed_head}, ".format_map(own)
             line += f"{own['most_changed_cosine']:.4f}"
         print(line)
-    print("results:", *(cell.folder for cell in cells), sep="\n  ")
+    print("results:", *(cell.folder for cell in metrics), sep="\n  ")
     print(f"next:    {summary.next_command(call, first)}")

@@ -8,7 +8,6 @@ from contextlib import ExitStack
 from itertools import chain
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import NamedTuple
 
 from common import checkpoints, flags, models, probes, results, subsample, summary
 from common.cli import UNTRAINED, Parser, UserError, number
@@ -20,7 +19,7 @@ from common.task import evaluate, majority_scores
 
 __all__ = ["link_measures", "read", "sections"]
 ORDER, NEEDS, SIZES = 2, ("fine-tuning",), "training_size"
-TASK, MAJORITY = "task", "majority"  # the first is a target of a probe, as controls are
+TASK, MAJORITY = "task", "majority"  # the first is what a probe learns, a target, as controls are
 
 
 def parse_args(task, doc: str, argv, *, probes: tuple, poolings: tuple, **defaults) -> flags.Call:
@@ -80,14 +79,6 @@ def calls(sizes: tuple, controls: bool) -> list[tuple]:
     return untrained + [((size,), own) for size in sizes if size != UNTRAINED]
 
 
-class Target(NamedTuple):
-    """What a probe learns: the task's labels, or those of a control; a result of its own."""
-
-    name: str
-    cell: results.Cell
-    config: dict
-
-
 def cells(begun) -> list[results.Cell]:
     args = begun.call.args
     cell = begun.cell(UNTRAINED if args.untrained else args.training_size)
@@ -102,21 +93,21 @@ def run(call) -> None:
     task, args, begun = call.task, call.args, results.begin(call)
     cell, *controls = cells(begun)
     where, checkpoint = checkpoints.find(begun, [cell])[cell] or (begun.source.where(), None)
-    targets, metrics = [], {}
+    new, metrics = {}, {}
     for name, own in zip((TASK, *task.CONTROLS), (cell, *controls), strict=False):
         constants = summary.prefixed("probe", probes.KINDS[args.probe].constants)
         config = begun.config(own, constants | {"target": name}, checkpoint)
         metrics[name] = results.finished(own, config, args.overwrite)
         if metrics[name] is None:
-            targets.append(Target(name, own, config))
-    if targets:
-        metrics |= make(call, targets, begun.data, str(where))
-    state = "done" if targets else results.EARLIER
+            new[name] = own, config
+    if new:
+        metrics |= make(call, new, begun.data, str(where))
+    state = "done" if new else results.EARLIER
     summarize(call, cell, metrics, task.probe_scores(begun.data), state)
 
 
-def make(call, targets: list[Target], data, where: str) -> dict[str, dict]:
-    """Probe all targets on features that are computed once; returns the metrics of each."""
+def make(call, new: dict, data, where: str) -> dict[str, dict]:
+    """Probe `new`, {target: (cell, config)}, on features computed once; returns their metrics."""
     from common.device import choose_device, peak_memory, set_seed
 
     started, task, args = time.perf_counter(), call.task, call.args
@@ -128,7 +119,7 @@ def make(call, targets: list[Target], data, where: str) -> dict[str, dict]:
     encoder, tokenizer = models.load_encoder(where, random_init=args.untrained, words=words)
     layers = chosen_layers(args.layers, encoder.config.num_hidden_layers)
     draws = {TASK: {TASK: examples}}  # {target: {name of a draw: its splits}}
-    if any(target.name != TASK for target in targets):
+    if {*new} - {TASK}:
         for name, drawn in task.controls(data, examples, args.seed).items():
             draws[name] = {f"{name}-{n}": splits for n, splits in enumerate(drawn, 1)}
     limit = min(args.max_length, families.positions(encoder.config))
@@ -136,16 +127,16 @@ def make(call, targets: list[Target], data, where: str) -> dict[str, dict]:
     inputs = task.probe_inputs(data, splits, tokenizer, limit, args.pooling)
     with ExitStack() as stack:
         scores = []
-        for target in targets:
-            target.config["environment"] |= device.describe()
-            target.config["settings"]["precision"] = device.precision
-            stack.enter_context(results.making(target.cell, target.config))
-            scores.append(Scores(target, task, data, inputs, draws[target.name]))
+        for name, (cell, config) in new.items():
+            config["environment"] |= device.describe()
+            config["settings"]["precision"] = device.precision
+            stack.enter_context(results.making(cell, config))
+            scores.append(Scores(name, cell, task, data, inputs, draws[name]))
         probe(args, encoder, inputs, layers, scores, device)
         totals = inputs.counts | {"parameters": encoder.num_parameters()} | peak_memory(device)
-        metrics = {own.target.name: own.write(args.probe, totals, started) for own in scores}
-        for target in targets:  # each shows the others beside it
-            draw(target.cell.partial, task)
+        metrics = {own.name: own.write(args.probe, totals, started) for own in scores}
+        for cell, _ in new.values():  # each shows the others beside it
+            draw(cell.partial, task)
     return metrics
 
 
@@ -172,11 +163,11 @@ class Scores:
 
     A layer has a file in the work folder: if the call is killed, it is not probed again."""
 
-    def __init__(self, target: Target, task, data, inputs, draws: dict[str, dict]):
+    def __init__(self, name: str, cell, task, data, inputs, draws: dict[str, dict]):
         """`draws`: {name: splits}; a task has one, a control as many as were drawn."""
-        self.target, self.task, self.data = target, task, data
+        self.name, self.cell, self.task, self.data = name, cell, task, data
         self.inputs, self.draws = inputs, draws
-        self.folder = target.cell.partial / results.WORK
+        self.folder = cell.partial / results.WORK
         files = self.folder.glob("layer-*.jsonl")
         self.by_layer = {int(file.stem.split("-")[1]): read_jsonl(file)[0] for file in files}
 
@@ -202,7 +193,7 @@ class Scores:
         """Write layers.csv, one measurement a row, the task's predictions, and the metrics, which
         are returned: `<split>_<score>` at the best layer, `<split>_<score>_last_layer`, and the
         majority baseline's; `totals`."""
-        cell, examples = self.target.cell, next(iter(self.draws.values()))
+        cell, examples = self.cell, next(iter(self.draws.values()))
         scored = [split for split in ("dev", "test") if split in examples]
         guessed = [
             majority_scores(self.task, self.data, own["train"], {s: own[s] for s in scored})
@@ -212,14 +203,14 @@ class Scores:
         layers, rows = sorted(self.by_layer), []
         for layer in layers:
             for kind, splits in ((probe, self.by_layer[layer]), (MAJORITY, majority)):
-                where = {"layer": layer, "probe": kind, "target": self.target.name}
+                where = {"layer": layer, "probe": kind, "target": self.name}
                 rows += [
                     cell.about | where | {"split": split, "metric": metric, "value": value}
                     for split, values in splits.items()
                     for metric, value in values.items()
                 ]
         write_csv(cell.partial / "layers.csv", rows)
-        if self.target.name == TASK:
+        if self.name == TASK:
             kept = (read_jsonl(self.file(layer))[1:] for layer in layers)
             write_jsonl(cell.partial / "predictions.jsonl", chain.from_iterable(kept))
         names = [score.name for score in self.task.probe_scores(self.data)]
