@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Protocol
 
 from common import checkpoints, files, flags, models, results
 from common.cli import TRAINING_SIZES, Parser, UserError, relative
-from common.models import families
+from common.models import families, loading
 
 CHUNK = 1000  # inputs that are in memory: enough that a batch's have about one length
 log = logging.getLogger(__name__)
@@ -140,7 +140,7 @@ def itself(task, source) -> tuple[str, Made] | None:
         script = relative(about["task"], "predict.py")
         raise UserError(f"{folder} is a model of {about['task']}. Type: python {script} ...")
     config = models.load_config(source.name)
-    if models.head_of(config) != task.HEAD or task.HEAD == "causal":  # which any such model has
+    if loading.head_of(config) != task.HEAD or task.HEAD == "causal":  # which any such model has
         return None
     labels = [label for _, label in sorted(config.id2label.items())] if task.HEAD != "span" else []
     return source.results, Made(source.name, config, labels, families.positions(config))

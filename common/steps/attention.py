@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from common import checkpoints, flags, models, results, summary
 from common.cli import TRAINING_SIZES, UNTRAINED, Parser, UserError, list_of, number
 from common.files import write_csv
-from common.models import families
+from common.models import families, loading
 from common.report.shown.attention import NAME, draw, link_measures, read, sections
 
 __all__ = ["link_measures", "read", "sections"]
@@ -78,7 +78,7 @@ def compare(begun, new: dict) -> dict:
     pretrained, tokenizer = models.load_encoder(base, "eager", words=task.HEAD != "causal")
     limit = min(args.max_length, families.positions(pretrained.config))
     encoded, counts = task.attention_inputs(data, examples, tokenizer, limit)
-    models.mark_special(encoded, tokenizer, pretrained.config)
+    loading.mark_special(encoded, tokenizer, pretrained.config)
 
     def load(cell):
         if cell.size == UNTRAINED:

@@ -170,10 +170,10 @@ def make(call, cell, config: dict, begun) -> dict:
     config["settings"]["precision"] = device.precision
     config |= {"subset": ready.subset, "labels": ready.data.labels}
     if size:
-        decay = families.layer_decay(ready.model.config, args.layer_decay)
-        config["settings"]["layer_decay"] = metrics["layer_decay"] = decay
+        metrics["layer_decay"] = families.layer_decay(ready.model.config, args.layer_decay)
+        config["settings"]["layer_decay"] = metrics["layer_decay"]
     with results.making(cell, config) as folder:
-        metrics |= train(ready, cell, folder, decay) if size else {}
+        metrics |= train(ready, cell, folder, config["settings"]) if size else {}
         metrics |= score(ready, folder)
         if device.rank:  # of torchrun's processes the first one writes
             return {}
@@ -182,20 +182,19 @@ def make(call, cell, config: dict, begun) -> dict:
         return results.finish(cell, metrics | peak_memory(device), started)
 
 
-def train(ready: Prepared, cell, folder: Path, layer_decay: float) -> dict:
+def train(ready: Prepared, cell, folder: Path, settings: dict) -> dict:
     """Fine-tune, and write the checkpoint and how training went; returns its totals."""
     from common.training import loop, resume
 
-    task, args, device = ready.call.task, ready.call.args, ready.device
-    by_loss = task.HEAD == "causal"
-    own = {name: getattr(args, name) for name in loop.Settings._fields if name != "layer_decay"}
+    task, device = ready.call.task, ready.device
+    values = vars(ready.call.args) | settings  # with the layer decay that goes with the model
     state, totals = loop.fit(
         ready.model,
         ready.encoded["train"],
-        loop.Settings(**own, layer_decay=layer_decay),
+        loop.Settings(*map(values.get, loop.Settings._fields)),
         device,
         ready.dev_scores,
-        "loss" if by_loss else task.scores(ready.data)[0].name,
+        settings["selection_metric"],
         folder / results.WORK,
         loss=task.loss,
         n_labels=task.n_labels,
