@@ -185,7 +185,8 @@ def _check(kind: str, splits: dict[str, list[Example]], path: Path | None) -> No
     """Raises UserError for what cannot be trained or scored on; warns of a doubtful form."""
     for split in ("train", "test"):
         if split not in splits:
-            raise UserError(f"{path} has no {split} example. Give each split some.")
+            where = f"{split}.jsonl (in a folder) or rows with this split (in a file)"
+            raise UserError(f"{path} has no {split} example. Add {where}.")
     if len({e.labels for e in splits["train"]}) == 1:
         raise UserError(f"{path}: all train examples have the same labels. Nothing can be learned.")
     if kind == "classification" and all(len(e.labels) == 1 for s in splits.values() for e in s):

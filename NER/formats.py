@@ -29,7 +29,7 @@ def read_folder(folder: Path) -> tuple[dict[str, list[tuple[list, list]]], dict[
         if not files:
             raise UserError(
                 f"no {split} file in {folder}. It needs train, validation (or valid, val, dev) and "
-                "test as .jsonl, .parquet or CoNLL columns (.conll, .tsv, .txt ...)."
+                "test as .jsonl, .parquet or CoNLL columns (.conll, .tsv, .txt ...), not as .csv."
             )
         rows = chain.from_iterable(map(_read, files))
         splits[split] = list(sentences(rows, by_id))

@@ -12,9 +12,9 @@ __all__ = ["SCORES", "add_arguments", "count", "details", "load", "stratum"]
 NAME, HEAD, DATASET, IN_STUDY = "NER", "token", "bionlp2004", True
 HUB_DATASET = (HUB_ID, "test")
 NOTE = """\
-Published entity F1 is of models that learn B-/I- tags (`--label_scheme iob2`). The study's six
-classes (`io`, the default) cannot tell two adjacent entities of a type apart: perfect predictions
-score `test_entity_f1_io_ceiling` in metrics.json. Compare with it in mind."""
+Most published models learn B-/I- tags (`--label_scheme iob2`). The study's six classes (`io`, the
+default) join two adjacent entities of one type. So even perfect predictions score less than 1:
+`test_entity_f1_io_ceiling` in metrics.json is the highest entity F1 that they can reach."""
 
 
 def encode(

@@ -6,20 +6,68 @@ zeros, or by its mean over training inputs. Zeros are the same as a map of zeros
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from scipy.stats import rankdata
 
-from common import forward
+from common import forward, subsample
 from common.batching import INPUTS
 from common.curves import RANDOM
 from common.device import Device
 from common.models import families
+from common.task import evaluate
 
-ORDERS = ("most_changed", "least_changed", "importance")
 SHARES = (0, 5, 10, 20, 30, 50, 70, 100)  # % of all heads
+
+
+class Ready(NamedTuple):
+    """A model, and the test examples that it is scored on, as it reads them."""
+
+    task: Any
+    data: Any
+    model: Any
+    tokenizer: Any
+    device: Any
+    batch_size: int
+    train: list  # what the model was trained on
+    examples: list  # of test
+    encoded: list[dict]
+
+    def score(self) -> tuple[list[dict], dict]:
+        """(rows of predictions, {score: value, and "loss"}) of the model as it is now."""
+        task, where = self.task, (self.batch_size, self.device)
+        about = self.model, self.tokenizer, self.data, self.examples, self.encoded
+        groups = list(map(task.loss_group, self.examples)) if task.HEAD == "causal" else None
+        # A causal model's passes also depend on its cache.
+        once = nullcontext() if task.HEAD == "causal" else remembering(self.model)
+        with once:
+            predicted = task.predict(*about, *where, "test")
+            rows = task.rows(self.data, {"test": self.examples}, {"test": predicted})[0]["test"]
+            measured = evaluate(task, rows)
+            names = [score.name for score in task.scores(self.data)]
+            values = {name: measured[name] for name in names if name in measured}
+            if any(map(task.n_labels, self.encoded)):
+                own = self.model, self.encoded, *where, task.loss, task.n_labels, groups
+                values["loss"] = forward.mean_loss(*own)
+        return rows, values
+
+
+def chosen(task, data, most: int, seed: int) -> list:
+    """About `most` test examples, stratified, with groups whole: their rows say what is a group.
+
+    All, if the task's rows are not one an example (BioASQ's are one a question).
+    """
+    examples = data.splits["test"]
+    guesses = {"test": task.baseline(data.splits["train"], examples)}
+    rows = task.rows(data, {"test": examples}, guesses)[0]["test"]
+    groups = [row.get("group", row["id"]) for row in rows]
+    if len(groups) != len(examples):
+        return examples
+    indices = subsample.whole_groups(list(map(task.stratum, examples)), groups, most, seed)
+    return [examples[i] for i in indices]
 
 
 @contextmanager
@@ -113,27 +161,30 @@ def importance(
 
 
 def _batch(model, examples: list[dict], indices: list[int], device: Device, names=INPUTS) -> dict:
-    chosen = [examples[i] for i in indices]
-    return forward.inputs(chosen, model.config.pad_token_id, device, names)
+    own = [examples[i] for i in indices]
+    return forward.inputs(own, model.config.pad_token_id, device, names)
 
 
-def plan(change: np.ndarray, importance: np.ndarray, draws: int, seed: int) -> dict:
+def plan(change: np.ndarray | None, importance: np.ndarray, draws: int, seed: int) -> dict:
     """{(order, draw, share): the heads that are gone, (layer, head) each}; draw 0 is the only one.
 
-    Both arrays are `[layers, heads]`. A random draw, from 1, takes as many heads from each layer as
-    `most_changed` does at that share: compared is which heads of a layer go, not of which layers.
+    Both arrays are `[layers, heads]`; without `change` nothing was trained, and `importance` is the
+    first order. A random draw, from 1, takes as many heads from each layer as the first order does
+    at that share: compared is which heads of a layer go, not of which layers.
     """
-    worth = {"most_changed": change, "least_changed": -change, "importance": importance}
-    ranks = {(order, 0): _ranks(worth[order]) for order in ORDERS}
-    places = np.tile(np.arange(change.shape[1]), (len(change), 1))
+    by_change = {} if change is None else {"most_changed": change, "least_changed": -change}
+    worth = by_change | {"importance": importance}
+    ranks = {(order, 0): _ranks(values) for order, values in worth.items()}
+    first = next(iter(ranks))
+    places = np.tile(np.arange(importance.shape[1]), (len(importance), 1))
     for draw in range(1, draws + 1):  # a place in its layer for each head: the sets are nested
         ranks[RANDOM, draw] = np.random.default_rng([seed, draw]).permuted(places, axis=1)
     points = {}
     for (order, draw), rank in ranks.items():
         for share in SHARES:
-            most = round(share / 100 * change.size)
+            most = round(share / 100 * importance.size)
             if order == RANDOM:
-                most = (ranks["most_changed", 0] < most).sum(1, keepdims=True)
+                most = (ranks[first] < most).sum(1, keepdims=True)
             points[order, draw, share] = frozenset(map(tuple, np.argwhere(rank < most).tolist()))
     return points
 

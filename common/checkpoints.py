@@ -46,7 +46,7 @@ def find(begun, cells: list) -> dict:
             raise UserError(
                 f"{own.folder} does not belong to what lies here now: {', '.join(texts)} (there "
                 f"against here). {results.again(own.folder, config)}\nor give the same flags, or "
-                "other data their own --dataset_name."
+                "another --dataset_name if the data differ."
             )
         checked[cell] = own.folder / "checkpoint", metrics.get("checkpoint_sha256")
     return checked

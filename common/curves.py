@@ -50,13 +50,15 @@ def described(measured: dict, main: str, majority: float) -> dict:
 
 
 def against_random(measured: dict, main: str, draws: int) -> dict:
-    """The areas of the random draws, and `p_most_changed`: the share of draws with at most the area
-    of `most_changed`, whose layers they share. One more draw is counted on both sides: p > 0."""
+    """The areas of the random draws, and `p_<order>` of the first order, `most_changed` (at size 0
+    `importance`), whose layers the draws share: the share of draws with at most its area. One more
+    draw is counted on both sides: p > 0."""
     areas = [area(curve(measured, RANDOM, main, n)) for n in range(1, draws + 1)]
     found = {f"area_random_{n}": value for n, value in enumerate(areas, 1)}
     found["area_random_std"] = stdev(areas)
-    own = area(curve(measured, "most_changed", main)) + 1e-12  # rounding
-    return found | {"p_most_changed": (1 + sum(value <= own for value in areas)) / (1 + draws)}
+    first = next(iter(measured))[0]
+    own = area(curve(measured, first, main)) + 1e-12  # rounding
+    return found | {f"p_{first}": (1 + sum(value <= own for value in areas)) / (1 + draws)}
 
 
 def differences(files: dict, count, main, draws: int) -> dict:

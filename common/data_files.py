@@ -35,14 +35,15 @@ def find_split(folder: Path, split: str, patterns: tuple[str, ...]) -> list[Path
 
 
 def tables(path: Path) -> str:
-    """What to do with a CSV or TSV, `path` or a file in it, for messages; "" if there is none."""
+    """What to do with CSV or TSV, `path` or the files in it, for messages; "" if there are none."""
     files = path.iterdir() if path.is_dir() else [path]
-    file = next((str(file) for file in files if file.suffix in (".csv", ".tsv")), "")
-    sep = r"\t" if file.endswith("tsv") else ","
-    read = f"pd.read_csv('{file}', sep='{sep}', dtype=str, keep_default_na=False)"
-    made = f"{read}.to_json('{file[:-3]}jsonl', orient='records', lines=True)"
-    told = " CSV and TSV are not read. Call the columns as the fields are, and convert each file:"
-    return f'{told} python -c "import pandas as pd; {made}"' if file else ""
+    kind = next((file.suffix for file in files if file.suffix in (".csv", ".tsv")), "")
+    which, sep = path / f"*{kind}" if path.is_dir() else path, r"\t" if kind == ".tsv" else ","
+    read = f"pd.read_csv(f, sep='{sep}', dtype=str, keep_default_na=False)"
+    made = f"{read}.to_json(f[:-3] + 'jsonl', orient='records', lines=True)"
+    made = f"import glob, pandas as pd; [{made} for f in glob.glob('{which}')]"
+    told = " CSV and TSV are not read. Name the columns like the fields (see README.md of the task)"
+    return f'{told} and convert the files: python -c "{made}"' if kind else ""
 
 
 def check_folder(folder: Path) -> None:

@@ -133,7 +133,7 @@ def add_model_and_data(parser: Parser, model: str):
     group.add_argument("--dataset_name", help="name in the result path (default: the folder's)")
     text = "generated corpus and miniature models, made on the spot: no download, CPU, minutes"
     group.add_argument("--demo", action="store_true", help=text)
-    text = "the model that is fine-tuned with low-rank adapters (LoRA): results of their own"
+    text = "fine-tune low-rank adapters (LoRA), or use them; its results have folders of their own"
     group.add_argument("--lora", action="store_true", help=text)
     return group
 

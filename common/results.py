@@ -174,8 +174,8 @@ def finished(cell: Cell, config: dict, overwrite: bool) -> dict | None:
     if texts := differences(there, config):
         raise UserError(
             f"{cell.folder} holds another result: {', '.join(texts)} (there against here). Add "
-            "--overwrite to replace it, or keep both: give another --output_dir, or other data "
-            "their own --dataset_name."
+            "--overwrite to replace it, or keep both: give another --output_dir or "
+            "--dataset_name."
         )
     return metrics
 

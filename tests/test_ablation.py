@@ -52,7 +52,7 @@ def test_what_it_writes(place, capsys):
     tuned = read_json(place.folder(50, "fine-tuning") / "metrics.json")
     metrics = read_json(here / "metrics.json")
     at = rows.set_index(["order", "removed", "metric"])["value"]
-    for order in ablating.ORDERS:
+    for order in ("most_changed", "least_changed", "importance"):
         assert at[order, 0, main] == tuned[f"test_{main}"] == metrics[f"test_{main}"]
         assert at[order, 100, main] == at["random", 100, main].iloc[0]
         curve = {share: at[order, share, main] for share in ablating.SHARES}
@@ -74,7 +74,7 @@ def test_what_it_writes(place, capsys):
 def test_a_killed_call_resumes_without_repeating_points(place, monkeypatch, no_figures):  # noqa: F811
     place.run("ablation", *SIZE)
     shutil.move(place.folder(50, "ablation"), place.root / "whole")
-    score, calls = ablation.Ready.score, []
+    score, calls = ablating.Ready.score, []
 
     def stopped(ready):
         calls.append(1)
@@ -82,7 +82,7 @@ def test_a_killed_call_resumes_without_repeating_points(place, monkeypatch, no_f
             raise KeyboardInterrupt
         return score(ready)
 
-    monkeypatch.setattr(ablation.Ready, "score", stopped)
+    monkeypatch.setattr(ablating.Ready, "score", stopped)
     with pytest.raises(SystemExit):
         place.run("ablation", *SIZE)
     assert not place.folder(50, "ablation").exists()
@@ -132,7 +132,9 @@ def test_zero_and_layers_are_results_of_their_own(place, no_figures):  # noqa: F
 
 def test_what_is_refused(place, capsys, monkeypatch, no_figures):  # noqa: F811
     shown = place.refused(capsys, "ablation", "--training_size", 0)
-    assert "--training_size 0: no head has changed" in shown
+    assert "--training_size 0: the head is random" in shown and "published" not in shown
+    shown = place.refused(capsys, "ablation", "--training_size", 0, "--parts", "layers")
+    assert "no layer has changed" in shown
     shown = place.refused(capsys, "ablation", "--training_size", 30)
     assert "no fine-tuned" in shown and "fine-tuning.py" in shown
     heads = place.folder(50, "attention") / "heads.csv"
@@ -173,9 +175,9 @@ def test_what_has_fewer_rows_than_examples_is_scored_whole(tmp_path):
     """BioASQ has a row for a question, which may have several examples."""
     bioasq = task.load("QA")
     data = bioasq.load(False, write_bioasq(tmp_path / "bioasq", 6))
-    assert ablation.chosen(bioasq, data, 2, 0) == data.splits["test"]
+    assert ablating.chosen(bioasq, data, 2, 0) == data.splits["test"]
     squad = bioasq.load(False, write_squad(tmp_path / "squad", 12))
-    some = ablation.chosen(bioasq, squad, 2, 0)
+    some = ablating.chosen(bioasq, squad, 2, 0)
     assert 2 <= len(some) < len(squad.splits["test"])
     passages = {example.context for example in some}
     assert some == [e for e in squad.splits["test"] if e.context in passages]  # whole groups

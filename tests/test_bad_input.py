@@ -314,7 +314,7 @@ def test_a_folder_of_tables_of_pairs(tmp_path, capsys, checkpoint):
     for file in data.glob("*.jsonl"):
         file.rename(file.with_suffix(".csv"))
     message = refused_beside_a_result(capsys, "NLI", data, checkpoint("bert"), tmp_path / "out")
-    assert "no train file" in message and ".csv', sep=',', dtype=str" in message
+    assert "no train file" in message and "*.csv" in message and "sep=','" in message
 
 
 @pytest.mark.parametrize("task, name", FAULTS, ids=[" - ".join(key) for key in FAULTS])

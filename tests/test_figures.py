@@ -116,7 +116,7 @@ def test_layers_are_those_of_test_beside_the_references(tmp_path, drawn):
     for axes, score in zip(figure.axes, DRAWN, strict=True):
         shown = curves(axes)
         assert shown.pop("30 %") == by_layer(30, "task", score)
-        assert shown.pop("control labels") == by_layer(30, "control", score)
+        assert shown.pop("control") == by_layer(30, "control", score)
         level = [value(30, 42, n, "majority", score.name) for n in range(LAYERS + 1)]
         assert shown.pop("majority class") == [max(level)] * 2 and not shown
         assert list(axes.lines[0].get_xdata()) == list(range(LAYERS + 1))

@@ -38,7 +38,7 @@ COMMAND = re.compile(r"(?:python|torchrun --nproc_per_node \d+) (-m common\.\w+|
 @functools.cache
 def text(page):
     """A page; what stands after `cd <TASK>`, as it is typed in the repository's folder."""
-    whole = (ROOT / page).read_text(encoding="utf-8")
+    whole = (ROOT / page).read_text(encoding="utf-8").replace("\ncd ..\n", "\n")
     there = re.compile(r"^cd (\w+)\n((?:(?:python [\w-]+\.py|#).*\n)+)", re.M)
     return there.sub(lambda m: m[2].replace("python ", f"python {m[1]}/"), whole)
 

@@ -1,4 +1,4 @@
-"""Every model family through QA's three steps, BioGPT's own span model included.
+"""Every model family through QA's steps, BioGPT's own span model included.
 
 The checkpoints are miniatures in the real file layouts, see tests/test_families.py.
 """
@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 from common.models import families
+from common.steps import ablation
 from tests.test_families import KINDS, cases, draw_nothing
 from tests.test_qa_scripts import SHORT, predictions, read, run, write_squad
 
@@ -41,6 +42,11 @@ def test_a_family_goes_through_all_steps(family, checkpoint, tmp_path, monkeypat
     layers = pd.read_csv(cell / "probing" / "layers.csv")
     n_layers = json.loads((model / "config.json").read_text()).get("num_hidden_layers", 1)
     assert set(layers["layer"]) == set(range(n_layers + 1))
+    run("attention", *base, "--training_sizes", "100")
+    monkeypatch.setattr(ablation, "DRAWS", 2)
+    run("ablation", *base, "--training_size", 100)
+    whole = cell / "ablation" / "predictions" / "most_changed-0.jsonl"
+    assert whole.read_text() == (cell / "fine-tuning" / "predictions.jsonl").read_text()
     run("attention", *base, "--training_sizes", "100", "--drop_special")
     heads = pd.read_csv(cell / "attention-drop_special" / "heads.csv")
     cosine = heads[heads["metric"] == "cosine"]["value"]

@@ -3,6 +3,7 @@
 import copy
 import importlib
 import json
+import shlex
 
 import numpy as np
 import pandas as pd
@@ -146,6 +147,29 @@ def test_probing_and_attention_follow(first_stage, capsys):
     assert 0 < heads["cosine"] <= 1 and heads["questions"] == 12
 
 
+def test_the_heads_of_a_published_head_are_removed_without_training(first_stage, tmp_path, capsys):
+    """Nothing has changed at size 0: the orders are importance, and random ones beside it."""
+    data, _, _, folder = first_stage
+    base = ("--data_dir", data, "--model_name", folder / "checkpoint", "--output_dir", tmp_path)
+    base = (*base, "--max_length", 100, "--training_size", 0)
+    for _ in range(2):  # no result yet, then one of a new head
+        with pytest.raises(SystemExit) as stopped:
+            run("ablation", *base)
+        message = capsys.readouterr().err
+        assert stopped.value.code == 2 and "--keep_head" in message
+        run("fine-tuning", *base, *SHORT)
+    run("fine-tuning", *shlex.split(message.split("fine-tuning.py")[1]), *SHORT[:2])
+    run("ablation", *base)
+    (made,) = tmp_path.glob("*/*/0/seed-42/ablation")
+    whole = made / "predictions" / "importance-0.jsonl"
+    kept = made.with_name("fine-tuning") / "predictions.jsonl"
+    assert whole.read_text() == kept.read_text()
+    assert set(pd.read_csv(made / "ablation.csv")["order"]) == {"importance", "random"}
+    metrics = read(made)
+    assert 0 < metrics["p_importance"] <= 1 and "p_most_changed" not in metrics
+    assert not any(name.startswith(("spearman", "difference")) for name in metrics)
+
+
 def test_the_second_stage_keeps_the_head_and_writes_a_submission(first_stage, tmp_path, capsys):
     _, _, out, folder = first_stage
     data, model = write_bioasq(tmp_path / "bioasq"), folder / "checkpoint"
@@ -241,6 +265,8 @@ FAULTS = {
     "no id": (spoiled("train.json", without_id), ("train.json", "data[1].paragraphs[0].qas[0]",
                                                   "'id' is missing", "Expected")),
     "an empty file": (lambda folder: (folder / "dev.json").write_text(""), ("dev.json", "empty")),
+    "a folder": (lambda folder: [(folder / "dev.json").unlink(), (folder / "dev.json").mkdir()],
+                 ("dev.json: Is a directory",)),
     "broken JSON": (lambda folder: (folder / "dev.json").write_text("{,}"), ("dev.json:1:2",)),
     "no questions": (spoiled("test.json", lambda d: {"data": []}), ("test.json", "no question")),
     "no train file": (lambda folder: (folder / "train.json").unlink(),

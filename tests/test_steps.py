@@ -132,7 +132,7 @@ def test_probing_and_attention_write_what_the_design_says(task, tmp_path, checkp
     assert place.run("probing", "--training_size", 30, "--controls") == 0
     assert place.run("attention", "--training_sizes", "30,0") == 0
     shown = capsys.readouterr().out
-    assert "finished earlier" in shown and "0 of 2 new" in shown
+    assert "finished earlier" in shown and "0 of 2 results are new" in shown
     assert contents(tmp_path / "out") == before
 
 
@@ -399,7 +399,7 @@ def test_a_model_no_better_than_the_majority_gets_advice(place, capsys):
     ):
         file.write_text(json.dumps(there | change))
         place.run("fine-tuning")
-        said = "No better than the majority line on dev: this model. Give more --num_train_epochs"
+        said = "No better than the majority class on dev: this model. Try more --num_train_epochs"
         assert (said in capsys.readouterr().out) == advised
 
 

@@ -74,10 +74,9 @@ def source(name: str, demo: bool = False) -> Source:
     owner = r"(\w[\w.-]*/)?" if re.search(r"[-\d]", name) and not near else r"\w[\w.-]*/"
     if re.fullmatch(owner + r"\w[\w.-]*", name) and ".." not in name:
         return Source(name, name.replace("/", "--"))
-    short = ", ".join(f"{short} = {hub_id}" for short, hub_id in MODELS.items())
     raise UserError(
-        f"--model_name {name} is not a local folder{near or '.'} Give a short name ({short}), a "
-        "Hub id (owner/name) or a folder that exists."
+        f"--model_name {name} is not a local folder{near or '.'} Give a Hub id (owner/name), a "
+        f"folder that exists, or a short name of docs/models.md: {', '.join(MODELS)}."
     )
 
 

@@ -46,7 +46,7 @@ def main(argv=None):
     if not reports:
         raise cli.UserError(
             f"no finished results of {args.dataset or 'any data set'} in "
-            f"{args.output_dir or '<TASK>/results'}. Make some, e.g.:\n"
+            f"{args.output_dir or '<TASK>/results'}. Check the flags, or make some:\n"
             f"  python {cli.relative(tasks[0], 'fine-tuning.py')} --demo --training_size 30"
         )
     print("reports:", *(f"{path} and report.html" for path in reports.values()), sep="\n  ")
@@ -84,10 +84,11 @@ def write(grid, output_dir: Path | None, style: Path | None) -> Path:
     counts = [f"{step} {sum(r.step == step for r in grid.results)}" for step in STEPS]
     seeds = ", ".join(map(str, sorted({result.seed for result in grid.results})))
     notes = [f"Finished results: {', '.join(counts)}; seeds: {seeds}."]
-    if n := len(grid.groups):
-        notes[0] += f" Test examples: {n}, resampled as {len(set(grid.groups))} groups."
+    n, groups = len(grid.groups), len(set(grid.groups))
+    of = f" in {groups} groups, which intervals resample" * (groups < n)
+    notes[0] += f" Test examples: {n}{of}." if n else ""
     if grid.folder.name == "demo":
-        notes.append("Demo: generated text and miniature models. It says nothing of real ones.")
+        notes.append("Demo: generated text and miniature models. It says nothing about real ones.")
     with replacing(grid.folder / "report") as folder:
         folder.mkdir()
         page.write(folder, grid.title, notes, grid.problems, sections, style)

@@ -47,7 +47,7 @@ def differences(grid: Grid) -> Section:
         rows = [row | {"p (Holm)": p} for row, p in zip(rows, adjusted, strict=True)]
         name = f"differences_{caption.split()[-1]}"
         caption = (
-            f"differences in {caption}, paired bootstrap, Holm's correction over {len(rows)} tests"
+            f"differences in {caption}, paired bootstrap; tests in Holm's correction: {len(rows)}"
         )
         made += tables(grid, name, caption, rows)
     return Section("Differences", "", tables=made)

@@ -1,9 +1,7 @@
 """Step 4: take heads or layers away from a fine-tuned model, and see what its scores lose."""
 
 import time
-from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, NamedTuple
 
 from common import checkpoints, flags, models, results, subsample, summary
 from common.cli import UNTRAINED, Parser, UserError, number
@@ -48,14 +46,15 @@ def run(call) -> None:
     Points that a killed call has scored are not scored again. Raises UserError.
     """
     args = call.args
-    if not args.training_size:
-        raise UserError("--training_size 0: no head has changed. Give 10, 30, 50 or 100.")
+    if args.parts == LAYERS and not args.training_size:
+        raise UserError("--training_size 0: no layer has changed. Give 10, 30, 50 or 100.")
     begun = results.begin(call)
     cell = begun.cell(args.training_size)
-    where, checkpoint = checkpoints.find(begun, [cell])[cell]
-    options = options_of(call, where)
+    options = options_of(call, cell)
+    where, checkpoint = checkpoints.find(begun, [cell])[cell] or (begun.source.where(), None)
     config = begun.config(cell, CONSTANTS | options, checkpoint)
-    change = change_of(call, cell, config, str(where)) if args.parts == HEADS else None
+    compared = args.parts == HEADS and cell.size
+    change = change_of(call, cell, config, str(where)) if compared else None
     metrics, state = results.finished(cell, config, args.overwrite), results.EARLIER
     if metrics is None:
         data = call.task.load(args.demo, args.data_dir, **options)
@@ -63,14 +62,38 @@ def run(call) -> None:
     summarize(call, cell, metrics, state)
 
 
-def options_of(call, checkpoint: Path) -> dict:
-    """The task's flags that the checkpoint was made with. What fine-tuning chose on dev, such as a
-    threshold, is in its metrics under the flag's name, and stays."""
+def options_of(call, cell) -> dict:
+    """The task's flags that the model was fine-tuned with, or at size 0 scored with. What was
+    chosen on dev, such as a threshold, is in its metrics under the flag's name, and stays.
+
+    Raises UserError as `checkpoints.existing`, and at size 0 but for a published head.
+    """
     parser = Parser("")
     call.task.add_arguments(parser, checkpoints.TUNING)
-    config, metrics = results.read(checkpoint.parent)
+    tuned = cell._replace(step=checkpoints.TUNING, variant=call.tuned(cell.size)).folder
+    if cell.size:
+        checkpoints.existing(call, [cell])
+    else:
+        check_head(call, tuned, "keep_head" in parser.flags())
+    config, metrics = results.read(tuned)
     known = [flag for flag in parser.flags() if flag in config["settings"]]
     return {flag: metrics.get(flag, config["settings"][flag]) for flag in known}
+
+
+def check_head(call, tuned: Path, keeps: bool) -> None:
+    """Raises UserError unless a published head was scored in `tuned`, a result of size 0; `keeps`:
+    the task has a flag for it. A causal model's head is always published."""
+    from common import steps
+
+    causal, there = call.task.HEAD == "causal", tuned.is_dir()
+    if there and (causal or results.read(tuned)[0]["settings"].get("keep_head")):
+        return
+    text = "--training_size 0: the head is random, or was not scored. Give 10, 30, 50 or 100"
+    if causal or keeps:
+        command = call.next(steps.STEPS[checkpoints.TUNING], 0)
+        flags_of = " --keep_head" * keeps + " --overwrite" * there
+        text += f", or score a published head first:\n  {command}{flags_of}"
+    raise UserError(text)
 
 
 def change_of(call, cell, config: dict, where: str):
@@ -103,72 +126,25 @@ def grid(table):
     return table.pivot(index="layer", columns="head", values="value").to_numpy(float)
 
 
-class Ready(NamedTuple):
-    """A model, and the test examples that it is scored on, as it reads them."""
+def prepare(call, data, where: str, device) -> tuple:
+    """The `ablating.Ready` model with its test inputs, and a stratified sample of training's."""
+    from common import ablating
 
-    task: Any
-    data: Any
-    model: Any
-    tokenizer: Any
-    device: Any
-    batch_size: int
-    train: list  # what the model was trained on
-    examples: list  # of test
-    encoded: list[dict]
-
-    def score(self) -> tuple[list[dict], dict]:
-        """(rows of predictions, {score: value, and "loss"}) of the model as it is now."""
-        from common import ablating, forward
-        from common.task import evaluate
-
-        task, where = self.task, (self.batch_size, self.device)
-        about = self.model, self.tokenizer, self.data, self.examples, self.encoded
-        groups = list(map(task.loss_group, self.examples)) if task.HEAD == "causal" else None
-        # A causal model's passes also depend on its cache.
-        once = nullcontext() if task.HEAD == "causal" else ablating.remembering(self.model)
-        with once:
-            predicted = task.predict(*about, *where, "test")
-            rows = task.rows(self.data, {"test": self.examples}, {"test": predicted})[0]["test"]
-            measured = evaluate(task, rows)
-            names = [score.name for score in task.scores(self.data)]
-            values = {name: measured[name] for name in names if name in measured}
-            if any(map(task.n_labels, self.encoded)):
-                own = self.model, self.encoded, *where, task.loss, task.n_labels, groups
-                values["loss"] = forward.mean_loss(*own)
-        return rows, values
-
-
-def prepare(call, data, where: str, device) -> tuple[Ready, list[dict]]:
-    """The model, and its inputs: of test, and of a stratified sample of what it was trained on."""
     task, args = call.task, call.args
     model, tokenizer = models.load_task_model(where, task.HEAD, data.labels, keep_head=True)
     row = families.of(model.config)
     if args.parts == LAYERS and row.shared_layers:
         raise UserError(f"--parts layers: those of {row.name} share their weights. Leave it out.")
     limit = min(args.max_length, families.positions(model.config))
-    train = [data.splits["train"][i] for i in task.subset(data, args.training_size, args.seed)]
+    size = args.training_size or 100  # a published head: what the others of its heads learned from
+    train = [data.splits["train"][i] for i in task.subset(data, size, args.seed)]
     order = subsample.permutation(list(map(task.stratum, train)), args.seed)[:SAMPLE]
-    test = chosen(task, data, args.max_examples, args.seed)
+    test = ablating.chosen(task, data, args.max_examples, args.seed)
     some = (test, [train[i] for i in order])
     encoded, sample = (task.encode(data, own, tokenizer, limit)[0] for own in some)
     about = model.requires_grad_(False).eval(), tokenizer, device, args.batch_size
-    ready = Ready(task, data, *about, train, test, encoded)
+    ready = ablating.Ready(task, data, *about, train, test, encoded)
     return ready, list(filter(task.n_labels, sample))  # not what is too long to be read
-
-
-def chosen(task, data, most: int, seed: int) -> list:
-    """About `most` test examples, stratified, with groups whole: their rows say what is a group.
-
-    All, if the task's rows are not one an example (BioASQ's are one a question).
-    """
-    examples = data.splits["test"]
-    guesses = {"test": task.baseline(data.splits["train"], examples)}
-    rows = task.rows(data, {"test": examples}, guesses)[0]["test"]
-    groups = [row.get("group", row["id"]) for row in rows]
-    if len(groups) != len(examples):
-        return examples
-    indices = subsample.whole_groups(list(map(task.stratum, examples)), groups, most, seed)
-    return [examples[i] for i in indices]
 
 
 def make(begun, cell, config: dict, where: str, data, change) -> dict:
@@ -198,14 +174,15 @@ def make(begun, cell, config: dict, where: str, data, change) -> dict:
         metrics |= curves.described(measured, main.name, metrics[f"test_majority_{main.name}"])
         if args.parts == HEADS:
             metrics |= curves.against_random(measured, main.name, DRAWS)
-            metrics |= curves.differences(files, ready.task.count, main, DRAWS)
-            metrics |= curves.related(change, grid(read_csv(folder / "importance.csv")))
+            if change is not None:
+                metrics |= curves.differences(files, ready.task.count, main, DRAWS)
+                metrics |= curves.related(change, grid(read_csv(folder / "importance.csv")))
         metrics = results.finish(cell, metrics | peak_memory(device), started)
         draw(folder, ready.task)
         return metrics
 
 
-def removals(ready: Ready, sample: list[dict], cell, change, args):
+def removals(ready, sample: list[dict], cell, change, args):
     """(points, a function of a point's heads: the context in which they are removed).
 
     The heads' importance is written to importance.csv; what a killed call wrote is read.
@@ -229,7 +206,7 @@ def removals(ready: Ready, sample: list[dict], cell, change, args):
     return points, lambda gone: ablating.removed(model, gone, fill)
 
 
-def grafts(ready: Ready, base: str):
+def grafts(ready, base: str):
     """(points, a function of a point's layers: the context in which they are pre-trained)."""
     from common import ablating
     from common.device import to_device
@@ -243,7 +220,7 @@ def grafts(ready: Ready, base: str):
     return points, lambda layers: ablating.grafted(model, donor, layers)
 
 
-def measure(folder, points: dict, without, ready: Ready) -> tuple[dict, dict]:
+def measure(folder, points: dict, without, ready) -> tuple[dict, dict]:
     """({point: its scores}, {point: the file of its predictions}).
 
     What two points share, such as no head at all, is scored once.
@@ -269,7 +246,7 @@ def measure(folder, points: dict, without, ready: Ready) -> tuple[dict, dict]:
     return {point: measured[point] for point in points}, files
 
 
-def whole(ready: Ready, values: dict) -> dict:
+def whole(ready, values: dict) -> dict:
     """The metrics of the whole model, and of the majority, on the same test examples."""
     from common.task import majority_scores
 
@@ -287,14 +264,14 @@ def summarize(call, cell, metrics: dict, state: str) -> None:
     print(f"\n{cell.task} ablation, {cell.title()}, {metrics['test_examples']} examples: {state}")
     print(f"{main.title} of the whole model {score:.4f}, of the majority baseline {level:.4f}")
     unit = "% of all heads" if call.args.parts == HEADS else "layers"
-    print(f"mean of each curve, and at how many {unit} half of the gain is lost:")
+    print(f"mean of each curve; {unit} after which half of the gain is lost:")
     for key, lost in metrics.items():
         if key.startswith("half_lost_"):
             order = key.removeprefix("half_lost_")
             spread = f" ± {metrics['area_random_std']:.4f}" if order == "random" else ""
             area = f"{metrics[f'area_{order}']:.4f}{spread}"
             print(f"{order:>15}: {area}, {lost or 'not'}")
-    if call.args.parts == HEADS:
-        p = f"p = {metrics['p_most_changed']:.2f}"
-        print(f"{p}: how often random heads of the same layers lose as much as most_changed")
+    for order in (key[2:] for key in metrics if key in ("p_most_changed", "p_importance")):
+        p = f"p = {metrics[f'p_{order}']:.2f}"
+        print(f"{p}: how often random heads of the same layers lose as much as {order}")
     print(f"results: {cell.folder}\nnext:    {summary.next_command(call, cell)}")

@@ -155,7 +155,7 @@ def numbered(values) -> list[tuple]:
 def summarize(call, metrics: dict, n_new: int) -> None:
     first = next(iter(metrics))
     about = f"{first.model} on {first.dataset}, seed {first.seed}"
-    print(f"\n{first.task} attention, {about}: {n_new} of {len(metrics)} new")
+    print(f"\n{first.task} attention, {about}: {n_new} of {len(metrics)} results are new")
     for cell, own in metrics.items():
         which = "untrained encoder" if cell.size == UNTRAINED else f"{cell.size} %"
         line = f"{which:>18}: "

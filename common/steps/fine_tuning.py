@@ -48,16 +48,14 @@ def parse_args(task, doc: str, argv, *, demo: dict, **defaults) -> flags.Call:
     positive = number(float, 0, open_low=True)
     add("learning_rate", positive, 2e-5, "peak learning rate of AdamW")
     add("num_train_epochs", number(int, 1), 3, "passes over the subset; the best on dev is kept")
-    add("warmup_ratio", number(float, 0, 1), 0.1, "share of the steps in which the rate rises")
-    add("weight_decay", number(float, 0), 0.01, "of weights; biases and norms have none")
+    add("warmup_ratio", number(float, 0, 1), 0.1, "share of steps with a rising learning rate")
+    add("weight_decay", number(float, 0), 0.01, "decay of weights; biases and norms have none")
     add("max_grad_norm", positive, 1.0, "gradients are clipped to this norm")
-    add("save_minutes", number(float, 0), 10.0, "also save the state so often, to resume")
+    add("save_minutes", number(float, 0), 10.0, "minutes between two saved states, to resume")
     text = "also write event files (pip install tensorboard)"
     group.add_argument("--tensorboard", action="store_true", help=text)
-    text = "layer-wise learning-rate decay: the rate times this for each layer below the head, "
-    text += (
-        "embeddings lowest (default: as published for the model: ELECTRA 0.8, large 0.9; else 1)"
-    )
+    text = "layer-wise decay: the learning rate is multiplied by this for each layer below the "
+    text += "head (default: as published for the model: ELECTRA 0.8, large 0.9; else 1)"
     group.add_argument("--layer_decay", type=number(float, 0, 1, open_low=True), help=text)
     text = "of the adapters (default: {}); --learning_rate is then {} by default, {} with --demo"
     text = text.format(LORA_RANK, *LORA_RATES)

@@ -86,7 +86,7 @@ def draw(folder: Path, task) -> None:
         look = {"color": color, "marker": "o", "label": label}
         lines += [Line(by_layer["layer"], by_layer["value"], look)] if len(by_layer) else []
     rows += [[Panel(lines, "", page.LAYER, "CKA (1 = unchanged)")]] if lines else []
-    what = f"{task.NAME} {own.name}, pre-trained against this encoder: {size_name(own.size)}"
+    what = f"{task.NAME} {own.name}, encoder: {size_name(own.size)}; against the pre-trained one"
     drawing.draw(folder, "heads", [what, own.title], rows)
 
 

@@ -9,7 +9,7 @@ from common.report.result import Result
 NAME, MAJORITY = "fine-tuning", "test_majority_"
 
 ADVICE = """\
-No better than the majority line on dev: {}. Give more --num_train_epochs, another --learning_rate,
+No better than the majority class on dev: {}. Try more --num_train_epochs, another --learning_rate,
 or more data."""
 
 
@@ -37,7 +37,11 @@ def draw(folder: Path, task) -> None:
         look = {"color": color, "marker": ".", "linewidth": width, "label": names[name]}
         lines.append(Line(curves["dev", name]["epoch"], curves["dev", name]["value"], look))
     rows = [[Panel(losses, "training loss", "epoch", "loss (nats)")]]
-    rows += [[Panel(lines, "dev", "epoch", "score or loss")]] if lines else []
+    rows += (
+        [[Panel(lines, "dev", "epoch", names["loss"] if dev == ["loss"] else "score")]]
+        if lines
+        else []
+    )
     titles = [f"{task.NAME} fine-tuning on {result.size} % of the training data", result.title]
     drawing.draw(folder, "learning_curve", titles, rows)
 
@@ -66,7 +70,7 @@ def sections(grid) -> list:
     weak = [r for r in tuned if not above_majority(r.metrics, grid.main.name)]
     if names := ", ".join(dict.fromkeys(f"{r.model} ({r.size} %)" for r in weak)):
         text += f"\n{ADVICE.format(names)}\n"
-    curves = page.Section("Learning curves", "", _learning_curves(grid))
+    curves = page.Section("Learning curves", "", _learning_curves(grid) if grid.sizes[1:] else None)
     return [page.Section("Downstream scores", text, tables=tables), curves]
 
 

@@ -48,18 +48,18 @@ def draw(folder: Path, task) -> None:
     curves = [(own, size_look(own.size))]
     for ending in ("", ".partial"):
         if (control := _control(own, task, ending)).metrics:
-            look = {"color": "black", "marker": "+", "label": f"{task.CONTROLS[0]} labels"}
+            look = {"color": "black", "marker": "+", "label": "control"}
             curves.append((control, look))
-    panels = []
+    panels, large = [], []  # apart: bits would flatten scores of at most 1
     for score in (score for score in task.SCORES if score.by_layer):
         made = [(*_by_layer(result, score.name), look) for result, look in curves]
         lines = [Line(list(own), list(own.values()), look) for own, _, look in made if own]
-        panels += (
-            [Panel(lines, score.title, page.LAYER, "score on test", made[0][1])] if lines else []
-        )
+        if lines:
+            row = large if max(map(max, (line.y for line in lines))) > 1 else panels
+            row.append(Panel(lines, score.title, page.LAYER, "score on test", made[0][1]))
     probe = next(probe for probe in own.table("layers.csv")["probe"] if probe != MAJORITY)
     titles = [f"{task.NAME} {own.name} ({probe}), encoder: {size_name(own.size)}", own.title]
-    drawing.draw(folder, "layers", titles, [panels])
+    drawing.draw(folder, "layers", titles, list(filter(None, [panels, large])))
 
 
 def sections(grid) -> list:
