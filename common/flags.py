@@ -189,6 +189,6 @@ def parse(task, step: str, parser: Parser, argv: list[str] | None) -> Call:
         if getattr(args, flag):
             setattr(args, flag, getattr(args, flag).expanduser().absolute())
     folder = args.data_dir.resolve().name if args.data_dir else None
-    if (args.dataset_name or folder) == "demo":  # else its results would be mixed with the demo's
-        parser.error("only --demo has a data set called demo: give another --dataset_name")
+    if (args.dataset_name or folder) == "demo":
+        parser.error("data called demo would be among the demo's results: give --dataset_name NAME")
     return Call(task, step, parser, args)
