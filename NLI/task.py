@@ -12,10 +12,25 @@ from NLI.data import LABELS, Example, load
 __all__ = ["load"]
 NAME, HEAD, DATASET, IN_STUDY = "NLI", "sequence", "mednli", True
 MCC = "matthews_correlation"
+
+
+def matthews_correlation(totals):
+    """Matthews correlation of several classes (Gorodkin 2004): [..., classes, 3] -> [...].
+
+    The covariance of the two labellings over the root of the product of their variances: -1 to 1,
+    0 where one of them is constant. `totals`: see `common.scoring`.
+    """
+    right, predicted, gold = (totals[..., i] for i in range(3))
+    n = gold.sum(-1)
+    covariance = n * right.sum(-1) - (predicted * gold).sum(-1)
+    spread = (n**2 - (predicted**2).sum(-1)) * (n**2 - (gold**2).sum(-1))
+    return scoring.ratio(covariance, spread**0.5)
+
+
 SCORES = (
     Score("accuracy", "labels", scoring.micro_f1, "accuracy", by_layer=True),
     Score("macro_f1", "labels", scoring.macro_f1, "macro F1", by_layer=True),
-    Score(MCC, "labels", scoring.matthews_correlation, "Matthews correlation", lowest=-1.0),
+    Score(MCC, "labels", matthews_correlation, "Matthews correlation"),
 )
 
 

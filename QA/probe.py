@@ -24,14 +24,7 @@ CONTROLS = ("passage",)
 # whether the answer is in the window; the bits gained for it.
 NUMBER, RANDOM_F1, PLACED, BITS = range(4)
 GAIN = Score(
-    "bits",
-    "pointer",
-    mean(BITS, number=PLACED),
-    "bits per boundary",
-    by_layer=True,
-    lowest=-np.inf,
-    highest=None,
-    of_probes=True,
+    "bits", "pointer", mean(BITS, number=PLACED), "bits per boundary", by_layer=True, of_probes=True
 )
 RANDOM = Score("random_span_f1", "pointer", mean(RANDOM_F1), "F1 of a random span", of_probes=True)
 _WORD = re.compile(r"\w+|[^\w\s]")

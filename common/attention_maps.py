@@ -60,11 +60,11 @@ class Similarity(NamedTuple):
 
     mean: dict[str, np.ndarray]
     std: dict[str, np.ndarray]  # between examples, of a sample (n - 1); NaN if n is 1
-    n: int  # compared examples
-    skipped: int  # examples without a token to compare
-    empty_rows: int  # queries without attention to a kept token, in all heads: not compared
     cka: dict[str, np.ndarray]  # float64 [layers + 1], by name; layer 0 is the embeddings
-    cka_examples: int  # that gave a token to it
+    # For metrics.json: compared `examples`; `skipped_examples`, without a token to compare;
+    # `empty_rows`, queries without attention to a kept token, in all heads: not compared;
+    # `cka_examples`, that gave a token to it.
+    counts: dict[str, int]
 
 
 def compare(
@@ -149,10 +149,7 @@ def _sums(models: list, batch: dict, kept, device: Device, states: list, places:
 
     before, sums = list(maps(models[0], states[0])), []
     for other, own in zip(models[1:], states[1:], strict=True):
-        if other is models[0]:  # it is compared with itself
-            after, own[rows] = before, states[0][rows]
-        else:
-            after = maps(other, own)
+        after = maps(other, own)
         by_layer = [head_metrics(p, q, kept) for p, q in zip(before, after, strict=True)]
         values = torch.stack(by_layer, 2).cpu().double().numpy()  # one transfer, which waits
         counted = np.broadcast_to(values[-1] > 0, values.shape)  # an example without rows is not
@@ -171,11 +168,11 @@ def _similarity(sums: np.ndarray, lengths: list, rows: int, before, after, batch
         mean = total / counted
         variance = np.maximum(squares - total * mean, 0) / (counted - 1)  # rounding: not below 0
     means, stds = (dict(zip(METRICS, x, strict=False)) for x in (mean, np.sqrt(variance)))
-    skipped, empty = lengths.count(0), rows - int(total[-1].sum())
     layers = range(before.shape[1])
     cka = {
         name: np.array([similarity.cka(before[:, n], after[:, n], batches, flag) for n in layers])
         for name, flag in (("cka", False), ("cka_standardized", True))
     }
-    counts = len(lengths) - skipped, skipped, empty
-    return Similarity(means, stds, *counts, cka, len(before))
+    counts = {"examples": len(lengths) - lengths.count(0), "skipped_examples": lengths.count(0)}
+    counts |= {"empty_rows": rows - int(total[-1].sum()), "cka_examples": len(before)}
+    return Similarity(means, stds, cka, counts)

@@ -2,8 +2,6 @@
 
 import random
 
-import torch
-
 INPUTS = ("input_ids", "token_type_ids")  # what a model reads of an example
 # For probes a pool of so many batches is shuffled, then sorted by length: large enough for little
 # padding, small enough that an example meets others in every epoch.
@@ -45,10 +43,12 @@ def pad(encoded: list[dict], pad_token_id: int) -> dict:
 
     Padding is on the right, of labels -100. `labels` of one number an example become `[batch]`.
     """
+    import torch
+
     width = max(len(example["input_ids"]) for example in encoded)
     rows = [example | {"attention_mask": [1] * len(example["input_ids"])} for example in encoded]
 
-    def stack(values: list, filler: int) -> torch.Tensor:
+    def stack(values: list, filler: int):
         if isinstance(values[0], int):
             return torch.tensor(values)
         return torch.tensor([[*row, *[filler] * (width - len(row))] for row in values])

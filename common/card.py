@@ -16,10 +16,7 @@ PIPELINES = {
 
 
 def write(ready, source, cell, config: dict, metrics: dict, folder: Path) -> None:
-    """Write the card into the folder of a checkpoint. Of a path it has the last part alone.
-
-    `ready`: the model, see `common.steps.fine_tuning.Prepared`; `source`: what it was made from.
-    """
+    """Write the card of `ready`, a `fine_tuning.Prepared` made from `source`; it holds no path."""
     import transformers
     from huggingface_hub import EvalResult, ModelCard, ModelCardData
 

@@ -2,34 +2,28 @@
 
 from common import results, steps
 from common.cli import UNTRAINED, UserError
-
-TUNING = "fine-tuning"
+from common.results import TUNING
 
 
 def existing(call, cells: list) -> dict:
-    """{cell: the cell of its fine-tuned model}; None for size 0 and an untrained encoder.
+    """{cell: the cell of its fine-tuned model}, without size 0 and untrained encoders.
 
     Raises UserError, with the commands that make them, if one is missing, in progress, or has
     lost its checkpoint.
     """
-    tuned = {
-        cell: None
-        if cell.size in (0, UNTRAINED)
-        else cell._replace(step=TUNING, variant=call.tuned(cell.size))
-        for cell in cells
-    }
-    for own in filter(None, tuned.values()):
+    trained = [cell for cell in cells if cell.size not in (0, UNTRAINED)]
+    tuned = {cell: cell._replace(step=TUNING, variant=call.tuned(cell.size)) for cell in trained}
+    for own in tuned.values():
         if not own.folder.is_dir():
             results.settle(own)
-    missing = [own for own in tuned.values() if own and not own.folder.is_dir()]
-    if missing:
+    if missing := [own for own in tuned.values() if not own.folder.is_dir()]:
         sizes = ", ".join(f"{own.size} %" for own in missing)
         commands = "\n  ".join(call.next(steps.STEPS[TUNING], own.size) for own in missing)
         raise UserError(
             f"no fine-tuned {missing[0].model} for {sizes} in {missing[0].folder.parents[2]}. Make "
             f"it first:\n  {commands}"
         )
-    for own in filter(None, tuned.values()):
+    for own in tuned.values():
         config, _ = results.read(own.folder)
         if not (own.folder / "checkpoint").is_dir():
             again = results.again(own.folder, config)
@@ -45,8 +39,6 @@ def find(begun, cells: list) -> dict:
     """
     checked: dict = dict.fromkeys(cells)
     for cell, own in existing(begun.call, cells).items():
-        if own is None:
-            continue
         config, metrics = results.read(own.folder)
         inputs = begun.hashes | {"checkpoint": None}
         here = config | {"settings": begun.call.options, "inputs": inputs}

@@ -38,12 +38,6 @@ def relative(*parts: str) -> str:
     return os.path.relpath(ROOT.joinpath(*parts))
 
 
-def from_here(command: str) -> str:
-    """A command line of a script, written for the repository's folder, as it is typed from here."""
-    python, script, *rest = command.split(" ", 2)
-    return " ".join([python, relative(script), *rest])
-
-
 class UserError(Exception):
     """Something the user can fix. The message names the thing, the place, and what to type."""
 
@@ -52,18 +46,8 @@ class Terminated(KeyboardInterrupt):
     """SIGTERM, which Slurm sends before it kills: treated as Ctrl-C, but for the exit code."""
 
 
-# What the operating system refuses and a user can fix: space, quota, size limit, permission.
-_FIXABLE = {
-    errno.ENOSPC: "Free some space",
-    errno.EDQUOT: "Free some of your quota",
-    errno.EFBIG: "Raise the limit on file sizes (ulimit -f)",
-    errno.EACCES: "Make it writable, or choose another --output_dir",
-    errno.EPERM: "Make it writable, or choose another --output_dir",
-    errno.EROFS: "Choose another --output_dir",
-    errno.ENOTDIR: "A file stands where a folder is needed: move it, or choose another folder",
-    errno.EEXIST: "A file stands where a folder is needed: move it, or choose another folder",
-    errno.ENAMETOOLONG: "Use shorter names (--dataset_name, --output_dir, the model's folder)",
-}
+# What the operating system refuses and a user can fix: space, quota, size, rights, names.
+_FIXABLE = "ENOSPC EDQUOT EFBIG EACCES EPERM EROFS ENOTDIR EEXIST ENAMETOOLONG".split()
 
 
 def command(main):
@@ -93,13 +77,11 @@ def command(main):
         except UserError as error:
             message = str(error)
         except OSError as error:
-            if error.errno not in _FIXABLE:
+            if errno.errorcode.get(error.errno) not in _FIXABLE:
                 raise
             where = f" {error.filename}" if error.filename else ""
-            message = (
-                f"cannot use{where}: {error.strerror}. {_FIXABLE[error.errno]}; then type the same "
-                "command again."
-            )
+            message = f"cannot use{where}: {error.strerror}. Fix that, or choose another place "
+            message += "(--output_dir); then type the same command again."
         except KeyboardInterrupt as error:
             print("\ninterrupted. To go on, type the same command.", file=sys.stderr)
             raise SystemExit(143 if isinstance(error, Terminated) else 130) from None
@@ -155,7 +137,6 @@ class Parser(argparse.ArgumentParser):
         self.task_flags: list[str] = []  # those that the task has added
 
     def flags(self) -> list[str]:
-        """The names of all flags."""
         return [action.dest for action in self._actions if action.dest != "help"]
 
     def error(self, message: str):
@@ -183,16 +164,14 @@ def number(kind, low, high=math.inf, open_low=False):
     """An argparse type: an `int` or `float` between `low` and `high`."""
 
     def parse(text: str):
-        try:
+        with contextlib.suppress(ValueError):
             value = kind(text)
-        except ValueError:
-            value = math.nan
-        if not (low < value if open_low else low <= value) or not value <= high:
-            least = f"above {low}" if open_low else f"of at least {low}"
-            most = f" and at most {high}" if high != math.inf else ""
-            name = "a whole number" if kind is int else "a number"
-            raise argparse.ArgumentTypeError(f"{text!r} is not {name} {least}{most}")
-        return value
+            if (low < value if open_low else low <= value) and value <= high:
+                return value
+        least = f"above {low}" if open_low else f"of at least {low}"
+        most = f" and at most {high}" if high != math.inf else ""
+        name = "a whole number" if kind is int else "a number"
+        raise argparse.ArgumentTypeError(f"{text!r} is not {name} {least}{most}")
 
     return parse
 

@@ -53,11 +53,14 @@ def check_folder(folder: Path) -> None:
 
 
 def lines(path: Path) -> Iterator[tuple[str, str]]:
-    """Yield (`file:line`, line) of a UTF-8 text file.
-
-    Raises UserError for a file that cannot be read, is not UTF-8, or holds no text at all.
-    """
-    return stream(io.BytesIO(_read(path)), str(path))
+    """Yield (`file:line`, line). UserError if it cannot be read, is not UTF-8, or has no text."""
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}.") from None
+    if not raw.removeprefix(BOM).strip():
+        raise UserError(f"{path} is empty. Put the examples there.")
+    return stream(io.BytesIO(raw), str(path))
 
 
 def stream(file: Iterable[bytes], name: str) -> Iterator[tuple[str, str]]:
@@ -128,10 +131,7 @@ def field(value, key: str, kind: type, place: str, form: str):
 
 
 def parquet(path: Path, fields: tuple[str, ...]) -> Iterator[tuple[str, dict]]:
-    """Yield (`file, row n`, the columns `fields` of that row) of a parquet file.
-
-    Raises UserError if the file is damaged or a column is missing.
-    """
+    """Yield (`file, row n`, its `fields`). UserError for a damaged file or a missing column."""
     import datasets
 
     datasets.utils.logging.set_verbosity(datasets.utils.logging.CRITICAL)  # we report errors once
@@ -148,13 +148,3 @@ def parquet(path: Path, fields: tuple[str, ...]) -> Iterator[tuple[str, dict]]:
             raise UserError(f"cannot read {path}: {reason}") from None
     for number, row in enumerate(rows, 1):
         yield f"{path}, row {number}", row
-
-
-def _read(path: Path) -> bytes:
-    try:
-        raw = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}.") from None
-    if not raw.removeprefix(BOM).strip():
-        raise UserError(f"{path} is empty. Put the examples there.")
-    return raw

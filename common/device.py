@@ -183,10 +183,7 @@ def to_device(model, device: Device):
 
 
 def in_memory(run: Callable[[int], object], size: int, device: Device):
-    """`(run(size), size)`, with half the size for as long as the memory is too small for it.
-
-    Raises UserError if it is too small for a size of 1.
-    """
+    """`(run(size), size)`, with half the size while memory is short. UserError if 1 is too much."""
     texts = "out of memory", "allocate memory", "alloc_failed"  # CUDA's, a CPU's, cuBLAS's
     while True:
         try:

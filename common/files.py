@@ -61,7 +61,6 @@ def write_json(path: Path, value: dict) -> None:
 
 
 def read_jsonl(path: Path) -> list[dict]:
-    """The objects of a file that `write_jsonl` wrote."""
     return [loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
 
 
@@ -82,10 +81,7 @@ def write_csv(path: Path, rows: list[dict]) -> None:
 
 
 def read_csv(path: Path):
-    """The data frame that `write_csv` wrote: equal floats, NaN for an empty cell, "NA" is a name.
-
-    Raises ValueError if the file is no CSV.
-    """
+    """What `write_csv` wrote: NaN is an empty cell, "NA" a name. ValueError if it is no CSV."""
     import pandas as pd
 
     return pd.read_csv(path, keep_default_na=False, na_values=[""])

@@ -9,31 +9,17 @@ import shlex
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from common.cli import SEED, TRAINING_SIZES, UNTRAINED, Parser, list_of, number, relative
+from common.cli import SEED, TRAINING_SIZES, UNTRAINED, Parser, number, relative
 
 # What a flag says about a result; those that are not named here are settings: they identify it.
-CELL = {
-    "model_name", "data_dir", "dataset_name", "demo", "seed", "training_size", "training_sizes",
-    "untrained", "controls", "lora",
-}  # fmt: skip
-HOW = {
-    "input", "input_form", "output", "output_dir", "overwrite", "device", "save_minutes",
-    "keep_features", "tensorboard",
-}  # fmt: skip
+CELL = "model_name data_dir dataset_name demo seed training_size training_sizes untrained controls"
+HOW = "input input_form output output_dir overwrite device save_minutes keep_features tensorboard"
 LORA = "lora"  # of a model that was fine-tuned with adapters, in the names of its results
 # A result of its own, in a folder beside the default's.
-VARIANT = (
-    "probe", "pooling", "standardize", "layers", "drop_special", "split", "method", "parts",
-)  # fmt: skip
-OF_TRAINING = {
-    "learning_rate", "num_train_epochs", "warmup_ratio", "weight_decay", "max_grad_norm",
-    "layer_decay", "lora_rank",
-}  # fmt: skip
+VARIANT = "probe pooling standardize layers drop_special split method parts"
+OF_TRAINING = "learning_rate num_train_epochs warmup_ratio weight_decay max_grad_norm layer_decay"
 # What the next step of the same model is called with.
-SHARED = (
-    "model_name", "data_dir", "dataset_name", "output_dir", "seed", "max_length", "precision",
-    "lora",
-)  # fmt: skip
+SHARED = "model_name data_dir dataset_name output_dir seed max_length precision"
 
 
 class Call(NamedTuple):
@@ -56,8 +42,10 @@ class Call(NamedTuple):
         Without those that the hardware or the model decides: whoever makes the result adds what
         came of them. Without training there are no settings of training.
         """
-        left_out = CELL | HOW | {flag for flag in vars(self.args) if flag.startswith("write_")}
-        left_out |= OF_TRAINING if getattr(self.args, "training_size", 1) == 0 else set()
+        left_out = [LORA, *CELL.split(), *HOW.split()]
+        left_out += [flag for flag in vars(self.args) if flag.startswith("write_")]
+        if getattr(self.args, "training_size", 1) == 0:
+            left_out += ["lora_rank", *OF_TRAINING.split()]
         undecided = {"precision": "auto", "layer_decay": None, "lora_rank": None}
         return {
             flag: value
@@ -72,7 +60,7 @@ class Call(NamedTuple):
     def variant(self, size: int | str) -> str:
         """The name of a result that is not the default's: its values that differ; mostly empty."""
         parts = [self.tuned(size)]
-        for flag in VARIANT:
+        for flag in VARIANT.split():
             value = getattr(self.args, flag, None)
             if value is not None and value != self.parser.get_default(flag):
                 name = f"layers-{value.replace(',', '.')}" if flag == "layers" else value
@@ -97,7 +85,7 @@ class Call(NamedTuple):
         """The command line of another step (its module) for the same model, data and size."""
         other = Parser("")
         self.task.add_arguments(other, step.NAME)
-        known = (*SHARED, *other.flags())
+        known = (LORA, *SHARED.split(), *other.flags())
         given = {step.SIZES: size, "model_name": self.args.model_name}
         given |= {flag: value for flag, value in self.typed.items() if flag in known}
         script = relative(self.task.NAME, f"{step.NAME}.py")
@@ -125,62 +113,43 @@ def add_common_arguments(
 ) -> None:
     """Model, data, output and machine: the flags of all scripts that make a result."""
     group = add_model_and_data(parser, model)
-    group.add_argument(
-        "--max_length",
-        type=number(int, 4),
-        default=max_length,
-        help=f"the most sub-words that a model sees of one input (default: {max_length}, or the "
-        "limit of the model if that is lower); truncation is counted",
-    )
+    text = "the most sub-words that a model sees of one input (default: {}, or the limit of the "
+    text = text.format(max_length) + "model if that is lower); truncation is counted"
+    group.add_argument("--max_length", type=number(int, 4), default=max_length, help=text)
     group = parser.add_argument_group("output")
-    group.add_argument(
-        "--output_dir", type=Path, help="root of the results (default: results/ in the task folder)"
-    )
-    group.add_argument(
-        "--overwrite", action="store_true", help="make a finished result again and replace it"
-    )
+    text = "root of the results (default: results/ in the task folder)"
+    group.add_argument("--output_dir", type=Path, help=text)
+    text = "make a finished result again and replace it"
+    group.add_argument("--overwrite", action="store_true", help=text)
     add_machine(parser, batch_size, demo_precision)
 
 
 def add_model_and_data(parser: Parser, model: str):
-    """Which model and which data."""
     group = parser.add_argument_group("model and data")
-    group.add_argument(
-        "--model_name",
-        default=model,
-        metavar="NAME",
-        help="a short name (docs/models.md: bert, biobert, gpt2, ...), a Hub id (owner/name) or a "
-        f"local folder (default: {model})",
-    )
+    text = "a short name (docs/models.md: bert, biobert, gpt2, ...), a Hub id (owner/name) or a "
+    text += f"local folder (default: {model})"
+    group.add_argument("--model_name", default=model, metavar="NAME", help=text)
     group.add_argument("--data_dir", type=Path, help="folder with your own train, dev and test")
     group.add_argument("--dataset_name", help="name in the result path (default: the folder's)")
-    group.add_argument(
-        "--demo",
-        action="store_true",
-        help="generated corpus and miniature models, made on the spot: no download, CPU, minutes",
-    )
+    text = "generated corpus and miniature models, made on the spot: no download, CPU, minutes"
+    group.add_argument("--demo", action="store_true", help=text)
     text = "fine-tune low-rank adapters (LoRA), or use them; its results have folders of their own"
     group.add_argument("--lora", action="store_true", help=text)
     return group
 
 
 def add_machine(parser: Parser, batch_size: int, demo_precision: str = "auto") -> None:
-    """Seed, batch size, device and precision."""
-    group = parser.add_argument_group("machine")
-    add = group.add_argument
+    add = parser.add_argument_group("machine").add_argument
     add("--seed", type=number(int, 0, 2**32 - 1), default=SEED, help=f"(default: {SEED})")
     add("--batch_size", type=number(int, 1), default=batch_size, help=f"(default: {batch_size})")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps ...")
     shown = "auto" if demo_precision == "auto" else f"auto; {demo_precision} with --demo"
-    add(
-        "--precision",
-        choices=("auto", "fp32", "bf16", "fp16"),
-        help=f"auto takes what is faster here: bf16 or fp32 (default: {shown})",
-    )
+    text = f"auto takes what is faster here: bf16 or fp32 (default: {shown})"
+    add("--precision", choices=("auto", "fp32", "bf16", "fp16"), help=text)
     parser.fallbacks["precision"] = ("auto", demo_precision)
 
 
-def add_training_size(group, default: int, text: str) -> None:
+def add_training_size(group, default: int, text: str, sizes: tuple = TRAINING_SIZES) -> None:
     """`--training_size`; the plural is understood if it is one size."""
 
     def one(text: str) -> int:
@@ -191,24 +160,11 @@ def add_training_size(group, default: int, text: str) -> None:
         return int(text)
 
     one.__name__ = "int"  # argparse's word for what it wants
-    group.add_argument(
-        "--training_size",
-        "--training_sizes",
-        type=one,
-        choices=TRAINING_SIZES,
-        default=default,
-        metavar="SIZE",
-        help=text,
-    )
-
-
-def size_list(text: str) -> list[int]:
-    """An argparse type: training sizes with commas; once each, in order."""
-    return sorted(list_of(int, TRAINING_SIZES)(text))
+    options = {"type": one, "choices": sizes, "default": default, "metavar": "SIZE"}
+    group.add_argument("--training_size", "--training_sizes", help=text, **options)
 
 
 def add_task_arguments(task, step: str, parser: Parser) -> None:
-    """The task's own flags for a step."""
     before = parser.flags()
     task.add_arguments(parser, step)
     parser.task_flags = [flag for flag in parser.flags() if flag not in before]
@@ -232,4 +188,7 @@ def parse(task, step: str, parser: Parser, argv: list[str] | None) -> Call:
     for flag in ("output_dir", "data_dir"):
         if getattr(args, flag):
             setattr(args, flag, getattr(args, flag).expanduser().absolute())
+    folder = args.data_dir.resolve().name if args.data_dir else None
+    if (args.dataset_name or folder) == "demo":
+        parser.error("data called demo would be among the demo's results: give --dataset_name NAME")
     return Call(task, step, parser, args)

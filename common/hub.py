@@ -72,7 +72,6 @@ def cached_or_download(name: str, load, repo_type: str = "model", revision: str 
 
 
 def shortened(error: Exception) -> str:
-    """An error's type and message on one short line."""
     return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
 
 

@@ -60,14 +60,12 @@ def run(jobs: list, args) -> list[tuple]:
 
 
 def why(log: Path) -> str:
-    """The message of a job that failed, from its log."""
     text = log.read_text(errors="replace") if log.is_file() else ""
     lines = [line for line in text.splitlines() if line.strip()] or ["it ended without a word"]
     return next((line for line in lines if line.startswith("error: ")), lines[-1])
 
 
 def become(command: list[str], log: Path) -> None:
-    """Become `python command`, with its output in `log`."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("w") as output:

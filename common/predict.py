@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from common import checkpoints, files, flags, models, results
-from common.cli import Parser, UserError, relative
-from common.models import families
+from common.cli import TRAINING_SIZES, Parser, UserError, relative
+from common.models import families, loading
 
 CHUNK = 1000  # inputs that are in memory: enough that a batch's have about one length
 log = logging.getLogger(__name__)
@@ -70,7 +70,7 @@ def parse_args(task, doc: str, argv) -> flags.Call:
     group = flags.add_model_and_data(parser, task.DEFAULTS.get("model", "biobert"))
     text = "the percentage that the model was fine-tuned on (default: 100, or if there is none, "
     text += "the model itself: a checkpoint, or another one that was fine-tuned on such a task)"
-    flags.add_training_size(group, None, text)
+    flags.add_training_size(group, None, text, TRAINING_SIZES[1:])
     text = "root of the results with the model (default: results/ in the task folder)"
     group.add_argument("--output_dir", type=Path, help=text)
     add = parser.add_argument_group("input and output").add_argument
@@ -126,16 +126,8 @@ def run(call) -> None:
 
 
 def find(call) -> tuple[str, Made]:
-    """What the fine-tuned model that the flags name is called, and how it was made.
-
-    Raises UserError if there is none. The message has the command that makes it.
-    """
+    """What the model that the flags name is called, and how it was made. UserError without it."""
     args, size = call.args, call.args.training_size
-    if size == 0:
-        raise UserError(
-            "--training_size 0 is the model without training: there is no checkpoint of it. Give "
-            "10, 30, 50 or 100."
-        )
     source = models.source(args.model_name, args.demo)
     cell = results.Begun(call, source, None, {}).cell(size or 100)
     there = cell._replace(step=checkpoints.TUNING).folder.is_dir()
@@ -156,14 +148,13 @@ def itself(task, source) -> tuple[str, Made] | None:
         script = relative(about["task"], "predict.py")
         raise UserError(f"{folder} is a model of {about['task']}. Type: python {script} ...")
     config = models.load_config(source.name)
-    if models.head_of(config) != task.HEAD or task.HEAD == "causal":  # which any such model has
+    if loading.head_of(config) != task.HEAD or task.HEAD == "causal":  # which any such model has
         return None
     labels = [label for _, label in sorted(config.id2label.items())] if task.HEAD != "span" else []
     return source.results, Made(source.name, config, labels, families.positions(config))
 
 
 def _result(folder: Path) -> tuple[str, Made]:
-    """`find` of a result of fine-tuning."""
     (about, metrics), where = results.read(folder), str(folder / "checkpoint")
     config, settings = models.load_config(where), about["settings"]
     length = min(settings["max_length"], families.positions(config))
@@ -173,7 +164,6 @@ def _result(folder: Path) -> tuple[str, Made]:
 
 @contextmanager
 def _opened(path: Path):
-    """(binary file, its name in messages)."""
     if str(path) == "-":
         yield sys.stdin.buffer, "standard input"
         return

@@ -17,10 +17,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from common import models
-from common.cli import RANK, ROOT, UNTRAINED, UserError, from_here
+from common.cli import RANK, ROOT, UNTRAINED, UserError, relative
 from common.files import read_json, write_json
 
+ABOUT = ("task", "dataset", "model", "training_size", "seed")  # in every row of a result's tables
 EARLIER = "finished earlier; --overwrite repeats it"  # how a summary calls it
+TUNING = "fine-tuning"  # the step whose results have checkpoints
 PARTIAL, REPLACED, WORK = ".partial", ".replaced", "work"
 # The metrics that are no numbers.
 WORDS = {"task", "dataset", "model", "training_size", "split", "checkpoint_sha256"}
@@ -53,14 +55,12 @@ class Cell(NamedTuple):
 
     @property
     def partial(self) -> Path:
-        """Where the result is made."""
         return self.folder.with_name(self.folder.name + PARTIAL)
 
     @property
     def about(self) -> dict:
         """What stands in every row of its tables."""
-        names = ("task", "dataset", "model", "training_size", "seed")
-        return dict(zip(names, self[1:6], strict=True))
+        return dict(zip(ABOUT, self[1:6], strict=True))
 
     def title(self) -> str:
         """Which cell this is, in words."""
@@ -80,7 +80,9 @@ class Begun(NamedTuple):
         """The cell of a size."""
         call, args = self.call, self.call.args
         root = args.output_dir or ROOT / call.task.NAME / "results"
-        about = call.task.NAME, dataset_name(call), self.source.results, size, args.seed
+        own = args.data_dir.resolve().name if args.data_dir else call.task.DATASET
+        dataset = "demo" if args.demo else args.dataset_name or own
+        about = call.task.NAME, dataset, self.source.results, size, args.seed
         return Cell(root, *about, call.step, call.variant(size))
 
     def config(self, cell: Cell, settings: dict, checkpoint: str | None = None) -> dict:
@@ -96,29 +98,14 @@ class Begun(NamedTuple):
         }
 
 
-def dataset_name(call) -> str:
-    """What the data set that a call names is called in results."""
-    args = call.args
-    own = args.data_dir.resolve().name if args.data_dir else call.task.DATASET
-    return "demo" if args.demo else args.dataset_name or own
-
-
 def begin(call) -> Begun:
-    """Find the model and read the data that a call names.
-
-    Raises UserError if the task cannot use the model, or the data are called as the demo's.
-    """
+    """Find the model and read the data that a call names. UserError if they do not fit the task."""
     args, task = call.args, call.task
     source = models.source(args.model_name, args.demo)
     if not models.fits(task.HEAD, source.name):
         raise UserError(
             f"{source.name} is no causal model, and {task.NAME} needs one. Give --model_name "
             f"{', '.join(models.CAUSAL)}, or another."
-        )
-    if dataset_name(call) == "demo" and not args.demo:
-        raise UserError(
-            "a data set called demo would be mixed with the demo's results. Give it another name: "
-            "--dataset_name NAME."
         )
     data = task.load(args.demo, args.data_dir, **call.options)
     hashes = {"data": fingerprint(data.splits), "model": source.identity()}
@@ -169,7 +156,9 @@ def again(folder: Path, config) -> str:
     """How to make a result again, by its config.json."""
     if not (isinstance(config, dict) and config.get("command")):
         return f"Delete the folder {folder}, then type the command that made it."
-    return f"Make the result again:\n  {from_here(config['command'])} --overwrite"
+    python, script, *rest = config["command"].split(" ", 2)
+    command = " ".join([python, relative(script), *rest, "--overwrite"])
+    return f"Make the result again:\n  {command}"
 
 
 def finished(cell: Cell, config: dict, overwrite: bool) -> dict | None:

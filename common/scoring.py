@@ -36,19 +36,6 @@ def macro_f1(totals):
     return ratio(f1(totals).sum(-1), occurs.sum(-1))
 
 
-def matthews_correlation(totals):
-    """Matthews correlation of several classes (Gorodkin 2004): [..., classes, 3] -> [...].
-
-    The covariance of the two labellings over the root of the product of their variances: -1 to 1,
-    0 where one of them is constant.
-    """
-    right, predicted, gold = (totals[..., i] for i in range(3))
-    n = gold.sum(-1)
-    covariance = n * right.sum(-1) - (predicted * gold).sum(-1)
-    spread = (n**2 - (predicted**2).sum(-1)) * (n**2 - (gold**2).sum(-1))
-    return ratio(covariance, spread**0.5)
-
-
 def count(sides: list[list[set[tuple]]], classes: list[str]):
     """[examples, classes, 3] from a set of (class, ...) an example, gold and predicted."""
     import numpy as np

@@ -34,7 +34,6 @@ class Job(NamedTuple):
     flags: tuple[str, ...]
 
     def command(self, args) -> list[str]:
-        """The command line."""
         command = ["python", cli.relative(self.task, f"{self.step}.py")]
         if self.sizes[0] != cli.UNTRAINED:
             command += [f"--{STEPS[self.step].SIZES}", ",".join(map(str, self.sizes))]
@@ -64,7 +63,6 @@ class Job(NamedTuple):
         return same and needed and bool({*self.sizes} & {*other.sizes} - {0})
 
     def log(self, args) -> Path:
-        """The file that its output goes to."""
         root = args.output_dir / self.task if args.output_dir else cli.ROOT / self.task / "results"
         name = "-".join(["demo"] * args.demo + [self.model, *map(str, self.sizes)])
         name = f"{name}-seed-{self.seed}-{self.step}.log"

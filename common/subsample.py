@@ -27,10 +27,7 @@ def permutation(strata: Sequence[Hashable], seed: int) -> list[int]:
 
 
 def subset(strata: Sequence[Hashable], percentage: int, seed: int) -> list[int]:
-    """Indices of `percentage` % of the examples, a prefix of `permutation`: 10 % lies inside 30 %.
-
-    Raises UserError if nothing is left.
-    """
+    """The first `percentage` % of `permutation`: 10 % lies inside 30 %. UserError if it is none."""
     size = round(len(strata) * percentage / 100)
     if percentage and not size:
         raise UserError(

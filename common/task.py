@@ -27,8 +27,6 @@ class Score(NamedTuple):
     value: Callable[["np.ndarray"], "np.ndarray"]  # sums [..., *shape of a count] -> [...]
     title: str  # how tables and figures call it
     by_layer: bool = False  # whether the probes' figures draw it
-    lowest: float = 0.0  # of its range
-    highest: float | None = 1.0  # None: it has no fixed upper end
     of_probes: bool = False  # only probes have it: `scores` leaves it out, `probe_scores` has it
     # Of one of the data set's parts, where another task's models are asked the same test examples:
     # the hash of that task's data, the name of its score that measures the same, and how our rows'
@@ -137,10 +135,7 @@ class Task(Protocol):
         """
 
     def controls(self, data: Data, splits: dict[str, list], seed: int) -> dict[str, list[dict]]:
-        """`{target: [splits of each draw]}`: labels or inputs that tell nothing about the task.
-
-        The targets are `CONTROLS`.
-        """
+        """`{one of CONTROLS: [splits of each draw]}`: what tells nothing about the task."""
 
     def probe_inputs(
         self, data: Data, targets: dict[str, dict], tokenizer, max_length: int, pooling: str

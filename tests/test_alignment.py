@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from common.cli import UserError
-from common.models import load_config, load_tokenizer
+from common.models.loading import load_config, load_tokenizer
 from NER import alignment
 from NER import task as ner
 from NLI import data as nli_data

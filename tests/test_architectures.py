@@ -47,7 +47,7 @@ def load(where, head="token", labels=LABELS, seed=0, **options):
 
 
 def tokenizer_of(where):
-    return models.load_tokenizer(where, models.load_config(where))
+    return loading.load_tokenizer(where, models.load_config(where))
 
 
 def inputs(tokenizer) -> list[dict]:
@@ -132,15 +132,15 @@ def test_debertas_unicode_rules_are_those_of_its_sentencepiece_file(folder, tmp_
     processor = sentencepiece.SentencePieceProcessor(f"{folder('deberta-v2')}/spm.model")
     where, config = folder("deberta-v2"), models.load_config(folder("deberta-v2"))
     if not alone:
-        models.load_tokenizer(where, config).backend_tokenizer.save(f"{tmp_path}/tokenizer.json")
+        loading.load_tokenizer(where, config).backend_tokenizer.save(f"{tmp_path}/tokenizer.json")
         shutil.copy(f"{where}/tokenizer_config.json", tmp_path)
         shutil.copy(f"{where}/config.json", tmp_path)
         where = str(tmp_path)
-    tokenizer = models.load_tokenizer(where, config)
+    tokenizer = loading.load_tokenizer(where, config)
     tokenizer.save_pretrained(tmp_path / "saved")
     shutil.copy(f"{where}/config.json", tmp_path / "saved")
     plain = transformers.AutoTokenizer.from_pretrained(tmp_path / "saved")
-    again = models.load_tokenizer(str(tmp_path / "saved"), config)
+    again = loading.load_tokenizer(str(tmp_path / "saved"), config)
     for text in nasty:
         for found in (tokenizer, plain, again):
             assert found(text, add_special_tokens=False)["input_ids"] == processor.encode(text)
@@ -163,7 +163,7 @@ def test_what_pads_on_the_left_is_made_to_pad_on_the_right(folder, tmp_path):
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder("llama"), padding_side="left")
     tokenizer.save_pretrained(tmp_path)
     assert transformers.AutoTokenizer.from_pretrained(tmp_path).padding_side == "left"
-    found = models.load_tokenizer(str(tmp_path), models.load_config(folder("llama")))
+    found = loading.load_tokenizer(str(tmp_path), models.load_config(folder("llama")))
     assert found.padding_side == "right"
 
 
@@ -174,11 +174,11 @@ def test_a_pad_token_without_an_embedding_is_replaced(folder, tmp_path):
     tokenizer.add_special_tokens({"pad_token": "[PAD]"})
     tokenizer.save_pretrained(tmp_path)
     assert tokenizer.pad_token_id == config.vocab_size
-    assert models.load_tokenizer(str(tmp_path), config).pad_token == "</s>"
+    assert loading.load_tokenizer(str(tmp_path), config).pad_token == "</s>"
     tokenizer.add_tokens(["<instruction>"])
     tokenizer.save_pretrained(tmp_path)
     with pytest.raises(UserError, match="601 tokens for 600 embeddings"):
-        models.load_tokenizer(str(tmp_path), config)
+        loading.load_tokenizer(str(tmp_path), config)
 
 
 # --- task models ---------------------------------------------------------------------------------

@@ -73,7 +73,7 @@ def test_equals_a_plain_loop(encoder, kind, drop_special):
     assert list(found.mean) == list(found.std) == list(METRICS)
     np.testing.assert_allclose([*found.mean.values()], values.mean(0), atol=1e-6)
     np.testing.assert_allclose([*found.std.values()], values.std(0, ddof=1), atol=1e-6)
-    assert found[2:5] == (len(values), len(some) - len(values), 0)
+    assert [*found.counts.values()][:3] == [len(values), len(some) - len(values), 0]
     assert values[:, 1].mean(0).max() > 1e-3  # there is something to see
 
 
@@ -87,7 +87,7 @@ def test_batch_size_order_and_padding_change_nothing(encoder, kind, drop_special
     for size, most in ((3, 2**29), (20, 2**29), (20, 2**19)):  # the last: few long ones at a time
         monkeypatch.setattr(attention_maps, "MAPS_BYTES", most)
         found = similarity(before, after, some[::-1], batch_size=size, drop_special=drop_special)
-        assert found.n == alone.n
+        assert found.counts["examples"] == alone.counts["examples"]
         for a, b in ((alone.mean, found.mean), (alone.std, found.std)):
             np.testing.assert_allclose([*a.values()], [*b.values()], atol=1e-6)
 
@@ -117,7 +117,8 @@ def test_examples_of_empty_rows_only_do_not_count(encoder, monkeypatch):
     found = similarity(
         encoder("bert"), encoder("bert"), [{"input_ids": [5, 6], "special": [False] * 2}] * 3
     )
-    assert found.n == 3 and found.empty_rows == 3 * 2 * LAYERS * HEADS
+    assert found.counts["examples"] == 3
+    assert found.counts["empty_rows"] == 3 * 2 * LAYERS * HEADS
     assert np.isnan(found.mean["cosine"]).all()
 
 
@@ -144,11 +145,11 @@ def test_encoders_are_compared_in_groups_that_memory_holds(encoder, monkeypatch)
 def test_pretrained_runs_once_for_all_others(encoder):
     before, calls = encoder("bert"), []
     before.register_forward_hook(lambda *_: calls.append(1))
-    others = {0: before, 10: encoder("bert", seed=1)}
+    others = {10: encoder("bert", seed=1), 30: encoder("bert", seed=2)}
     some = [{"input_ids": [], "special": []}, *examples()]
     found = compare(before, others, some, CPU, pad_token_id=0, batch_size=9)
-    assert len(calls) == 1 and [*found] == [0, 10]
-    assert (found[0].mean["cosine"] == 1).all() and (found[10].n, found[10].skipped) == (9, 1)
+    assert len(calls) == 1 and [*found] == [10, 30]
+    assert [*found[10].counts.values()][:2] == [9, 1]
 
 
 def test_errors(encoder):

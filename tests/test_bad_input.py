@@ -636,7 +636,7 @@ WRITES = {
     "epoch-0.pt": (resume, "save_best", 0),
     "checkpoint": (files, "save_model", 0),
     "checkpoint's weights": (files, "save_model", 20_000),
-    "history.csv": (fine_tuning, "history_rows", 0),
+    "history.csv": (files, "write_csv", 0),
     "learning_curve.png": (fine_tuning, "draw", 0),
     "predictions.jsonl": (files, "write_jsonl", 0),
     "metrics.json": (results, "finish", 0),

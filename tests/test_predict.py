@@ -528,7 +528,7 @@ def test_interrupted(made, tmp_path, monkeypatch, capsys):
 def test_without_a_model(made, tmp_path, capsys):
     model, source = made("NER", "bert"), lines(tmp_path / "x.txt", ["IL-2"])
     message = refused(model, capsys, "--input", source, "--training_size", 0)
-    assert "--training_size 0" in message and "10, 30, 50 or 100" in message
+    assert "--training_size" in message and "10, 30, 50, 100" in message
     message = refused(model, capsys, "--input", source, "--training_size", 30)
     (command,) = re.findall(r"python (\S*NER/fine-tuning\.py .*)", message)
     for part in ("--training_size 30", f"--model_name {model.cell[3]}", "--data_dir", "out"):

@@ -135,7 +135,7 @@ def saved(tmp_path, n=60, layers=(0, 3, 6, 9)):
 def test_parallel_layers_give_what_one_after_another_gives(probe, tmp_path, monkeypatch):
     features, some = saved(tmp_path, n=150)
     for cores in (3, 1):
-        monkeypatch.setattr("joblib.cpu_count", lambda cores=cores: cores)
+        monkeypatch.setattr("common.probes.examples.cpu_count", lambda cores=cores: cores)
         done = dict(predict_layers(probe, features, [some, some], OPTIONS))
         assert sorted(done) == list(features)
         for layer, kept in features.items():
@@ -155,7 +155,7 @@ def test_finished_layers_are_handed_over_before_an_error(tmp_path, monkeypatch):
         return real(*given)
 
     monkeypatch.setattr(examples, "predict", failing)
-    monkeypatch.setattr("joblib.cpu_count", lambda: 1)
+    monkeypatch.setattr("common.probes.examples.cpu_count", lambda: 1)
     done = []
     with pytest.raises(RuntimeError, match="killed"):
         for layer, _ in predict_layers(svm, features, [some], OPTIONS):
@@ -173,11 +173,13 @@ def test_layers_at_a_time_fit_into_half_of_this_process_s_share(
     features, some = saved(tmp_path, layers=range(6))
     needed = svm.memory(60, 60 + 30 + 31, 2 * 12)
     asked = []
-    monkeypatch.setattr("joblib.cpu_count", lambda: 8)
+    monkeypatch.setattr("common.probes.examples.cpu_count", lambda: 8)
     monkeypatch.setattr(examples, "available_memory", lambda: free * needed)
     monkeypatch.setattr(examples, "JOBS", jobs)
     real = joblib.Parallel
-    monkeypatch.setattr("joblib.Parallel", lambda n, **how: asked.append(n) or real(n, **how))
+    monkeypatch.setattr(
+        "common.probes.examples.Parallel", lambda n, **how: asked.append(n) or real(n, **how)
+    )
     done = dict(predict_layers(svm, features, [some], OPTIONS))
     assert asked == [workers] and sorted(done) == list(features)
 

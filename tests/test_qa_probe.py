@@ -161,7 +161,7 @@ def test_the_control_has_another_passages_question():
 
 @pytest.mark.parametrize("kind", ("bert", "biogpt", "gpt2", "llama", "albert"))
 def test_units_are_the_words_of_the_first_window(kind, checkpoint):
-    from common.models import load_config, load_tokenizer
+    from common.models.loading import load_config, load_tokenizer
 
     tokenizer = load_tokenizer(str(checkpoint(kind)), load_config(str(checkpoint(kind))))
     late = example("late", "Number", f"{PASSAGE * 9} Number 1 .")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from common.cli import UserError
-from common.models import load_config, load_tokenizer
+from common.models.loading import load_config, load_tokenizer
 from QA import windows
 from QA.data import Data
 from QA.squad import Example

@@ -196,7 +196,7 @@ def test_two_data_sets_are_never_mixed(tmp_path, caplog, capsys):
     (bert,) = table(folder, "scores_accuracy")
     assert bert["30 %"] and bert["10 %"] and bert.keys().isdisjoint(("50 %", "100 %"))
     for text in (page(folder), caplog.text):
-        assert "bert/100/seed-42/fine-tuning" in text and "of dataset mednli" in text
+        assert "bert/100/seed-42/fine-tuning" in text and "of bert on mednli" in text
         assert "bert/50/seed-42/fine-tuning" in text and "another data set" in text
         assert "gpt2/50/seed-42/fine-tuning" in text and "other test examples" in text
 

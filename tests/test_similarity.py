@@ -116,4 +116,4 @@ def test_compare_measures_the_states_of_the_drawn_tokens(kind, tmp_path):
         expected = similarity.cka(states[0][:, layer], states[1][:, layer], batches)
         assert found["other"].cka["cka"][layer] == pytest.approx(expected, abs=1e-5)
     np.testing.assert_allclose(found["same"].cka["cka"], 1, atol=1e-9)
-    assert found["same"].cka_examples == 80
+    assert found["same"].counts["cka_examples"] == 80

@@ -511,10 +511,10 @@ def test_batches_are_those_of_the_seed_and_the_epoch(tmp_path):
     assert [e["train"]["learning_rate"] for e in state.history] == [rates[2], rates[5]]
 
 
-def test_tensorboard_is_asked_for_before_training(monkeypatch):
+def test_without_tensorboard_the_message_says_what_to_type(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     with pytest.raises(UserError, match="pip install tensorboard"):
-        loop.check_tensorboard()
+        loop.event_files(tmp_path, 1)
 
 
 def test_event_files_hold_the_rows_of_steps_and_the_scores(tmp_path):

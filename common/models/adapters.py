@@ -66,10 +66,7 @@ def add(model, rank: int):
 
 
 def merge(model, where: str):
-    """`model`, in float32, with the adapters in `where` added to its weights.
-
-    Raises whatever a damaged file does, or one that does not fit.
-    """
+    """`model`, in float32, with the adapters in `where` added. Raises whatever a bad file does."""
     from peft import PeftModel
 
     with warnings.catch_warnings(action="ignore"):  # old names of transformers in PEFT

@@ -103,7 +103,6 @@ def of(config) -> Family:
 
 
 def check(model_type: str, where: str) -> None:
-    """Raise UserError, with the reason, if the table has no such family."""
     if model_type not in TABLE:
         raise UserError(f"{where} is a {model_type!r} model. {_refusal(model_type)}")
 
@@ -141,10 +140,7 @@ def positions(config) -> int:
 
 
 def layer_decay(config, given: float | None) -> float:
-    """The layer-wise decay of the learning rate: `given`, or as published; 1 means none.
-
-    Raises UserError for a decay other than 1 if the layers share their weights.
-    """
+    """`given`, or as published; 1 is none. UserError if layers that share weights shall decay."""
     row = of(config)
     if row.shared_layers and given not in (None, 1.0):
         raise UserError(
@@ -190,5 +186,4 @@ def without_adapters(model):
 
 
 def encoder_of(model):
-    """The encoder within a task model."""
     return without_adapters(model).base_model

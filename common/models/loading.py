@@ -9,7 +9,7 @@ from pathlib import Path
 
 from common.cli import UserError
 from common.hub import cached_or_download, shortened
-from common.models import adapters, families, tokenizers
+from common.models import adapters, families
 
 # The kind of a task model's head, None for the bare encoder -> the library's class.
 AUTO_CLASSES = {
@@ -44,6 +44,8 @@ def load_tokenizer(where: str, config, words: bool = True):
     It gives `token_type_ids` only if the model reads them. If it has no pad token, its end of text
     becomes one. One that is damaged, another model's, or would lose capitals is an error.
     """
+    from common.models import tokenizers  # it imports the library
+
     return _load(where, partial(tokenizers.load, where, config, words))
 
 

@@ -1,10 +1,11 @@
 """What a model is called: short names, Hub ids, local folders, the demo's miniatures."""
 
 import hashlib
+import json
 import re
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from common.cli import ROOT, UserError, did_you_mean
 from common.demo import miniatures
@@ -12,35 +13,8 @@ from common.files import read_json
 from common.models import adapters, loading
 
 # The name on the command line -> the repository on the Hub.
-ENCODERS = {
-    "bert": "bert-base-cased",
-    "biobert": "dmis-lab/biobert-v1.1",
-    "pubmedbert": "microsoft/BiomedNLP-BiomedBERT-base-uncased-abstract",
-    "roberta-base": "FacebookAI/roberta-base",
-    "electra-base": "google/electra-base-discriminator",
-    "electra-large": "google/electra-large-discriminator",
-    "albert-base": "albert/albert-base-v2",
-    "biom-electra-base": "sultan/BioM-ELECTRA-Base-Discriminator",
-    "biom-electra-large": "sultan/BioM-ELECTRA-Large-Discriminator",
-    "biom-bert-large": "sultan/BioM-BERT-PubMed-PMC-Large",
-    "biom-albert-xxlarge": "sultan/BioM-ALBERT-xxlarge",
-    "modernbert-base": "answerdotai/ModernBERT-base",
-    "bioclinical-modernbert-base": "thomas-sounack/BioClinical-ModernBERT-base",
-    "bioclinical-modernbert-large": "thomas-sounack/BioClinical-ModernBERT-large",
-    "deberta-v3-base": "microsoft/deberta-v3-base",
-    "deberta-v3-large": "microsoft/deberta-v3-large",
-    "xlm-roberta-base": "FacebookAI/xlm-roberta-base",
-}
-CAUSAL = {
-    "gpt2": "gpt2-medium",
-    "biogpt": "microsoft/biogpt",
-    "gemma-3-1b": "google/gemma-3-1b-it",
-    "pythia-410m": "EleutherAI/pythia-410m",
-    "llama2-7b": "meta-llama/Llama-2-7b-chat-hf",
-    "llama2-13b": "meta-llama/Llama-2-13b-chat-hf",
-    "medtuned-7b": "nlpie/Llama2-MedTuned-7b",
-    "medtuned-13b": "nlpie/Llama2-MedTuned-13b",
-}
+NAMES = json.loads(Path(__file__).with_name("names.json").read_text(encoding="utf-8"))
+ENCODERS, CAUSAL = NAMES["encoders"], NAMES["causal"]
 MODELS = ENCODERS | CAUSAL
 STUDY = ("bert", "biobert", "gpt2", "biogpt")  # the study's four models
 MINIATURES = tuple(name for name in MODELS if name in miniatures.DOMAINS)  # available with --demo
@@ -53,8 +27,7 @@ def fits(head: str, name: str) -> bool:
     return head != "causal" or name not in ENCODERS
 
 
-@dataclass(frozen=True)
-class Source:
+class Source(NamedTuple):
     """The model that a command names."""
 
     name: str  # a key of MODELS, a Hub id, or a local folder as an absolute path
@@ -69,10 +42,7 @@ class Source:
         return MODELS.get(self.name, self.name)
 
     def identity(self) -> str | None:
-        """A hash of a local model's files; with adapters, also of the model that they adapt.
-
-        None for a model of the Hub: its name identifies it.
-        """
+        """A hash of a local model's files, and of what adapters adapt; None for one of the Hub."""
         if self.demo:
             return miniatures.folder_of(self.name, CACHE).name
         if self.name in MODELS or not Path(self.name).is_dir():
@@ -88,10 +58,7 @@ class Source:
 
 
 def source(name: str, demo: bool = False) -> Source:
-    """The model that `--model_name` (and `--demo`) means.
-
-    Raises UserError for anything that is no short name, model folder or Hub id.
-    """
+    """What `--model_name` and `--demo` mean. UserError for no short name, folder or Hub id."""
     if demo and name not in MINIATURES:
         near, able = did_you_mean(name, MINIATURES) or ".", ", ".join(MINIATURES)
         raise UserError(

@@ -2,6 +2,10 @@
 
 import string
 
+from tokenizers import normalizers, pre_tokenizers
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers.convert_slow_tokenizer import SentencePieceExtractor
+
 from common.models import families
 
 # Without its vocabulary file, a tokenizer loads silently with a few special tokens. A whole one has
@@ -11,8 +15,6 @@ MIN_COVERAGE = 0.9
 
 def load(where: str, config, words: bool, **options):
     """See `loading.load_tokenizer`; `options` are the library's. Raises ValueError."""
-    from transformers import AutoTokenizer
-
     row, size = families.of(config), config.vocab_size
     if words and row.prefix_space:
         options["add_prefix_space"] = True
@@ -44,15 +46,12 @@ def load(where: str, config, words: bool, **options):
 
 def _put_blank_first(tokenizer) -> None:
     """Put a blank before each text, or each of given words, but not before words within a text."""
-    from tokenizers.pre_tokenizers import Metaspace, Sequence
-    from transformers import PreTrainedTokenizerFast
-
     backend = tokenizer.backend_tokenizer
     # Gemma's normalizer has replaced the blanks before this step.
     blank = backend.normalizer.normalize_str("a b")[1:-1] if backend.normalizer else " "
     own = [backend.pre_tokenizer] if backend.pre_tokenizer else []
-    first = Metaspace(replacement=blank, prepend_scheme="first", split=False)
-    backend.pre_tokenizer = Sequence([first, *own])
+    first = pre_tokenizers.Metaspace(replacement=blank, prepend_scheme="first", split=False)
+    backend.pre_tokenizer = pre_tokenizers.Sequence([first, *own])
     tokenizer.__class__ = PreTrainedTokenizerFast  # some families' classes would forget the step
 
 
@@ -61,16 +60,13 @@ def _with_charsmap(tokenizer, where: str, options: dict):
 
     The library's class makes all steps anew and leaves these rules out, so "CO₂" is unknown to it.
     """
-    from tokenizers.normalizers import Precompiled, Sequence
-    from transformers import PreTrainedTokenizerFast
-    from transformers.convert_slow_tokenizer import SentencePieceExtractor
-
     if not getattr(tokenizer, "vocab_file", None):  # tokenizer.json alone, which has them
         return PreTrainedTokenizerFast.from_pretrained(where, **options)
     proto = SentencePieceExtractor(tokenizer.vocab_file).proto
     if rules := proto.normalizer_spec.precompiled_charsmap:
         backend = tokenizer.backend_tokenizer
-        backend.normalizer = Sequence([Precompiled(rules), backend.normalizer])
+        steps = [normalizers.Precompiled(rules), backend.normalizer]
+        backend.normalizer = normalizers.Sequence(steps)
         tokenizer.__class__ = PreTrainedTokenizerFast  # else they are lost again when it is saved
     return tokenizer
 

@@ -7,6 +7,10 @@ module (svm.py, linear.py) has `classifier`, `inputs` and `memory`.
 from collections.abc import Iterator
 
 import numpy as np
+from joblib import Parallel, cpu_count, delayed  # its count respects affinity and cgroups
+from sklearn.dummy import DummyClassifier
+from sklearn.preprocessing import StandardScaler
+from threadpoolctl import threadpool_limits
 
 from common.cli import UserError
 from common.device import JOBS, available_memory
@@ -21,8 +25,6 @@ def predict_layers(
 
     libsvm uses one core, so layers run in threads; the results do not depend on their number.
     """
-    from joblib import Parallel, delayed
-    from threadpoolctl import threadpool_limits
 
     def of_layer(layer: int, vectors) -> tuple[int, list[dict]]:
         return layer, [predict(probe, vectors, one, options.standardize) for one in sets]
@@ -35,12 +37,7 @@ def predict_layers(
 
 
 def workers(probe, features: dict, sets: list[Examples]) -> int:
-    """How many layers run at a time: one per core, together in half of this process's memory.
-
-    Raises UserError if the memory does not hold one layer.
-    """
-    from joblib import cpu_count  # respects affinity and cgroups
-
+    """How many layers run at a time, in half of the memory. UserError if it does not hold one."""
     width = max((vectors.shape[1] for vectors in features.values()), default=0)
     needed = max(
         probe.memory(
@@ -65,8 +62,6 @@ def predict(probe, vectors: np.ndarray, examples: Examples, standardize: bool = 
     All targets share the inputs, such as a kernel matrix. Of labels `[n, k]` each column has a
     probe of its own. If training has only one class, that class is the answer.
     """
-    from sklearn.preprocessing import StandardScaler
-
     x = {
         split: vectors[rows].reshape(len(rows), -1).astype(np.float64)
         for split, rows in examples.rows.items()
@@ -90,7 +85,5 @@ def predict(probe, vectors: np.ndarray, examples: Examples, standardize: bool = 
 
 def fitted(probe, train, labels: np.ndarray):
     """A probe of labels `[n]`; if all are the same, what says so: SVC() and the like refuse."""
-    from sklearn.dummy import DummyClassifier
-
     single = len(np.unique(labels)) == 1
     return (DummyClassifier() if single else probe.classifier()).fit(train, labels)

@@ -5,6 +5,8 @@ one linear layer and a softmax for each unit. It is trained as the BiLSTM-CRF is
 batches and number of steps, so that the two differ only in what they are.
 """
 
+from sklearn.linear_model import LogisticRegression
+
 from common.probes import MAX_ITER, C
 
 HALF = False  # bfloat16 would gain nothing: most of the work is reading the vectors
@@ -12,8 +14,6 @@ HALF = False  # bfloat16 would gain nothing: most of the work is reading the vec
 
 def classifier():
     """Of labelled examples: an unfitted `LogisticRegression`."""
-    from sklearn.linear_model import LogisticRegression
-
     return LogisticRegression(C=C, max_iter=MAX_ITER)
 
 

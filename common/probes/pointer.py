@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from sklearn.preprocessing import StandardScaler
 from torch.nn.utils.rnn import pad_sequence
+from tqdm import tqdm
 
 from common.probes import POINTER, Options
 
@@ -30,8 +31,6 @@ class Probes:
         `spans`: first row and last row + 1 of each training sequence; `places` `[sequences, 2]`:
         the units at which its answer starts and ends.
         """
-        from tqdm import tqdm
-
         self.features, self.device = features, options.device.torch_device
         self.deviations = [self.deviation(layer, spans) for layer in features]
         shape = len(features), features[0].shape[1], 2

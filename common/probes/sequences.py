@@ -12,6 +12,7 @@ from functools import partial
 import numpy as np
 import torch
 from torch.nn.utils.rnn import pad_sequence
+from tqdm import tqdm
 
 from common.batching import epoch_batches, sorted_batches
 from common.probes import BATCH_SIZE, LEARNING_RATE, Options
@@ -56,8 +57,6 @@ class Probes:
         below `n_labels`, one per unit. The loss is the batch's mean over units. Gradients are not
         clipped: Adam scales them.
         """
-        from tqdm import tqdm
-
         self.probe, self.features, self.device = probe, features, options.device.torch_device
         self.weights = self.first_weights(options)
         # float16 has too little range for gradients.

@@ -7,6 +7,9 @@ float32, which hides differences in the last bits of float64.
 
 from functools import partial
 
+from sklearn.metrics.pairwise import rbf_kernel
+from sklearn.svm import SVC
+
 from common.probes import C
 
 LIBSVM_CACHE = 200 * 2**20  # bytes, scikit-learn's default
@@ -14,15 +17,11 @@ LIBSVM_CACHE = 200 * 2**20  # bytes, scikit-learn's default
 
 def classifier():
     """An unfitted `SVC` that reads kernel matrices `[n, n_train]`."""
-    from sklearn.svm import SVC
-
     return SVC(C=C, kernel="precomputed")
 
 
 def inputs(train):
     """A function of features `[n, size]`: their RBF kernel with `train`, `[n, n_train]`."""
-    from sklearn.metrics.pairwise import rbf_kernel
-
     variance = train.var()
     gamma = 1 / (train.shape[1] * variance) if variance else 1.0  # `SVC`'s "scale"
     return partial(rbf_kernel, Y=train, gamma=gamma)

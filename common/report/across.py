@@ -4,8 +4,9 @@ from itertools import combinations, product
 
 from common.report import statistics
 from common.report.drawing import Line, Panel, model_look
-from common.report.grid import DOWNSTREAM, Grid
+from common.report.grid import Grid
 from common.report.page import Estimate, Section, tables
+from common.results import TUNING
 from common.steps import STEPS
 
 
@@ -37,7 +38,7 @@ def differences(grid: Grid) -> Section:
     for caption, cells in pairs.items():
         rows = []
         for sides in cells:
-            samples = [s.samples(DOWNSTREAM, model, n, f"test_{key}") for s, model, n, key in sides]
+            samples = [s.samples(TUNING, model, n, f"test_{key}") for s, model, n, key in sides]
             if None not in samples:
                 *difference, p = statistics.paired_difference(*samples)
                 row = {side: _named(grid, *cell) for side, cell in zip("ab", sides, strict=True)}
@@ -61,7 +62,7 @@ def _named(grid: Grid, source: Grid, model: str, size: int, score: str) -> str:
 def link(grid: Grid) -> Section:
     """The correlation of the downstream score with each measure that a step offers."""
     rows, panels, title = [], [], f"test {grid.main.title} after fine-tuning"
-    scores, measures = grid.by_cell(DOWNSTREAM, f"test_{grid.main.name}"), {}
+    scores, measures = grid.by_cell(TUNING, f"test_{grid.main.name}"), {}
     for step in STEPS.values():
         measures |= step.link_measures(grid) if hasattr(step, "link_measures") else {}
     for measure, values in measures.items():

@@ -61,7 +61,6 @@ class Panel(NamedTuple):
     SIZE = 1.6, 1.5  # the least width and the height, in inches
 
     def show(self, axes) -> None:
-        """Draw into Matplotlib's `axes`."""
         for line in self.lines:
             axes.plot(line.x, line.y, **line.look)
             if line.band:
@@ -101,13 +100,11 @@ class Heatmap(NamedTuple):
         return f"{where}: {value:.4f}{note}", self.colour(share)
 
     def colour(self, share: float) -> str:
-        """That of a place on the scale, from 0 to 1."""
         from matplotlib import colormaps, colors
 
         return colors.to_hex(colormaps[self.colours](share))
 
     def show(self, axes) -> None:
-        """Draw into Matplotlib's `axes`."""
         layers, heads = self.grid.shape
         look = {"vmin": self.least, "vmax": self.most, "cmap": self.colours, "aspect": "auto"}
         image = axes.imshow(self.grid, extent=(0.5, heads + 0.5, layers + 0.5, 0.5), **look)
@@ -160,7 +157,6 @@ def draw(folder: Path, name: str, titles: list[str], rows: list[list], style=Non
 
 
 def save(figure, path: Path) -> None:
-    """Write `path`.png and, in vectors, `path`.pdf."""
     for kind, metadata in (("png", None), ("pdf", {"CreationDate": None})):
         with replacing(path.with_name(f"{path.name}.{kind}")) as temporary:
             figure.savefig(temporary, format=kind, metadata=metadata)

@@ -1,7 +1,7 @@
 """Reads the results of one task on one data set; names what it leaves out, and why.
 
-A cell is a model at a size in a step or a variant of one, by its folder's name (`probing-linear`).
-Its results differ in the seed.
+A cell is a model at a size in a step or a variant of one (`probing-linear`). Its results differ in
+the seed.
 """
 
 import logging
@@ -10,84 +10,19 @@ from pathlib import Path
 
 import numpy as np
 
-from common import results
 from common.cli import UNTRAINED
-from common.files import read_csv, read_json, read_jsonl
+from common.files import read_jsonl
 from common.models import MODELS
 from common.report import statistics
 from common.report.page import Estimate
-from common.steps import STEPS, split
+from common.report.result import Result, main_score
+from common.steps import STEPS
 
 log = logging.getLogger(__name__)
-# Models may be trained as suits them; what is measured inside must be measured alike in all.
-DOWNSTREAM = next(name for name, step in STEPS.items() if not step.NEEDS)
-
-
-def main_score(task, measured, of_probes: bool = False):
-    """The score that comes first, of those that are `measured` (keys of metrics.json) on test; of
-    probes rather one that only they have."""
-    scores = sorted(task.SCORES, key=lambda score: of_probes and not score.of_probes)
-    return next((s for s in scores if f"test_{s.name}" in measured), task.SCORES[0])
-
-
-class Result:
-    """What the files of a result say; its folder may be unfinished (`.partial`)."""
-
-    def __init__(self, folder: Path):
-        self.folder, self.file = folder, folder.name.removesuffix(results.PARTIAL)
-        self.step, self.tuned, self.variant = split(self.file)
-        self.name = "-".join(filter(None, (self.step, self.variant)))
-        seed, size, self.model, self.dataset = (folder.parents[i].name for i in range(4))
-        self.model += "+LoRA" * bool(self.tuned)  # a model of its own
-        self.seed = int(seed.removeprefix("seed-"))
-        self.size = int(size) if size.isdigit() else size
-        self.config, self.metrics = (read_json(folder / f"{n}.json") for n in ("config", "metrics"))
-        self.title = f"{self.model} on {self.dataset}, seed {self.seed}"  # of its figures
-        # What predictions.jsonl says: (metrics' key, counts, score) each; an id an example.
-        self.systems, self.groups = [], []
-        self.resampled = {}  # by metrics' key: see `statistics.resample`
-
-    def check(self) -> "Result":
-        """Raises ValueError, with the reason, if the result is damaged, misplaced or stale."""
-        if self.folder.name.endswith(results.PARTIAL):
-            raise ValueError("not finished")
-        if name := results.damaged(self.config, self.metrics):
-            raise ValueError(f"{name} is missing or damaged")
-        model = self.folder.parents[2].name
-        where = {"dataset": self.dataset, "model": model, "training_size": self.size}
-        for key, value in (where | {"seed": self.seed}).items():
-            if self.config.get(key) != value:
-                raise ValueError(f"config.json is of {key} {self.config.get(key)}")
-        for needed in STEPS[self.step].NEEDS:
-            needed = "-".join(filter(None, (needed, self.tuned)))
-            there = read_json(self.folder.parent / needed / "metrics.json")
-            sha256 = there.get("checkpoint_sha256") if isinstance(there, dict) else None
-            if sha256 and self.config["inputs"].get("checkpoint") not in (None, sha256):
-                raise ValueError("made from another fine-tuned model than lies there now")
-        return self
-
-    def unlike(self, other: "Result") -> list[str]:
-        """Why two results of a step cannot stand in one table, in words; empty if they can."""
-        configs = [self.config, other.config]
-        if self.step == DOWNSTREAM and self.model != other.model:
-            configs = [config | {"settings": {}} for config in configs]
-        same = not (self.groups and other.groups) or self.groups == other.groups
-        return results.differences(*configs) + ([] if same else ["other test examples"])
-
-    def table(self, file: str):
-        """A CSV of the result, a DataFrame. Raises ValueError if it is missing or damaged."""
-        try:
-            table = read_csv(self.folder / file)
-            return table.astype({table.columns[-1]: float})
-        except (OSError, ValueError, IndexError):
-            raise ValueError(f"{file} is missing or damaged") from None
 
 
 class Grid:
-    """The results of `task` (its module) in a data set's folder.
-
-    `problems`: which results are left out, and why.
-    """
+    """The results of `task` in a data set's folder; `problems`: which are left out, and why."""
 
     def __init__(self, dataset: Path, task):
         self.folder, self.task, self.title = dataset, task, f"{task.NAME} on {dataset.name}"
@@ -164,11 +99,13 @@ class Grid:
     def _read(self, folder: Path) -> Result | None:
         """The result in a folder, with what its step and its predictions say; None of others."""
         result = Result(folder)
-        task = result.config.get("task") if isinstance(result.config, dict) else None
-        if not result.step or task not in (None, self.task.NAME):
+        known = result.cell.task in (None, self.task.NAME) and result.step in (None, *STEPS)
+        if not (known and folder.is_dir()):
             return None
         try:
-            result.check().metrics.update(STEPS[result.step].read(result, self.task))
+            result.check()
+            if hasattr(step := STEPS[result.step], "read"):
+                result.metrics.update(step.read(result, self.task))
             if (folder / "predictions.jsonl").is_file():
                 self._read_predictions(result)
         except ValueError as reason:

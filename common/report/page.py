@@ -88,7 +88,6 @@ def by_layer(grid, name: str, about: str, columns: dict, curves: dict) -> Sectio
 
 
 def heading(name: str) -> str:
-    """That of a step's or a variant's section."""
     return name.capitalize().replace("-", ": ", 1).replace("_", " ")
 
 
@@ -100,7 +99,6 @@ def curve(points: dict, look: dict) -> Line:
 
 
 def text_of(cell) -> str:
-    """How a cell is shown."""
     return "–" if cell is None else f"{cell:.4f}" if isinstance(cell, float) else str(cell)
 
 
@@ -132,22 +130,15 @@ def write(folder: Path, title: str, notes: list, problems: list, sections: list,
         for section in sections
         if section.figure or section.tables
     ]
-    text = [f"# {title}\n", *(f"{note}\n" for note in notes)]
-    if problems:
-        text.append("Passed over:\n\n" + "".join(f"- {line}\n" for line in problems))
-    for number, section in enumerate(shown, 1):
-        text.append(f"## {number}. {section.title}\n\n{section.text}")
+    for section in shown:
         if section.figure:
             draw(folder, *section.figure, style)
-            text.append(f"![{section.figure[1][-1]}]({section.figure[0]}.png)\n")
         for table in section.tables:
             (folder / f"{table.name}.csv").write_text(csv(table), encoding="utf-8")
-            cells = table.frame.map(text_of).to_markdown(index=False, disable_numparse=True)
-            text.append(f"**{table.caption}** ({table.name}.csv)\n\n{cells}\n")
-    (folder / "report.md").write_text("\n".join(text), encoding="utf-8")
-    source = Path(__file__).with_name("page.html").read_text(encoding="utf-8")
-    options = {"autoescape": True, "trim_blocks": True, "lstrip_blocks": True}
-    template = jinja2.Template(source, undefined=jinja2.StrictUndefined, **options)
-    page = {"title": title, "notes": notes, "problems": problems, "sections": shown}
-    html = template.render(**page, uri=uri, text_of=text_of)
-    (folder / "report.html").write_text(html, encoding="utf-8")
+    options = {"trim_blocks": True, "lstrip_blocks": True, "undefined": jinja2.StrictUndefined}
+    values = {"title": title, "notes": notes, "problems": problems, "sections": shown}
+    for kind in ("md", "html"):
+        source = Path(__file__).with_name(f"page.{kind}").read_text(encoding="utf-8")
+        template = jinja2.Template(source, autoescape=kind == "html", **options)
+        text = template.render(**values, uri=uri, text_of=text_of)
+        (folder / f"report.{kind}").write_text(text, encoding="utf-8")

@@ -8,6 +8,7 @@ et al. 2012 (D12-1091), Dror et al. 2018 (P18-1128). Many tests: Holm 1979.
 import warnings
 
 import numpy as np
+from scipy import stats
 
 FEW = 8  # points below which a correlation has no interval
 RESAMPLES = 10_000  # the least p is 1 / 10,001: still under 0.05 after Holm over 400 comparisons
@@ -73,8 +74,6 @@ def correlation(pairs, kind: str, resamples: int = 2000):
     Fewer than eight pairs have no interval, (r, None, None): resamples of a few points that lie in
     a row lie in a row, too.
     """
-    from scipy import stats
-
     n, pairs = len(pairs), np.array(pairs, dtype=float).T
     if n < 3 or (pairs == pairs[:, :1]).all(1).any():
         return None
@@ -92,8 +91,6 @@ def partial_correlation(triples) -> float | None:
 
     What is left of x and y when both are predicted from z, all three as ranks (Fisher 1924).
     """
-    from scipy import stats
-
     if len(triples) < 4:  # with three points it is always 1 or -1
         return None
     with warnings.catch_warnings(), np.errstate(divide="ignore", invalid="ignore"):

@@ -11,32 +11,13 @@ run(call)       make the result, or show the finished one
 calls(sizes, controls)   how the study runs it for a model: [(sizes, flags)], a pair for each call
 cells(begun)    the cells of a call's results, if they are not one for each of its sizes
 draw(folder, task)       the figures of a result, from its CSV alone
-read(result, task)       further metrics of a result for the report, from its CSV
+read(result, task)       further metrics of a result for the report, from its CSV, if there are any
 sections(grid)           what the report shows of it, see `common.report`
+link_measures(grid)      {measure: {(model, size): value}} that the score is correlated with, if any
 """
 
 import importlib
 import pkgutil
 
-from common.flags import LORA
-
 _modules = [importlib.import_module(f"{__name__}.{m.name}") for m in pkgutil.iter_modules(__path__)]
 STEPS = {module.NAME: module for module in sorted(_modules, key=lambda module: module.ORDER)}
-
-
-def following(name: str):
-    """The step after this one; None after the last."""
-    names = list(STEPS)
-    later = names[names.index(name) + 1 :]
-    return STEPS[later[0]] if later else None
-
-
-def split(folder: str) -> tuple[str, str, str]:
-    """Step, kind of fine-tuning and variant of a result's folder.
-
-    `probing-lora-linear` -> probing, lora, linear; `probing-linear` -> probing, "", linear.
-    """
-    step = next((name for name in STEPS if folder == name or folder.startswith(f"{name}-")), "")
-    variant = folder[len(step) + 1 :] if step else ""
-    tuned = LORA if variant.split("-")[0] == LORA else ""
-    return step, tuned, variant.removeprefix(tuned).removeprefix("-")

@@ -7,8 +7,9 @@ import time
 from contextlib import ExitStack
 
 from common import checkpoints, flags, models, results, summary
-from common.cli import UNTRAINED, Parser, UserError, number
+from common.cli import TRAINING_SIZES, UNTRAINED, Parser, UserError, list_of, number
 from common.files import write_csv
+from common.models import families, loading
 from common.report.shown.attention import NAME, draw, link_measures, read, sections
 
 __all__ = ["link_measures", "read", "sections"]
@@ -22,15 +23,10 @@ def parse_args(task, doc: str, argv) -> flags.Call:
     parser = Parser(doc, FILES)
     flags.add_common_arguments(parser, **task.DEFAULTS)
     add = parser.add_argument_group("attention").add_argument
-    add(
-        "--training_sizes",
-        "--training_size",
-        type=flags.size_list,
-        default=[10, 30, 50, 100],
-        metavar="SIZES",
-        help="the fine-tuned models to compare with the pre-trained one, e.g. 10,30 (default: "
-        "10,30,50,100); 0 compares it with itself",
-    )
+    text = "the fine-tuned models to compare with the pre-trained one, e.g. 10,30 (default: "
+    text += "10,30,50,100); 0 compares it with itself"
+    options = {"default": [10, 30, 50, 100], "metavar": "SIZES", "help": text}
+    add("--training_sizes", "--training_size", type=list_of(int, TRAINING_SIZES), **options)
     text = "also compare with an untrained encoder: unrelated models can score high, too"
     add("--controls", action="store_true", help=text)
     text = "leave out special tokens and a causal model's first, and renormalise"
@@ -49,35 +45,31 @@ def calls(sizes: tuple, controls: bool) -> list[tuple]:
 
 
 def cells(begun) -> list:
-    """The cells of a call's results."""
     args = begun.call.args
     return [begun.cell(size) for size in [*args.training_sizes, *[UNTRAINED] * args.controls]]
 
 
 def run(call) -> None:
-    """The same inputs through all encoders; the pre-trained one runs once beside the others.
-
-    Sizes that are finished stay as they are. Raises UserError.
-    """
+    """The same inputs through all encoders; sizes that are finished stay as they are."""
     args, begun = call.args, results.begin(call)
     if args.split not in begun.data.splits:
         raise UserError(f"the data set has no {args.split} split. Choose another --split.")
-    configs, metrics, wheres = {}, {}, {}
+    new, metrics = {}, {}
     for cell, made in checkpoints.find(begun, cells(begun)).items():
-        wheres[cell], checkpoint = made or (None, None)
-        configs[cell] = begun.config(cell, CONSTANTS, checkpoint)
-        metrics[cell] = results.finished(cell, configs[cell], args.overwrite)
-    pending = [cell for cell in cells(begun) if metrics[cell] is None]
-    if pending:
-        metrics |= compare(begun, {cell: wheres[cell] for cell in pending}, configs)
-    summarize(call, cells(begun), metrics, len(pending))
+        where, checkpoint = made or (None, None)
+        config = begun.config(cell, CONSTANTS, checkpoint)
+        metrics[cell] = results.finished(cell, config, args.overwrite)
+        if metrics[cell] is None:
+            new[cell] = where, config
+    if new:
+        metrics |= compare(begun, new)
+    summarize(call, metrics, len(new))
 
 
-def compare(begun, pending: dict, configs: dict) -> dict:
-    """Compare the encoders of `pending`, {cell: checkpoint}, with the pre-trained one; metrics."""
+def compare(begun, new: dict) -> dict:
+    """Compare `new`, {cell: (checkpoint, config)}, with the pre-trained encoder; their metrics."""
     from common import attention_maps
     from common.device import choose_device, peak_memory, set_seed, shrink_frozen
-    from common.models import families
 
     started, task, args = time.perf_counter(), begun.call.task, begun.call.args
     data, base = begun.data, begun.source.where()
@@ -87,26 +79,26 @@ def compare(begun, pending: dict, configs: dict) -> dict:
     pretrained, tokenizer = models.load_encoder(base, "eager", words=task.HEAD != "causal")
     limit = min(args.max_length, families.positions(pretrained.config))
     encoded, counts = task.attention_inputs(data, examples, tokenizer, limit)
-    models.mark_special(encoded, tokenizer, pretrained.config)
+    loading.mark_special(encoded, tokenizer, pretrained.config)
 
     def load(cell):
         if cell.size == UNTRAINED:
             set_seed(args.seed)  # the untrained encoder that probing --untrained has, too
             encoder, _ = models.load_encoder(base, "eager", random_init=True)
-        elif pending[cell] is None:  # size 0: the pre-trained model itself
+        elif new[cell][0] is None:  # size 0: the pre-trained model itself
             return pretrained
         else:
-            encoder, _ = models.load_encoder(str(pending[cell]), "eager")
+            encoder, _ = models.load_encoder(str(new[cell][0]), "eager")
         shrink_frozen(encoder, device)  # before the next one is loaded
         return encoder
 
     similarities = {}
     with ExitStack() as stack:
-        for cell in pending:
-            configs[cell]["environment"] |= device.describe()
-            configs[cell]["settings"]["precision"] = device.precision
-            stack.enter_context(results.making(cell, configs[cell]))
-        for group in attention_maps.groups(list(pending), pretrained, device):
+        for cell, (_, config) in new.items():
+            config["environment"] |= device.describe()
+            config["settings"]["precision"] = device.precision
+            stack.enter_context(results.making(cell, config))
+        for group in attention_maps.groups(list(new), pretrained, device):
             similarities |= attention_maps.compare(
                 pretrained,
                 {cell: load(cell) for cell in group},
@@ -119,13 +111,11 @@ def compare(begun, pending: dict, configs: dict) -> dict:
         totals = counts | {"parameters": pretrained.num_parameters(), "split": args.split}
         totals |= peak_memory(device)
         # The seconds of the call, a share each.
-        share = (time.perf_counter() - started) / len(pending)
-        totals |= {"seconds": share}
-        return {cell: write(cell, similarities[cell], totals, task) for cell in pending}
+        totals["seconds"] = (time.perf_counter() - started) / len(new)
+        return {cell: write(cell, similarities[cell], totals, task) for cell in new}
 
 
 def write(cell, similarity, totals: dict, task) -> dict:
-    """Write one size's result and its figures; returns its metrics."""
     rows, metrics = [], {}
     for metric, mean in similarity.mean.items():
         for name, values in ((metric, mean), (f"{metric}_std", similarity.std[metric])):
@@ -148,13 +138,7 @@ def write(cell, similarity, totals: dict, task) -> dict:
         (layer, head), value = min(compared, key=lambda pair: pair[1])
         most = {"layer": layer, "head": head, "cosine": float(value)}
         metrics |= summary.prefixed("most_changed", most)
-    counts = {
-        "examples": similarity.n,
-        "skipped_examples": similarity.skipped,
-        "empty_rows": similarity.empty_rows,
-        "cka_examples": similarity.cka_examples,
-    }
-    return results.finish(cell, totals | counts | metrics, 0.0)
+    return results.finish(cell, totals | similarity.counts | metrics, 0.0)
 
 
 def mean_of(values) -> float | None:
@@ -169,13 +153,11 @@ def numbered(values) -> list[tuple]:
     return [((n + 1, m + 1), values[n, m]) for n in range(layers) for m in range(heads)]
 
 
-def summarize(call, cells: list, metrics: dict, n_new: int) -> None:
-    """Print how far each size's attention has moved, where it lies, and what comes next."""
-    first = cells[0]
+def summarize(call, metrics: dict, n_new: int) -> None:
+    first = next(iter(metrics))
     about = f"{first.model} on {first.dataset}, seed {first.seed}"
-    print(f"\n{first.task} attention, {about}: {n_new} of {len(cells)} results are new")
-    for cell in cells:
-        own = metrics[cell]
+    print(f"\n{first.task} attention, {about}: {n_new} of {len(metrics)} results are new")
+    for cell, own in metrics.items():
         which = "untrained encoder" if cell.size == UNTRAINED else f"{cell.size} %"
         line = f"{which:>18}: "
         if "most_changed_head" in own:
@@ -183,5 +165,5 @@ def summarize(call, cells: list, metrics: dict, n_new: int) -> None:
             line += "layer {most_changed_layer}, head {most_changed_head}, ".format_map(own)
             line += f"{own['most_changed_cosine']:.4f}"
         print(line)
-    print("results:", *(cell.folder for cell in cells), sep="\n  ")
+    print("results:", *(cell.folder for cell in metrics), sep="\n  ")
     print(f"next:    {summary.next_command(call, first)}")

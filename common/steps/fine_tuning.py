@@ -4,11 +4,13 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from common import card, flags, results, summary
+from common import card, files, flags, results, subsample, summary
 from common.cli import RANK, UNTRAINED, Parser, UserError, number
-from common.report.shown.fine_tuning import ADVICE, NAME, above_majority, draw, read, sections
+from common.models import adapters, families
+from common.report.shown.fine_tuning import ADVICE, NAME, above_majority, draw, sections
+from common.task import evaluate, in_train, majority_scores
 
-__all__ = ["read", "sections"]
+__all__ = ["sections"]
 ORDER, NEEDS, SIZES = 1, (), "training_size"
 FILES = "fine-tuning/: checkpoint/, history.csv, steps.csv, learning_curve.png, predictions.jsonl"
 # What identifies a result besides the flags.
@@ -33,12 +35,10 @@ def parse_args(task, doc: str, argv, *, demo: dict) -> flags.Call:
     parser = Parser(doc, FILES)
     flags.add_common_arguments(parser, **task.DEFAULTS)
     group = parser.add_argument_group("fine-tuning")
-    flags.add_training_size(
-        group,
-        100,
+    text = (
         "percentage of the training data, one of 0, 10, 30, 50, 100 (default: 100); 0 scores the "
-        "untrained head",
     )
+    flags.add_training_size(group, 100, text + "untrained head")
 
     def add(flag, kind, default, text):
         shown = f"{default}; {demo[flag]} with --demo" if flag in demo else f"{default}"
@@ -52,17 +52,11 @@ def parse_args(task, doc: str, argv, *, demo: dict) -> flags.Call:
     add("weight_decay", number(float, 0), 0.01, "decay of weights; biases and norms have none")
     add("max_grad_norm", positive, 1.0, "gradients are clipped to this norm")
     add("save_minutes", number(float, 0), 10.0, "minutes between two saved states, to resume")
-    group.add_argument(
-        "--tensorboard",
-        action="store_true",
-        help="also write event files (pip install tensorboard)",
-    )
-    group.add_argument(
-        "--layer_decay",
-        type=number(float, 0, 1, open_low=True),
-        help="layer-wise decay: the learning rate is multiplied by this for each layer below the "
-        "head (default: as published for the model: ELECTRA 0.8, large 0.9; else 1)",
-    )
+    text = "also write event files (pip install tensorboard)"
+    group.add_argument("--tensorboard", action="store_true", help=text)
+    text = "layer-wise decay: the learning rate is multiplied by this for each layer below the "
+    text += "head (default: as published for the model: ELECTRA 0.8, large 0.9; else 1)"
+    group.add_argument("--layer_decay", type=number(float, 0, 1, open_low=True), help=text)
     text = "of the adapters (default: {}); --learning_rate is then {} by default, {} with --demo"
     text = text.format(LORA_RANK, *LORA_RATES)
     group.add_argument("--lora_rank", type=number(int, 1), help=f"of --lora: the rank {text}")
@@ -77,15 +71,11 @@ def parse_args(task, doc: str, argv, *, demo: dict) -> flags.Call:
 
 
 def calls(sizes: tuple, controls: bool) -> list[tuple]:
-    """A call for each size."""
     return [((size,), []) for size in sizes if size != UNTRAINED]
 
 
 def run(call) -> None:
-    """Fine-tune on `training_size` % of the data, or show the finished result.
-
-    Raises UserError for whatever the user can fix.
-    """
+    """Fine-tune on `training_size` % of the data, or show the finished result."""
     task, begun = call.task, results.begin(call)
     cell, scores = begun.cell(call.args.training_size), task.scores(begun.data)
     by_loss = task.HEAD == "causal"
@@ -117,7 +107,6 @@ class Prepared(NamedTuple):
     subset: dict
 
     def predict(self, split: str) -> list:
-        """The model's predictions of a split."""
         about = self.data, self.examples[split], self.encoded[split]
         where = self.call.args.batch_size, self.device, split
         return self.call.task.predict(self.model, self.tokenizer, *about, *where)
@@ -125,7 +114,6 @@ class Prepared(NamedTuple):
     def dev_scores(self) -> dict:
         """The scores by which epochs are compared, of a causal model the loss; {} without dev."""
         from common import forward
-        from common.task import evaluate
 
         task, some = self.call.task, {"dev": self.examples.get("dev")}
         if some["dev"] is None:
@@ -140,9 +128,7 @@ class Prepared(NamedTuple):
 
 def prepare(begun, device) -> Prepared:
     """Take the subset, load the model, encode all splits."""
-    from common import subsample
     from common.device import set_seed
-    from common.models import adapters, families
 
     call, data, where = begun.call, begun.data, begun.source.where()
     task, args = call.task, call.args
@@ -170,13 +156,8 @@ def prepare(begun, device) -> Prepared:
 def make(call, cell, config: dict, begun) -> dict:
     """Train, score, and write the result; returns its metrics."""
     from common.device import choose_device, peak_memory
-    from common.models import families
 
     started, args = time.perf_counter(), call.args
-    if args.tensorboard:
-        from common.training import loop
-
-        loop.check_tensorboard()
     device = choose_device(args.device, args.precision, torchrun=True)
     ready = prepare(begun, device)
     size = len(ready.examples["train"])
@@ -187,10 +168,10 @@ def make(call, cell, config: dict, begun) -> dict:
     config["settings"]["precision"] = device.precision
     config |= {"subset": ready.subset, "labels": ready.data.labels}
     if size:
-        decay = families.layer_decay(ready.model.config, args.layer_decay)
-        config["settings"]["layer_decay"] = metrics["layer_decay"] = decay
+        metrics["layer_decay"] = families.layer_decay(ready.model.config, args.layer_decay)
+        config["settings"]["layer_decay"] = metrics["layer_decay"]
     with results.making(cell, config) as folder:
-        metrics |= train(ready, cell, folder, decay) if size else {}
+        metrics |= train(ready, cell, folder, config["settings"]) if size else {}
         metrics |= score(ready, folder)
         if device.rank:  # of torchrun's processes the first one writes
             return {}
@@ -199,20 +180,19 @@ def make(call, cell, config: dict, begun) -> dict:
         return results.finish(cell, metrics | peak_memory(device), started)
 
 
-def train(ready: Prepared, cell, folder: Path, layer_decay: float) -> dict:
+def train(ready: Prepared, cell, folder: Path, settings: dict) -> dict:
     """Fine-tune, and write the checkpoint and how training went; returns its totals."""
-    from common import files
     from common.training import loop, resume
 
     task, device = ready.call.task, ready.device
-    by_loss = task.HEAD == "causal"
+    values = vars(ready.call.args) | settings  # with the layer decay that goes with the model
     state, totals = loop.fit(
         ready.model,
         ready.encoded["train"],
-        training_settings(ready.call.args, layer_decay),
+        loop.Settings(*map(values.get, loop.Settings._fields)),
         device,
         ready.dev_scores,
-        "loss" if by_loss else task.scores(ready.data)[0].name,
+        settings["selection_metric"],
         folder / results.WORK,
         loss=task.loss,
         n_labels=task.n_labels,
@@ -222,25 +202,19 @@ def train(ready: Prepared, cell, folder: Path, layer_decay: float) -> dict:
     if device.rank:
         return {}
     saved = files.save_model(folder / "checkpoint", ready.model, ready.tokenizer, weights)
-    files.write_csv(folder / "history.csv", history_rows(cell.about, state.history))
+    rows = [
+        cell.about | {"epoch": epoch, "split": split, "metric": metric, "value": value}
+        for epoch, measured in enumerate(state.history, 1)
+        for split, values in measured.items()
+        for metric, value in values.items()
+    ]
+    files.write_csv(folder / "history.csv", rows)
     files.write_csv(folder / "steps.csv", [cell.about | row for row in state.steps])
     draw(folder, task)
     return totals | {"checkpoint_sha256": saved}
 
 
-def training_settings(args, layer_decay: float):
-    """The values of the flags that the training loop needs."""
-    from common.training.loop import Settings
-
-    own = {name: getattr(args, name) for name in Settings._fields if name != "layer_decay"}
-    return Settings(**own, layer_decay=layer_decay)
-
-
 def score(ready: Prepared, folder: Path) -> dict:
-    """Predict dev and test, write the predictions; returns all scores, counts and baselines."""
-    from common import files
-    from common.task import evaluate, in_train, majority_scores
-
     task, data, examples = ready.call.task, ready.data, ready.examples
     scored = {split: examples[split] for split in ("dev", "test") if split in examples}
     predicted = {split: ready.predict(split) for split in scored}
@@ -257,18 +231,7 @@ def score(ready: Prepared, folder: Path) -> dict:
     return metrics | summary.prefixed("train", ready.counts["train"])
 
 
-def history_rows(about: dict, history: list[dict]) -> list[dict]:
-    """Rows of history.csv, one measurement each, from `{split: {metric: value}}` of each epoch."""
-    return [
-        about | {"epoch": epoch, "split": split, "metric": metric, "value": value}
-        for epoch, measured in enumerate(history, 1)
-        for split, values in measured.items()
-        for metric, value in values.items()
-    ]
-
-
 def summarize(call, cell, metrics: dict, scores, state: str) -> None:
-    """Print what was trained on what, its scores, where it lies, what comes next."""
     examples = f"{metrics['train_examples']} training examples"
     print(f"\n{cell.task} fine-tuning, {cell.title()}, {examples}: {state}")
     if not metrics["trained"] and not metrics["new_head"]:
@@ -290,9 +253,9 @@ def summarize(call, cell, metrics: dict, scores, state: str) -> None:
     print(summary.score_table(metrics, scores))
     if not above_majority(metrics, scores[0].name):
         print(ADVICE.format("this model"))
-    if cut := {k: n for k, n in metrics.items() if n and any(part in k for part in CUT)}:
-        print("truncated:", ", ".join(f"{n} {key.replace('_', ' ')}" for key, n in cut.items()))
-    if seen := {key: n for key, n in metrics.items() if n and key.endswith("_in_train")}:
-        print("also in train:", ", ".join(f"{n} {k.removesuffix('_in_train').replace('_', ' ')}"
-                                          for k, n in seen.items()))  # fmt: skip
+    for title, parts in (("truncated", CUT), ("also in train", ("_in_train",))):
+        counts = {key: n for key, n in metrics.items() if n and any(part in key for part in parts)}
+        told = (f"{n} {key.removesuffix('_in_train')}" for key, n in counts.items())
+        if counts:
+            print(f"{title}: {', '.join(told).replace('_', ' ')}")
     print(f"results: {cell.folder}\nnext:    {summary.next_command(call, cell)}")

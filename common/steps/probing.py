@@ -8,17 +8,19 @@ from contextlib import ExitStack
 from itertools import chain
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import NamedTuple
 
-from common import checkpoints, flags, models, probes, results, summary
+from common import checkpoints, flags, models, probes, results, subsample, summary
 from common.cli import UNTRAINED, Parser, UserError, number
-from common.files import read_csv, read_jsonl, write_csv, write_jsonl
+from common.files import read_jsonl, write_csv, write_jsonl
+from common.models import families
+from common.report.result import Result
 from common.report.shown.probing import NAME, draw, link_measures, read, sections
+from common.task import evaluate, majority_scores
 
 __all__ = ["link_measures", "read", "sections"]
 FILES = "probing/: layers.csv, layers.png"
 ORDER, NEEDS, SIZES = 2, ("fine-tuning",), "training_size"
-TASK, MAJORITY = "task", "majority"  # the first is a target of a probe, as controls are
+TASK, MAJORITY = "task", "majority"  # the first is what a probe learns, a target, as controls are
 
 
 def parse_args(task, doc: str, argv, *, probes: tuple, poolings: tuple) -> flags.Call:
@@ -73,32 +75,17 @@ def chosen_layers(text: str, n_layers: int) -> list[int]:
 
 
 def calls(sizes: tuple, controls: bool) -> list[tuple]:
-    """A call for each size, with controls also one for an untrained encoder."""
     own = ["--controls"] * controls
     untrained = [((UNTRAINED,), ["--untrained", *own])] if controls else []
     return untrained + [((size,), own) for size in sizes if size != UNTRAINED]
 
 
-class Target(NamedTuple):
-    """What a probe learns: the task's labels, or those of a control; a result of its own."""
-
-    name: str
-    cell: results.Cell
-    config: dict
-
-
-def beside(cell: results.Cell, target: str) -> results.Cell:
-    """The cell of a target's result, for the cell of the task's."""
-    name = target if target != TASK else ""
-    return cell._replace(variant="-".join(filter(None, (cell.variant, name))))
-
-
 def cells(begun) -> list[results.Cell]:
-    """The cells of a call's results: the task's, and those of the controls."""
     args = begun.call.args
     cell = begun.cell(UNTRAINED if args.untrained else args.training_size)
     controls = begun.call.task.CONTROLS if args.controls else ()
-    return [beside(cell, target) for target in (TASK, *controls)]
+    variants = ["-".join(filter(None, (cell.variant, name))) for name in controls]
+    return [cell, *(cell._replace(variant=variant) for variant in variants)]
 
 
 def run(call) -> None:
@@ -107,24 +94,22 @@ def run(call) -> None:
     task, args, begun = call.task, call.args, results.begin(call)
     cell, *controls = cells(begun)
     where, checkpoint = checkpoints.find(begun, [cell])[cell] or (begun.source.where(), None)
-    targets, metrics = [], {}
+    new, metrics = {}, {}
     for name, own in zip((TASK, *task.CONTROLS), (cell, *controls), strict=False):
         constants = summary.prefixed("probe", probes.KINDS[args.probe].constants)
         config = begun.config(own, constants | {"target": name}, checkpoint)
         metrics[name] = results.finished(own, config, args.overwrite)
         if metrics[name] is None:
-            targets.append(Target(name, own, config))
-    if targets:
-        metrics |= make(call, targets, begun.data, str(where))
-    state = "done" if targets else results.EARLIER
+            new[name] = own, config
+    if new:
+        metrics |= make(call, new, begun.data, str(where))
+    state = "done" if new else results.EARLIER
     summarize(call, cell, metrics, task.probe_scores(begun.data), state)
 
 
-def make(call, targets: list[Target], data, where: str) -> dict[str, dict]:
-    """Probe all targets on features that are computed once; returns the metrics of each."""
-    from common import subsample
+def make(call, new: dict, data, where: str) -> dict[str, dict]:
+    """Probe `new`, {target: (cell, config)}, on features computed once; returns their metrics."""
     from common.device import choose_device, peak_memory, set_seed
-    from common.models import families
 
     started, task, args = time.perf_counter(), call.task, call.args
     device = choose_device(args.device, args.precision)
@@ -135,7 +120,7 @@ def make(call, targets: list[Target], data, where: str) -> dict[str, dict]:
     encoder, tokenizer = models.load_encoder(where, random_init=args.untrained, words=words)
     layers = chosen_layers(args.layers, encoder.config.num_hidden_layers)
     draws = {TASK: {TASK: examples}}  # {target: {name of a draw: its splits}}
-    if any(target.name != TASK for target in targets):
+    if {*new} - {TASK}:
         for name, drawn in task.controls(data, examples, args.seed).items():
             draws[name] = {f"{name}-{n}": splits for n, splits in enumerate(drawn, 1)}
     limit = min(args.max_length, families.positions(encoder.config))
@@ -143,16 +128,16 @@ def make(call, targets: list[Target], data, where: str) -> dict[str, dict]:
     inputs = task.probe_inputs(data, splits, tokenizer, limit, args.pooling)
     with ExitStack() as stack:
         scores = []
-        for target in targets:
-            target.config["environment"] |= device.describe()
-            target.config["settings"]["precision"] = device.precision
-            stack.enter_context(results.making(target.cell, target.config))
-            scores.append(Scores(target, task, data, inputs, draws[target.name]))
+        for name, (cell, config) in new.items():
+            config["environment"] |= device.describe()
+            config["settings"]["precision"] = device.precision
+            stack.enter_context(results.making(cell, config))
+            scores.append(Scores(name, cell, task, data, inputs, draws[name]))
         probe(args, encoder, inputs, layers, scores, device)
         totals = inputs.counts | {"parameters": encoder.num_parameters()} | peak_memory(device)
-        metrics = {own.target.name: own.write(args.probe, totals, started) for own in scores}
-        for target in targets:  # each shows the others beside it
-            draw(target.cell.partial, task)
+        metrics = {own.name: own.write(args.probe, totals, started) for own in scores}
+        for cell, _ in new.values():  # each shows the others beside it
+            draw(cell.partial, task)
     return metrics
 
 
@@ -179,11 +164,11 @@ class Scores:
 
     A layer has a file in the work folder: if the call is killed, it is not probed again."""
 
-    def __init__(self, target: Target, task, data, inputs, draws: dict[str, dict]):
+    def __init__(self, name: str, cell, task, data, inputs, draws: dict[str, dict]):
         """`draws`: {name: splits}; a task has one, a control as many as were drawn."""
-        self.target, self.task, self.data = target, task, data
+        self.name, self.cell, self.task, self.data = name, cell, task, data
         self.inputs, self.draws = inputs, draws
-        self.folder = target.cell.partial / results.WORK
+        self.folder = cell.partial / results.WORK
         files = self.folder.glob("layer-*.jsonl")
         self.by_layer = {int(file.stem.split("-")[1]): read_jsonl(file)[0] for file in files}
 
@@ -193,8 +178,6 @@ class Scores:
 
     def add(self, layer: int, predictions: dict[str, dict[str, list]]) -> None:
         """Score a layer's probes, `{draw: {split: [the predictions of each set]}}`."""
-        from common.task import evaluate
-
         by_draw, kept = defaultdict(list), []
         for name, examples in self.draws.items():
             for split, predicted in predictions[name].items():
@@ -211,9 +194,7 @@ class Scores:
         """Write layers.csv, one measurement a row, the task's predictions, and the metrics, which
         are returned: `<split>_<score>` at the best layer, `<split>_<score>_last_layer`, and the
         majority baseline's; `totals`."""
-        from common.task import majority_scores
-
-        cell, examples = self.target.cell, next(iter(self.draws.values()))
+        cell, examples = self.cell, next(iter(self.draws.values()))
         scored = [split for split in ("dev", "test") if split in examples]
         guessed = [
             majority_scores(self.task, self.data, own["train"], {s: own[s] for s in scored})
@@ -223,14 +204,14 @@ class Scores:
         layers, rows = sorted(self.by_layer), []
         for layer in layers:
             for kind, splits in ((probe, self.by_layer[layer]), (MAJORITY, majority)):
-                where = {"layer": layer, "probe": kind, "target": self.target.name}
+                where = {"layer": layer, "probe": kind, "target": self.name}
                 rows += [
                     cell.about | where | {"split": split, "metric": metric, "value": value}
                     for split, values in splits.items()
                     for metric, value in values.items()
                 ]
         write_csv(cell.partial / "layers.csv", rows)
-        if self.target.name == TASK:
+        if self.name == TASK:
             kept = (read_jsonl(self.file(layer))[1:] for layer in layers)
             write_jsonl(cell.partial / "predictions.jsonl", chain.from_iterable(kept))
         names = [score.name for score in self.task.probe_scores(self.data)]
@@ -263,7 +244,6 @@ def best_layer(by_layer: dict[int, dict], metric: str) -> int:
 
 
 def summarize(call, cell, metrics: dict[str, dict], scores, state: str) -> None:
-    """Print which layer tells most, where the results lie, what comes next."""
     main, own = scores[0], metrics[TASK]
     probe = f"{call.args.probe} probe trained on {own['train_examples']} examples"
     print(f"\n{cell.task} probing, {cell.title()}, {probe}: {state}")
@@ -272,11 +252,8 @@ def summarize(call, cell, metrics: dict[str, dict], scores, state: str) -> None:
     which = "best layer on dev" if by_dev else "last layer (no dev split to choose one by)"
     print(f"{which}: {best}; 0 is the embeddings, {last} the last one probed")
     print(summary.score_table(own, scores))
-    reference, *_ = call.task.CONTROLS  # the first control
-    if reference in metrics:
-        rows = read_csv(beside(cell, reference).folder / "layers.csv")
-        rows = rows[(rows["split"] == "test") & (rows["metric"] == main.name)]
-        rows = rows[(rows["probe"] != MAJORITY) & (rows["layer"] == best)]
-        selectivity = own[f"test_{main.name}"] - rows["value"].item()
-        print(f"selectivity on test ({main.title} minus that of {reference!r}): {selectivity:.4f}")
+    if len(metrics) > 1:
+        gain = read(Result(cell.folder), call.task)["selectivity"]
+        control = call.task.CONTROLS[0]
+        print(f"selectivity on test ({main.title} minus that of {control!r}): {gain:.4f}")
     print(f"results: {cell.folder}\nnext:    {summary.next_command(call, cell)}")

@@ -75,15 +75,16 @@ def fit(
     return training.finish()
 
 
-def check_tensorboard() -> None:
-    """Raise UserError if TensorBoard's writer cannot be imported."""
+def event_files(folder: Path, step: int):
+    """TensorBoard's writer; what a killed process wrote from this step on is dropped."""
     try:
-        import torch.utils.tensorboard  # noqa: F401
+        from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         raise UserError(
             "--tensorboard: TensorBoard is not installed. Type `pip install tensorboard`, or leave "
             "the flag out: steps.csv has the same numbers."
         ) from None
+    return SummaryWriter(folder / "tensorboard", purge_step=step)
 
 
 def learning_rate(step: int, steps: int, peak: float, warmup_ratio: float) -> float:
@@ -173,20 +174,16 @@ class _Training:
         gather(self.device, {})  # wait until the first process has prepared the folder
         self.state = resume.load_state(folder, trainer) or State(micro=self.settings.batch_size)
         self.saved_at = time.monotonic()
-        self.progress = tqdm(
-            desc="fine-tuning",
-            initial=self.state.step,
-            total=self.steps,
-            unit=" examples",
-            unit_scale=self.settings.batch_size,
-            disable=self.device.rank > 0,
-        )
+        look = {"unit": " examples", "unit_scale": self.settings.batch_size}
+        progress = {
+            "initial": self.state.step,
+            "total": self.steps,
+            "disable": self.device.rank > 0,
+        }
+        self.progress = tqdm(desc="fine-tuning", **progress, **look)
         self.events = None
         if self.settings.tensorboard and not self.device.rank:
-            from torch.utils.tensorboard import SummaryWriter
-
-            # What a killed process wrote of later steps is dropped.
-            self.events = SummaryWriter(folder / "tensorboard", purge_step=self.state.step + 1)
+            self.events = event_files(folder, self.state.step + 1)
 
     def train_epoch(self) -> None:
         """Train on the batches of this epoch that are left; Ctrl-C and SIGTERM end it."""

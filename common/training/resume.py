@@ -90,7 +90,6 @@ def save_best(folder: Path, trainer, state: State) -> None:
 
 
 def load_best(folder: Path, trainer, state: State) -> None:
-    """Put the weights of the best epoch into the model."""
     checkpoint.set_model_state_dict(trainer.model, _read(_best(folder, state)), options=WHOLE)
 
 
@@ -112,7 +111,6 @@ def _save(path: Path, value: dict) -> None:
 
 
 def _generators(device: Device) -> list[torch.Generator]:
-    """Those that dropout draws from."""
     where = device.torch_device
     own = [torch.cuda.default_generators[where.index or 0]] if where.type == "cuda" else []
     return [torch.default_generator, *own]

@@ -7,6 +7,7 @@ from pathlib import Path
 from common.cli import UNTRAINED
 from common.report import drawing, page
 from common.report.drawing import COLORS, Heatmap, Line, Panel, size_name
+from common.report.result import Result
 
 NAME = "attention"
 
@@ -77,8 +78,6 @@ def _scale(name: str, table) -> tuple[float, float]:
 
 def draw(folder: Path, task) -> None:
     """heads: a map of each measure, and the CKA by layer."""
-    from common.report.grid import Result
-
     own = Result(folder)
     rows, lines = [list(_maps([own.table("heads.csv")]).values())], []
     table = own.table("cka.csv").dropna(subset="value")
@@ -111,6 +110,5 @@ def sections(grid) -> list:
 
 
 def link_measures(grid) -> dict[str, dict]:
-    """`{measure: {(model, size): value}}`: what the downstream score is correlated with."""
     titles = "attention change (1 - mean cosine)", "change of states (1 - mean CKA)"
     return {title: grid.by_cell(NAME, key) for title, key in zip(titles, CHANGES, strict=True)}

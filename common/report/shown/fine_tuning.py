@@ -4,6 +4,7 @@ from pathlib import Path
 
 from common.report import drawing, page
 from common.report.drawing import Line, Panel
+from common.report.result import Result
 
 NAME, MAJORITY = "fine-tuning", "test_majority_"
 
@@ -18,15 +19,8 @@ def above_majority(metrics: dict, score: str) -> bool:
     return not metrics.get("trained") or None in levels or levels[0] > levels[1]
 
 
-def read(result, task) -> dict[str, float]:
-    """No values besides metrics.json."""
-    return {}
-
-
 def draw(folder: Path, task) -> None:
     """learning_curve: training loss, and dev scores or loss, from history.csv and steps.csv."""
-    from common.report.grid import Result
-
     result = Result(folder)
     history, steps = result.table("history.csv"), result.table("steps.csv")
     curves = dict(iter(history.groupby(["split", "metric"], sort=False)))

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from common.report import drawing, page
 from common.report.drawing import Line, Panel, size_look, size_name
+from common.report.result import Result, main_score
 
 NAME = "probing"
 
@@ -14,8 +15,6 @@ def read(result, task) -> dict[str, float]:
     """The main score on test: `probing_layer_<n>`, `majority_probing`; with a control also
     `selectivity_layer_<n>`, `selectivity` (best layer), `selectivity_last_layer`: the task's score
     minus the control's (Hewitt & Liang 2019). Raises ValueError if layers.csv is damaged."""
-    from common.report.grid import main_score
-
     main = main_score(task, result.metrics, of_probes=True).name
     own, level = _by_layer(result, main)
     values = {f"{NAME}_layer_{n}": value for n, value in own.items()} | {f"majority_{NAME}": level}
@@ -30,10 +29,8 @@ def read(result, task) -> dict[str, float]:
 
 
 def _control(result, task, ending: str = ""):
-    """The result of the control labels, beside that of the task's."""
-    from common.report.grid import Result
-
-    return Result(result.folder.with_name(f"{result.file}-{task.CONTROLS[0]}{ending}"))
+    folder = result.cell.folder
+    return Result(folder.with_name(f"{folder.name}-{task.CONTROLS[0]}{ending}"))
 
 
 def _by_layer(result, metric: str) -> tuple[dict, float | None]:
@@ -47,8 +44,6 @@ def _by_layer(result, metric: str) -> tuple[dict, float | None]:
 
 def draw(folder: Path, task) -> None:
     """layers: the test scores by layer of the result, beside those of its control labels."""
-    from common.report.grid import Result
-
     own = Result(folder)
     curves = [(own, size_look(own.size))]
     for ending in ("", ".partial"):
@@ -87,14 +82,11 @@ def sections(grid) -> list:
 
 def _compared(grid):
     """The score that the probes of a grid are compared by."""
-    from common.report.grid import main_score
-
     measured = {key for result in grid.results if result.step == NAME for key in result.metrics}
     return main_score(grid.task, measured, of_probes=True)
 
 
 def link_measures(grid) -> dict[str, dict]:
-    """`{measure: {(model, size): value}}`: what the downstream score is correlated with."""
     main = _compared(grid)
     return {
         f"probe, best layer: {main.title}": grid.by_cell(NAME, f"test_{main.name}"),
