@@ -113,7 +113,7 @@ def test_differences_and_link(study):
         assert float(row["p"]) <= float(row["p (Holm)"]) <= 1
     assert min(float(row["p (Holm)"]) for row in sizes) < 0.05
     link = {(row["measure"], row["sizes"]): row for row in table(folder, "link")}
-    assert len(link) == 10  # five measures, with and without size 0
+    assert len(link) == 8  # five measures, those of probes with and without size 0
     row = link["attention change (1 - mean cosine)", "10 to 100 %"]
     assert row["n"] == "16" and 0 < float(row["Spearman"]) <= float(row["Spearman high"]) <= 1
 
