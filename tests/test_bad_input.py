@@ -102,7 +102,7 @@ def refused_beside_a_result(capsys, task, data, model, out, *more) -> str:
         (["--training_size", "all"], ["--training_size", "all", "--help"]),
         (
             ["--model_name", "bart"],
-            ["bart", "bert = bert-base-cased", "biogpt = ", "folder", "owner/name"],
+            ["bart", "did you mean bert?", "biogpt", "folder", "owner/name"],
         ),
         (["--model_name", "no/such/folder"], ["no/such/folder", "folder"]),
         (["--model_name", "bart", "--demo"], ["bart", "--demo", "biobert"]),
