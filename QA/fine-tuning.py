@@ -4,7 +4,7 @@
     python fine-tuning.py --demo --training_size 30 --model_name biobert
     python fine-tuning.py --data_dir bioasq --model_name CHECKPOINT --keep_head
 
-The last goes on from a checkpoint of SQuAD 2.0 with BioASQ's questions.
+The last command trains a SQuAD 2.0 checkpoint further, on BioASQ's questions.
 """
 
 import sys

@@ -51,8 +51,8 @@ def run(call) -> None:
         raise UserError("--training_size 0: no layer has changed. Give 10, 30, 50 or 100.")
     begun = results.begin(call)
     cell = begun.cell(args.training_size)
-    options = options_of(call, cell)
     where, checkpoint = checkpoints.find(begun, [cell])[cell] or (begun.source.where(), None)
+    options = options_of(call, cell)
     config = begun.config(cell, CONSTANTS | options, checkpoint)
     compared = args.parts == HEADS and cell.size
     change = change_of(call, cell, config, str(where)) if compared else None
@@ -67,14 +67,12 @@ def options_of(call, cell) -> dict:
     """The task's flags that the model was fine-tuned with, or at size 0 scored with. What was
     chosen on dev, such as a threshold, is in its metrics under the flag's name, and stays.
 
-    Raises UserError as `checkpoints.existing`, and at size 0 but for a published head.
+    Raises UserError at size 0, but for a published head.
     """
     parser = Parser("")
     call.task.add_arguments(parser, checkpoints.TUNING)
     tuned = cell._replace(step=checkpoints.TUNING, variant=call.tuned(cell.size)).folder
-    if cell.size:
-        checkpoints.existing(call, [cell])
-    else:
+    if not cell.size:
         check_head(call, tuned, "keep_head" in parser.flags())
     config, metrics = results.read(tuned)
     known = [flag for flag in parser.flags() if flag in config["settings"]]
@@ -137,7 +135,7 @@ def prepare(call, data, where: str, device) -> tuple:
     if args.parts == LAYERS and row.shared_layers:
         raise UserError(f"--parts layers: those of {row.name} share their weights. Leave it out.")
     limit = min(args.max_length, families.positions(model.config))
-    size = args.training_size or 100  # a published head: what the others of its heads learned from
+    size = args.training_size or 100  # size 0: all training examples can be drawn
     train = [data.splits["train"][i] for i in task.subset(data, size, args.seed)]
     order = subsample.permutation(list(map(task.stratum, train)), args.seed)[:SAMPLE]
     test = ablating.chosen(task, data, args.max_examples, args.seed)
