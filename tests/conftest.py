@@ -22,6 +22,13 @@ def checkpoint(tmp_path_factory):
     )
 
 
+@pytest.fixture(autouse=True)
+def no_drawing(request, monkeypatch):
+    """Figures are empty files but in tests marked `figures`: drawing takes longer than the rest."""
+    if not request.node.get_closest_marker("figures"):
+        monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda _, path, **how: path.touch())
+
+
 def pytest_terminal_summary(terminalreporter):
     """Say which installed versions are not the pinned ones: what passes with them proves little."""
     for line in (Path(__file__).parents[1] / "requirements.txt").read_text().splitlines():

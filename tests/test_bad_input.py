@@ -660,6 +660,7 @@ def refused_without_space(capsys, monkeypatch, name, data, model, out):
             resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
+@pytest.mark.figures
 @pytest.mark.parametrize("name", WRITES)
 def test_a_full_disk(tmp_path, capsys, checkpoint, monkeypatch, name):
     data, model, out = write_data(tmp_path / "data", "NER"), checkpoint("bert"), tmp_path / "out"

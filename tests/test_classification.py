@@ -362,7 +362,6 @@ def run(step, *argv):
     ("kind", "form"), [("bert", "relation"), ("bert", "classification"), ("gpt2", "qa")]
 )
 def test_all_steps(kind, form, file, tmp_path, capsys, checkpoint, monkeypatch):
-    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda _, path, **how: path.touch())
     out, main = tmp_path / "out", "accuracy" if form == "qa" else "micro_f1"
     about = ("--model_name", checkpoint(kind), "--data_dir", file, "--output_dir", out)
     run("fine-tuning", *about, *QUICK, "--training_size", 50, "--num_train_epochs", 2,

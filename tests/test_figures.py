@@ -15,6 +15,8 @@ from NLI import task as nli
 from tests import made_results as made
 from tests.made_results import HEADS, LAYERS
 
+pytestmark = pytest.mark.figures
+
 FINE_TUNING, PROBING, ATTENTION = (
     steps.STEPS[name] for name in ("fine-tuning", "probing", "attention")
 )

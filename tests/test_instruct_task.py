@@ -85,12 +85,6 @@ def model_folder(tmp_path_factory):
     )
 
 
-@pytest.fixture
-def undrawn(monkeypatch):
-    """Drawing takes longer than all that the figures show; other tests draw them."""
-    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda _, path, **how: path.touch())
-
-
 def some_of_each(data, n):
     """The first `n` training examples of each source."""
     chosen = [[e for e in data.splits["train"] if e["source"] == s][:n] for s in data.sources]
@@ -266,9 +260,7 @@ def test_a_miniature_memorises_every_kind(folder, tmp_path):
 
 
 @pytest.mark.parametrize("kind", FAMILIES)
-def test_all_steps_by_their_commands(kind, folder, model_folder, tmp_path, request):
-    if kind != "gpt2":
-        request.getfixturevalue("undrawn")
+def test_all_steps_by_their_commands(kind, folder, model_folder, tmp_path):
     base = ("--data_dir", folder, "--model_name", model_folder(kind), "--output_dir", tmp_path)
     lora, checkpointing, ending = (), (), ""
     if kind == "llama3":

@@ -11,7 +11,7 @@ import pytest
 
 from common.models import families
 from common.steps import ablation
-from tests.test_families import KINDS, cases, draw_nothing
+from tests.test_families import KINDS, cases
 from tests.test_qa_scripts import SHORT, predictions, read, run, write_squad
 
 
@@ -19,7 +19,6 @@ from tests.test_qa_scripts import SHORT, predictions, read, run, write_squad
 def test_a_family_goes_through_all_steps(family, checkpoint, tmp_path, monkeypatch):
     from safetensors.torch import load_file
 
-    draw_nothing(family, monkeypatch)
     data, model = write_squad(tmp_path / "squad", 8), checkpoint(KINDS[family])
     base = ("--data_dir", data, "--model_name", model, "--output_dir", tmp_path / "out")
     run("fine-tuning", *base, *SHORT, "--num_train_epochs", 1, "--learning_rate", 1e-3)
