@@ -127,7 +127,8 @@ def ablated(root, task, dataset, model, size, seed=42, name="ablation", draws=2)
     metrics |= {f"area_{order}": 0.8 - fall / 2 for order, fall in falls.items()}
     metrics |= dict.fromkeys(f"half_lost_{order}" for order in falls)
     if heads:
-        metrics |= {"half_lost_importance": 100, "p_most_changed": 0.25}
+        metrics |= {"half_lost_importance": 100}
+        metrics["p_most_changed" if size else "p_importance"] = 0.25
         for key in ("difference_50", "spearman_over_heads", "spearman_within_layers"):
             metrics |= {key: -0.1, f"{key}_low": -0.3, f"{key}_high": 0.2}
     folder, about = write(root, task, dataset, model, size, seed, name, metrics)

@@ -335,21 +335,23 @@ def test_a_variant_has_a_section_of_its_own(tmp_path):
 def test_ablation_is_shown_by_order_and_beside_random_heads(tmp_path):
     for seed in (1, 2):
         ablated(tmp_path, "NLI", "demo", "bert", 10, seed)
-    ablated(tmp_path, "NLI", "demo", "bert", 30)
+    for size in (0, 30):
+        ablated(tmp_path, "NLI", "demo", "bert", size)
     ablated(tmp_path, "NLI", "demo", "bert", 30, name="ablation-layers")
     out = write(tmp_path)
     text = page(out)
     titles = re.findall(r"^## \d\. (.*)$", text, re.M)
     assert titles == ["Ablation", "Layers taken back"] and "Passed over" not in text
-    ten, thirty = table(out, "ablation")
+    zero, ten, thirty = table(out, "ablation")
     assert (ten["encoder"], thirty["encoder"]) == ("10 %", "30 %") and "nan" not in text
+    assert zero["p at 0 %"] == "0.25" and not thirty["p at 0 %"]
     assert float(thirty["most changed heads first"]) == pytest.approx(0.6)
     assert float(thirty["p: random heads cost as much"]) == 0.25
     assert ten["most important heads first n"] == "2" and float(ten["whole model"]) == 0.8
-    half = table(out, "ablation_half_lost")[1]
+    half = table(out, "ablation_half_lost")[2]
     assert half["most changed heads first"] == "never"
     assert half["most important heads first"] == "100"
-    two, one = table(out, "ablation_differences")
+    two, one = table(out, "ablation_differences")[-2:]
     assert [float(one[f"50 %{end}"]) for end in ("", " low", " high")] == [-0.1, -0.3, 0.2]
     assert float(two["50 %"]) == -0.1 and not two["50 % low"]  # of several seeds: a mean
     assert {*table(out, "ablation_correlation")[0]} >= {"all heads", "within layers"}

@@ -16,7 +16,7 @@ LOOKS = {  # by order
     "from_above": {"color": COLORS[1], "marker": "v", "label": "from the highest layer down"},
     "single": {"color": COLORS[2], "marker": "s", "linestyle": "", "label": "this layer alone"},
 }
-P = "p: random heads cost as much"
+P = {"p: random heads cost as much": "p_most_changed", "p at 0 %": "p_importance"}
 HEADS = "heads removed (% of all)"
 LAYERS = "number of layers taken back (alone: which layer)"
 
@@ -76,7 +76,7 @@ def _section(grid, name: str) -> page.Section:
     unit = "layers" if layers else "% of heads"
     related = {"all heads": "spearman_over_heads", "within layers": "spearman_within_layers"}
     for ending, caption, columns in (
-        ("", f"mean test {main.title} of each curve", areas | {P: "p_most_changed"}),
+        ("", f"mean test {main.title} of each curve", areas | P),
         ("_half_lost", f"where half of the gain over the majority is lost ({unit})", halves),
         (
             "_differences",
