@@ -5,6 +5,9 @@ A row, a line of predictions.jsonl: `id`, `group`, `kind` (see `Classification.d
 `negative`, the label that means "no relation", if it was given. What is undefined (0 / 0) is 0.
 """
 
+from collections import Counter
+from itertools import accumulate
+
 from common import scoring
 from common.task import Score
 
@@ -39,6 +42,18 @@ def labels_of(row: dict, side: str) -> set[tuple[str]]:
     if row["kind"] == "relation":
         labels = [x for x in labels if x is None or not is_negative(x, row.get("negative"))]
     return {(label,) for label in labels if label is not None}
+
+
+def constant(rows: list[dict]) -> list[str]:
+    """The labels, sorted, that have the highest micro F1 as the answer to all `rows`.
+
+    One, or where a text may have several the k most frequent ones. [] if no label counts.
+    """
+    counts = Counter(sorted(x for row in rows for (x,) in labels_of(row, "gold"))).most_common()
+    most = len(counts) if isinstance(rows[0]["gold"], list) else 1
+    right = list(accumulate(n for _, n in counts))[:most]
+    f1 = [2 * n / (sum(n for _, n in counts) + k * len(rows)) for k, n in enumerate(right, 1)]
+    return sorted(label for label, _ in counts[: 1 + f1.index(max(f1))]) if f1 else []
 
 
 def count_labels(rows: list[dict]) -> tuple[list[str], "ndarray"]:  # noqa: F821

@@ -7,7 +7,7 @@ whose probability is above 0.5.
 from collections import Counter
 
 from Classification.data import Data, Example, load, units
-from Classification.scores import SCORES, TABLES, count, details
+from Classification.scores import SCORES, TABLES, constant, count, details
 from common import models, subsample
 from common.controls import by_rarest_word
 from common.task import ProbeInputs, Score
@@ -134,6 +134,14 @@ def baseline(train: list[Example], examples: list[Example]) -> list[list[str]]:
     """The most frequent labels of a training example, for every text."""
     counted = Counter(sorted(example.labels for example in train))
     return [[*counted.most_common(1)[0][0]]] * len(examples)
+
+
+def constants(data: Data, train: list[Example]) -> dict:
+    """Of F1, the constant answer that has the most: "no relation" and no label have none."""
+    golds = {"train": [example.labels for example in train]}
+    best = constant(rows(data, {"train": train}, golds)[0]["train"])
+    names = ("micro_f1", "macro_f1") if best and data.kind != "qa" else ()
+    return dict.fromkeys(names, lambda examples: [best] * len(examples))
 
 
 def controls(data: Data, splits: dict[str, list[Example]], seed: int) -> dict[str, list[dict]]:

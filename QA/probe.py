@@ -85,7 +85,8 @@ def probe_inputs(
                 asked[split].append((held, place(example, held)))
                 n_units += len(units)
             cut["outside_answers"] = sum(at is None for _, at in asked[split])
-            counts = {f"{split}_{name}": n for name, n in cut.items()} | counts
+            own = split if target == "task" else f"{target}_{split}"
+            counts |= {f"{own}_{name}": n for name, n in cut.items()}
         pairs = zip(spans["train"], asked["train"], strict=True)
         spans["train"] = [span for span, (_, at) in pairs if at]
         if not spans["train"]:

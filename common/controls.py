@@ -4,12 +4,14 @@ A probe that only reads which words a text has can learn them, on test too; they
 the task.
 """
 
+import logging
 import random
 import re
 from collections import Counter
 
 DRAWS = 5  # of the labels: one draw alone is a lottery ticket
-LEAST = 10  # training texts that have a word which may decide
+LEAST = 10  # training texts that have a word which may decide; and words that should
+log = logging.getLogger(__name__)
 
 
 def by_rarest_word(
@@ -31,6 +33,9 @@ def by_rarest_word(
 
     deciders = {split: list(map(decider, own)) for split, own in words.items()}
     vocabulary, drawn = sorted({word for own in deciders.values() for word in own}), []
+    if len(vocabulary) < LEAST:
+        few = "only %d words decide the control labels: the selectivity will say little"
+        log.warning(few, len(vocabulary))
     for n in range(draws):
         chosen = random.Random(f"{seed}-{n}").choices(sorted(labels), k=len(vocabulary))
         label = dict(zip(vocabulary, chosen, strict=True))

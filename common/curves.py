@@ -68,7 +68,7 @@ def differences(files: dict, count, main, draws: int) -> dict:
     the 95 % interval of the difference from one draw, of resampled test examples (groups) and
     draws: else the chance in which heads were drawn would look like an effect. `p_<share>`: as
     `p_most_changed`, of the score. `files`: {point: its predictions}; `count` and `main`: the
-    task's, see `common.task`.
+    task's, see `common.task`. Of few groups, both ends are None.
     """
     from common.report import statistics
 
@@ -82,7 +82,7 @@ def differences(files: dict, count, main, draws: int) -> dict:
         scores = np.array([score for score, *_ in others])
         drawn = np.stack([samples for _, samples, _ in others])[chance, np.arange(RESAMPLES)]
         found[f"difference_{share}"] = float(own[0] - scores.mean())
-        low, high = statistics.interval(own[1] - drawn)
+        low, high = statistics.interval(own[1] - drawn, own[2])
         found |= {f"difference_{share}_low": low, f"difference_{share}_high": high}
         found[f"p_{share}"] = float(1 + (scores <= own[0] + 1e-12).sum()) / (1 + draws)
     return found

@@ -6,6 +6,7 @@ inherited. `common` imports no task by name. tests/test_task.py holds all of the
 
 import importlib
 from collections.abc import Callable, Hashable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -29,9 +30,9 @@ class Score(NamedTuple):
     by_layer: bool = False  # whether the probes' figures draw it
     of_probes: bool = False  # only probes have it: `scores` leaves it out, `probe_scores` has it
     # Of one of the data set's parts, where another task's models are asked the same test examples:
-    # the hash of that task's data, the name of its score that measures the same, and how our rows'
-    # groups begin, which go on as that task's.
-    same: tuple[str, str, str] | None = None
+    # the hash of that task's data, the name of its score that measures the same, how our rows'
+    # groups begin, which go on as that task's, and which settings its results must have.
+    same: tuple[str, str, str, dict] | None = None
 
 
 class Data(NamedTuple):
@@ -187,6 +188,8 @@ def defaults(task) -> dict[str, Any]:
         "probe_scores": lambda data: task.scores(data),  # the same for probes
         "subset": subset,
         "load_model": load_model,
+        # {score: a constant answer (of examples, as `baseline`)} where another one has more.
+        "constants": lambda data, train: {},
         "n_labels": losses.labels_in,  # of an encoded input, for the mean loss; 0: not trained on
         "loss": losses.cross_entropy,  # of (model, padded batch), summed over the labels
         # Where epochs are compared by the dev loss, it is the mean of the means of these groups.
@@ -224,14 +227,17 @@ def evaluate(task: Task, rows: list[dict]) -> dict[str, float]:
 
 
 def majority_scores(task, data, train: list, examples: dict[str, list]) -> dict[str, dict]:
-    """{split: {score: value}} of predictions that read no input, see `Task.baseline`."""
-    guesses = {split: task.baseline(train, some) for split, some in examples.items()}
-    rows, _ = task.rows(data, examples, guesses)
-    values = {split: evaluate(task, rows[split]) for split in examples}
-    names = [score.name for score in task.scores(data)]
-    return {
-        split: {name: own[name] for name in names if name in own} for split, own in values.items()
-    }
+    """{split: {score: value}} of predictions that read no input: `baseline`, or `constants`."""
+    names, found = [score.name for score in task.scores(data)], {split: {} for split in examples}
+    answers = dict.fromkeys(names, partial(task.baseline, train)) | task.constants(data, train)
+    for answer in dict.fromkeys(answers.values()):
+        guesses = {split: answer(some) for split, some in examples.items()}
+        rows, _ = task.rows(data, examples, guesses)
+        for split in examples:
+            values = evaluate(task, rows[split])
+            own = (name for name in names if answers[name] is answer and name in values)
+            found[split] |= {name: values[name] for name in own}
+    return found
 
 
 def in_train(task, train: list, examples: list) -> dict[str, int]:

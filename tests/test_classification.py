@@ -2,6 +2,7 @@
 
 import importlib
 import io
+import itertools
 import json
 import math
 import random
@@ -17,11 +18,11 @@ import pytest
 import torch
 from sklearn.svm import SVC
 
-from Classification import data, task
+from Classification import data, scores, task
 from common import task as contract
 from common.batching import pad
 from common.results import fingerprint
-from common.task import evaluate
+from common.task import evaluate, majority_scores
 from common.training.sharding import idle
 from tests.helpers import read_json, write_jsonl
 
@@ -144,7 +145,8 @@ def test_it_can_stand_beside_instruct_in_the_report(form, file, tmp_path):
     build.main([flag, f"x={file}", "--output_dir", str(tmp_path / "built")])
     own, tuned = data.load(False, file), instruct.load(False, tmp_path / "built")
     same = {score.name: score.same for score in instruct.scores(tuned) if score.same}
-    ((name, (sha256, theirs, _)),) = same.items()
+    ((name, (sha256, theirs, _, settings)),) = same.items()
+    assert settings == ({"negative_label": None} if form == "relation" else {})
     assert name == f"x_{theirs}" and theirs in {score.name for score in TASK.scores(own)}
     answers = {e.id: e.labels for e in own.splits["test"]}
     answers["test-0"], answers["test-3"] = answers["test-1"], answers["test-2"]  # two mistakes
@@ -343,12 +345,41 @@ def test_what_logits_mean():
     assert task.chosen("classification", labels, -abs(logits)) == []
 
 
+@pytest.mark.parametrize("several", (False, True))
+def test_no_constant_answer_has_a_higher_f1(several):
+    """Against all sets of labels; the negative label alone has none."""
+    rng, labels = random.Random(3), ["a", "b", "c"] if several else ["a", "b", "none"]
+    kind = "classification" if several else "relation"
+    answers = [[*x] for n in range(1, 4) for x in itertools.combinations(labels, n)]
+    answers = answers if several else labels
+
+    def f1(rows, answer):
+        guessed = [row | {"predicted": answer} for row in rows]
+        return float(scores.SCORES[0].value(scores.count(guessed)["positive"].sum(0)))
+
+    for _ in range(20):
+        golds = [rng.choices(labels, (1, 2, 9))[0] for _ in range(12)]
+        if several:
+            golds = [sorted(rng.sample(labels, rng.randint(0, 3))) for _ in range(12)]
+        rows = [{"kind": kind, "gold": gold} for gold in golds]
+        best = scores.constant(rows)
+        best = best if several else (best or ["none"])[0]
+        assert f1(rows, best) == pytest.approx(max(f1(rows, answer) for answer in answers))
+    assert scores.constant([{"kind": "relation", "gold": "none"}]) == []
+
+
 def test_the_majority_is_the_most_frequent_answer(form, file):
     found = data.load(False, file)
     golds = [e.labels for e in found.splits["train"]]
     most = max(golds.count(gold) for gold in golds)
     (answer,) = {tuple(x) for x in task.baseline(found.splits["train"], found.splits["test"])}
     assert golds.count(answer) == most
+    levels = majority_scores(TASK, found, found.splits["train"], {"test": found.splits["test"]})
+    known = {*levels["test"]} & {"micro_f1", "macro_f1", "accuracy"}
+    assert known == {score.name for score in task.scores(found)}
+    if "accuracy" in known:  # of the most frequent label, the negative one too
+        right = [tuple(e.labels) == answer for e in found.splits["test"]]
+        assert levels["test"]["accuracy"] == np.mean(right)
 
 
 # --- the steps -----------------------------------------------------------------------------------

@@ -93,7 +93,7 @@ def test_the_difference_is_from_a_random_draw_on_the_same_resamples(tmp_path):
             [(delta, ACCURACY.value)], curves.RESAMPLES, groups=groups
         )
         each.append(samples)
-    ends = statistics.interval(np.concatenate(each))  # half of the resamples take each draw
+    ends = statistics.interval(np.concatenate(each), 80)  # half of the resamples take each draw
     assert [found["difference_50_low"], found["difference_50_high"]] == pytest.approx(
         ends, abs=0.01
     )

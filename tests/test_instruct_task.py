@@ -17,7 +17,7 @@ from common.controls import DRAWS
 from common.device import Device
 from common.files import save_model
 from common.models import adapters
-from common.task import evaluate
+from common.task import evaluate, majority_scores
 from common.training import loop
 from Instruct import build, encoding, generation, task
 from Instruct.prompts import LABEL_KINDS
@@ -404,6 +404,17 @@ def test_the_majority_is_the_most_frequent_training_answer(folder):
     pairs = [(e["gold"], answer) for e, (answer, _) in zip(test, found, strict=True)
              if e["source"] == "pairs"]  # fmt: skip
     assert scores["pairs_accuracy"] == np.mean([gold == answer for gold, answer in pairs])
+    # Of documents most of which have no label, and so no F1, another constant answer has more.
+    empty = {"gold": [], "output": "none"}
+    train = [e | empty if e["kind"] == "classification" and i % 3 else e
+             for i, e in enumerate(train)]  # fmt: skip
+    levels = majority_scores(task, data, train, {"train": train})["train"]
+    usual = task.rows(data, {"train": train}, {"train": task.baseline(train, train)})[0]["train"]
+    usual = evaluate(task, usual)
+    more = {name for name, value in levels.items() if value > usual[name]}
+    kinds = {e["source"] for e in train if e["kind"] == "classification"}
+    assert more == {"mean", *(f"{name}_micro_f1" for name in kinds)}
+    assert all(value >= usual[name] for name, value in levels.items())
     tied = [e for e in train if e["source"] == "pairs"]
     tied = [next(e for e in tied if e["gold"] == label) for label in ("neutral", "entailment")]
     assert (

@@ -344,7 +344,7 @@ def test_ablation_is_shown_by_order_and_beside_random_heads(tmp_path):
     assert titles == ["Ablation", "Layers taken back"] and "Passed over" not in text
     zero, ten, thirty = table(out, "ablation")
     assert (ten["encoder"], thirty["encoder"]) == ("10 %", "30 %") and "nan" not in text
-    assert zero["p at 0 %"] == "0.25" and not thirty["p at 0 %"]
+    assert zero["p at 0 %"] == "0.250" and not thirty["p at 0 %"]
     assert float(thirty["most changed heads first"]) == pytest.approx(0.6)
     assert float(thirty["p: random heads cost as much"]) == 0.25
     assert ten["most important heads first n"] == "2" and float(ten["whole model"]) == 0.8
@@ -393,12 +393,16 @@ def test_encoders_stand_beside_where_they_were_asked_the_same(tmp_path):
         fine_tuned(tmp_path / "NLI", "NLI", dataset, model, size, inputs={"data": sha})
     wanted = metrics(tmp_path / "NLI" / "here" / "bert" / "100" / "seed-42" / "fine-tuning")
     config = json.loads((folder / "config.json").read_text())
-    for same in ({}, {"pairs_accuracy": ["same", "accuracy", "pairs/"]}):
+    part = ["same", "accuracy", "pairs/"]
+    other = {
+        "pairs_accuracy": [*part, {"negative_label": "none"}]
+    }  # NLI's results have no such one
+    for same, there in (({}, 0), (other, 0), ({"pairs_accuracy": [*part, {}]}, 1)):
         files.write_json(folder / "config.json", config | {"same_test": same})
         assert report.main(["--tasks", "Instruct", "--output_dir", str(tmp_path)]) == 0
         found = table(tmp_path / "Instruct" / "medtuned" / "report", "scores_parts")
         beside = [row for row in found if row["model"] != "gpt2"]
-        assert len(beside) == len(same) and len(found) == 2 + len(same)
+        assert len(beside) == there and len(found) == 2 + there
     (row,) = beside
     assert "| bert (NLI) | 0." in page(tmp_path / "Instruct" / "medtuned" / "report")
     assert (row["score"], row["model"]) == ("pairs_accuracy", "bert (NLI)")
@@ -429,7 +433,7 @@ def test_models_of_two_tasks_are_compared_in_pairs(tmp_path, wrong):
     folder, _ = made.write(*where, values, {"data": "own"})
     files.write_jsonl(folder / "predictions.jsonl", answers)
     config = json.loads((folder / "config.json").read_text())
-    same = {"same_test": {"pairs_accuracy": ["same", "accuracy", "pairs/"]}}
+    same = {"same_test": {"pairs_accuracy": ["same", "accuracy", "pairs/", {}]}}
     files.write_json(folder / "config.json", config | same)
     assert report.main(["--tasks", "Instruct", "--output_dir", str(tmp_path)]) == 0
     (row,) = table(tmp_path / "Instruct" / "medtuned" / "report", "differences_tasks")

@@ -72,7 +72,7 @@ def test_coverage_is_about_95_percent():
     for trial in range(400):
         system = (simulated_entities(generator, 200, 0.7), scoring.f1)
         found = statistics.resample([system], 400, seed=trial)[0]
-        low, high = statistics.interval(found[1])
+        low, high = statistics.interval(*found[1:])
         assert low < found[0] < high
         inside += low <= truth <= high
     assert 0.90 < inside / 400 < 0.985
@@ -119,7 +119,9 @@ def test_degenerate_inputs():
     for rows, expected in (([right] * 7, 1), ([wrong], 0), ([none], 0), ([empty], 0)):
         found, *others = statistics.resample(list(systems(ner, rows).values()), 20)
         assert np.isfinite([other[1] for other in others]).all()
-        assert (found[0], *statistics.interval(found[1])) == (expected,) * 3
+        assert found[0] == expected and statistics.interval(*found[1:]) == (None, None)
+    (found,) = statistics.resample([systems(ner, [right] * 8)["entity_f1"]], 20)
+    assert (found[0], *statistics.interval(*found[1:])) == (1, 1, 1)
     one = [systems(ner, [row])["entity_f1"] for row in (right, right | {"predicted": ["O"] * 2})]
     assert statistics.paired_difference(*statistics.resample(one, 100))[3] == 1  # one example
 
@@ -146,7 +148,7 @@ def test_correlation_equals_scipy_and_covers():
         assert value == pytest.approx(reference(x, y)[0]) and -1 <= low < value < high <= 1
         drawn = np.random.default_rng(0).integers(15, size=(2000, 15))[:3]
         few = [reference(x[d], y[d])[0] for d in drawn]
-        assert statistics.interval(np.array(few)) == pytest.approx(
+        assert statistics.interval(np.array(few), 15) == pytest.approx(
             statistics.correlation(list(zip(x, y, strict=True)), kind, resamples=3)[1:]
         )
         assert statistics.correlation(list(zip(x, -y, strict=True)), kind)[0] == pytest.approx(

@@ -71,9 +71,10 @@ def write(grid, output_dir: Path | None, style: Path | None) -> Path:
     same = dict(item for r in grid.results for item in r.config.get("same_test", {}).items())
     names = [name for name in task.find() if same and name != grid.task.NAME]
     for other in (other for name in names for other in grids(output_dir, name)):
-        there = {result.config["inputs"].get("data") for result in other.results}
-        for score, (data, theirs, start) in same.items():
-            if data in there:
+        configs = [result.config for result in other.results]
+        for score, (data, theirs, start, wanted) in same.items():
+            fitting = [c for c in configs if wanted.items() <= c["settings"].items()]
+            if any(config["inputs"].get("data") == data for config in fitting):
                 own = {
                     group.removeprefix(start) for group in grid.groups if group.startswith(start)
                 }

@@ -67,11 +67,12 @@ class Grid:
         there = [result.metrics for result in self.cell(name, model, size, key)]
         values = [metrics[key] for metrics in there]
         if not all(isinstance(value, float) for value in values):
-            return ", ".join(sorted({str(value) for value in values}))
+            ordered = sorted({*values}, key=lambda value: (isinstance(value, str), value))
+            return ", ".join(map(str, ordered))
         resampled = self.samples(name, model, size, key)
         own = there[0] if len(there) == 1 else {}
         ends = own.get(f"{key}_low"), own.get(f"{key}_high")
-        ends = statistics.interval(resampled[1]) if resampled else ends
+        ends = statistics.interval(*resampled[1:]) if resampled else ends
         std = float(np.std(values, ddof=1)) if len(values) > 1 else None
         return Estimate(float(np.mean(values)), *ends, std, len(values)) if values else None
 
@@ -131,7 +132,7 @@ class Grid:
                     keys[f"{result.step}_layer_{layer}"] = main
                 same = result.config.get("same_test", {})
                 for key, s in keys.items():  # (..., how the groups of its part begin)
-                    *_, start = same.get(s.name, [""])
+                    start = same[s.name][2] if s.name in same else ""
                     result.systems.append((key, start, counts[s.table], s.value))
         except (ValueError, LookupError, TypeError, AttributeError):
             raise ValueError("predictions.jsonl is damaged") from None

@@ -10,7 +10,7 @@ import warnings
 import numpy as np
 from scipy import stats
 
-FEW = 8  # points below which a correlation has no interval
+FEW = 8  # points, or groups of examples, below which nothing has an interval
 RESAMPLES = 10_000  # the least p is 1 / 10,001: still under 0.05 after Holm over 400 comparisons
 
 
@@ -44,8 +44,11 @@ def resample(systems, resamples: int = RESAMPLES, seed: int = 0, groups=None) ->
     return [(float(v), s, n) for v, s in zip(values, samples, strict=True)]
 
 
-def interval(samples: np.ndarray) -> tuple[float, float]:
-    """The percentile interval (95 %) of a score's resamples; undefined ones (NaN) are left out."""
+def interval(samples: np.ndarray, n: int) -> tuple[float | None, float | None]:
+    """The percentile interval (95 %) of a score's resamples of `n` units; undefined ones (NaN) are
+    left out. (None, None) of few units: of five, it would hold the true score in 87 %."""
+    if n < FEW:
+        return None, None
     low, high = np.nanquantile(samples, [0.025, 0.975])
     return float(low), float(high)
 
@@ -56,7 +59,7 @@ def paired_difference(a: tuple, b: tuple) -> tuple[float, float, float, float]:
     difference, samples = a[0] - b[0], a[1] - b[1]
     p = (1 + (np.abs(samples - difference) >= abs(difference) - 1e-12).sum()) / (1 + len(samples))
     # One example cannot vary; no test that swaps the systems example by example gives less.
-    return difference, *interval(samples), float(max(p, 2.0 ** (1 - a[2])))
+    return difference, *interval(samples, a[2]), float(max(p, 2.0 ** (1 - a[2])))
 
 
 def holm(p_values: list[float]) -> list[float]:
@@ -83,7 +86,7 @@ def correlation(pairs, kind: str, resamples: int = 2000):
     with warnings.catch_warnings():  # a resample of equal pairs has none: NaN
         warnings.simplefilter("ignore")
         r = stats.pearsonr(*pairs, axis=-1).statistic
-    return float(r[0]), *(interval(r[1:]) if n >= FEW else (None, None))
+    return float(r[0]), *interval(r[1:], n)
 
 
 def partial_correlation(triples) -> float | None:

@@ -221,10 +221,11 @@ def score(ready: Prepared, folder: Path) -> dict:
     if ready.device.rank:
         return {}
     rows, metrics = task.rows(data, scored, predicted)
-    majority = majority_scores(task, data, examples["train"] or data.splits["train"], scored)
+    train = examples["train"] or data.splits["train"]
+    majority = majority_scores(task, data, train, scored)
     for split in scored:
         values = evaluate(task, rows[split]) | ready.counts[split]
-        values |= in_train(task, data.splits["train"], scored[split])
+        values |= in_train(task, train, scored[split])
         values |= summary.prefixed("majority", majority[split])
         metrics = metrics | summary.prefixed(split, values)
     files.write_jsonl(folder / "predictions.jsonl", rows["test"])

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from common.report import drawing, page
 from common.report.drawing import COLORS, Heatmap, Line, Panel, size_name
+from common.report.result import Result, main_score
 from common.report.shown import attention
 
 NAME = "ablation"
@@ -22,15 +23,15 @@ LAYERS = "number of layers taken back (alone: which layer)"
 
 
 def read(result, task) -> dict:
-    """`half_lost_<order>` in words where no point loses half of the gain."""
-    halves = {key: value for key, value in result.metrics.items() if key.startswith("half_lost_")}
-    return {key: "never" if value is None else value for key, value in halves.items()}
+    """`half_lost_<order>` in words where there is no such point; p as text: it has no mean."""
+    own, main = result.metrics, main_score(task, result.metrics).name
+    never = "never" if own[f"test_{main}"] > own[f"test_majority_{main}"] else "no gain"
+    words = {key: never for key in own if key.startswith("half_lost_") and own[key] is None}
+    return words | {key: f"{own[key]:.3f}" for key in P.values() if key in own}
 
 
 def draw(folder: Path, task) -> None:
     """ablation: the main score and the loss by what is removed, from ablation.csv."""
-    from common.report.grid import Result, main_score
-
     own = Result(folder)
     titles = [f"{task.NAME} {own.name}: {size_name(own.size)}", own.title]
     main = main_score(task, own.metrics)
