@@ -107,8 +107,7 @@ def example(kind: str, row: dict, place: str, number: int) -> Example:
     elif kind == "relation":
         texts, labels = (text_of(row, "text", place),), (_label(row["label"], place),)
     else:
-        if row.get("text") is None and isinstance(row.get("sentences"), list):
-            row = row | {"text": " ".join(map(str, row["sentences"]))}
+        row = with_text(row)
         if not isinstance(row["labels"], list):
             raise UserError(f"{place}: 'labels' is not a list (of none, one or several labels).")
         labels = tuple(sorted({_label(label, place) for label in row["labels"]}))
@@ -156,6 +155,18 @@ def text_of(row: dict, field: str, place: str) -> str:
     if not isinstance(row.get(field), str) or not row[field].strip():
         raise UserError(f"{place}: {field!r} is missing, empty or not a string. Fix that example.")
     return one_line(row[field])
+
+
+def with_text(row: dict) -> dict:
+    """The row; if it has sentences and no text, with these as its text."""
+    parts = row.get("sentences")
+    if (
+        row.get("text") is None
+        and isinstance(parts, list)
+        and all(isinstance(x, str) for x in parts)
+    ):
+        row = row | {"text": " ".join(parts)}
+    return row
 
 
 def question_of(row: dict, place: str) -> tuple[str, str]:

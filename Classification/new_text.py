@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterable, Iterator
 
+from Classification.data import one_line, with_text
 from Classification.task import chosen, encode_inputs
 from common.cli import UserError
 from common.data_files import field, json_row, stream
@@ -13,16 +14,16 @@ EXPECTED = " or ".join(json.dumps(dict.fromkeys(names, "...")) for names in FIEL
 
 
 def read(file: Iterable[bytes], name: str, form: str) -> Iterator[tuple[str, ...] | None]:
-    """The text of each line, or its question and context."""
+    """The text of each line, or its question and context; on one line, as in training."""
     for place, line in stream(file, name):
         if not line.strip():
             yield None
         elif form == "text":
-            yield tuple(line.split("\t", 1))
+            yield tuple(map(one_line, line.split("\t", 1)))
         else:
-            row = json_row(place, line)
+            row = {"context": ""} | with_text(json_row(place, line))
             names = next((names for names in FIELDS if names[0] in row), FIELDS[0])
-            yield tuple(field(row, name, str, place, EXPECTED) for name in names)
+            yield tuple(one_line(field(row, name, str, place, EXPECTED)) for name in names)
 
 
 def answer(model, tokenizer, made, items: list[tuple[str, ...]], args, device, name: str):
@@ -36,9 +37,9 @@ def answer(model, tokenizer, made, items: list[tuple[str, ...]], args, device, n
     if kind is None and made.config.problem_type == "multi_label_classification":
         kind = "classification"
     kind = kind or ("relation", "qa")[len(items[0]) - 1]
+    items = [(*item, "")[:2] if kind == "qa" else item for item in items]
     if any(len(item) != 1 + (kind == "qa") for item in items):
-        wanted = FIELDS[kind == "qa"]
-        raise UserError(f"--input: this model reads {' and '.join(wanted)} of each input alone.")
+        raise UserError("--input: this model reads one text of each input, without a tab in it.")
     encoded, counts = encode_inputs(kind, items, tokenizer, made.max_length)
     answers, several = [], kind == "classification"
     for logits in predict_logits(model, encoded, args.batch_size, device, name):

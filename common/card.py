@@ -5,6 +5,7 @@ import shlex
 from pathlib import Path
 
 from common import models, summary
+from common.models import families
 
 # The kind of a task model's head -> the Hub's word for what the model does.
 PIPELINES = {
@@ -41,6 +42,10 @@ def write(ready, source, cell, config: dict, metrics: dict, folder: Path) -> Non
         pipeline_tag=kind,
     )  # fmt: skip
     head = ready.model.config.architectures[0]  # as it was saved: sharding renames the class
+    # Their span head's encoder has another name than the base's, see `loading._load_weights`.
+    renamed = (
+        args.lora and kind == PIPELINES["span"] and families.of(ready.model.config).span_prefix
+    )
     words = [Path(w).name if os.path.isabs(w) else w for w in shlex.split(config["command"])]
     card = ModelCard.from_template(
         header,
@@ -52,7 +57,7 @@ def write(ready, source, cell, config: dict, metrics: dict, folder: Path) -> Non
         commit=config["environment"]["git_commit"] or "unknown",
         command=shlex.join(words),
         scores=summary.score_table(metrics, scores),
-        head=head if hasattr(transformers, head) else None,
+        head=head if hasattr(transformers, head) and not renamed else None,
         lora=args.lora,
         demo=args.demo,
         public=public,

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Protocol
 
 from common import checkpoints, files, flags, models, results
 from common.cli import TRAINING_SIZES, Parser, UserError, relative
-from common.models import families, loading
+from common.models import adapters, families, loading
 
 CHUNK = 1000  # inputs that are in memory: enough that a batch's have about one length
 log = logging.getLogger(__name__)
@@ -156,6 +156,10 @@ def itself(task, source) -> tuple[str, Made] | None:
 
 def _result(folder: Path) -> tuple[str, Made]:
     (about, metrics), where = results.read(folder), str(folder / "checkpoint")
+    base, known = adapters.base_of(where), about["inputs"].get("model")
+    # A miniature is known by its folder's name.
+    if base and known not in (None, models.Source(base, "").identity(), Path(base).name):
+        raise UserError(f"{base} is another model than {folder} adapts. Put back that one.")
     config, settings = models.load_config(where), about["settings"]
     length = min(settings["max_length"], families.positions(config))
     which = "{model} on {dataset}, {training_size} %, seed {seed}".format_map(about)

@@ -18,6 +18,7 @@ from common.cli import UserError
 from common.files import save_model
 from common.models import adapters, loading
 from common.steps import STEPS
+from tests import tiny
 from tests.helpers import read_json, read_rows, run_script, write_data
 from tests.test_qa_scripts import squad_document, write
 
@@ -261,8 +262,9 @@ def test_every_step_has_results_of_its_own_with_lora(
 
 
 @pytest.mark.parametrize("kind", ["bert", "gpt2"])
-def test_predict_reads_the_model_with_its_adapters(kind, tmp_path, checkpoint, capsys):
-    data, model = write_data(tmp_path / "data", "NLI", 90, 15, 30), checkpoint(kind)
+def test_predict_reads_the_model_with_its_adapters(kind, tmp_path, capsys):
+    data = write_data(tmp_path / "data", "NLI", 90, 15, 30)
+    model = tiny.make(kind, tmp_path / "base", layers=1)
     pairs = [f"{row['sentence1']}\t{row['sentence2']}" for row in read_rows(data, "NLI")["test"]]
     (tmp_path / "pairs.tsv").write_text("\n".join(pairs) + "\n")
     base = ("--data_dir", data, "--model_name", model, "--output_dir", tmp_path / "out",
@@ -281,6 +283,11 @@ def test_predict_reads_the_model_with_its_adapters(kind, tmp_path, checkpoint, c
     (file,) = tmp_path.glob("out/data/*/100/seed-42/fine-tuning-lora/predictions.jsonl")
     assert found == [json.loads(line)["predicted"] for line in file.read_text().splitlines()]
     assert len(set(found)) > 1
+    shutil.rmtree(model)
+    tiny.make(kind, model, layers=1, seed=5)
+    with pytest.raises(SystemExit):
+        run_script("NLI", "predict", *base, "--lora", *new)
+    assert f"{model} is another model than" in capsys.readouterr().err
 
 
 def test_flags_that_do_not_fit(capsys, checkpoint, tmp_path):

@@ -418,8 +418,9 @@ def test_all_steps(kind, form, file, tmp_path, capsys, checkpoint, monkeypatch):
     assert (cell / "attention" / "heads.csv").is_file()
 
     given = [r for r in rows_of(form) if r["split"] == "test"]
-    joined = [{"text": " ".join(r["sentences"])} if "sentences" in r else r for r in given]
-    typed = "".join(json.dumps(r) + "\n" for r in joined).encode()
+    spaced = [{k: x.replace(" ", " \n ") if k in ("text", "context") else x for k, x in r.items()}
+              for r in given]  # fmt: skip
+    typed = "".join(json.dumps(r) + "\n" for r in spaced).encode()  # as files may have it
     monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(typed)))
     capsys.readouterr()
     run("predict", *about, "--training_size", 50, "--input", "-", "--input_form", "jsonl",
@@ -473,7 +474,7 @@ def test_new_text_of_another_form(tmp_path, capsys, checkpoint):
     capsys.readouterr()
     with pytest.raises(SystemExit) as stop:
         run("predict", *about, "--input", tmp_path / "in.jsonl")
-    assert stop.value.code == 2 and "reads text of each input" in capsys.readouterr().err
+    assert stop.value.code == 2 and "reads one text of each input" in capsys.readouterr().err
 
 
 def test_a_probe_for_each_label():

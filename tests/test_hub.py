@@ -275,6 +275,16 @@ def test_a_damaged_file_in_the_cache(hub, cold, online, cache):
     assert online(get, "data set").result() == ""
 
 
+def test_adapters_are_refused_with_what_to_do(hub, cold, online):
+    """Else the library would train the head alone: it adds the adapters by itself, frozen."""
+    base = hub.root / "models" / BIOBERT
+    folder = hub.root / "models" / "me" / "lora"
+    shutil.copytree(base, folder, ignore=shutil.ignore_patterns("*.safetensors", "*.bin"))
+    (folder / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": BIOBERT}))
+    message = online(get, "model", "me/lora").result()
+    assert "me/lora holds adapters" in message and "hf download me/lora --local-dir lora" in message
+
+
 def test_a_repository_with_a_vocabulary_alone_keeps_capitals(hub, cold, online):
     name = tiny.HUB_NAMES["biobert-vocab-only"]
     folder = hub.root / "models" / name

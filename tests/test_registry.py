@@ -7,6 +7,7 @@ import pytest
 
 from common import models
 from common.cli import UserError
+from common.files import save_model
 from common.models import registry
 from tests import tiny
 
@@ -15,6 +16,28 @@ def make(folder, config="{}"):
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(config)
     return folder
+
+
+def test_labels_may_stand_in_any_order(tmp_path):
+    """JSON's keys are text, and some programs sort them so: "10" before "2"."""
+    labels = [f"C{n}" for n in range(12)]
+    model, tokenizer = models.load_task_model(tiny.make("bert", tmp_path / "m"), "token", labels)
+    save_model(tmp_path / "own", model, tokenizer)
+    config = json.loads((tmp_path / "own" / "config.json").read_text())
+    config["id2label"] = dict(sorted(config["id2label"].items()))
+    assert list(config["id2label"].values()) != labels
+    (tmp_path / "own" / "config.json").write_text(json.dumps(config))
+    again, _ = models.load_task_model(str(tmp_path / "own"), "token", labels, keep_head=True)
+    assert [again.config.id2label[n] for n in range(12)] == labels
+
+
+@pytest.mark.parametrize(
+    "config", ("[]", '{"model_type": ["bert"]}', '{"model_type": "bert", "id2label": {}}')
+)
+def test_an_odd_config_is_one_message(tmp_path, config):
+    folder = make(tmp_path / "odd", config)
+    with pytest.raises(UserError):
+        models.load_task_model(str(folder), "token", ["a", "b"])
 
 
 def test_a_local_folder(tmp_path, monkeypatch):

@@ -15,13 +15,23 @@ from common.models import families
 def base_of(where: str) -> str | None:
     """The folder or Hub id of the model that the adapters in `where` adapt; None without adapters.
 
-    Raises UserError if that folder does not exist any more.
+    Raises UserError if that folder does not exist any more, or if `where` is a Hub id.
     """
+    from huggingface_hub import try_to_load_from_cache
+
     path = Path(where) / "adapter_config.json"
+    if not Path(where).is_dir() and isinstance(try_to_load_from_cache(where, path.name), str):
+        raise UserError(
+            f"{where} holds adapters. Download them, then give the folder as --model_name:\n"
+            f"  hf download {where} --local-dir {where.split('/')[-1]}"
+        )
     if not path.is_file():
         return None
-    base = (read_json(path) or {}).get("base_model_name_or_path")
-    if not base or (Path(base).is_absolute() and not (Path(base) / "config.json").is_file()):
+    config = read_json(path)
+    base = config.get("base_model_name_or_path") if isinstance(config, dict) else None
+    if not isinstance(base, str) or (
+        Path(base).is_absolute() and not (Path(base) / "config.json").is_file()
+    ):
         raise UserError(
             f"{where} holds adapters of the model {base or '(no name given)'}, which is not there. "
             f"Put the model there, or write where it is as base_model_name_or_path into {path}."

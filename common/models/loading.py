@@ -24,15 +24,21 @@ AUTO_CLASSES = {
 def load_config(where: str):
     """The configuration of a model of a known family."""
     from transformers import AutoConfig, PreTrainedConfig
+    from transformers.utils.peft_utils import find_adapter_config_file
+
+    def values(local_files_only: bool) -> dict:
+        read, _ = PreTrainedConfig.get_config_dict(where, local_files_only=local_files_only)
+        find_adapter_config_file(where, local_files_only=local_files_only)  # for `base_of`
+        return dict(read)
 
     try:
-        values, _ = _load(where, partial(PreTrainedConfig.get_config_dict, where))
+        values = _load(where, values)
     except UserError as error:
         if Path(where).is_dir():
             raise
         raise UserError(f"{error} {families.by_name(where)}") from error
     if model_type := values.get("model_type"):  # the library itself may not know it
-        families.check(model_type, where)
+        families.check(str(model_type), where)
     config = _load(where, partial(AutoConfig.from_pretrained, where))
     families.of(config)
     return config
@@ -62,8 +68,8 @@ def load_task_model(where: str, head: str, labels: list[str], keep_head: bool = 
         able = ", ".join(other.name for other in families.TABLE.values() if other.causal)
         raise UserError(f"{where}: {row.name} models cannot write text. Choose one of: {able}.")
     if head in ("sequence", "token"):
-        own = list(config.id2label.values())
-        others = own != labels and not own[0].startswith("LABEL_")
+        own = [str(label) for _, label in sorted(config.id2label.items())]
+        others = own != labels and not "".join(own[:1]).startswith("LABEL_")
         options["id2label"] = dict(enumerate(labels))
         options["label2id"] = {label: i for i, label in enumerate(labels)}
     tokenizer = load_tokenizer(where, config, words=head != "causal")
@@ -78,8 +84,8 @@ def load_task_model(where: str, head: str, labels: list[str], keep_head: bool = 
     elif others or any(not key.startswith(pretrained) for key in new):
         wanted = f" for the labels {', '.join(labels)}" if labels else ""
         raise UserError(
-            f"{where} has no {head} head of its own{wanted}. Leave out --keep_head, or give a "
-            "model that was fine-tuned on such a task."
+            f"{where} has no {head} head of its own{wanted}. Give a model that was fine-tuned on "
+            "such a task, or leave out --keep_head where you gave it."
         )
     model.config.pad_token_id = tokenizer.pad_token_id
     return model, tokenizer
