@@ -249,11 +249,13 @@ def probe_inputs(
 
     names = [name for name, about in data.sources.items() if about["kind"] in LABEL_KINDS]
     lacking = {*names} - {e["source"] for e in targets["task"]["train"]}
-    if lacking or not names:
-        which = ", ".join(sorted(lacking)) or f"a kind with one label ({', '.join(LABEL_KINDS)})"
+    if not names:
+        kinds = ", ".join(LABEL_KINDS)
+        raise UserError(f"no source has one label as its answer ({kinds}). Build another set.")
+    if lacking:
         raise UserError(
-            f"no training example of {which} is left for a probe. Give a larger "
-            "--max_train_examples, or leave it out."
+            f"no training example of {', '.join(sorted(lacking))} is left for a probe. Give a "
+            "larger --max_train_examples, or leave it out."
         )
     encoded, counts, start, sets, number = [], {}, {}, [], data.labels.index
     for split, examples in targets["task"].items():

@@ -19,9 +19,11 @@ def existing(call, cells: list) -> dict:
     if missing := [own for own in tuned.values() if not own.folder.is_dir()]:
         sizes = ", ".join(f"{own.size} %" for own in missing)
         commands = "\n  ".join(call.next(steps.STEPS[TUNING], own.size) for own in missing)
+        own = call.args.demo or call.args.data_dir or call.task.HUB_DATASET[0]
+        data = "" if own else " (add --data_dir, with your data)"
         raise UserError(
             f"no fine-tuned {missing[0].model} for {sizes} in {missing[0].folder.parents[2]}. Make "
-            f"it first:\n  {commands}"
+            f"it first{data}:\n  {commands}"
         )
     for own in tuned.values():
         config, _ = results.read(own.folder)

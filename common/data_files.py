@@ -3,6 +3,7 @@
 import glob
 import io
 import json
+import shlex
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -38,12 +39,13 @@ def tables(path: Path) -> str:
     """What to do with CSV or TSV, `path` or the files in it, for messages; "" if there are none."""
     files = path.iterdir() if path.is_dir() else [path]
     kind = next((file.suffix for file in files if file.suffix in (".csv", ".tsv")), "")
-    which, sep = path / f"*{kind}" if path.is_dir() else path, r"\t" if kind == ".tsv" else ","
-    read = f"pd.read_csv(f, sep='{sep}', dtype=str, keep_default_na=False)"
-    made = f"{read}.to_json(f[:-3] + 'jsonl', orient='records', lines=True)"
-    made = f"import glob, pandas as pd; [{made} for f in glob.glob('{which}')]"
+    which, sep = path / f"*{kind}" if path.is_dir() else path, "\t" if kind == ".tsv" else ","
+    which, sep = json.dumps(str(which), ensure_ascii=False), json.dumps(sep)
+    made = f"pd.read_csv(f, sep={sep}, dtype=str, keep_default_na=False)"
+    made += '.to_json(f[:-3] + "jsonl", orient="records", lines=True)'
+    made = shlex.quote(f"import glob, pandas as pd; [{made} for f in glob.glob({which})]")
     told = " CSV and TSV are not read. Name the columns like the fields (see README.md of the task)"
-    return f'{told} and convert the files: python -c "{made}"' if kind else ""
+    return f"{told} and convert the files: python -c {made}" if kind else ""
 
 
 def check_folder(folder: Path) -> None:

@@ -148,7 +148,9 @@ def itself(task, source) -> tuple[str, Made] | None:
         script = relative(about["task"], "predict.py")
         raise UserError(f"{folder} is a model of {about['task']}. Type: python {script} ...")
     config = models.load_config(source.name)
-    if loading.head_of(config) != task.HEAD or task.HEAD == "causal":  # which any such model has
+    # Any causal model has its head. One of numbers, such as a similarity, has no labels.
+    other = loading.head_of(config) != task.HEAD or config.problem_type == "regression"
+    if other or task.HEAD == "causal" or (task.HEAD == "sequence" and config.num_labels == 1):
         return None
     labels = [label for _, label in sorted(config.id2label.items())] if task.HEAD != "span" else []
     return source.results, Made(source.name, config, labels, families.positions(config))

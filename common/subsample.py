@@ -31,8 +31,8 @@ def subset(strata: Sequence[Hashable], percentage: int, seed: int) -> list[int]:
     size = round(len(strata) * percentage / 100)
     if percentage and not size:
         raise UserError(
-            f"{percentage} % of {len(strata)} training examples are none. Choose a larger "
-            "--training_size, or give more data."
+            f"{percentage} % of {len(strata)} training examples (or groups) are none. Choose a "
+            "larger --training_size, or give more data."
         )
     return permutation(strata, seed)[:size]
 

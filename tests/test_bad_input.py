@@ -13,14 +13,17 @@ import pickle
 import re
 import resource
 import shutil
+import subprocess
 import sys
 
+import pandas as pd
 import pyarrow
 import pyarrow.parquet
 import pytest
 import torch
 
 from common import files, models, results
+from common.files import read_jsonl
 from common.steps import fine_tuning
 from common.training import loop, resume
 from tests.helpers import LABELS, TAGS, ner_row, nli_row, write_data, write_jsonl
@@ -295,11 +298,17 @@ FAULTS |= {
 
 
 def test_a_folder_of_tables_of_pairs(tmp_path, capsys, checkpoint):
-    data = write_data(tmp_path / "data", "NLI")
-    for file in data.glob("*.jsonl"):
-        file.rename(file.with_suffix(".csv"))
+    """The command in the message makes the files that are read."""
+    data = write_data(tmp_path / "it's", "NLI")
+    rows = {file: read_jsonl(file) for file in data.glob("*.jsonl")}
+    for file, own in rows.items():
+        pd.DataFrame(own).to_csv(file.with_suffix(".csv"), index=False)
+        file.unlink()
     message = refused_beside_a_result(capsys, "NLI", data, checkpoint("bert"), tmp_path / "out")
-    assert "no train file" in message and "*.csv" in message and "sep=','" in message
+    assert "no train file" in message
+    command = message.split("convert the files: python ")[1].strip()
+    subprocess.run(f"{sys.executable} {command}", shell=True, check=True)
+    assert {file: read_jsonl(file) for file in data.glob("*.jsonl")} == rows
 
 
 @pytest.mark.parametrize("task, name", FAULTS, ids=[" - ".join(key) for key in FAULTS])

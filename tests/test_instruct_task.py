@@ -477,7 +477,9 @@ def test_each_source_with_labels_has_a_probe_of_its_own(loaded):
     with pytest.raises(UserError, match="no training example of links is left for a probe"):
         task.probe_inputs(data, lacking, tokenizer, 512, "last")
     free = {name: about for name, about in data.sources.items() if name == "open"}
-    with pytest.raises(UserError, match=r"a kind with one label \(nli, relation, qa\)"):
+    with pytest.raises(
+        UserError, match=r"no source has one label as its answer \(nli, relation, qa\)"
+    ):
         task.probe_inputs(data._replace(sources=free), targets, tokenizer, 512, "last")
 
 

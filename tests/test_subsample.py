@@ -97,7 +97,7 @@ def test_known_answer():
 
 
 def test_an_empty_subset_is_a_user_error():
-    with pytest.raises(UserError, match="10 % of 4 training examples are none"):
+    with pytest.raises(UserError, match=r"10 % of 4 training examples \(or groups\) are none"):
         subset(["a"] * 4, 10, 0)
     with pytest.raises(UserError):
         subset([], 100, 0)

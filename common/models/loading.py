@@ -34,6 +34,9 @@ def load_config(where: str):
     try:
         values = _load(where, values)
     except UserError as error:
+        if (Path(where) / "adapter_config.json").is_file():
+            own = "the config.json of the model that was trained with them"
+            raise UserError(f"{where} holds adapters alone. Copy {own} into it.") from error
         if Path(where).is_dir():
             raise
         raise UserError(f"{error} {families.by_name(where)}") from error
