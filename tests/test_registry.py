@@ -4,6 +4,8 @@ import json
 import shutil
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from common import models
 from common.cli import UserError
@@ -38,6 +40,18 @@ def test_an_odd_config_is_one_message(tmp_path, config):
     folder = make(tmp_path / "odd", config)
     with pytest.raises(UserError):
         models.load_task_model(str(folder), "token", ["a", "b"])
+
+
+@pytest.mark.parametrize("name", ("1.output.dense.weight", "0.attention.self.distance.weight"))
+def test_weights_that_the_model_has_no_place_for(tmp_path, name):
+    """The library would leave out a layer, or relative positions, without a word."""
+    folder = tiny.make("bert", tmp_path / "more", layers=1)
+    (file,) = folder.glob("*.safetensors")
+    weights = load_file(file)
+    start = next(key for key in weights if "layer.0" in key).split("0.")[0]
+    save_file(weights | {start + name: torch.ones(3, 3)}, file, {"format": "pt"})
+    with pytest.raises(UserError, match=f"1 weights are missing, too many .* {start}{name}"):
+        models.load_encoder(str(folder))
 
 
 def test_a_local_folder(tmp_path, monkeypatch):

@@ -195,10 +195,14 @@ def _load_weights(where: str, config, head: str | None, **options):
     lacking = sorted([*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])])
     encoder = f"{model.base_model_prefix}." if head else ""
     new = f"{encoder}pooler."  # not every checkpoint has one
-    if wrong := [key for key in lacking if key.startswith(encoder) and not key.startswith(new)]:
+    wrong = [key for key in lacking if key.startswith(encoder) and not key.startswith(new)]
+    # What the library would leave out without a word: more layers, relative positions, adapters.
+    extra = (key for key in sorted(info["unexpected_keys"]) if f"{row.layers}." in key)
+    if wrong := wrong + [key for key in extra if key.endswith(".weight")]:
         raise UserError(
-            f"{where}: {len(wrong)} weights are missing or of another shape, e.g. {wrong[0]}. The "
-            "file does not belong to this config.json; get the model again."
+            f"{where}: {len(wrong)} weights are missing, too many or of another shape, e.g. "
+            f"{wrong[0]}. The file does not belong to this config.json, or the library has no such "
+            "model; get the model again, or another one."
         )
     return model, lacking
 
