@@ -21,7 +21,8 @@ def read(file: Iterable[bytes], name: str, form: str) -> Iterator[tuple[str, ...
         elif form == "text":
             yield tuple(map(one_line, line.split("\t", 1)))
         else:
-            row = {"context": ""} | with_text(json_row(place, line))
+            row = with_text(json_row(place, line))
+            row["context"] = row.get("context") or ""  # as in training, it may be left out
             names = next((names for names in FIELDS if names[0] in row), FIELDS[0])
             yield tuple(one_line(field(row, name, str, place, EXPECTED)) for name in names)
 
