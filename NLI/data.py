@@ -65,7 +65,10 @@ def load(demo: bool, data_dir: Path | None) -> Data:
             for place, example in zip(places, splits[split], strict=True):
                 if example.label not in labels:
                     known = ", ".join(labels)
-                    said = f"unknown gold_label {example.label!r}; known (from train): {known}."
+                    known += "" if labels == LABELS else " (from train)"
+                    said = (
+                        f"unknown gold_label {example.label!r}; known: {known}. Remove that line."
+                    )
                     raise UserError(f"{place}: {said}")
     splits = {split: list(examples) for split, examples in splits.items()}
     return Data(_split_train(splits["train"], files["train"][0]) if missing else splits, labels)

@@ -106,8 +106,8 @@ def _synonyms(answer) -> list[str]:
     """Of a string, a list, or a list of lists (one an entity); each once, blank ones left out."""
     entities = answer if isinstance(answer, list) else [answer]
     parts = (entity if isinstance(entity, list) else [entity] for entity in entities)
-    synonyms = (composed(x) for part in parts for x in part if isinstance(x, str) and x.strip())
-    return list(dict.fromkeys(synonyms))
+    synonyms = (composed(x).strip() for part in parts for x in part if isinstance(x, str))
+    return list(dict.fromkeys(filter(None, synonyms)))
 
 
 def occurrences(text: str, golds: list[str]) -> list[tuple[int, int]]:

@@ -45,10 +45,14 @@ def find(begun, cells: list) -> dict:
         inputs = begun.hashes | {"checkpoint": None}
         here = config | {"settings": begun.call.options, "inputs": inputs}
         if texts := results.differences(config, here):
+            again = results.again(own.folder, config)
+            if results.differences(config, here | {"inputs": config["inputs"]}):  # the flags do
+                again = begun.call.next(steps.STEPS[TUNING], own.size)
+                again = f"Make it again with these flags (and your others):\n  {again} --overwrite"
             raise UserError(
                 f"{own.folder} does not belong to what lies here now: {', '.join(texts)} (there "
-                f"against here). {results.again(own.folder, config)}\nor give the same flags, or "
-                "another --dataset_name if the data differ."
+                f"against here). {again}\nor give the same flags, or another --dataset_name if the "
+                "data differ."
             )
         checked[cell] = own.folder / "checkpoint", metrics.get("checkpoint_sha256")
     return checked

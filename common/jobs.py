@@ -62,7 +62,8 @@ def run(jobs: list, args) -> list[tuple]:
 def why(log: Path) -> str:
     text = log.read_text(errors="replace") if log.is_file() else ""
     lines = [line for line in text.splitlines() if line.strip()] or ["it ended without a word"]
-    return next((line for line in lines if line.startswith("error: ")), lines[-1])
+    said = [n for n, line in enumerate(lines) if line.startswith("error: ")]
+    return "\n".join(lines[said[0] :]) if said else lines[-1]  # a remedy is on lines of its own
 
 
 def become(command: list[str], log: Path) -> None:

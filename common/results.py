@@ -6,6 +6,7 @@ nothing in it changes. What a later call needs to resume lies in `<step>.partial
 
 import functools
 import hashlib
+import logging
 import shutil
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from common.files import read_json, write_json
 
 ABOUT = ("task", "dataset", "model", "training_size", "seed")  # in every row of a result's tables
 EARLIER = "finished earlier; --overwrite repeats it"  # how a summary calls it
+log = logging.getLogger(__name__)
 TUNING = "fine-tuning"  # the step whose results have checkpoints
 PARTIAL, REPLACED, WORK = ".partial", ".replaced", "work"
 # The metrics that are no numbers.
@@ -172,10 +174,11 @@ def finished(cell: Cell, config: dict, overwrite: bool) -> dict | None:
         return None
     there, metrics = read(cell.folder)
     if texts := differences(there, config):
+        keep = ", or keep both: give another --output_dir or --dataset_name"
+        keep *= cell.step == TUNING  # other steps read its results, which lie there
         raise UserError(
             f"{cell.folder} holds another result: {', '.join(texts)} (there against here). Add "
-            "--overwrite to replace it, or keep both: give another --output_dir or "
-            "--dataset_name."
+            f"--overwrite to replace it{keep}."
         )
     return metrics
 
@@ -193,6 +196,9 @@ def making(cell: Cell, config: dict) -> Iterator[Path]:
         return
     with _locked(folder):
         there = read_json(folder / "config.json")
+        if there and (texts := differences(there, config)):
+            begun = "an unfinished run with other settings or inputs lay there and is removed"
+            log.warning("%s: %s (%s)", folder, begun, ", ".join(texts))
         if not there or differences(there, config):
             _remove(path for path in folder.iterdir() if path.name != ".lock")
         write_json(folder / "config.json", config)

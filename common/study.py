@@ -52,9 +52,12 @@ class Job(NamedTuple):
         call, step = self.call(args), STEPS[self.step]
         begun = results.Begun(call, models.source(self.model, args.demo), None, {})
         cells = step.cells(begun) if hasattr(step, "cells") else map(begun.cell, self.sizes)
-        there = [read_json(cell.folder / "config.json") for cell in cells]
         wanted = {"settings": call.settings}
-        return all(config and not results.differences(config, wanted) for config in there)
+        for cell in cells:
+            config, metrics = (read_json(cell.folder / f"{n}.json") for n in ("config", "metrics"))
+            if results.damaged(config, metrics) or results.differences(config, wanted):
+                return False
+        return True
 
     def needs(self, other: "Job") -> bool:
         """Whether the other one makes a result that this one reads. (At size 0 nobody reads it.)"""

@@ -223,7 +223,7 @@ def evaluate(task: Task, rows: list[dict]) -> dict[str, float]:
     tables = {name: table.sum(0) for name, table in task.count(rows).items()}
     there = [score for score in task.SCORES if score.table in tables]
     scores = {score.name: float(score.value(tables[score.table])) for score in there}
-    return scores | task.details(rows)
+    return task.details(rows) | scores  # a class may be called as a score is
 
 
 def majority_scores(task, data, train: list, examples: dict[str, list]) -> dict[str, dict]:

@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+import unicodedata
 import warnings
 
 import pytest
@@ -220,6 +221,20 @@ def test_answers_are_those_of_the_run(made, tmp_path):
     source = lines(tmp_path / "anonymous.jsonl", [anonymous[0], "", anonymous[1]])
     found = model.predict(source)
     assert [line and json.loads(line)["id"] for line in found] == [1, "", 3]
+
+
+def test_places_in_text_that_is_not_composed(made, tmp_path):
+    """The model reads composed text, as in training; the places are those of the user's text."""
+    model = made("QA", "bert")
+    rows = [q | {"context": "caf\u00e9 \u00fc " + q["context"]} for q in model.test]
+    apart = [{k: unicodedata.normalize("NFD", str(v)) for k, v in row.items()} for row in rows]
+    found = [model.objects(lines(tmp_path / f"{n}.jsonl", map(json.dumps, given)))
+             for n, given in enumerate((rows, apart))]  # fmt: skip
+    for one, other, row in zip(*found, apart, strict=True):
+        assert one["null_difference"] == other["null_difference"]
+        assert unicodedata.normalize("NFC", other["answer"]) == one["answer"]
+        if other["answer"]:
+            assert row["context"][other["start"] : other["end"]] == other["answer"]
 
 
 def test_no_answer_is_withheld_below_the_threshold(made, tmp_path, monkeypatch):

@@ -292,3 +292,7 @@ def test_the_demos_questions_can_be_answered():
         _, counts = bioasq.parse({split: document})
         assert counts["left_out_yesno"] > 0
         assert counts["questions_without_answer"] == 0 < counts["pairs_without_answer"]
+
+
+def test_blanks_around_an_exact_answer_do_not_count():
+    assert bioasq._synonyms([[" TP53 ", "p53"], [" "]]) == ["TP53", "p53"]

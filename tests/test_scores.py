@@ -13,6 +13,7 @@ from sklearn import metrics
 from sklearn.model_selection import train_test_split
 
 from common.cli import UserError
+from common.task import evaluate
 from NER import task as ner
 from NER.data import STUDY_ORDER
 from NER.scores import entities, to_iob2, word_class
@@ -346,3 +347,10 @@ def test_too_few_examples_to_split_is_a_user_error(tmp_path):
     write_nli(tmp_path, ["neutral"] * 5 + ["entailment"], "train.jsonl")
     with pytest.raises(UserError, match="too few"):
         load_nli(tmp_path)
+
+
+def test_a_type_may_be_called_as_a_score_is():
+    rows = [
+        {"id": "0", "gold": ["B-strict", "O", "B-DNA"], "predicted": ["B-strict", "B-DNA", "O"]}
+    ]
+    assert evaluate(ner, rows)["entity_f1_strict"] == pytest.approx(0.5)

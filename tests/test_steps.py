@@ -80,6 +80,23 @@ def contents(root):
 # --- what is written -----------------------------------------------------------------------------
 
 
+def test_a_damaged_table_of_a_probe(tmp_path, checkpoint, capsys, no_figures):
+    """One message, whose command makes it again; other flags are named with what makes theirs."""
+    place = Place(tmp_path, "NER", checkpoint)
+    place.run("fine-tuning", "--training_size", 30)
+    probing = ("probing", "--training_size", 30, "--controls")
+    place.run(*probing)
+    for name in ("probing", "probing-control"):
+        file = place.folder(30, name) / "layers.csv"
+        text = file.read_text()
+        for damaged in ("", text[: len(text) // 3]):
+            file.write_text(damaged)
+            assert "Make the result again:" in place.refused(capsys, *probing)
+        file.write_text(text)
+    told = place.refused(capsys, "probing", "--training_size", 30, "--label_scheme", "iob2")
+    assert re.search(r"NER/fine-tuning.py .*--label_scheme iob2 .*--overwrite", told)
+
+
 @pytest.mark.parametrize("task", ("NER", "NLI"))
 def test_probing_and_attention_write_what_the_design_says(task, tmp_path, checkpoint, capsys):
     place = Place(tmp_path, task, checkpoint)

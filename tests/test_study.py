@@ -225,7 +225,9 @@ def test_slurm_knows_every_result_of_a_call(tmp_path):
         size, step = name.split("/")
         folders.append(tmp_path / "out" / "NER" / "demo" / "bert" / size / "seed-42" / step)
         folders[-1].mkdir(parents=True)
-        (folders[-1] / "config.json").write_text('{"settings": {"max_length": 512}}')
+        config = '{"settings": {"max_length": 512}, "command": "python x.py"}'
+        (folders[-1] / "config.json").write_text(config)
+        (folders[-1] / "metrics.json").write_text('{"seconds": 1.0}')
     jobs = study.jobs(args)
     assert all(job.finished(args) for job in jobs)
     for folder in folders:

@@ -47,6 +47,8 @@ class Result:
         sha256 = there.get("checkpoint_sha256") if isinstance(there, dict) else None
         if sha256 and self.config["inputs"].get("checkpoint") not in (None, sha256):
             raise ValueError("made from another fine-tuned model than lies there now")
+        for file in self.folder.glob("*.csv"):
+            self.table(file.name)
         return self
 
     def unlike(self, other: "Result") -> list[str]:
@@ -62,6 +64,9 @@ class Result:
         """A CSV of the result, a DataFrame. Raises ValueError if it is missing or damaged."""
         try:
             table = read_csv(self.folder / file)
-            return table.astype({table.columns[-1]: float})
+            if table[[n for n in table.columns[:-1] if n != "draw"]].isna().any(axis=None):
+                raise ValueError  # a line that was cut; but a value may be missing
+            places = dict.fromkeys({"layer", "head", "removed"} & {*table}, int)
+            return table.astype(places | {table.columns[-1]: float})
         except (OSError, ValueError, IndexError):
             raise ValueError(f"{file} is missing or damaged") from None

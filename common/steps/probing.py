@@ -4,14 +4,14 @@ import argparse
 import re
 import time
 from collections import defaultdict
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from itertools import chain
 from pathlib import Path
 from statistics import fmean, stdev
 
 from common import checkpoints, flags, models, probes, results, subsample, summary
 from common.cli import UNTRAINED, Parser, UserError, number
-from common.files import read_jsonl, write_csv, write_jsonl
+from common.files import read_json, read_jsonl, write_csv, write_jsonl
 from common.models import families
 from common.report.result import Result
 from common.report.shown.probing import NAME, draw, link_measures, read, sections
@@ -226,6 +226,15 @@ class Scores:
         return results.finish(cell, metrics | totals, started)
 
 
+def selectivity(cell, task) -> float:
+    """By layers.csv and the control's. Raises UserError, with the remedy, if one is damaged."""
+    with suppress(ValueError, KeyError):
+        if (gain := read(Result(cell.folder), task)["selectivity"]) is not None:
+            return gain
+    again = results.again(cell.folder, read_json(cell.folder / "config.json"))
+    raise UserError(f"{cell.folder}: its layers.csv, or the control's, is damaged. {again}")
+
+
 def averaged(scores: list[dict]) -> dict[str, float]:
     """The mean of each score over draws; of several draws also the deviation, `<score>_std`."""
     if len(scores) == 1:
@@ -253,7 +262,6 @@ def summarize(call, cell, metrics: dict[str, dict], scores, state: str) -> None:
     print(f"{which}: {best}; 0 is the embeddings, {last} the last one probed")
     print(summary.score_table(own, scores))
     if len(metrics) > 1:
-        gain = read(Result(cell.folder), call.task)["selectivity"]
-        control = call.task.CONTROLS[0]
+        gain, control = selectivity(cell, call.task), call.task.CONTROLS[0]
         print(f"selectivity on test ({main.title} minus that of {control!r}): {gain:.4f}")
     print(f"results: {cell.folder}\nnext:    {summary.next_command(call, cell)}")

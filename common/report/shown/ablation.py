@@ -24,6 +24,7 @@ LAYERS = "number of layers taken back (alone: which layer)"
 
 def read(result, task) -> dict:
     """`half_lost_<order>` in words where there is no such point; p as text: it has no mean."""
+    result.table("ablation.csv")  # the sections need it
     own, main = result.metrics, main_score(task, result.metrics).name
     never = "never" if own[f"test_{main}"] > own[f"test_majority_{main}"] else "no gain"
     words = {key: never for key in own if key.startswith("half_lost_") and own[key] is None}
