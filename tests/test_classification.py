@@ -6,7 +6,7 @@ import itertools
 import json
 import math
 import random
-import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -248,7 +248,7 @@ def test_bad_flags(tmp_path, capsys, checkpoint):
         rows.to_csv(where / name, sep=sep, index=False)
         for path in (where, where / name):
             message = refused(capsys, *argv, "--data_dir", path)
-            (command,) = re.findall(r'python (-c) "(.*)"', message)
+            _, *command = shlex.split(message.split("convert the files: ")[1])
             subprocess.run([sys.executable, *command], check=True)
             made = where / f"{name.split('.')[0]}.jsonl"
             found = [json.loads(line) for line in made.read_text().splitlines()]

@@ -283,7 +283,7 @@ FAULTS = {
                 {"id": "1", "type": "factoid", "body": "What ?", "exact_answer": "p53",
                  "snippets": [{"text": "It is MDM2 ."}]}]})
             for split in ("train", "dev", "test")
-        ], ("100 % of 0 training examples are none",)),
+        ], ("100 % of 0 training examples (or groups) are none",)),
 }  # fmt: skip
 
 
