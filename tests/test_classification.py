@@ -6,6 +6,7 @@ import itertools
 import json
 import math
 import random
+import re
 import shlex
 import shutil
 import subprocess
