@@ -139,7 +139,9 @@ def test_what_is_refused(place, capsys, monkeypatch, no_figures):  # noqa: F811
     assert "no fine-tuned" in shown and "fine-tuning.py" in shown
     heads = place.folder(50, "attention") / "heads.csv"
     text = heads.read_text()
-    for lines in (text.splitlines()[:2], ["layer,head"], []):
+    whole = text.splitlines()
+    first = next(n for n, line in enumerate(whole) if ",cosine," in line)
+    for lines in (whole[:2], whole[:first] + whole[first + 1 :], ["layer,head"], []):
         heads.write_text("\n".join(lines))
         shown = place.refused(capsys, "ablation", *SIZE)
         assert "damaged" in shown and "--overwrite" in shown

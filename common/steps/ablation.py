@@ -111,8 +111,9 @@ def change_of(call, cell, config: dict, where: str):
         raise UserError(f"{own.folder} was made from another fine-tuned model. {again}")
     try:
         table, shape = Result(own.folder).table("heads.csv"), models.load_config(where)
-        change = 1 - grid(table[table["metric"] == "cosine"])
-        if change.shape != (shape.num_hidden_layers, shape.num_attention_heads):
+        cosine = table[table["metric"] == "cosine"]
+        heads = shape.num_hidden_layers, shape.num_attention_heads
+        if (change := 1 - grid(cosine)).shape != heads or len(cosine) < change.size:
             raise LookupError
     except (ValueError, LookupError):
         raise UserError(f"{own.folder / 'heads.csv'} is missing or damaged. {again}") from None
