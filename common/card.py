@@ -43,9 +43,7 @@ def write(ready, source, cell, config: dict, metrics: dict, folder: Path) -> Non
     )  # fmt: skip
     head = ready.model.config.architectures[0]  # as it was saved: sharding renames the class
     # Their span head's encoder has another name than the base's, see `loading._load_weights`.
-    renamed = (
-        args.lora and kind == PIPELINES["span"] and families.of(ready.model.config).span_prefix
-    )
+    renamed = args.lora and task.HEAD == "span" and families.of(ready.model.config).span_prefix
     words = [Path(w).name if os.path.isabs(w) else w for w in shlex.split(config["command"])]
     card = ModelCard.from_template(
         header,

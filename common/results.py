@@ -196,10 +196,11 @@ def making(cell: Cell, config: dict) -> Iterator[Path]:
         return
     with _locked(folder):
         there = read_json(folder / "config.json")
-        if there and (texts := differences(there, config)):
+        texts = differences(there, config) if there else []
+        if texts:
             begun = "an unfinished run with other settings or inputs lay there and is removed"
             log.warning("%s: %s (%s)", folder, begun, ", ".join(texts))
-        if not there or differences(there, config):
+        if texts or not there:
             _remove(path for path in folder.iterdir() if path.name != ".lock")
         write_json(folder / "config.json", config)
         (folder / WORK).mkdir(exist_ok=True)

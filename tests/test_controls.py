@@ -38,6 +38,16 @@ def test_the_rarest_word_that_is_frequent_enough_decides():
         assert control["test"][-2] == by_word[None]
 
 
+def test_few_deciding_words_are_said(caplog):
+    """All texts of one label: a probe that knows nothing would be right."""
+    texts = {"train": ["a b"] * 20, "test": ["b c"]}
+    assert {len({*c["train"]}) for c in by_rarest_word(texts, [*LABELS] * 7, 0)} == {1}
+    assert "words decide the control labels" in caplog.text
+    caplog.clear()
+    by_rarest_word({"train": texts_of(400, 0)}, [*LABELS] * 134, 0)
+    assert not caplog.text
+
+
 def test_words_alone_learn_it_and_the_labels_are_drawn_from_the_prior():
     texts = {"train": texts_of(2000, 0), "test": texts_of(500, 1)}
     labels = random.Random(2).choices(LABELS, (6, 3, 1), k=2000)

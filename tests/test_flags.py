@@ -171,8 +171,10 @@ def test_the_majority_is_that_of_the_examples_trained_on(places, monkeypatch, si
         return real(train, some)
 
     monkeypatch.setattr(nli, "baseline", spy)
+    counted, step = [], steps.STEPS["fine-tuning"]
+    monkeypatch.setattr(step, "in_train", lambda _, *own: counted.append([*map(len, own)]) or {})
     places["NLI"].run("fine-tuning", *TRAIN, "--training_size", size)
-    assert seen == [(n, 12), (n, 14)]
+    assert seen == [(n, 12), (n, 14)] and counted == [[n, 12], [n, 14]]
 
 
 def test_how_it_is_saved_changes_nothing(places):

@@ -350,6 +350,15 @@ def test_a_damaged_table_is_passed_over(tmp_path, file, lost):
     assert "bert" in shown.split("## 1.")[1]
 
 
+def test_a_model_without_a_gain_has_none_to_lose(tmp_path):
+    """ "never" would read as if no head mattered."""
+    folder = ablated(tmp_path, "NLI", "demo", "bert", 10)
+    values = metrics(folder)
+    files.write_json(folder / "metrics.json", values | {"test_majority_accuracy": 0.8})
+    (half,) = table(write(tmp_path), "ablation_half_lost")
+    assert half["most changed heads first"] == "no gain"
+
+
 def test_ablation_is_shown_by_order_and_beside_random_heads(tmp_path):
     for seed in (1, 2):
         ablated(tmp_path, "NLI", "demo", "bert", 10, seed)

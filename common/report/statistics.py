@@ -46,7 +46,7 @@ def resample(systems, resamples: int = RESAMPLES, seed: int = 0, groups=None) ->
 
 def interval(samples: np.ndarray, n: int) -> tuple[float | None, float | None]:
     """The percentile interval (95 %) of a score's resamples of `n` units; undefined ones (NaN) are
-    left out. (None, None) of few units: of five, it would hold the true score in 87 %."""
+    left out. (None, None) of few units, of which it would be too narrow."""
     if n < FEW:
         return None, None
     low, high = np.nanquantile(samples, [0.025, 0.975])

@@ -132,14 +132,14 @@ def prepare(begun, device) -> Prepared:
 
     call, data, where = begun.call, begun.data, begun.source.where()
     task, args = call.task, call.args
+    if args.lora and adapters.base_of(where):
+        remedy = "Leave out --lora, or give the model that they adapt."
+        raise UserError(f"{where} already holds a model with adapters. {remedy}")
     strata = [task.stratum(example) for example in data.splits["train"]]
     indices = task.subset(data, args.training_size, args.seed)
     examples = data.splits | {"train": [data.splits["train"][i] for i in indices]}
     set_seed(args.seed)
     model, tokenizer, new_head = task.load_model(where, data, **call.options)
-    if args.lora and adapters.base_of(where):
-        remedy = "Leave out --lora, or give the model that they adapt."
-        raise UserError(f"{where} already holds a model with adapters. {remedy}")
     if not indices:
         model.requires_grad_(False)
     elif args.lora:
