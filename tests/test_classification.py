@@ -19,7 +19,7 @@ import pytest
 import torch
 from sklearn.svm import SVC
 
-from Classification import data, scores, task
+from Classification import data, new_text, scores, task
 from common import task as contract
 from common.batching import pad
 from common.results import fingerprint
@@ -464,6 +464,20 @@ def test_the_library_answers_as_predict_does(form, file, tmp_path, checkpoint):
         "--output", tmp_path / "answers", *QUICK)  # fmt: skip
     answer = json.loads((tmp_path / "answers").read_text())
     assert answer["probabilities"] == pytest.approx(named, abs=1e-4) and "labels" in answer
+
+
+def test_new_text_is_read_as_training_reads_it():
+    """Some tokenizers tell blanks and newlines apart."""
+    rows = [{"text": " a \n\n b"}, {"sentences": ["a  b", "c"]}, {"question": "a\tb"},
+            {"question": "a", "context": "b \n c"}]  # fmt: skip
+    lines = [json.dumps(row).encode() for row in rows]
+    found = list(new_text.read(lines, "x", "jsonl"))
+    assert found == [("a b",), ("a b c",), ("a b", ""), ("a", "b c")]
+    assert list(new_text.read([b" a  b ", b"q \t c  d"], "x", "text")) == [("a b",), ("q", "c d")]
+    for row, texts in zip(rows, found, strict=True):
+        kind = ("relation", "qa")["question" in row]
+        labelled = {"label": "x", "answer": "yes"} | data.with_text(row)
+        assert data.example(kind, labelled, "here", 0).texts == texts
 
 
 def test_new_text_of_another_form(tmp_path, capsys, checkpoint):
