@@ -532,7 +532,7 @@ def sections(grid):
 '''
 
 
-def test_a_step_is_a_file_and_a_script_and_nothing_else(tmp_path):
+def test_a_step_is_a_file_and_a_script_and_nothing_else(tmp_path, checkpoint):
     """In a copy of the repository: the study runs the new step, the report shows it."""
     import subprocess
 
@@ -546,12 +546,11 @@ def test_a_step_is_a_file_and_a_script_and_nothing_else(tmp_path):
     )
     (tmp_path / "NER" / "counting.py").write_text(script)
     command = [sys.executable, "-m", "common.study", "--tasks", "NER", "--training_sizes", "10"]
-    command += ["--steps", "fine-tuning,counting", "--model_names", "biobert", "--demo"]
-    (ROOT / ".cache" / "demo").mkdir(parents=True, exist_ok=True)
-    (tmp_path / ".cache").symlink_to(ROOT / ".cache")
+    command += ["--steps", "fine-tuning,counting", "--model_names", str(checkpoint("bert"))]
+    command += ["--", "--data_dir", str(write_data(tmp_path / "data", "NER", 40))]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    here = tmp_path / "NER/results/demo/biobert/10/seed-42/counting"
-    assert read_json(here / "metrics.json")["examples"] == 350
-    report = (tmp_path / "NER/results/demo/report/report.md").read_text()
-    assert "Counting" in report and "700" in report
+    (here,) = (tmp_path / "NER/results/data").glob("*/10/seed-42/counting")
+    assert read_json(here / "metrics.json")["examples"] == 20
+    report = (tmp_path / "NER/results/data/report/report.md").read_text()
+    assert "Counting" in report and re.search(r"\| 40 +\|", report)

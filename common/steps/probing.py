@@ -49,7 +49,7 @@ def parse_args(task, doc: str, argv, *, probes: tuple, poolings: tuple) -> flags
     text = "probe on a stratified part of the training split (default: all of it)"
     add("--max_train_examples", type=number(int, 1), metavar="N", help=text)
     add("--keep_features", action="store_true", help="keep the layers' features on the disk")
-    parser.fallbacks["probe_epochs"] = (3, 8)  # no flag: the study's; the demo has few sentences
+    parser.fallbacks["probe_epochs"] = (3, 5)  # no flag: the study's; the demo has few sentences
     flags.add_task_arguments(task, NAME, parser)
     call = flags.parse(task, NAME, parser, argv)
     if call.args.untrained and call.args.training_size:
