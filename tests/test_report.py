@@ -218,6 +218,16 @@ def test_a_damaged_or_unfinished_run_is_named_and_left_out(tmp_path, caplog, nam
     for shown in (caplog.text, page(folder)):
         assert re.search(rf"bert/30/seed-1/fine-tuning(:| is passed over:) .*{name}", shown)
         assert re.search("bert/10/seed-42/fine-tuning.partial.*: not finished", shown)
+    known = name != "config.json"
+    assert caplog.text.count("Make the result again:\n  python") == known
+    assert (f"Delete the folder {path.parent}" in caplog.text) != known
+
+
+def test_a_misplaced_result_is_not_said_to_be_made_again(tmp_path, caplog):
+    there = fine_tuned(tmp_path, "NLI", "demo", "bert", 30)
+    shutil.copytree(there, there.parents[2] / "50" / "seed-42" / "fine-tuning")
+    write(tmp_path)
+    assert "config.json is of bert on demo, 30 %" in caplog.text and "again" not in caplog.text
 
 
 @pytest.mark.parametrize("value", ("0.5", float("nan"), [0.5]))

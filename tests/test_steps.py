@@ -389,6 +389,20 @@ def test_missing_checkpoints_are_named_with_their_commands(place, capsys):
     assert "--training_size 30" not in shown
 
 
+@pytest.mark.parametrize("name", ("config.json", "tokenizer.json", "model.safetensors"))
+def test_a_damaged_checkpoint_is_named_with_the_command_that_remakes_it(place, capsys, name):
+    place.run("fine-tuning", "--training_size", 30)
+    file = place.folder(30, "fine-tuning") / "checkpoint" / name
+    file.write_bytes(file.read_bytes()[:-40])
+    for step, flag in (("probing", "--training_size"), ("attention", "--training_sizes")):
+        shown = place.refused(capsys, step, flag, 30)
+        assert f"cannot load a model from {file.parent}" in shown and "A model folder" not in shown
+    script, *flags = shlex.split(shown.strip().splitlines()[-1])[1:]
+    assert script.endswith("fine-tuning.py") and flags[-1] == "--overwrite"
+    run_script(place.task, "fine-tuning", *flags)
+    place.run("probing", "--training_size", 30)
+
+
 def test_a_fine_tuning_in_progress_is_waited_for(place, capsys):
     """It is not said to be missing: who types its command would be refused."""
     here = place.folder(10, "fine-tuning.partial")

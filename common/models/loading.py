@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from common.cli import UserError
+from common.files import read_json
 from common.hub import cached_or_download, shortened
 from common.models import adapters, families
 
@@ -246,7 +247,16 @@ def _load(where: str, load):
     try:
         return load(local_files_only=True)
     except Exception as error:  # a damaged file can raise almost anything
-        raise UserError(
-            f"cannot load a model from {where} ({shortened(error)}). A model folder needs "
-            "config.json, the tokenizer's files, and model.safetensors or pytorch_model.bin."
-        ) from error
+        what = f"cannot load a model from {where} ({shortened(error)})"
+        raise UserError(f"{what}. {remedy(Path(where))}") from error
+
+
+def remedy(folder: Path) -> str:
+    """What a model's folder needs; of a checkpoint in a result, how to make that again."""
+    from common import results  # it imports this module
+
+    config = read_json(folder.parent / "config.json")
+    if folder.name == "checkpoint" and isinstance(config, dict) and "command" in config:
+        return results.again(folder.parent, config)
+    files = "the tokenizer's files, and model.safetensors or pytorch_model.bin"
+    return f"A model folder needs config.json, {files}."

@@ -93,9 +93,9 @@ class Grid:
         scores = [self.score(name, model, n, key) for n in (*reversed(self.sizes), UNTRAINED)]
         return next((score.value for score in scores if score), None)
 
-    def _note(self, path: Path, reason: object) -> None:
+    def _note(self, path: Path, reason: object, remedy: str = "") -> None:
         self.problems.append(f"{path.relative_to(self.folder).as_posix()}: {reason}")
-        log.warning("%s is passed over: %s", path, reason)
+        log.warning("%s is passed over: %s%s", path, reason, remedy and f". {remedy}")
 
     def _read(self, folder: Path) -> Result | None:
         """The result in a folder, with what its step and its predictions say; None of others."""
@@ -110,7 +110,7 @@ class Grid:
             if (folder / "predictions.jsonl").is_file():
                 self._read_predictions(result)
         except ValueError as reason:
-            return self._note(folder, reason)
+            return self._note(folder, reason, result.remedy())
         return result
 
     def _read_predictions(self, result: Result) -> None:

@@ -51,6 +51,11 @@ class Result:
             self.table(file.name)
         return self
 
+    def remedy(self) -> str:
+        """How to make again what `check` refuses; "" if it is unfinished, or in a wrong place."""
+        here = not self.step or self.folder == self.cell.folder
+        return results.again(self.folder, self.config) if here else ""
+
     def unlike(self, other: "Result") -> list[str]:
         """Why two results of a step cannot stand in one table, in words; empty if they can."""
         configs = [self.config, other.config]
