@@ -165,8 +165,8 @@ def test_a_third_task_needs_no_change_in_common(toy):
     shown = run(root, "Toy/fine-tuning.py", *flags, *base, "--training_size", "50",
                 "--num_train_epochs", "20")  # fmt: skip
     assert "Toy fine-tuning" in shown and "probing.py --training_size 50" in shown
-    run(root, "-m", "common.study", "--training_sizes", "0,50", "--model_names", model,
-        "--steps", "probing,attention", "--controls", "--", *flags[:-2])  # fmt: skip
+    run(root, "-m", "common.study", "--tasks", "Toy", "--training_sizes", "0,50",
+        "--model_names", model, "--steps", "probing,attention", "--controls", "--", *flags[:-2])  # fmt: skip
     logs = {step: next(root.rglob(f"*50-seed-42-{step}.log")).read_text()
             for step in ("probing", "attention")}  # fmt: skip
     assert "selectivity" in logs["probing"] and "report --tasks Toy" in logs["attention"]
