@@ -60,18 +60,18 @@ def load(demo: bool, data_dir: Path | None, negative_label: str | None = None, *
     else:
         rows = read_rows((), data_dir)
     kind = _form(rows)
-    splits = divided(kind, rows)
+    made = [(split, example(kind, row, place, n)) for n, (place, split, row) in enumerate(rows)]
+    splits = {split: [e for own, e in made if own == split] for split in SPLIT_NAMES}
+    splits = {split: examples for split, examples in splits.items() if examples}
     _check(kind, splits, data_dir)
     labels = sorted({label for e in splits["train"] for label in e.labels})
     if len(labels) > MOST_LABELS:
         number = f"{len(labels)} labels; at most {MOST_LABELS:,} are possible"
         raise UserError(f"{data_dir}: train has {number}. Are they texts? Leave out rare ones.")
-    for split, examples in splits.items():
-        places = [place for place, own, _ in rows if own == split]
-        for place, e in zip(places, examples, strict=True):
-            if unknown := {*e.labels} - {*labels}:
-                problem = f"no train example has {len(unknown)} of its labels"
-                raise UserError(f"{place}: {problem}. Leave it out, or divide the set again.")
+    for (place, *_), (_, e) in zip(rows, made, strict=True):
+        if unknown := {*e.labels} - {*labels}:
+            problem = f"no train example has {len(unknown)} of its labels"
+            raise UserError(f"{place}: {problem}. Leave it out, or divide the set again.")
     if negative_label is not None and (kind != "relation" or negative_label not in labels):
         raise UserError(
             f"--negative_label {negative_label}: no example of train has it as its 'label'."
@@ -126,14 +126,6 @@ def document_of(row: dict, field: str | None) -> tuple[str, str] | None:
     """The first of `field` and DOCUMENT that the row has, and its value."""
     there = [name for name in (field, *DOCUMENT) if row.get(name) not in UNSAID]
     return (there[0], str(row[there[0]])) if there else None
-
-
-def divided(kind: str, rows: list[tuple]) -> dict[str, list[Example]]:
-    """The examples by split, in the rows' order; only splits that there are."""
-    splits = {split: [] for split in SPLIT_NAMES}
-    for n, (place, split, row) in enumerate(rows):
-        splits[split].append(example(kind, row, place, n))
-    return {split: examples for split, examples in splits.items() if examples}
 
 
 def units(examples: list[Example]) -> tuple[list[str], list[int]]:

@@ -12,9 +12,6 @@ from pathlib import Path
 if __name__ == "__main__":  # run as a file: import from the repository, not from this folder
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from common import cli, predict
+from common import cli
 
-parse_args, main = cli.script(predict, "Instruct", __doc__)
-
-if __name__ == "__main__":
-    sys.exit(main())
+parse_args, main = cli.script(__file__, __name__, __doc__)

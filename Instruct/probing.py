@@ -15,11 +15,7 @@ if __name__ == "__main__":  # run as a file: import from the repository, not fro
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from common import cli
-from common.steps import probing
 
 PROBES = ("svc", "linear")
 POOLINGS = ("last",)
-parse_args, main = cli.script(probing, "Instruct", __doc__, probes=PROBES, poolings=POOLINGS)
-
-if __name__ == "__main__":
-    sys.exit(main())
+parse_args, main = cli.script(__file__, __name__, __doc__, probes=PROBES, poolings=POOLINGS)

@@ -11,10 +11,6 @@ if __name__ == "__main__":  # run as a file: import from the repository, not fro
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from common import cli
-from common.steps import fine_tuning
 
 DEMO = {"learning_rate": 5e-4, "num_train_epochs": 5}  # what miniatures need
-parse_args, main = cli.script(fine_tuning, "NLI", __doc__, demo=DEMO)
-
-if __name__ == "__main__":
-    sys.exit(main())
+parse_args, main = cli.script(__file__, __name__, __doc__, demo=DEMO)

@@ -14,9 +14,5 @@ if __name__ == "__main__":  # run as a file: import from the repository, not fro
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from common import cli
-from common.steps import ablation
 
-parse_args, main = cli.script(ablation, "QA", __doc__)
-
-if __name__ == "__main__":
-    sys.exit(main())
+parse_args, main = cli.script(__file__, __name__, __doc__)

@@ -12,7 +12,7 @@ import numpy as np
 
 from common.batching import INPUTS
 from common.cli import UserError
-from common.task import Pointers, ProbeInputs, Score
+from common.task import ProbeInputs, Score, Sequences
 from QA import windows
 from QA.data import Data
 from QA.scores import exact_and_f1, mean
@@ -94,7 +94,7 @@ def probe_inputs(
                 "no training question has its answer in its first window: use a larger --max_length"
             )
         places = np.array([at for _, at in asked["train"] if at])
-        sets.append(Pointers(spans, {target: places}))
+        sets.append(Sequences(spans, {target: places}))
         notes[target] = asked
     return ProbeInputs(encoded, sets, 0, counts, notes)
 

@@ -93,16 +93,23 @@ def command(main):
     return guarded
 
 
-def script(step, name: str, doc: str, **settings) -> tuple[Callable, Callable]:
-    """(parse_args, main) of a task's script for a step; `settings`: those of its `parse_args`."""
+def script(file: str, name: str, doc: str, **settings) -> tuple[Callable, Callable]:
+    """(parse_args, main) of a task's script, whose path `file` names the task and the step; with
+    the `name` "__main__" it runs. `settings`: those of the step's `parse_args`."""
+    from common import predict, steps
     from common import task as contract
 
-    task = contract.load(name)
+    path = Path(file)
+    task = contract.load(path.absolute().parent.name)
+    step = predict if path.stem == "predict" else steps.STEPS[path.stem]
 
     def parse_args(argv: list[str] | None = None):
         return step.parse_args(task, doc, argv, **settings)
 
-    return parse_args, command(lambda argv=None: step.run(parse_args(argv)))
+    main = command(lambda argv=None: step.run(parse_args(argv)))
+    if name == "__main__":
+        sys.exit(main())
+    return parse_args, main
 
 
 def _raise_at_sigterm() -> None:

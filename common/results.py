@@ -184,13 +184,17 @@ def finished(cell: Cell, config: dict, overwrite: bool) -> dict | None:
 
 
 @contextmanager
-def making(cell: Cell, config: dict) -> Iterator[Path]:
+def making(cell: Cell, config: dict, device=None) -> Iterator[Path]:
     """Yield the folder in which the result is made; it becomes the result if `finish` was called.
 
+    `device`: the `common.device.Device` that computes it, which goes into `config`.
     What an unfinished call left there is kept if it has the same settings and inputs, else removed.
     Raises UserError if another process is at work in the folder.
     """
     folder = cell.partial
+    if device:
+        config["environment"] |= device.describe()
+        config["settings"]["precision"] = device.precision
     if RANK:  # under torchrun the first process writes
         yield folder
         return

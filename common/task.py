@@ -48,7 +48,9 @@ class Sequences(NamedTuple):
     # {split: [(first row, last row + 1)]} of the features, a pair a sequence; equal numbers where a
     # sequence has no unit.
     spans: dict[str, list[tuple[int, int]]]
-    labels: dict[str, list]  # {target: an int array a train sequence, a number a unit}
+    # {target: an int array a train sequence}: a number a unit; of the pointer probe the first and
+    # the last unit of what is looked for (an answer in a passage).
+    labels: dict[str, Any]
 
 
 class Examples(NamedTuple):
@@ -60,13 +62,6 @@ class Examples(NamedTuple):
     labels: dict[str, Any]
 
 
-class Pointers(NamedTuple):
-    """Sequences in which something starts and ends, such as an answer in a passage."""
-
-    spans: dict[str, list[tuple[int, int]]]  # as in `Sequences`; train has a unit at least
-    labels: dict[str, Any]  # {target: int array [train sequences, 2]}: first and last unit of it
-
-
 class ProbeInputs(NamedTuple):
     """What probes read of a data set. It is the same for every layer."""
 
@@ -74,7 +69,7 @@ class ProbeInputs(NamedTuple):
     # are the rows of the features, in order over all of `encoded`.
     encoded: list[dict]
     # Each set has probes of its own; they share the features.
-    sets: list[Sequences | Examples | Pointers]
+    sets: list[Sequences | Examples]
     n_labels: int
     counts: dict[str, int]  # what was cut, for metrics.json
     notes: Any = None  # what the task's `probe_predictions` needs besides
@@ -152,8 +147,8 @@ class Task(Protocol):
         """Predictions in `rows`' form.
 
         `found`: for each of `inputs.sets` that has the target, what the probe says of it: an int
-        array a sequence, `[n]` (or `[n, labels]`), or of `Pointers` a float array `[units, 2]` a
-        sequence.
+        array a sequence, `[n]` (or `[n, labels]`), or of the pointer probe a float array
+        `[units, 2]` a sequence.
         """
 
 

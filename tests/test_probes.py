@@ -164,13 +164,13 @@ def test_a_new_probe_is_a_module_and_a_row(labelled_sequences, monkeypatch):
     vars(toy).update({name: getattr(linear, name) for name in ("HALF", "shapes", "emissions")})
     toy.loss, toy.best = linear.loss, lambda weights, scores, mask: scores.argmin(-1) * 0
     monkeypatch.setitem(__import__("sys").modules, "common.probes.toy", toy)
-    monkeypatch.setitem(probes.KINDS, "toy", probes.Kind({"answer": 0}, {Sequences: "toy"}))
+    monkeypatch.setitem(probes.KINDS, "toy", ("toy", {"answer": 0}))
     done = predict("toy", features, sets)
     assert not np.concatenate(done[5]["task"]["test"][0]).any()
 
 
 def test_constants_tell_the_methods_apart_and_are_those_in_use():
-    known = {name: kind.constants for name, kind in probes.KINDS.items()}
+    known = {name: constants for name, (_, constants) in probes.KINDS.items()}
     descent = {"batch_size": 64, "learning_rate": 1e-3}
     assert known == {
         "svc": {"C": 1.0, "gamma": "scale"},

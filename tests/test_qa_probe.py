@@ -13,7 +13,7 @@ from common import probes
 from common.cli import UserError
 from common.device import choose_device
 from common.probes import POINTER
-from common.task import Pointers, evaluate
+from common.task import Sequences, evaluate
 from QA import bioasq, probe, task
 from tests.test_qa_task import PASSAGE, dataset, example
 
@@ -83,8 +83,8 @@ def test_all_layers_at_once_equal_a_slow_loop_of_each(short):
     features, spans, places = made(signal=4.0)
     features[0][:, 2] = 0.1  # constant: its variance is 0
     train, test = spans[:50], [*spans[50:], (5, 5)]  # a passage without words
-    other = Pointers({"train": train[:20], "test": spans[50:]}, {"passage": places[:20]})
-    sets = [Pointers({"train": train, "test": test, "dev": []}, {"task": places[:50]}), other]
+    other = Sequences({"train": train[:20], "test": spans[50:]}, {"passage": places[:20]})
+    sets = [Sequences({"train": train, "test": test, "dev": []}, {"task": places[:50]}), other]
     done = predict(features, sets)
     assert list(done) == [0, 1] and list(done[0]) == ["task", "passage"]
     for layer, predictions in done.items():
@@ -113,7 +113,7 @@ def test_random_vectors_gain_nothing_and_a_signal_is_read(seed):
     """Nor do they over a control, whose vectors are random too."""
     features, spans, places = made(600, signal=9.0, seed=seed)
     features[2] = np.random.default_rng(seed + 10).permutation(features[0])
-    sets = [Pointers({"train": spans[:400], "test": spans[400:]}, {"task": places[:400]})]
+    sets = [Sequences({"train": spans[:400], "test": spans[400:]}, {"task": places[:400]})]
     done = predict(features, sets)
     noise, told, control = (
         gain(done[layer]["task"]["test"][0], places[400:]) for layer in (0, 1, 2)

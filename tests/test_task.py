@@ -136,10 +136,11 @@ def toy(tmp_path_factory, checkpoint):
     for name, code in files:
         (root / "Toy" / name).write_text(code, encoding="utf-8")
     script = (root / "Toy" / "fine-tuning.py").read_text(encoding="utf-8")
-    own = re.search(r"cli\.script\(.*?\)", script)[0]
-    for call, step in re.findall(r"^(cli\.script\((probing|attention), .*\))$", text, re.M):
-        other = script.replace(own, call).replace("fine_tuning", step)
-        (root / "Toy" / f"{step}.py").write_text(other, encoding="utf-8")
+    own = re.search(r"^parse_args, main = .*$", script, re.M)[0]
+    call = re.search(r"^parse_args, main = cli\.script\(\n.*?^\)$", text, re.M | re.S)[0]
+    (root / "Toy" / "probing.py").write_text(script.replace(own, call), encoding="utf-8")
+    attention = script.replace(", demo={}", "")
+    (root / "Toy" / "attention.py").write_text(attention, encoding="utf-8")
     (root / "data").mkdir()
     for split, n in (("train", 40), ("dev", 12), ("test", 14)):
         rows = (("gene" if i % 3 else "cell") + f"\tthe {'IL-2 gene' if i % 3 else 'T cell'} {i}"
@@ -166,7 +167,8 @@ def test_a_third_task_needs_no_change_in_common(toy):
                 "--num_train_epochs", "20")  # fmt: skip
     assert "Toy fine-tuning" in shown and "probing.py --training_size 50" in shown
     run(root, "-m", "common.study", "--tasks", "Toy", "--training_sizes", "0,50",
-        "--model_names", model, "--steps", "probing,attention", "--controls", "--", *flags[:-2])  # fmt: skip
+        "--model_names", model, "--steps", "probing,attention", "--controls",
+        "--", *flags[:-2])  # fmt: skip
     logs = {step: next(root.rglob(f"*50-seed-42-{step}.log")).read_text()
             for step in ("probing", "attention")}  # fmt: skip
     assert "selectivity" in logs["probing"] and "report --tasks Toy" in logs["attention"]

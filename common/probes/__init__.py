@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from importlib import import_module
 from typing import Any, NamedTuple
 
-from common.task import Examples, Pointers, Sequences
+from common.task import Examples, Sequences
 
 # Gradient descent of the probes of sequences, and the LSTM's size in each direction.
 BATCH_SIZE, LEARNING_RATE, HIDDEN_SIZE = 64, 1e-3, 128
@@ -26,18 +26,12 @@ POINTER = {"batch_size": 32, "learning_rate": LEARNING_RATE, "steps": 400}
 DESCENT = {"batch_size": BATCH_SIZE, "learning_rate": LEARNING_RATE}
 
 
-class Kind(NamedTuple):
-    constants: dict  # what identifies the method besides the flags, for config.json
-    modules: dict  # {form of the sets: its module in this package}
-
-
+# A probe -> its module in this package, and what identifies the method besides the flags.
 KINDS = {
-    "svc": Kind({"C": C, "gamma": GAMMA}, {Examples: "svm"}),
-    "linear": Kind(
-        DESCENT | {"C": C, "max_iter": MAX_ITER}, {Examples: "linear", Sequences: "linear"}
-    ),
-    "pointer": Kind(POINTER, {Pointers: "pointer"}),
-    "bilstm-crf": Kind(DESCENT | {"hidden_size": HIDDEN_SIZE}, {Sequences: "bilstm_crf"}),
+    "svc": ("svm", {"C": C, "gamma": GAMMA}),
+    "linear": ("linear", DESCENT | {"C": C, "max_iter": MAX_ITER}),
+    "pointer": ("pointer", POINTER),
+    "bilstm-crf": ("bilstm_crf", DESCENT | {"hidden_size": HIDDEN_SIZE}),
 }
 
 
@@ -52,7 +46,7 @@ class Options(NamedTuple):
 
 
 def predict_layers(
-    kind: str, features: dict, sets: list[Sequences | Examples | Pointers], options: Options
+    kind: str, features: dict, sets: list[Sequences | Examples], options: Options
 ) -> Iterator[tuple[int, dict]]:
     """Train a probe per layer, set and target on the train split, and yield its predictions.
 
@@ -64,9 +58,9 @@ def predict_layers(
     All splits with rows are there; of sequences not train, which would cost another pass. Raises
     UserError if memory is short.
     """
-    form = type(sets[0])
-    probe = import_module(f"common.probes.{KINDS[kind].modules[form]}")
-    trainer = import_module(f"common.probes.{'examples' if form is Examples else 'sequences'}")
+    probe = import_module(f"common.probes.{KINDS[kind][0]}")
+    form = "examples" if isinstance(sets[0], Examples) else "sequences"
+    trainer = import_module(f"common.probes.{form}")
     for layer, by_set in trainer.predict_layers(probe, features, sets, options):
         joined = {}
         for target in dict.fromkeys(target for own in by_set for target in own):

@@ -16,14 +16,14 @@ from tqdm import tqdm
 
 from common.batching import epoch_batches, sorted_batches
 from common.probes import BATCH_SIZE, LEARNING_RATE, Options
-from common.task import Pointers, Sequences
+from common.task import Sequences
 
 ROOM = 2**15  # layers x units at a time, 20 KB each: a larger batch is computed in pieces
 LAYERS_AT_ONCE = 4  # on a CPU; a killed run keeps the groups that were done
 
 
 def predict_layers(
-    probe, features: dict, sets: list[Sequences | Pointers], options: Options
+    probe, features: dict, sets: list[Sequences], options: Options
 ) -> Iterator[tuple[int, list[dict]]]:
     """Yield (layer, [{target: {split: predictions}} of each set]) for each layer."""
     # On a GPU all layers at once: starting a kernel costs more there than what it computes.

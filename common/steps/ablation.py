@@ -8,6 +8,8 @@ from common.cli import UNTRAINED, Parser, UserError, number
 from common.files import read_csv, read_json, write_csv, write_json, write_jsonl
 from common.models import families
 from common.report.shown.ablation import NAME, draw, read, sections
+from common.report.shown.attention import mean_of_heads
+from common.task import majority_scores
 
 __all__ = ["read", "sections"]
 ORDER, NEEDS, SIZES = 4, ("fine-tuning", "attention"), "training_size"
@@ -113,17 +115,13 @@ def change_of(call, cell, config: dict, where: str):
         table, shape = Result(own.folder).table("heads.csv"), models.load_config(where)
         cosine = table[table["metric"] == "cosine"]
         heads = shape.num_hidden_layers, shape.num_attention_heads
-        if (change := 1 - grid(cosine)).shape != heads or len(cosine) < change.size:
+        change = 1 - mean_of_heads([cosine]).to_numpy()
+        if change.shape != heads or len(cosine) < change.size:
             raise LookupError
     except (ValueError, LookupError):
         raise UserError(f"{own.folder / 'heads.csv'} is missing or damaged. {again}") from None
     config["inputs"][attention.NAME] = results.fingerprint({"change": change.tolist()})
     return change
-
-
-def grid(table):
-    """The column `value` by the columns `layer` and `head`: float64 `[layers, heads]`."""
-    return table.pivot(index="layer", columns="head", values="value").to_numpy(float)
 
 
 def prepare(call, data, where: str, device) -> tuple:
@@ -155,9 +153,7 @@ def make(begun, cell, config: dict, where: str, data, change) -> dict:
     started, args = time.perf_counter(), begun.call.args
     device = choose_device(args.device, args.precision)
     ready, sample = prepare(begun.call, data, where, device)
-    config["environment"] |= device.describe()
-    config["settings"]["precision"] = device.precision
-    with results.making(cell, config) as folder:
+    with results.making(cell, config, device) as folder:
         if args.parts == LAYERS:
             points, without = grafts(ready, begun.source.where())
         else:
@@ -169,14 +165,17 @@ def make(begun, cell, config: dict, where: str, data, change) -> dict:
             for (order, number, removed), values in measured.items()
             for metric, value in values.items()
         ])  # fmt: skip
-        metrics = whole(ready, next(iter(measured.values())))
-        main = ready.task.scores(ready.data)[0]
+        test, main = {"test": ready.examples}, ready.task.scores(ready.data)[0]
+        level = majority_scores(ready.task, ready.data, ready.train, test)["test"]
+        values = next(iter(measured.values())) | summary.prefixed("majority", level)
+        metrics = summary.prefixed("test", values) | {"test_examples": len(ready.examples)}
         metrics |= curves.described(measured, main.name, metrics[f"test_majority_{main.name}"])
         if args.parts == HEADS:
             metrics |= curves.against_random(measured, main.name, DRAWS)
             if change is not None:
                 metrics |= curves.differences(files, ready.task.count, main, DRAWS)
-                metrics |= curves.related(change, grid(read_csv(folder / "importance.csv")))
+                worth = mean_of_heads([read_csv(folder / "importance.csv")]).to_numpy()
+                metrics |= curves.related(change, worth)
         metrics = results.finish(cell, metrics | peak_memory(device), started)
         draw(folder, ready.task)
         return metrics
@@ -199,7 +198,7 @@ def removals(ready, sample: list[dict], cell, change, args):
         values = numbered(ablating.importance(*about))
         rows = [{"layer": n, "head": m, "value": float(value)} for (n, m), value in values]
         write_csv(file, [cell.about | row for row in rows])
-    worth = grid(read_csv(file))
+    worth = mean_of_heads([read_csv(file)]).to_numpy()
     to_device(model, device)
     fill = ablating.means(model, sample, args.batch_size, device) if args.method == "mean" else None
     points = ablating.plan(change, worth, DRAWS, args.seed)
@@ -244,16 +243,6 @@ def measure(folder, points: dict, without, ready) -> tuple[dict, dict]:
         measured |= dict.fromkeys(same, saved[name])
         files |= dict.fromkeys(same, file)
     return {point: measured[point] for point in points}, files
-
-
-def whole(ready, values: dict) -> dict:
-    """The metrics of the whole model, and of the majority, on the same test examples."""
-    from common.task import majority_scores
-
-    task, data, test = ready.task, ready.data, {"test": ready.examples}
-    level = majority_scores(task, data, ready.train, test)["test"]
-    both = values | {f"majority_{name}": value for name, value in level.items()}
-    return {f"test_{name}": x for name, x in both.items()} | {"test_examples": len(ready.examples)}
 
 
 def summarize(call, cell, metrics: dict, state: str) -> None:

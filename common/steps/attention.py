@@ -95,9 +95,7 @@ def compare(begun, new: dict) -> dict:
     similarities = {}
     with ExitStack() as stack:
         for cell, (_, config) in new.items():
-            config["environment"] |= device.describe()
-            config["settings"]["precision"] = device.precision
-            stack.enter_context(results.making(cell, config))
+            stack.enter_context(results.making(cell, config, device))
         for group in attention_maps.groups(list(new), pretrained, device):
             similarities |= attention_maps.compare(
                 pretrained,

@@ -164,13 +164,11 @@ def make(call, cell, config: dict, begun) -> dict:
     metrics = {"trained": bool(size), "train_examples": size, "new_head": ready.new_head}
     metrics["parameters"] = ready.model.num_parameters()
     metrics["trainable_parameters"] = ready.model.num_parameters(only_trainable=True)
-    config["environment"] |= device.describe()
-    config["settings"]["precision"] = device.precision
     config |= {"subset": ready.subset, "labels": ready.data.labels}
     if size:
         metrics["layer_decay"] = families.layer_decay(ready.model.config, args.layer_decay)
         config["settings"]["layer_decay"] = metrics["layer_decay"]
-    with results.making(cell, config) as folder:
+    with results.making(cell, config, device) as folder:
         metrics |= train(ready, cell, folder, config["settings"]) if size else {}
         metrics |= score(ready, folder)
         if device.rank:  # of torchrun's processes the first one writes

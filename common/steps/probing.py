@@ -96,7 +96,7 @@ def run(call) -> None:
     where, checkpoint = checkpoints.find(begun, [cell])[cell] or (begun.source.where(), None)
     new, metrics = {}, {}
     for name, own in zip((TASK, *task.CONTROLS), (cell, *controls), strict=False):
-        constants = summary.prefixed("probe", probes.KINDS[args.probe].constants)
+        constants = summary.prefixed("probe", probes.KINDS[args.probe][1])
         config = begun.config(own, constants | {"target": name}, checkpoint)
         metrics[name] = results.finished(own, config, args.overwrite)
         if metrics[name] is None:
@@ -129,9 +129,7 @@ def make(call, new: dict, data, where: str) -> dict[str, dict]:
     with ExitStack() as stack:
         scores = []
         for name, (cell, config) in new.items():
-            config["environment"] |= device.describe()
-            config["settings"]["precision"] = device.precision
-            stack.enter_context(results.making(cell, config))
+            stack.enter_context(results.making(cell, config, device))
             scores.append(Scores(name, cell, task, data, inputs, draws[name]))
         probe(args, encoder, inputs, layers, scores, device)
         totals = inputs.counts | {"parameters": encoder.num_parameters()} | peak_memory(device)
