@@ -68,15 +68,11 @@ def count(rows: list[dict]) -> dict:
     negative one; "answers" `[rows, 1, 3]`, whether the one label is right, the negative one too."""
     import numpy as np
 
-    try:
-        (kind,) = {row["kind"] for row in rows}
-        counts = count_labels(rows)[1]
-        right = [row["gold"] == row["predicted"] for row in rows]
-        names = TABLES[kind]
-    except (KeyError, TypeError, AttributeError, ValueError):
-        raise ValueError("the rows are no predictions of Classification") from None
+    (kind,) = {row["kind"] for row in rows}
+    counts = count_labels(rows)[1]
+    right = [row["gold"] == row["predicted"] for row in rows]
     answers = np.array([[[same, 1, 1]] for same in right], float)
-    return {name: answers if name == "answers" else counts for name in names}
+    return {name: answers if name == "answers" else counts for name in TABLES[kind]}
 
 
 def details(rows: list[dict]) -> dict[str, float]:

@@ -64,18 +64,15 @@ def count(rows: list[dict]) -> dict[str, np.ndarray]:
     score, and of its share of parse failures; "<source> main" and "<source> failures" are one of
     them. "<source> answers" (of NER entities, and also "<source> strict") `[examples, classes, 3]`
     = right, predicted, gold, without a relation's negative class; of free answers
-    `[examples, 1, 2]` = score, 1. Raises ValueError for rows of another task.
+    `[examples, 1, 2]` = score, 1.
     """
     tables: dict[str, np.ndarray] = {}
-    try:
-        kinds = sources(rows)
-        for source, kind in kinds.items():
-            places = [i for i, row in enumerate(rows) if row["source"] == source]
-            for name, counts in _tables([rows[i] for i in places], kind).items():
-                table = tables[f"{source} {name}"] = np.zeros((len(rows), *counts.shape[1:]))
-                table[places] = counts
-    except (KeyError, TypeError, AttributeError):
-        raise ValueError("the rows are no predictions of Instruct") from None
+    kinds = sources(rows)
+    for source, kind in kinds.items():
+        places = [i for i, row in enumerate(rows) if row["source"] == source]
+        for name, counts in _tables([rows[i] for i in places], kind).items():
+            table = tables[f"{source} {name}"] = np.zeros((len(rows), *counts.shape[1:]))
+            table[places] = counts
     for name in ("main", "failures"):
         tables[name] = np.concatenate([tables[f"{source} {name}"] for source in kinds], 1)
     return tables

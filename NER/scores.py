@@ -63,14 +63,10 @@ def invalid(tags: list[str]) -> int:
 
 
 def classes(rows: list[dict]) -> list[str]:
-    """`O`, and the entity types in order. Raises ValueError for rows that are not of this task."""
-    try:
-        tags = {tag for row in rows for tag in (*row["gold"], *row["predicted"])}
-        valid = all(tag == OUTSIDE or tag[:2] in ("B-", "I-") for tag in tags)
-        valid = valid and all(len(row["gold"]) == len(row["predicted"]) for row in rows)
-    except (KeyError, TypeError):
-        valid = False
-    if not valid:
+    """`O`, and the entity types in order. Raises ValueError for what are no tags of words."""
+    tags = {tag for row in rows for tag in (*row["gold"], *row["predicted"])}
+    valid = all(tag == OUTSIDE or tag[:2] in ("B-", "I-") for tag in tags)
+    if not valid or any(len(row["gold"]) != len(row["predicted"]) for row in rows):
         raise ValueError("not all rows have gold and predicted IOB2 tags of the same words")
     return [OUTSIDE, *sorted({word_class(tag) for tag in tags} - {OUTSIDE})]
 

@@ -127,7 +127,7 @@ class Task(Protocol):
     def count(self, rows: list[dict]) -> dict[str, "np.ndarray"]:
         """`{table: array [examples, ...]}`: what each example adds to each of the `SCORES`' tables.
 
-        Raises ValueError for rows that are no predictions of this task.
+        Raises ValueError, LookupError or TypeError for rows that are no predictions of this task.
         """
 
     def controls(self, data: Data, splits: dict[str, list], seed: int) -> dict[str, list[dict]]:

