@@ -23,8 +23,10 @@ def checkpoint(tmp_path_factory):
 
 
 @pytest.fixture(autouse=True)
-def no_drawing(request, monkeypatch):
-    """Figures are empty files but in tests marked `figures`: drawing takes longer than the rest."""
+def quick(request, monkeypatch):
+    """Figures are empty files but in tests marked `figures`: drawing takes longer than the rest.
+    Ablation draws random heads three times, not 20 times."""
+    monkeypatch.setattr("common.steps.ablation.DRAWS", 3)
     if not request.node.get_closest_marker("figures"):
         monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda _, path, **how: path.touch())
 

@@ -10,13 +10,12 @@ import pandas as pd
 import pytest
 
 from common.models import families
-from common.steps import ablation
 from tests.test_families import KINDS, cases
 from tests.test_qa_scripts import SHORT, predictions, read, run, write_squad
 
 
 @pytest.mark.parametrize("family", [family for family, _ in cases("QA")])
-def test_a_family_goes_through_all_steps(family, checkpoint, tmp_path, monkeypatch):
+def test_a_family_goes_through_all_steps(family, checkpoint, tmp_path):
     from safetensors.torch import load_file
 
     data, model = write_squad(tmp_path / "squad", 8), checkpoint(KINDS[family])
@@ -42,7 +41,6 @@ def test_a_family_goes_through_all_steps(family, checkpoint, tmp_path, monkeypat
     n_layers = json.loads((model / "config.json").read_text()).get("num_hidden_layers", 1)
     assert set(layers["layer"]) == set(range(n_layers + 1))
     run("attention", *base, "--training_sizes", "100")
-    monkeypatch.setattr(ablation, "DRAWS", 2)
     run("ablation", *base, "--training_size", 100)
     whole = cell / "ablation" / "predictions" / "most_changed-0.jsonl"
     assert whole.read_text() == (cell / "fine-tuning" / "predictions.jsonl").read_text()
