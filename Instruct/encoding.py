@@ -20,9 +20,9 @@ LONGEST = 100  # answers with the most characters: one of them has the most toke
 def encode(data, examples: list[dict], tokenizer, max_length: int) -> tuple[list[dict], dict]:
     """What a model is trained on, and what it answers.
 
-    `input_ids` and `labels`: prompt and answer, never cut; only the answer is labelled.
-    `answer_tokens`: the labels' number, 0 (not trained on) beyond `max_length` tokens. `prompt` is
-    cut so that `room` tokens are left for an answer. UserError without end token or room.
+    `input_ids` and `labels`: prompt and answer, never cut; only the answer is labelled, and nothing
+    of what has more than `max_length` tokens: it is not trained on. `prompt` is cut so that `room`
+    tokens are left for an answer. UserError without end token or room.
     """
     if tokenizer.eos_token_id is None:  # an encoder's, mostly
         models = "Give another causal model: gpt2, biogpt, llama2-7b, ..."
@@ -39,9 +39,10 @@ def encode(data, examples: list[dict], tokenizer, max_length: int) -> tuple[list
         fits = len(prompt) + len(answer) <= max_length
         counts["cut_words"] += cut
         counts["too_long"] += not fits
-        labels = array("i", [IGNORED] * len(prompt) + answer)  # lists take nine times the memory
+        own = answer if fits else [IGNORED] * len(answer)
+        labels = array("i", [IGNORED] * len(prompt) + own)  # lists take nine times the memory
         made = {"input_ids": array("i", [*prompt, *answer]), "labels": labels}
-        made |= {"answer_tokens": len(answer) * fits, "prompt": array("i", shown), "room": left}
+        made |= {"prompt": array("i", shown), "room": left}
         encoded.append(made)
     return encoded, counts
 

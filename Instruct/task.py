@@ -106,11 +106,6 @@ def loss_group(example: dict) -> str:
     return example["source"]
 
 
-def n_labels(row: dict) -> int:
-    """The answer's tokens and its end token; 0 where prompt and answer were too long."""
-    return row["answer_tokens"]
-
-
 def stratum(example: dict) -> str:
     """What a part of the prompts is stratified by: source, and label or entity type."""
     own = example["gold"] if example["kind"] in LABEL_KINDS else example.get("type", "")

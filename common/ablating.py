@@ -19,6 +19,7 @@ from common.curves import RANDOM
 from common.device import Device
 from common.models import families
 from common.task import evaluate
+from common.training import losses
 
 SHARES = (0, 5, 10, 20, 30, 50, 70, 100)  # % of all heads
 
@@ -49,8 +50,8 @@ class Ready(NamedTuple):
             measured = evaluate(task, rows)
             names = [score.name for score in task.scores(self.data)]
             values = {name: measured[name] for name in names if name in measured}
-            if any(map(task.n_labels, self.encoded)):
-                own = self.model, self.encoded, *where, task.loss, task.n_labels, groups
+            if any(map(losses.labels_in, self.encoded)):
+                own = self.model, self.encoded, *where, task.loss, groups
                 values["loss"] = forward.mean_loss(*own)
         return rows, values
 
@@ -133,7 +134,7 @@ def means(model, examples: list[dict], batch_size: int, device: Device) -> np.nd
 
 
 def importance(
-    model, examples: list[dict], batch_size: int, device: Device, loss: Callable, n_labels: Callable
+    model, examples: list[dict], batch_size: int, device: Device, loss: Callable
 ) -> np.ndarray:
     """Each head's importance, float64 `[layers, heads]`, of l2 norm 1 in each layer.
 
@@ -141,13 +142,13 @@ def importance(
     example's mean loss over its labels (Michel et al. 2019, equation 2). The model's weights must
     be frozen and in float32: in bf16 the ranks are others.
     """
-    examples = [example for example in examples if n_labels(example)]
+    examples = [example for example in examples if losses.labels_in(example)]
     lengths = [len(example["input_ids"]) for example in examples]
     shape = model.config.num_hidden_layers, model.config.num_attention_heads
 
     def run(indices: list[int]) -> np.ndarray:
         batch = _batch(model, examples, indices, device, (*INPUTS, "labels"))
-        counts = torch.tensor([n_labels(examples[i]) for i in indices])[:, None, None]
+        counts = torch.tensor([losses.labels_in(examples[i]) for i in indices])[:, None, None]
         with torch.enable_grad():
             # A scale for each example: one backward pass gives the gradients of all.
             xi = torch.ones(len(indices), *shape, device=device.torch_device, requires_grad=True)

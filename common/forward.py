@@ -11,7 +11,7 @@ from common.batching import INPUTS, pad, sorted_batches
 from common.cli import UserError
 from common.device import Device, gather, in_memory
 from common.models import logits
-from common.training import sharding
+from common.training import losses, sharding
 
 REMEDY = "Use a lower --learning_rate, or --precision fp32, with --overwrite."
 
@@ -54,7 +54,6 @@ def mean_loss(
     batch_size: int,
     device: Device,
     loss: Callable,
-    n_labels: Callable,
     groups: list | None = None,
 ) -> float:
     """The mean loss over all labels, without dropout, see `common.task`. UserError without any.
@@ -63,7 +62,7 @@ def mean_loss(
     """
     members: dict = {}
     for example, group in zip(examples, groups or [None] * len(examples), strict=True):
-        if n_labels(example):
+        if losses.labels_in(example):
             members.setdefault(group, []).append(example)
     if not members:
         raise UserError("no dev example has a label that the tokenizer keeps. Give more data.")
@@ -78,9 +77,9 @@ def mean_loss(
     with sharding.scoring(model, device):
         for own in members.values():
             lengths = [len(example["input_ids"]) for example in own]
-            losses = batches(lengths, batch_size, device, "loss", partial(run, own))
-            total = sum(sum(results) for _, results in losses)
-            means.append(total / sum(map(n_labels, own)))
+            summed = batches(lengths, batch_size, device, "loss", partial(run, own))
+            total = sum(sum(results) for _, results in summed)
+            means.append(total / sum(map(losses.labels_in, own)))
     return sum(gather(device, {device.rank: sum(means)}).values()) / len(means)
 
 

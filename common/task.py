@@ -104,8 +104,9 @@ class Task(Protocol):
         """The model's inputs and counts (of examples, of truncation) for metrics.json.
 
         A dict an input, or several an example (windows): `input_ids` (, `token_type_ids`) and
-        `labels`, a number, or one a token with -100 for none, or what the task's `loss` takes. The
-        summary prints the counts named as in `fine_tuning.CUT`. Raises UserError without room.
+        `labels`, a number, or one a token with -100 for none, or what the task's `loss` takes. An
+        input without a label is not trained on. The summary prints the counts named as in
+        `fine_tuning.CUT`. Raises UserError without room.
         """
 
     def predict(
@@ -185,7 +186,6 @@ def defaults(task) -> dict[str, Any]:
         "load_model": load_model,
         # {score: a constant answer (of examples, as `baseline`)} where another one has more.
         "constants": lambda data, train: {},
-        "n_labels": losses.labels_in,  # of an encoded input, for the mean loss; 0: not trained on
         "loss": losses.cross_entropy,  # of (model, padded batch), summed over the labels
         # Where epochs are compared by the dev loss, it is the mean of the means of these groups.
         "loss_group": lambda example: None,

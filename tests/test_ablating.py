@@ -156,7 +156,7 @@ def test_importance_is_that_of_finite_differences(folder, kind, head):
             slope = (value[1 + step] - value[1 - step]) / (2 * step)
             expected[layer, own] += abs(slope) / losses.labels_in(row)
     expected /= np.linalg.norm(expected, axis=1, keepdims=True)
-    how = 2, CPU, loss_in_double, losses.labels_in
+    how = 2, CPU, loss_in_double
     found = ablating.importance(model, some, *how)
     np.testing.assert_allclose(found, expected, atol=1e-6)
     np.testing.assert_allclose(found, ablating.importance(model, some, 1, *how[1:]), atol=1e-6)

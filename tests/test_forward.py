@@ -63,7 +63,7 @@ def test_the_mean_loss_is_over_labels(model):
         summed = torch.nn.functional.cross_entropy(logits, labels, reduction="sum")
         total, n = total + summed.item(), n + int((labels != -100).sum())
     model.train()  # there is no dropout, whatever mode the model comes in
-    loss = forward.mean_loss(model, rows(), 3, CPU, losses.cross_entropy, losses.labels_in)
+    loss = forward.mean_loss(model, rows(), 3, CPU, losses.cross_entropy)
     assert loss == pytest.approx(total / n, rel=1e-5)
 
 
@@ -75,7 +75,7 @@ def test_predictions_come_in_order(model):
 
 def test_errors(model):
     with pytest.raises(UserError, match="no dev example has a label"):
-        forward.mean_loss(model, rows()[2:3], 3, CPU, losses.cross_entropy, losses.labels_in)
+        forward.mean_loss(model, rows()[2:3], 3, CPU, losses.cross_entropy)
     model.classifier.bias.data[0] = torch.nan
     with pytest.raises(UserError, match="not numbers any more"):
         forward.predict_logits(model, rows(), 3, CPU, "")

@@ -12,6 +12,7 @@ from common import models
 from common.cli import UserError
 from common.device import Device
 from common.results import fingerprint
+from common.training import losses
 from Instruct import (
     demo_data,
     encoding,
@@ -123,7 +124,7 @@ def test_a_long_sentence_shows_as_many_words_as_can_be_answered(loaded, n):
 
     most = max(k for k in range(n + 1) if tokens(k) + encoding.SLACK <= 400)
     assert counts["cut_words"] == n - most and len(encoded["prompt"]) + encoded["room"] <= 400
-    assert (most == n) == (n == 20) and (encoded["answer_tokens"] > 0) == (tokens(n) <= 400)
+    assert (most == n) == (n == 20) and (losses.labels_in(encoded) > 0) == (tokens(n) <= 400)
 
 
 def test_one_long_answer_takes_no_more_than_half_of_the_others_room(loaded):
@@ -136,7 +137,7 @@ def test_one_long_answer_takes_no_more_than_half_of_the_others_room(loaded):
     encoded, counts = encoding.encode(some_data(rows, "free_qa", []), rows, tokenizer, 400)
     assert counts == {"prompts": 3, "too_long": 1, "cut_words": 0}
     assert [row["room"] for row in encoded] == [200] * 3
-    assert [bool(row["answer_tokens"]) for row in encoded] == [True, False, True]
+    assert [bool(losses.labels_in(row)) for row in encoded] == [True, False, True]
 
 
 def test_an_instruction_that_leaves_no_room_for_a_label_is_told_at_once(loaded):

@@ -18,7 +18,7 @@ from common.device import Device
 from common.files import save_model
 from common.models import adapters
 from common.task import evaluate, majority_scores
-from common.training import loop
+from common.training import loop, losses
 from Instruct import build, encoding, generation, task
 from Instruct.prompts import LABEL_KINDS
 from tests import tiny
@@ -100,7 +100,7 @@ def train(model, encoded, rate, steps, size):
         for i in range(0, len(order), size):
             batch = [encoded[k] for k in order[i : i + size]]
             padded = pad(batch, model.config.pad_token_id or 0)
-            loss = task.loss(model, padded) / sum(map(task.n_labels, batch))
+            loss = task.loss(model, padded) / sum(map(losses.labels_in, batch))
             optimizer.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -129,7 +129,7 @@ def test_the_loss_is_that_of_single_answers(loaded):
         ids, start = list(row["input_ids"]), len(row["prompt"])
         assert ids[-1] == row["labels"][-1] == tokenizer.eos_token_id
         assert row["labels"][start:] == row["input_ids"][start:]
-        assert set(row["labels"][:start]) == {-100} and row["answer_tokens"] == len(ids) - start
+        assert set(row["labels"][:start]) == {-100} and losses.labels_in(row) == len(ids) - start
         logs = model(torch.tensor([ids])).logits[0].log_softmax(-1)
         total = total - sum(logs[i - 1, ids[i]] for i in range(start, len(ids)))
     wanted = torch.autograd.grad(total, list(model.parameters()))
@@ -138,9 +138,9 @@ def test_the_loss_is_that_of_single_answers(loaded):
         assert loss.item() == pytest.approx(total.item(), rel=1e-5)
     for one, other in zip(torch.autograd.grad(loss, list(model.parameters())), wanted, strict=True):
         torch.testing.assert_close(one, other, atol=1e-3, rtol=1e-3)
-    labels = sum(row["answer_tokens"] for row in encoded)
+    labels = sum(map(losses.labels_in, encoded))
     for size in (3, 100):
-        mean = forward.mean_loss(model, encoded, size, CPU, task.loss, task.n_labels)
+        mean = forward.mean_loss(model, encoded, size, CPU, task.loss)
         assert mean == pytest.approx(total.item() / labels, rel=1e-5)
 
 
@@ -148,17 +148,15 @@ def test_epochs_are_compared_by_the_mean_of_the_sources(loaded):
     """Not by all answers' tokens, which are mostly NER's; a source without any does not count."""
     model, _, data, examples, encoded = loaded
     groups = list(map(task.loss_group, examples))
-    encoded = [row | {"answer_tokens": 0} if group == "open" else row
+    encoded = [row | {"labels": [-100] * len(row["labels"])} if group == "open" else row
                for row, group in zip(encoded, groups, strict=True)]  # fmt: skip
     means = []
     for source in {*data.sources} - {"open"}:
         own = [row for row, group in zip(encoded, groups, strict=True) if group == source]
-        means.append(forward.mean_loss(model, own, 2, CPU, task.loss, task.n_labels))
-    loss = forward.mean_loss(model, encoded, 2, CPU, task.loss, task.n_labels, groups)
+        means.append(forward.mean_loss(model, own, 2, CPU, task.loss))
+    loss = forward.mean_loss(model, encoded, 2, CPU, task.loss, groups)
     assert loss == pytest.approx(np.mean(means), rel=1e-5)
-    assert loss != pytest.approx(
-        forward.mean_loss(model, encoded, 2, CPU, task.loss, task.n_labels), rel=1e-4
-    )
+    assert loss != pytest.approx(forward.mean_loss(model, encoded, 2, CPU, task.loss), rel=1e-4)
 
 
 def test_what_a_prompt_s_tokens_are_is_not_learnt(loaded):
@@ -223,7 +221,7 @@ def test_an_answer_has_the_room_that_gold_answers_need(loaded, monkeypatch):
     assert encoding.rooms(data, tokenizer) == rooms
     for split, some in data.splits.items():
         for row in task.encode(data, some, tokenizer, 512)[0]:
-            assert row["answer_tokens"] <= row["room"], split
+            assert losses.labels_in(row) <= row["room"], split
 
 
 def test_the_most_likely_label_is_never_a_failure(loaded):
@@ -346,8 +344,7 @@ def test_frozen_weights_take_half_the_memory_in_bf16(adapted, folder):
     encoded, _ = task.encode(data, some_of_each(data, 1), tokenizer, 512)
     half = Device(torch.device("cpu"), "bf16")
     before, after = (
-        forward.mean_loss(model, encoded, 8, device, task.loss, task.n_labels)
-        for device in (CPU, half)
+        forward.mean_loss(model, encoded, 8, device, task.loss) for device in (CPU, half)
     )
     assert after == pytest.approx(before, rel=2e-2)
     types = {grad: {p.dtype for p in model.parameters() if p.ndim > 1 and p.requires_grad == grad}
@@ -373,7 +370,7 @@ def test_adapters_resume_where_they_were_killed(folder, model_folder, tmp_path):
             losses = iter([3.0, 2.0, 2.5] if not killed else [3.0] if not attempt else [2.0, 2.5])
             try:
                 loop.fit(model, encoded, settings, CPU, lambda it=losses: {"loss": next(it)},
-                         "loss", where, loss=task.loss, n_labels=task.n_labels)  # fmt: skip
+                         "loss", where, loss=task.loss)  # fmt: skip
             except StopIteration:
                 assert killed and not attempt
         trained.append({name: p.detach().clone() for name, p in model.named_parameters()})

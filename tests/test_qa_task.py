@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from common.task import evaluate, load
+from common.task import evaluate
+from common.training import losses
 from QA import bioasq, data, task, windows
 from QA.squad import Example
 from QA.windows import Prediction
@@ -131,7 +132,7 @@ def test_loss_is_cross_entropy_over_real_tokens_of_windows_with_a_place(checkpoi
     long = example("q2", "DNA", PASSAGE * 3)
     lost = example("q3", None)._replace(golds=["elsewhere"])
     encoded, _ = task.encode(dataset(doc_stride=16), [example(), long, lost], tokenizer, 128)
-    assert [load("QA").n_labels(row) for row in encoded] == [2] * (len(encoded) - 1) + [0]
+    assert [losses.labels_in(row) for row in encoded] == [2] * (len(encoded) - 1) + [0]
     keys = ("input_ids", "token_type_ids", "labels")
     batch = pad([{k: row[k] for k in keys} for row in encoded], 0)
     total = task.loss(model.eval(), batch)

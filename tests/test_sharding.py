@@ -44,7 +44,7 @@ def rows(n, seed):
     for _ in range(n):
         prompt, answer = (rng.integers(5, 300, rng.integers(1, 9)).tolist() for _ in range(2))
         found.append({"input_ids": prompt + answer, "labels": [-100] * len(prompt) + answer,
-                      "prompt": prompt, "answer_tokens": len(answer)})  # fmt: skip
+                      "prompt": prompt})  # fmt: skip
     return found
 
 
@@ -90,7 +90,7 @@ def train(case, root, folder, device, save_minutes=10.0, stop=None):
         return done
 
     def dev():
-        loss = forward.mean_loss(model, rows(9, 2), 2, device, instruct.loss, instruct.n_labels)
+        loss = forward.mean_loss(model, rows(9, 2), 2, device, instruct.loss)
         epoch = -(-len(calls) // 5) - 1
         return {"loss": loss + 10 * epoch * (best is not None)}
 
@@ -102,7 +102,6 @@ def train(case, root, folder, device, save_minutes=10.0, stop=None):
         patch.setattr(loop, "LOG_EVERY", 1)
         state, totals = loop.fit(
             model, rows(21, 1), settings, device, dev, "loss", folder, loss=instruct.loss,
-            n_labels=instruct.n_labels,
         )  # fmt: skip
     prompts = [row["prompt"] for row in rows(7, 3)]
     answers = generation.generate(model, prompts, [2, 9, 4, 6, 1, 7, 3], {2}, 2, device, "")

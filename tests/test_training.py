@@ -341,7 +341,7 @@ def test_scoring_in_one_process_imports_nothing_of_fsdp(tmp_path, monkeypatch):
     with pytest.raises(ImportError):
         sharding.shard(model, CPU)
     some = examples(8, TASKS[0])
-    forward.mean_loss(model, some, 4, CPU, losses.cross_entropy, losses.labels_in)
+    forward.mean_loss(model, some, 4, CPU, losses.cross_entropy)
 
 
 def test_frozen_weights_stay_as_they_are(tmp_path):

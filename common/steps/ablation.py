@@ -127,6 +127,7 @@ def change_of(call, cell, config: dict, where: str):
 def prepare(call, data, where: str, device) -> tuple:
     """The `ablating.Ready` model with its test inputs, and a stratified sample of training's."""
     from common import ablating
+    from common.training import losses
 
     task, args = call.task, call.args
     model, tokenizer = models.load_task_model(where, task.HEAD, data.labels, keep_head=True)
@@ -142,7 +143,7 @@ def prepare(call, data, where: str, device) -> tuple:
     encoded, sample = (task.encode(data, own, tokenizer, limit)[0] for own in some)
     about = model.requires_grad_(False).eval(), tokenizer, device, args.batch_size
     ready = ablating.Ready(task, data, *about, train, test, encoded)
-    return ready, list(filter(task.n_labels, sample))  # not what is too long to be read
+    return ready, list(filter(losses.labels_in, sample))  # not what is too long to be read
 
 
 def make(begun, cell, config: dict, where: str, data, change) -> dict:
@@ -194,7 +195,7 @@ def removals(ready, sample: list[dict], cell, change, args):
     file = cell.partial / "importance.csv"
     if not file.is_file():
         to_device(model, device._replace(precision="fp32"))
-        about = model, sample, args.batch_size, device, task.loss, task.n_labels
+        about = model, sample, args.batch_size, device, task.loss
         values = numbered(ablating.importance(*about))
         rows = [{"layer": n, "head": m, "value": float(value)} for (n, m), value in values]
         write_csv(file, [cell.about | row for row in rows])

@@ -121,7 +121,7 @@ class Prepared(NamedTuple):
         if task.HEAD == "causal":
             inputs = self.model, self.encoded["dev"], self.call.args.batch_size, self.device
             groups = list(map(task.loss_group, some["dev"]))
-            return {"loss": forward.mean_loss(*inputs, task.loss, task.n_labels, groups)}
+            return {"loss": forward.mean_loss(*inputs, task.loss, groups)}
         rows, _ = task.rows(self.data, some, {"dev": self.predict("dev")})
         return evaluate(task, rows["dev"])
 
@@ -193,7 +193,6 @@ def train(ready: Prepared, cell, folder: Path, settings: dict) -> dict:
         settings["selection_metric"],
         folder / results.WORK,
         loss=task.loss,
-        n_labels=task.n_labels,
     )
     sharded = device.processes > 1
     weights = resume.weights_of(ready.model) if sharded else None  # all processes take part

@@ -52,11 +52,10 @@ def fit(
     folder: Path,
     *,
     loss: Callable = losses.cross_entropy,
-    n_labels: Callable[[dict], int] = losses.labels_in,
 ) -> tuple[State, dict]:
     """Fine-tune `model` in place and leave the best epoch's weights in it.
 
-    `examples`: encoded inputs, of which those without a label are left out. `loss`, `n_labels`: see
+    `examples`: encoded inputs, of which those without a label are left out. `loss`: see
     `common.task.Task`. `evaluate()` gives the dev scores after an epoch. The first epoch with the
     highest `main_metric` (of "loss": the lowest) is the best; without dev scores the last one.
 
@@ -65,7 +64,7 @@ def fit(
     sharded, and stays so. Returns the state at the end (its history) and totals. Raises UserError
     if the loss is no longer a number, or if the memory is too small for an example.
     """
-    rows = [(example, n) for example in examples if (n := n_labels(example))]
+    rows = [(example, n) for example in examples if (n := losses.labels_in(example))]
     if not rows:
         raise UserError("no training example has a label that the tokenizer keeps. Give more data.")
     training = _Training(Trainer(model, settings, device, loss), rows, folder)

@@ -15,6 +15,6 @@ def cross_entropy(model, batch: dict):
 
 
 def labels_in(row: dict) -> int:
-    """How many labels an encoded input has. See `Task.n_labels`."""
+    """How many labels an encoded input has; without any, it is not trained on."""
     labels = row["labels"]
     return 1 if isinstance(labels, int) else sum(label != IGNORED for label in labels)

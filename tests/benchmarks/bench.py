@@ -129,11 +129,12 @@ def word_pieces(texts, vocab_size: int = 28996):
         return transformers.BertTokenizer.from_pretrained(folder, do_lower_case=False)
 
 
-def train(model, encoded, batches, settings, device, loss, n_labels) -> float:
+def train(model, encoded, batches, settings, device, loss) -> float:
     """Seconds of our training steps on `batches` of `encoded`.
 
     After one on the largest, which makes the memory grow: in a whole epoch that is no time.
     """
+    from common.training import losses
     from common.training.loop import Trainer
 
     trainer = Trainer(model, settings, device, loss)
@@ -141,7 +142,7 @@ def train(model, encoded, batches, settings, device, loss, n_labels) -> float:
     def step(number):
         batch = [encoded[i] for i in batches[number]]
         trainer.set_rate(number, len(batches))
-        found, _ = trainer.train_on(batch, sum(map(n_labels, batch)), settings.batch_size)
+        found, _ = trainer.train_on(batch, sum(map(losses.labels_in, batch)), settings.batch_size)
         return found
 
     sizes = [len(b) * max(len(encoded[i]["input_ids"]) for i in b) for b in batches]

@@ -72,9 +72,7 @@ def ours(args, precision):
     batches = batching.epoch_batches(lengths, args.batch_size, 0, 0)
     batches = [b for b in batches if len(b) == args.batch_size][: args.batches]
     settings = bench.training_flags(args.batch_size)
-    seconds = bench.train(
-        model, encoded, batches, settings, device, losses.cross_entropy, losses.labels_in
-    )
+    seconds = bench.train(model, encoded, batches, settings, device, losses.cross_entropy)
     timed = [lengths[i] for batch in batches for i in batch]
     rate = max(bench.matrix_rate(device._replace(precision=p)) for p in ("fp32", "bf16"))
     return {

@@ -89,9 +89,7 @@ def fine_tuning(device, n, tokens):
     model, some = encoder("AutoModelForTokenClassification"), inputs(n, tokens)
     batches = [range(i, min(i + 16, n)) for i in range(0, n, 16)]
     flags = bench.training_flags(16)
-    return lambda: bench.train(
-        model, some, batches, flags, device, losses.cross_entropy, losses.labels_in
-    )
+    return lambda: bench.train(model, some, batches, flags, device, losses.cross_entropy)
 
 
 def features(device, n, tokens):

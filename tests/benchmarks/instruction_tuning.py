@@ -61,6 +61,7 @@ def prepare(args):
 
     from common.device import choose_device
     from common.models import adapters
+    from common.training import losses
     from Instruct import prompts, task
 
     data = task.load(False, args.data_dir)
@@ -89,7 +90,7 @@ def prepare(args):
         return task.encode(data, drawn, tokenizer, args.max_length)[0]
 
     examples = some("train", min(8000, len(data.splits["train"])))
-    return model, some("test", args.prompts), [e for e in examples if task.n_labels(e)]
+    return model, some("test", args.prompts), [e for e in examples if losses.labels_in(e)]
 
 
 def lengths(rows, args):
@@ -114,7 +115,7 @@ def ours(args):
     sizes = [len(row["input_ids"]) for row in examples]
     batches = batching.epoch_batches(sizes, 16, 0, 0)[: args.batches]
     flags = bench.training_flags(16)
-    training = bench.train(model, examples, batches, flags, device, task.loss, task.n_labels)
+    training = bench.train(model, examples, batches, flags, device, task.loss)
     read = sum(sizes[i] for batch in batches for i in batch)
     return {
         "generation": sum(most) / answering,

@@ -59,7 +59,6 @@ def ours(args):
 
     from common import batching
     from common.device import choose_device
-    from common.training import losses
     from QA import data, task, windows
 
     model, tokenizer, examples = prepare(args)
@@ -69,7 +68,7 @@ def ours(args):
     encoded, _ = task.encode(held, examples, tokenizer, MAX_LENGTH)
     lengths = [len(row["input_ids"]) for row in encoded]
     batches = batching.epoch_batches(lengths, BATCH, 0, 0)[: args.batches]
-    seconds = bench.train(model, encoded, batches, flags, device, task.loss, losses.labels_in)
+    seconds = bench.train(model, encoded, batches, flags, device, task.loss)
     trained = sum(map(len, batches))
 
     some = examples[: BATCH * args.batches]
