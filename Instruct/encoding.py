@@ -20,9 +20,9 @@ LONGEST = 100  # answers with the most characters: one of them has the most toke
 def encode(data, examples: list[dict], tokenizer, max_length: int) -> tuple[list[dict], dict]:
     """What a model is trained on, and what it answers.
 
-    `input_ids` and `labels`: prompt and answer, never cut; only the answer is labelled, and nothing
-    of what has more than `max_length` tokens: it is not trained on. `prompt` is cut so that `room`
-    tokens are left for an answer. UserError without end token or room.
+    `input_ids` and `labels`: prompt and answer, never cut; only the answer is labelled. An example
+    with more than `max_length` tokens has no labels, so it is not trained on. `prompt` is cut so
+    that `room` tokens are left for an answer. UserError without end token or room.
     """
     if tokenizer.eos_token_id is None:  # an encoder's, mostly
         models = "Give another causal model: gpt2, biogpt, llama2-7b, ..."

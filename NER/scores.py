@@ -63,7 +63,7 @@ def invalid(tags: list[str]) -> int:
 
 
 def classes(rows: list[dict]) -> list[str]:
-    """`O`, and the entity types in order. Raises ValueError for what are no tags of words."""
+    """`O`, and the entity types in order. Raises ValueError if rows have no tags of words."""
     tags = {tag for row in rows for tag in (*row["gold"], *row["predicted"])}
     valid = all(tag == OUTSIDE or tag[:2] in ("B-", "I-") for tag in tags)
     if not valid or any(len(row["gold"]) != len(row["predicted"]) for row in rows):

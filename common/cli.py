@@ -99,8 +99,8 @@ def script(file: str, name: str, doc: str, **settings) -> tuple[Callable, Callab
     from common import predict, steps
     from common import task as contract
 
-    path = Path(file)
-    task = contract.load(path.absolute().parent.name)
+    path = Path(file).resolve()
+    task = contract.load(path.parent.name)
     step = predict if path.stem == "predict" else steps.STEPS[path.stem]
 
     def parse_args(argv: list[str] | None = None):

@@ -7,6 +7,7 @@ nothing in it changes. What a later call needs to resume lies in `<step>.partial
 import functools
 import hashlib
 import logging
+import shlex
 import shutil
 import subprocess
 import sys
@@ -53,7 +54,8 @@ class Cell(NamedTuple):
     def folder(self) -> Path:
         """`<root>/<dataset>/<model>/<size>/seed-<n>/<step>[-<variant>]`."""
         name = "-".join(filter(None, (self.step, self.variant)))
-        return self.root / self.dataset / self.model / str(self.size) / f"seed-{self.seed}" / name
+        parts = map(str, (self.dataset, self.model, self.size))
+        return self.root.joinpath(*parts, f"seed-{self.seed}", name)
 
     @property
     def partial(self) -> Path:
@@ -159,8 +161,19 @@ def again(folder: Path, config) -> str:
     if not (isinstance(config, dict) and config.get("command")):
         return f"Delete the folder {folder}, then type the command that made it."
     python, script, *rest = config["command"].split(" ", 2)
+    typed, root = shlex.split(config["command"]), folder.parents[4]
+    place = typed[typed.index("--output_dir") + 1] if "--output_dir" in typed else ""
+    if Path(place or ROOT / str(config.get("task")) / "results").resolve() != root.resolve():
+        rest += ["--output_dir", shlex.quote(str(root))]  # it was moved; the last one counts
     command = " ".join([python, relative(script), *rest, "--overwrite"])
     return f"Make the result again:\n  {command}"
+
+
+def remake(where: str) -> str:
+    """How to make a checkpoint again that lies in a result; "" of other models."""
+    folder = Path(where).parent
+    config = read_json(folder / "config.json") if Path(where).name == "checkpoint" else None
+    return again(folder, config) if isinstance(config, dict) and "command" in config else ""
 
 
 def finished(cell: Cell, config: dict, overwrite: bool) -> dict | None:

@@ -48,8 +48,8 @@ class Sequences(NamedTuple):
     # {split: [(first row, last row + 1)]} of the features, a pair a sequence; equal numbers where a
     # sequence has no unit.
     spans: dict[str, list[tuple[int, int]]]
-    # {target: an int array a train sequence}: a number a unit; of the pointer probe the first and
-    # the last unit of what is looked for (an answer in a passage).
+    # {target: an int array a train sequence}: a number a unit. Of the pointer probe the first and
+    # the last unit of what is looked for, [sequences, 2]; there each train sequence has a unit.
     labels: dict[str, Any]
 
 
@@ -104,9 +104,9 @@ class Task(Protocol):
         """The model's inputs and counts (of examples, of truncation) for metrics.json.
 
         A dict an input, or several an example (windows): `input_ids` (, `token_type_ids`) and
-        `labels`, a number, or one a token with -100 for none, or what the task's `loss` takes. An
-        input without a label is not trained on. The summary prints the counts named as in
-        `fine_tuning.CUT`. Raises UserError without room.
+        `labels`, a number, or a list of one a token, or of what the task's `loss` takes; -100 is
+        none. An input without a label is not trained on. The summary prints the counts named as
+        in `fine_tuning.CUT`. Raises UserError without room.
         """
 
     def predict(
@@ -128,7 +128,7 @@ class Task(Protocol):
     def count(self, rows: list[dict]) -> dict[str, "np.ndarray"]:
         """`{table: array [examples, ...]}`: what each example adds to each of the `SCORES`' tables.
 
-        Raises ValueError, LookupError or TypeError for rows that are no predictions of this task.
+        Rows of another task raise ValueError, LookupError, TypeError or AttributeError.
         """
 
     def controls(self, data: Data, splits: dict[str, list], seed: int) -> dict[str, list[dict]]:

@@ -403,6 +403,38 @@ def test_a_damaged_checkpoint_is_named_with_the_command_that_remakes_it(place, c
     place.run("probing", "--training_size", 30)
 
 
+@pytest.mark.parametrize("name", ("config.json", "adapter_config.json"))
+def test_so_are_adapters(place, capsys, name):
+    place.run("fine-tuning", "--training_size", 30, "--lora")
+    file = place.folder(30, "fine-tuning-lora") / "checkpoint" / name
+    file.write_bytes(file.read_bytes()[:-40])
+    shown = place.refused(capsys, "probing", "--training_size", 30, "--lora")
+    assert str(file.parent) in shown and "Make the result again" in shown and "--lora" in shown
+
+
+def test_a_lack_of_memory_is_no_damage(place, capsys, monkeypatch):
+    place.run("fine-tuning", "--training_size", 30)
+
+    def short(*given, **options):
+        raise MemoryError
+
+    monkeypatch.setattr("transformers.AutoConfig.from_pretrained", short)
+    shown = place.refused(capsys, "probing", "--training_size", 30)
+    assert "MemoryError" in shown and "again" not in shown
+
+
+def test_a_moved_result_is_made_again_where_it_lies(place, capsys):
+    place.run("fine-tuning", "--training_size", 30)
+    (place.root / "out").rename(place.root / "moved")
+    file = place.folder(30, "fine-tuning", out="moved") / "metrics.json"
+    file.write_text("{")
+    flags = ("--training_size", 30, "--output_dir", place.root / "moved")
+    shown = place.refused(capsys, "probing", *flags)
+    command = shlex.split(shown.strip().splitlines()[-1])
+    run_script(place.task, "fine-tuning", *command[2:])
+    assert "seconds" in read_json(file) and not (place.root / "out").exists()
+
+
 def test_a_fine_tuning_in_progress_is_waited_for(place, capsys):
     """It is not said to be missing: who types its command would be refused."""
     here = place.folder(10, "fine-tuning.partial")

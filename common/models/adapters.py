@@ -19,6 +19,8 @@ def base_of(where: str) -> str | None:
     """
     from huggingface_hub import try_to_load_from_cache
 
+    from common import results  # it imports this module
+
     path = Path(where) / "adapter_config.json"
     if not Path(where).is_dir() and isinstance(try_to_load_from_cache(where, path.name), str):
         raise UserError(
@@ -29,6 +31,8 @@ def base_of(where: str) -> str | None:
         return None
     config = read_json(path)
     base = config.get("base_model_name_or_path") if isinstance(config, dict) else None
+    if not base and (remedy := results.remake(where)):
+        raise UserError(f"{path} is damaged. {remedy}")
     if not isinstance(base, str) or (
         Path(base).is_absolute() and not (Path(base) / "config.json").is_file()
     ):

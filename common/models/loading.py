@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 
 from common.cli import UserError
-from common.files import read_json
 from common.hub import cached_or_download, shortened
 from common.models import adapters, families
 
@@ -35,7 +34,8 @@ def load_config(where: str):
     try:
         values = _load(where, values)
     except UserError as error:
-        if (Path(where) / "adapter_config.json").is_file():
+        names = [path.name for path in Path(where).glob("*config.json")]
+        if "adapter_config.json" in names and "config.json" not in names:
             own = "the config.json of the model that was trained with them"
             raise UserError(f"{where} holds adapters alone. Copy {own} into it.") from error
         if Path(where).is_dir():
@@ -247,16 +247,13 @@ def _load(where: str, load):
     try:
         return load(local_files_only=True)
     except Exception as error:  # a damaged file can raise almost anything
-        what = f"cannot load a model from {where} ({shortened(error)})"
-        raise UserError(f"{what}. {remedy(Path(where))}") from error
+        from common import results  # it imports this module
 
-
-def remedy(folder: Path) -> str:
-    """What a model's folder needs; of a checkpoint in a result, how to make that again."""
-    from common import results  # it imports this module
-
-    config = read_json(folder.parent / "config.json")
-    if folder.name == "checkpoint" and isinstance(config, dict) and "command" in config:
-        return results.again(folder.parent, config)
-    files = "the tokenizer's files, and model.safetensors or pytorch_model.bin"
-    return f"A model folder needs config.json, {files}."
+        # What has nothing to do with the files would be the same with new ones.
+        other = isinstance(error, MemoryError | PermissionError | ImportError | RuntimeError)
+        files = "config.json, the tokenizer's files, and model.safetensors or pytorch_model.bin"
+        remedy = "" if other else results.remake(where)
+        raise UserError(
+            f"cannot load a model from {where} ({shortened(error)}). "
+            f"{remedy or f'A model folder needs {files}.'}"
+        ) from error

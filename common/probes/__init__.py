@@ -58,7 +58,8 @@ def predict_layers(
     All splits with rows are there; of sequences not train, which would cost another pass. Raises
     UserError if memory is short.
     """
-    probe = import_module(f"common.probes.{KINDS[kind][0]}")
+    module, _ = KINDS[kind]
+    probe = import_module(f"common.probes.{module}")
     form = "examples" if isinstance(sets[0], Examples) else "sequences"
     trainer = import_module(f"common.probes.{form}")
     for layer, by_set in trainer.predict_layers(probe, features, sets, options):

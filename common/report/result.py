@@ -52,8 +52,8 @@ class Result:
         return self
 
     def remedy(self) -> str:
-        """How to make again what `check` refuses; "" if it is unfinished, or in a wrong place."""
-        here = not self.step or self.folder == self.cell.folder
+        """How to make again what `check` refuses; "" if that is not the remedy, or nothing says."""
+        here = self.folder == self.cell.folder and "command" in self.config
         return results.again(self.folder, self.config) if here else ""
 
     def unlike(self, other: "Result") -> list[str]:

@@ -116,7 +116,8 @@ def change_of(call, cell, config: dict, where: str):
         cosine = table[table["metric"] == "cosine"]
         heads = shape.num_hidden_layers, shape.num_attention_heads
         change = 1 - mean_of_heads([cosine]).to_numpy()
-        if change.shape != heads or len(cosine) < change.size:
+        twice = cosine.duplicated(["layer", "head"]).any()
+        if change.shape != heads or len(cosine) < change.size or twice:
             raise LookupError
     except (ValueError, LookupError):
         raise UserError(f"{own.folder / 'heads.csv'} is missing or damaged. {again}") from None

@@ -96,7 +96,8 @@ def run(call) -> None:
     where, checkpoint = checkpoints.find(begun, [cell])[cell] or (begun.source.where(), None)
     new, metrics = {}, {}
     for name, own in zip((TASK, *task.CONTROLS), (cell, *controls), strict=False):
-        constants = summary.prefixed("probe", probes.KINDS[args.probe][1])
+        _, constants = probes.KINDS[args.probe]
+        constants = summary.prefixed("probe", constants)
         config = begun.config(own, constants | {"target": name}, checkpoint)
         metrics[name] = results.finished(own, config, args.overwrite)
         if metrics[name] is None:

@@ -17,4 +17,5 @@ def cross_entropy(model, batch: dict):
 def labels_in(row: dict) -> int:
     """How many labels an encoded input has; without any, it is not trained on."""
     labels = row["labels"]
-    return 1 if isinstance(labels, int) else sum(label != IGNORED for label in labels)
+    labels = [labels] if isinstance(labels, int) else labels
+    return len(labels) - labels.count(IGNORED)
