@@ -111,7 +111,8 @@ def test_a_damaged_result_names_the_command_that_makes_it_again(tmp_path, name, 
     make(cell, config_of(cell))
     file = cell.folder / name
     file.unlink() if content is None else file.write_text(content)
-    remedy = "Delete the folder" if name == "config.json" else "fine-tuning.py --seed 1 --overwrite"
+    again = "fine-tuning.py --seed 1 .*--overwrite"
+    remedy = "Delete the folder" if name == "config.json" else again
     with pytest.raises(UserError, match=f"{name} is missing or damaged.*\n?.*{remedy}"):
         results.finished(cell, config_of(cell), False)
     assert results.finished(cell, config_of(cell), True) is None
