@@ -169,13 +169,6 @@ def again(folder: Path, config) -> str:
     return f"Make the result again:\n  {command}"
 
 
-def remake(where: str) -> str:
-    """How to make a checkpoint again that lies in a result; "" of other models."""
-    folder = Path(where).parent
-    config = read_json(folder / "config.json") if Path(where).name == "checkpoint" else None
-    return again(folder, config) if isinstance(config, dict) and "command" in config else ""
-
-
 def finished(cell: Cell, config: dict, overwrite: bool) -> dict | None:
     """The metrics of the cell's result; None if there is none yet, or with `overwrite`.
 

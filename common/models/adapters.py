@@ -19,8 +19,6 @@ def base_of(where: str) -> str | None:
     """
     from huggingface_hub import try_to_load_from_cache
 
-    from common import results  # it imports this module
-
     path = Path(where) / "adapter_config.json"
     if not Path(where).is_dir() and isinstance(try_to_load_from_cache(where, path.name), str):
         raise UserError(
@@ -31,7 +29,7 @@ def base_of(where: str) -> str | None:
         return None
     config = read_json(path)
     base = config.get("base_model_name_or_path") if isinstance(config, dict) else None
-    if not base and (remedy := results.remake(where)):
+    if not base and (remedy := remake(where)):
         raise UserError(f"{path} is damaged. {remedy}")
     if not isinstance(base, str) or (
         Path(base).is_absolute() and not (Path(base) / "config.json").is_file()
@@ -41,6 +39,16 @@ def base_of(where: str) -> str | None:
             f"Put the model there, or write where it is as base_model_name_or_path into {path}."
         )
     return base
+
+
+def remake(where: str) -> str:
+    """How to make a checkpoint again that lies in a result; "" of other models."""
+    from common import results  # it imports this module
+
+    folder = Path(where).parent
+    config = read_json(folder / "config.json") if Path(where).name == "checkpoint" else None
+    known = isinstance(config, dict) and "command" in config
+    return results.again(folder, config) if known else ""
 
 
 def add(model, rank: int):

@@ -247,12 +247,10 @@ def _load(where: str, load):
     try:
         return load(local_files_only=True)
     except Exception as error:  # a damaged file can raise almost anything
-        from common import results  # it imports this module
-
         # What has nothing to do with the files would be the same with new ones.
         other = isinstance(error, MemoryError | PermissionError | ImportError | RuntimeError)
         files = "config.json, the tokenizer's files, and model.safetensors or pytorch_model.bin"
-        remedy = "" if other else results.remake(where)
+        remedy = "" if other else adapters.remake(where)
         raise UserError(
             f"cannot load a model from {where} ({shortened(error)}). "
             f"{remedy or f'A model folder needs {files}.'}"
