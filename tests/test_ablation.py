@@ -142,7 +142,8 @@ def test_what_is_refused(place, capsys, monkeypatch, no_figures):  # noqa: F811
     text = heads.read_text()
     whole = text.splitlines()
     first = next(n for n, line in enumerate(whole) if ",cosine," in line)
-    for lines in (whole[:2], whole[:first] + whole[first + 1 :], ["layer,head"], []):
+    twice, gone = [*whole, whole[first]], whole[:first] + whole[first + 1 :]
+    for lines in (whole[:2], gone, twice, ["layer,head"], []):
         heads.write_text("\n".join(lines))
         shown = place.refused(capsys, "ablation", *SIZE)
         assert "damaged" in shown and "--overwrite" in shown

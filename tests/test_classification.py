@@ -313,11 +313,18 @@ def test_scores(form, negative):
 
 
 @pytest.mark.parametrize(
-    "gold", [[{"kind": "relation"}], [{"kind": "x", "gold": "", "predicted": ""}]]
+    "gold",
+    [
+        [{"kind": "relation"}],
+        [{"kind": "x", "gold": "", "predicted": ""}],
+        [{"kind": "relation", "gold": 1, "predicted": 1}],
+    ],
 )
 def test_rows_that_are_no_predictions(gold):
-    with pytest.raises((ValueError, LookupError, TypeError)):
-        task.count(gold)
+    sound = {"kind": "relation", "gold": "a", "predicted": "a"}
+    assert task.count([sound])["answers"].all()
+    with pytest.raises((ValueError, LookupError, TypeError, AttributeError)):
+        task.count([sound, *gold])
 
 
 def test_the_loss_of_several_labels():

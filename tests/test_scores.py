@@ -185,8 +185,10 @@ def test_the_ceiling_of_the_io_scheme_is_what_gold_without_b_and_i_scores():
     + [{"gold": ["DNA"], "predicted": ["DNA"]}, {"gold": "neutral", "predicted": "neutral"}],
 )
 def test_rows_of_something_else_are_refused(row):
+    sound = {"gold": ["O"], "predicted": ["B-DNA"]}
+    assert ner.count([sound])["words"].any()
     with pytest.raises((ValueError, LookupError, TypeError)):
-        ner.count([{"gold": ["O"], "predicted": ["B-DNA"]}, row])
+        ner.count([sound, row])
 
 
 def test_majority_of_ner():

@@ -208,6 +208,13 @@ def test_as_printed_in_the_readme_and_killed(tmp_path):
     assert kept[0] == kept[1]
 
 
+def test_a_script_runs_through_a_link(tmp_path):
+    (tmp_path / "linked.py").symlink_to(ROOT / "NER" / "predict.py")
+    command = [sys.executable, str(tmp_path / "linked.py"), "--help"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0 and "--output_form" in done.stdout, done.stderr
+
+
 @pytest.mark.parametrize("task", TASKS)
 def test_help_and_a_wrong_flag_answer_before_anything_heavy_is_imported(task):
     script = [sys.executable, "-X", "importtime", str(ROOT / task / "fine-tuning.py")]
