@@ -6,8 +6,10 @@ import runpy
 import shlex
 import signal
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from itertools import groupby
+from multiprocessing.connection import wait
 from pathlib import Path
 
 # Imported once, by the process from which the jobs fork: that takes longer than a miniature's step.
@@ -28,16 +30,20 @@ def run(jobs: list, args) -> list[tuple]:
     context.set_forkserver_preload(PRELOADED)
     progress = tqdm(total=len(jobs), desc="study", unit=" steps", dynamic_ncols=True)
     pool, working, failed, unmade = ThreadPoolExecutor(args.jobs), set(), [], []
+    # To start a process reads the codes of those that ended: two readers at once would get 255.
+    lock = threading.Lock()
 
     def work(job) -> int | None:
         if any(map(job.needs, unmade)):
             return None
         process = context.Process(target=become, args=(job.command(args)[1:], job.log(args)))
-        process.start()
+        with lock:
+            process.start()
         working.add(process)
-        process.join()
+        wait([process.sentinel])
         working.discard(process)
-        return process.exitcode
+        with lock:
+            return process.exitcode
 
     try:
         for _, step in groupby(jobs, key=lambda job: job.step):
